@@ -10,6 +10,7 @@ from compiler.origin import Role
 from compiler.passes.inference import inference
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
 from compiler.passes.place.place import Placed, Undivided
+from compiler.passes.sparse import Unlisted
 from compiler.passes.split import SplitGraphs
 from compiler.passes.stage import Staged
 from compiler.program import LASTING, DeviceClass, Entry, Program, StateDecl
@@ -37,13 +38,15 @@ class Compiled:
     program: Program
 
 
-def compile_job(given: Job | Training | Placed, entry: str | None = None, watch: Watch | None = None) -> Compiled:
+def compile_job(
+    given: Job | Training | Placed, entry: str | None = None, watch: Watch | None = None, lists: bool = True
+) -> Compiled:
     """All passes, or those behind the stage that is given: the program has one entry, what the job is for if none is
-    named. Raises ParcError with all that is wrong.
+    named. Raises ParcError with all that is wrong. lists: gradients of tables may stay lists of rows.
 
     A placed graph has no serial one behind it: its own stands in the place of `training`; no proof compares with it.
     """
-    w = run_passes(given, entry=entry, watch=watch)
+    w = run_passes(given, entry=entry, watch=watch, lists=lists)
     serial = w.serial
     if isinstance(given, Job) and given.written is not None:
         serial = run_passes(given.serial, "update", entry).serial
@@ -93,16 +96,17 @@ def run_passes(
     last: str = PASSES[-1].name,
     entry: str | None = None,
     watch: Watch | None = None,
+    lists: bool = True,
 ) -> Work:
     """The passes behind what is given up to the one called `last`.
 
-    What placing finds to be needed of whole batches is set apart, and all is done again. Raises ParcError with all that
-    is wrong.
+    What placing finds to be needed of whole batches is set apart, and all is done again; so it is where gradients turn
+    out to be no lists of rows (lists: they may be). Raises ParcError with all that is wrong.
     """
     work, at = _begun(given, entry)
     while at < len(PASSES):
         step = PASSES[at]
-        if step.trains and not work.trains:
+        if (step.trains and not work.trains) or (step.name == "sparse" and not lists):
             at += 1
             continue
         try:
@@ -114,6 +118,12 @@ def run_passes(
             work.twice |= found.twice
             assert isinstance(given, Job), "a training graph's text has whole batches set apart"
             assert len(work.whole) + len(work.parts) + len(work.twice) > known, (found.whole, found.parts)
+            at = 0
+            continue
+        except Unlisted as found:
+            assert isinstance(given, Job), "a training graph's text has the lists that there can be"
+            assert not found.why.keys() <= work.unlisted.keys(), found.why
+            work.unlisted |= found.why
             at = 0
             continue
         if watch is not None:

@@ -194,6 +194,12 @@ class Names:
     def __init__(self, taken: Iterable[str] = ()) -> None:
         self._next: dict[str, int] = dict.fromkeys(taken, 1)
 
+    def copy(self) -> Names:
+        """The same, to hand out names apart from these."""
+        found = Names()
+        found._next = dict(self._next)
+        return found
+
     def fresh(self, name: str) -> str:
         if name not in self._next:
             self._next[name] = 1

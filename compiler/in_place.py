@@ -1,4 +1,5 @@
-"""Which results take the memory of an operand: those that renew a state, or what rests in another memory.
+"""Which results take the memory of an operand: those that renew a state, rows of a weight or of its states, or what
+rests in another memory.
 
 A program speaks of values: `%new = scatter %cache, %rows, %index over t`, `write %new to cache`. What `read` gives is
 the buffer itself, so where nothing needs the old contents any more they may be overwritten, and there is never a second
@@ -20,6 +21,7 @@ from compiler.ops.call import Call
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Read, Write
 from compiler.ops.repeat import Repeat
+from compiler.ops.rows import WriteRows
 from compiler.origin import Role
 from compiler.program import DeviceClass, StateDecl
 from compiler.walk import walk
@@ -46,9 +48,14 @@ def reuses(cls: DeviceClass, microbatches: int) -> Reuses:
 
 
 def reuses_of(body: Graph, states: Iterable[StateDecl], microbatches: int) -> Reuses:
-    """Of one function."""
+    """Of one function. What updates renew is renewed in its memory where only rows of it are (`write_rows`)."""
+    states = tuple(states)
     own = [s.name for s in states if _renewed_there(s, microbatches)]
-    return _of_function(body, own) if own else {}
+    found = _of_function(body, own) if own else {}
+    if any(isinstance(n.op, WriteRows) for n, _ in walk(body)):
+        rest = [s.name for s in states if s.role in (Role.WEIGHT, Role.OPTIMIZER) and s.name not in own]
+        found |= _of_function(body, rest, rows=True)
+    return found
 
 
 def _renewed_there(s: StateDecl, microbatches: int) -> bool:
@@ -58,7 +65,8 @@ def _renewed_there(s: StateDecl, microbatches: int) -> bool:
     return s.memory != FIRST and s.role in (Role.WEIGHT, Role.OPTIMIZER)
 
 
-def _of_function(body: Graph, states: Collection[str]) -> Reuses:
+def _of_function(body: Graph, states: Collection[str], rows: bool = False) -> Reuses:
+    """rows: by ops that renew rows alone."""
     reads: dict[str, list[Value]] = {}
     writes: dict[str, list[Value]] = {}
     for node in body.nodes:
@@ -67,7 +75,7 @@ def _of_function(body: Graph, states: Collection[str]) -> Reuses:
         elif isinstance(node.op, Write):
             writes.setdefault(node.op.name, []).append(node.inputs[0])
     found: Reuses = {}
-    uses = _Uses(body)
+    uses = _Uses(body, rows=rows)
     for name in states:
         read, written = reads.get(name, []), writes.get(name, [])
         if len(read) == len(written) == 1:
@@ -100,11 +108,11 @@ class _Uses:
     """Who reads the memory of each value of a body: its own readers, and those of what shares it.
 
     leaving: values that are carried out of the body in the memory that they have. (Other results of an iteration are
-    copied when they are made.)
+    copied when they are made.) rows: only ops that renew rows count.
     """
 
-    def __init__(self, body: Graph, leaving: Collection[str] = ()) -> None:
-        self.body, self.leaving = body, leaving
+    def __init__(self, body: Graph, leaving: Collection[str] = (), rows: bool = False) -> None:
+        self.body, self.leaving, self.rows = body, leaving, rows
         self.made = {v.name: (i, k) for i, node in enumerate(body.nodes) for k, v in enumerate(node.outputs)}
         self.readers: dict[str, list[_Use]] = {}
         for i, node in enumerate(body.nodes):
@@ -139,7 +147,7 @@ def _traced(uses: _Uses, own: Value, result: Value) -> Reuses | None:
         return None
     i, k = uses.made[result.name]
     node = uses.body.nodes[i]
-    for operand, inner in _candidates(node, k):
+    for operand, inner in _candidates(node, k, uses.rows):
         before = node.inputs[operand]
         if any(u.at > i or (u.at == i and u.operand != operand) for u in uses.of(before.name, i)):
             continue
@@ -149,15 +157,17 @@ def _traced(uses: _Uses, own: Value, result: Value) -> Reuses | None:
     return None
 
 
-def _candidates(node: Node, k: int) -> Iterator[tuple[int, Reuses]]:
+def _candidates(node: Node, k: int, rows: bool) -> Iterator[tuple[int, Reuses]]:
     """Operands whose memory result `k` of a node may take, and what lies where then."""
     op = node.op
     if isinstance(op, Call):
-        uses = _Uses(op.body, frozenset(v.name for i, v in enumerate(op.body.outputs) if i != k))
+        uses = _Uses(op.body, frozenset(v.name for i, v in enumerate(op.body.outputs) if i != k), rows)
         for j, param in enumerate(op.body.inputs):
             within = _traced(uses, param, op.body.outputs[k])
-            if within is not None:
+            if within is not None and (within or not rows):
                 yield j, within | {(id(node), k): Reuse(j)}
+        return
+    if rows and not isinstance(op, WriteRows):
         return
     if not isinstance(op, Repeat):
         out = node.outputs[k]

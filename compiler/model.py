@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field, replace
-from math import prod
 from typing import Any
 
+from compiler.cluster import TOPOLOGIES as TOPOLOGIES
+from compiler.cluster import Cluster as Cluster
+from compiler.cluster import Device as Device
+from compiler.cluster import Level as Level
 from compiler.graph import Graph, Value
-from compiler.memory.tiers import FIRST, Memory
+from compiler.lists import row_lists
 from compiler.origin import Role
 from compiler.strategy import SERIAL, Strategy
 from dsl.data import dataclass
@@ -123,62 +126,6 @@ class Model:
         return found[0] if found else None
 
 
-# --- cluster -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A device of the standard library or the user's: numbers in FLOP/s, bytes, bytes/s, seconds."""
-
-    name: str
-    compute: tuple[tuple[str, float], ...] = ()  # dtype (or unit.dtype) -> FLOP/s
-    memory: float = 0.0
-    bandwidth: float = 0.0
-    settings: tuple[tuple[str, tuple[Any, ...]], ...] = ()  # all else: words, then numbers in base units
-    library: bool = field(default=False, compare=False)  # it is one of the standard library's
-
-
-TOPOLOGIES = ("switch", "ring", "full_mesh")
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """`count` of the level below, links of `bandwidth` bytes/s per device and direction, `latency` seconds.
-
-    topology: `switch`, `ring` or `full_mesh` (each pair has its own link, so that a few devices use only a few links).
-    """
-
-    name: str
-    count: int
-    bandwidth: float
-    latency: float
-    topology: str = "switch"
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """Levels from the innermost to the outermost. memories: besides the devices' own; `tiers` are all. stack: the
-    software, whose efficiencies the device states."""
-
-    name: str
-    device: Device
-    levels: tuple[Level, ...]
-    memories: tuple[Memory, ...] = ()
-    span: Span = field(default=NOWHERE, compare=False)
-    stack: str = ""
-    stack_span: Span = field(default=NOWHERE, compare=False)
-
-    @property
-    def devices(self) -> int:
-        return prod(level.count for level in self.levels)
-
-    @property
-    def tiers(self) -> dict[str, Memory]:
-        """All memories by name, the device's own first."""
-        own = Memory(FIRST, self.device.memory, self.device.bandwidth)
-        return {FIRST: own} | {m.name: m for m in self.memories}
-
-
 TRAIN_STEP, EVALUATE, INFER = "train_step", "evaluate", "infer"
 """What a program can be asked to do: a step of training; the loss, the metrics and the outputs of a batch; the outputs
 alone."""
@@ -205,12 +152,18 @@ STEP_DTYPE = "f64"
 class WeightUpdate:
     """One weight's optimizer. Weights of one kind have the same graph, with states of their own in the place of its.
 
-    graph.inputs = step (an f64 scalar, from 1), weight, gradient, states…; outputs = new weight, new states.
+    graph.inputs = step (an f64 scalar, from 1), weight, gradient, states… (and, where it asks for them, which rows the
+    step has taken: `touched`); outputs = new weight, new states.
     """
 
     weight: str
     states: tuple[State, ...]
     graph: Graph
+
+    @property
+    def touched(self) -> Value | None:
+        """What stands for the rows that the step has taken."""
+        return next(iter(self.graph.inputs[3 + len(self.states) :]), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,8 +270,11 @@ class Training:
               model has one), summed metrics, parts, outputs of the model, new contents of its states, saved…
     finish:   what becomes of the parts at the end of a step.
     backward: inputs = saved…, weights, (+ "step", data inputs and loss-scale state if used); outputs = one gradient per
-              trained weight, in their order, in master dtype (multiplied by the loss scale, if there is one).
-    update:   inputs = gradients, trained weights, states; outputs = new weights, new states, then the reported scalars
+              trained weight, in their order, in master dtype (multiplied by the loss scale, if there is one). Of a
+              gradient that is lists of rows (`compiler.passes.sparse`) it is the rows of the first; their numbers and
+              further lists are outputs behind all gradients, `beside` them.
+    update:   inputs = gradients, what is beside them, trained weights, states; outputs = new weights, new states, then
+              the reported scalars
               (`grad_norm` if clipped…). The counter of updates (int32, "step" where nothing else is called so) is the
               first of the states.
 
@@ -338,6 +294,10 @@ class Training:
     rounds: tuple[Round, ...] = ()
     finish: Finish | None = None
     entry: str = TRAIN_STEP
+    beside: tuple[tuple[str, Value], ...] = ()
+    """Outputs of backward behind the gradients, with the names of the weights that they are for."""
+    dense: Mapping[str, str] = field(default_factory=dict)
+    """Tables of which rows are taken whose gradients are no lists of rows all the same, and why."""
 
     @property
     def model(self) -> Model:
@@ -352,6 +312,19 @@ class Training:
     def trained(self) -> tuple[Weight, ...]:
         """The weights whose gradients it computes, in their order."""
         return self.model.trained if self.trains else ()
+
+    @property
+    def added(self) -> tuple[tuple[str, Value], ...]:
+        """What the backward pass makes for the update, with the names of the weights that it is for."""
+        return (*((w.name, g) for w, g in zip(self.trained, self.gradients, strict=True)), *self.beside)
+
+    @property
+    def listed(self) -> frozenset[str]:
+        """The weights whose gradients are lists of rows."""
+        if not self.beside:
+            return frozenset()
+        owners = {v.name: name for v, (name, _) in zip(self.update.inputs, self.added)}
+        return frozenset(owners[names[0]] for _, _, names in row_lists(self.update))
 
     @property
     def graphs(self) -> tuple[Graph, ...]:

@@ -41,7 +41,8 @@ class Role(StrEnum):
     OPTIMIZER = "optimizer"
     COUNTER = "counter"
     STATE = "state"  # a model's own: read and renewed by forward passes
-    GRADIENT = "gradient"  # added up over the micro-batches of a step, like the next two
+    GRADIENT = "gradient"  # added up over the micro-batches of a step, like the next three
+    ROWS = "rows"  # of a gradient that is a list of rows: their numbers; there like the list
     LOSS = "loss"
     METRIC = "metric"
     OUTPUT = "output"  # what the model puts out: one per micro-batch to the end of the step, or added up over them

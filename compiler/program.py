@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from enum import StrEnum
 
-from compiler.graph import Graph, Type
+from compiler.graph import Dim, Graph, Type
 from compiler.homes import Homes
-from compiler.layout import Layout
+from compiler.layout import TIME, Layout
 from compiler.memory.tiers import FIRST
 from compiler.model import DataInput, Init
 from compiler.ops.base import Op
@@ -59,6 +59,7 @@ class StateDecl:
 
     `logical` is the name in the serial program: chunks and copies have names of their own.
     frozen: a weight that no update renews.
+    numbers: of a gradient that is a list of rows, the buffer with their numbers.
     Types of stacked tensors have the local count of layers as the size of the loop dim; see LoopRange.
     """
 
@@ -71,6 +72,25 @@ class StateDecl:
     memory: str = FIRST
     logical: str = ""
     frozen: bool = False
+    numbers: str = ""
+
+
+def listed(decl: StateDecl) -> bool:
+    """Whether each micro-batch puts a part of its own into an accumulator: a list of rows, or their numbers."""
+    return decl.role in (Role.GRADIENT, Role.ROWS) and TIME in decl.layout.split_axes
+
+
+def whole_list(decl: StateDecl, count: int) -> tuple[Type, Layout]:
+    """What the update reads of it: the parts of so many micro-batches along a dim of their own."""
+    at = decl.layout.dim_of(TIME)
+    assert at is not None
+    dims = tuple(Dim(d.name, d.size // count) if i == at else d for i, d in enumerate(decl.type.dims))
+    layout = Layout(((), *(tuple(a for a in axes if a != TIME) for axes in decl.layout.dims)), decl.layout.pending)
+    return Type(decl.type.dtype, (Dim(STEPS, count), *dims)), layout
+
+
+STEPS = "microbatch"
+"""The dim of the micro-batches in what the update reads of their lists."""
 
 
 class FunctionPhase(StrEnum):

@@ -239,7 +239,7 @@ class LocalExecutor(ABC):
         with quiet():
             self.play()
             loss = self.collect((Role.LOSS,), add=True)
-            pieces = self.pieces((Role.GRADIENT,)) if gradients else []
+            pieces = self.pieces((Role.GRADIENT, Role.ROWS)) if gradients else []
             result = StepResult(
                 next(iter(loss.values())) if loss else np.zeros(()),
                 self.collect((Role.METRIC,), add=True, only_update=False),

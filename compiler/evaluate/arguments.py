@@ -141,8 +141,9 @@ class Args:
         if after:
             raise fail("E0210", f"`{self.name}` does not rename", self.expr(name).span)
         scope = self.scope
-        if scope.making.kind == "optimizer" and [n.id for n in before] == ["own"] and scope.find_dim("own") is None:
-            return self.own_dims(x)
+        word = before[0].id if len(before) == 1 and scope.making.kind == "optimizer" else ""
+        if word in ("own", "columns") and scope.find_dim(word) is None:
+            return tuple(d for d in self.own_dims(x) if word == "own" or d.name != scope.making.rows)
         dims = scope.dim_list(before)
         for dim in dims:
             if not x.type.has(dim.name):

@@ -312,6 +312,7 @@ BUILTINS: dict[str, Builtin] = {
     "split": Builtin((_X, P("dims", "arrow")), _split),
     "merge": Builtin((_X, P("dims", "arrow")), _merge),
     "take": Builtin((P("table"), P("index"), P("over", "dims")), rows.take),
+    "touched": Builtin((P("g"),), rows.touched),
     "scatter_add": Builtin((_X, P("index"), P("dims", "arrow")), rows.scatter_add),
     "within": Builtin((_X, P("range", "range")), rows.within),
     "scatter": Builtin((P("table"), P("rows"), P("index"), P("over", "dims")), rows.scatter),

@@ -22,7 +22,7 @@ from compiler.evaluate.plan import build_plan
 from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Defined, Skip
-from compiler.graph import BEYOND_F32, FLOATS, Names
+from compiler.graph import BEYOND_F32, FLOATS, Graph, Names
 from compiler.implement.replacing import Implementation
 from compiler.model import Cluster, DataSpec, Job, Model, Precision, WeightUpdate
 from compiler.readers import check_data
@@ -241,7 +241,8 @@ def _updates(
         help = "`optimizer sgd(lr = 0.1)`, after `use std.optimizers (sgd)`"
         raise fail("E0314", f"the job `{entry.name}` has no optimizer", entry.item.name.span, help=help)
     weights = model.trained if model else ()
-    updates, clip = build_updates(session, module, tasks.optimizer.call, weights, names, precision)
+    graph = model.graph if model else Graph("", (), (), ())
+    updates, clip = build_updates(session, module, tasks.optimizer.call, weights, names, precision, graph)
     counts = next((u for u in updates if any(u.graph.inputs[0] in n.inputs for n in u.graph.nodes)), None)
     if counts is not None and precision.master in NARROW:
         last = NARROW[precision.master]

@@ -15,7 +15,8 @@ from compiler.evaluate.statements import run
 from compiler.evaluate.values import Defined, Skip, WeightVar, is_static, plain
 from compiler.graph import BEYOND_F32, Graph, Names, Type, Value
 from compiler.model import STEP_DTYPE, Precision, Weight, WeightUpdate
-from compiler.ops.elementwise import Transpose
+from compiler.ops.elementwise import Cast, Transpose
+from compiler.ops.index import Take
 from compiler.origin import Origin
 from dsl import ast
 from dsl.diagnostics import fail
@@ -30,8 +31,9 @@ def build_updates(
     weights: tuple[Weight, ...],
     names: Names,
     precision: Precision,
+    model: Graph,
 ) -> tuple[tuple[WeightUpdate, ...], float | None]:
-    """The updates of all weights, and the norm to which gradients are clipped (None: they are not)."""
+    """The updates of all weights of the model's graph, and the norm to which gradients are clipped (None: not)."""
     entry = module.find("optimizer", use.function)
     clip = _clip(module, use)
     rest = tuple(a for a in use.arguments if not (a.name and a.name.id == "clip"))
@@ -41,19 +43,32 @@ def build_updates(
             message = f"`{parameter.target.name.id}` is given to every optimizer"
             raise fail("E0102", message, parameter.span, help="choose another name")
     updates: list[WeightUpdate] = []
-    kinds: dict[tuple[Type, tuple[str, ...]], tuple[WeightUpdate, Weight]] = {}
+    kinds: dict[tuple[object, ...], tuple[WeightUpdate, Weight]] = {}
+    taken = taken_rows(model)
     precision = Precision(precision.master, precision.master)
     for weight in weights:
         before = session.failures
-        kind = weight.value.type, weight.loops
+        rows = taken.get(weight.value)
+        kind = weight.value.type, weight.loops, rows
         if kind in kinds:
             updates.append(_same(*kinds[kind], weight, names))
             continue
-        updates.append(_update(session, module, entry, call, weight, names, precision))
+        updates.append(_update(session, module, entry, call, weight, names, precision, rows))
         kinds[kind] = updates[-1], weight
         if session.failures > before:  # the next weight would fail likewise
             raise Skip
     return tuple(updates), clip
+
+
+def taken_rows(graph: Graph) -> dict[Value, str]:
+    """The tables of a graph of which rows are taken outside of loops, by number, and over which dim."""
+    of = {n.outputs[0]: n.inputs[0] for n in graph.nodes if isinstance(n.op, Cast)}
+    found: dict[Value, str] = {}
+    for node in graph.nodes:
+        if isinstance(node.op, Take):
+            table = node.inputs[0]
+            found.setdefault(of.get(table, table), node.op.dim)
+    return found
 
 
 def _clip(module: Module, use: ast.Call) -> float | None:
@@ -72,18 +87,29 @@ def _clip(module: Module, use: ast.Call) -> float | None:
 
 
 def _update(
-    session: Session, module: Module, entry: Defined, call: ast.Call, weight: Weight, names: Names, precision: Precision
+    session: Session,
+    module: Module,
+    entry: Defined,
+    call: ast.Call,
+    weight: Weight,
+    names: Names,
+    precision: Precision,
+    rows: str | None,
 ) -> WeightUpdate:
+    """rows: the dim over which rows of the weight are taken."""
     making = Making(session, names, precision, "optimizer")
     making.owner = weight.name
     making.loop_labels = dict.fromkeys(weight.loops, weight.value.span)
+    own = [n for n in weight.value.type.names if n not in weight.loops]
+    making.taken = rows is not None
+    making.rows = rows or next(iter(own), "")
     path = f"{weight.name}.update"
     frame = Frame(names, path)
     step = frame.param("step", Type(STEP_DTYPE))
     if precision.master != STEP_DTYPE:
         making.of_step.add(step)
     w = frame.param("w", weight.value.type, weight.value.span)
-    g = frame.param("g", weight.value.type, weight.value.span)
+    g = making.gradient = frame.param("g", weight.value.type, weight.value.span)
 
     outside = Scope(module, making, frame, path, "optimizer")
     outside.vars["step"] = step
@@ -99,7 +125,8 @@ def _update(
         finals = [_final("w", weight.value.type, inner, entry, w)]
         finals += [_final(name, s.value.type, inner, entry, s.value) for name, s in making.states.items()]
     states = tuple(making.states.values())
-    graph = Graph(path, (step, w, g, *(s.value for s in states)), tuple(frame.builder.nodes), tuple(finals))
+    touched = () if making.touched is None else (making.touched,)
+    graph = Graph(path, (step, w, g, *(s.value for s in states), *touched), tuple(frame.builder.nodes), tuple(finals))
     return WeightUpdate(weight.name, states, graph)
 
 

@@ -33,6 +33,8 @@ def _taken(a: Args, x: Value, reduce: Reduction) -> Value:
     a.per_microbatch = True
     over = a.expr("over") if a.has("over") else None
     dims = a.dims_in("over", x)
+    if not dims and x.type.dims:
+        return x  # a weight without columns
     if isinstance(over, ast.Over) and over.per_microbatch:
         return each_microbatch(a.scope, x, dims, over.span, a.hint, lambda part, own: reduce(a, part, own, None))
     return reduce(a, x, dims, a.hint)

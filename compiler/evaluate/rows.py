@@ -5,7 +5,7 @@ from __future__ import annotations
 from compiler.evaluate.arguments import Args
 from compiler.evaluate.ranges import Extent
 from compiler.evaluate.values import Bound, CallResults
-from compiler.graph import Dim
+from compiler.graph import Dim, Type
 from compiler.ops.index import Scatter, ScatterAdd, Take
 from compiler.ops.reduce import ArgMax, TopK
 from dsl.diagnostics import did_you_mean, fail
@@ -19,6 +19,20 @@ def take(a: Args) -> Bound:
         raise fail("E0210", "`take` does not rename", a.expr("over").span)
     _check_rows(a, table.type.size(dim), dim, a.scope.making.extents.get(index))
     return a.scope.emit(Take(dim), table, index, span=a.span, name=a.hint)
+
+
+def touched(a: Args) -> Bound:
+    """`touched(g)`: which rows of the weight the step has taken; `true` for a weight of which no rows are taken."""
+    making = a.scope.making
+    if making.kind != "optimizer":
+        raise fail("E0339", "`touched` is for optimizers: which rows of the weight the step has taken", a.span)
+    if (g := a.tensor("g")) is not making.gradient:
+        raise fail("E0339", "`touched` is asked of the gradient `g`", a.expr("g").span, help="`touched(g)`")
+    if not making.taken:
+        return True
+    if making.touched is None:
+        making.touched = a.scope.frame.param("touched", Type("bool", (g.type.dims[g.type.index(making.rows)],)), a.span)
+    return making.touched
 
 
 def scatter_add(a: Args) -> Bound:

@@ -83,6 +83,10 @@ class Making:
         self.kind = kind  # "model" | "optimizer" | "static" | "implementation"
         self.frozen = frozen
         self.owner = ""  # of an optimizer: the weight that it renews
+        self.gradient: Value | None = None  # of that
+        self.rows = ""  # of that: the dim of its rows
+        self.taken = False  # whether rows of it are taken
+        self.touched: Value | None = None  # which are, in a step
         self.inputs: list[DataInput] = []
         self.weights: list[tuple[WeightVar, Weight]] = []
         self.states: dict[str, State] = {}  # by what the optimizer calls them

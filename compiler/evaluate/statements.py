@@ -329,23 +329,30 @@ def _given(statement: ast.InputDecl, scope: Scope, called: Called) -> None:
 
 def _state(statement: ast.StateDecl, scope: Scope) -> None:
     init = initializer(statement.init, scope) if statement.init else Init("zeros")
-    if statement.dtype is not None or any(t.dims is not None or t.rest for t in statement.targets):
-        help = "`state m ~ zeros`"
+    if statement.dtype is not None or not all(t.dims is None or _by_row(t) for t in statement.targets):
+        help = "`state m ~ zeros`; `state s[rows] ~ zeros` has one number for each row"
         raise fail("E0312", "an optimizer's state has the shape of the weight", statement.span, help=help)
     w = scope.vars["w"]
     if isinstance(w, Broken):
         raise Skip
     if not isinstance(w, Value):
         raise fail("E0312", "`w` must stay a tensor of the weight's shape", statement.span)
-    owner = scope.making.owner
-    for name in statement.names:
+    owner, making = scope.making.owner, scope.making
+    for target in statement.targets:
+        name = target.name
         if name.id in scope.vars:
             raise fail("E0102", f"there are two `{name.id}`", name.span)
         path = scope.making.names.fresh(f"{owner}.{name.id}")
-        value = Value(path, w.type, name.span, Origin(path))
+        dims = [d for d in w.type.dims if target.dims is None or d.name == making.rows or d.name in making.loop_labels]
+        value = Value(path, Type(w.type.dtype, tuple(dims)), name.span, Origin(path))
         scope.frame.own.add(value)
         scope.making.states[name.id] = State(value, init, Role.OPTIMIZER, owner)
         scope.assign(name.id, value)
+
+
+def _by_row(target: ast.Target) -> bool:
+    """Whether it is one number for each row of the weight."""
+    return not target.rest and [n.id for n in target.dims or ()] == ["rows"]
 
 
 def _scalar(statement: ast.Loss | ast.Metric, scope: Scope) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from compiler.explain.index import GRADIENT, ITSELF, Index, LayoutChange
 from compiler.graph import Value
 from compiler.layout import TIME, Layout, local_type
+from compiler.lists import row_lists
 from compiler.model import Weight
 from compiler.origin import within
 from compiler.passes.place.place import Placed
@@ -44,7 +45,8 @@ class Explanation:
     """All that is known of one tensor.
 
     `role`: weight, input, state, activation, gradient …; `bytes`: on one device, and of the whole tensor (of one
-    micro-batch of it, where it has them); `kept`: of a weight, also its gradient and optimizer states.
+    micro-batch of it, where it has them); `kept`: of a weight, also its gradient and optimizer states; `gradient`: of a
+    table of which rows are taken, whether its gradient is a list of rows, and why not.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Explanation:
     why: tuple[Why, ...]
     kept: tuple[Kept, ...]
     changes: tuple[LayoutChange, ...]
+    gradient: str = ""
 
     @property
     def sent(self) -> float:
@@ -89,6 +92,7 @@ class _Explainer:
             (*self._stage(value), *(self._why(value, layout, axis, weight) for axis in axes)),
             self._kept(weight, layout) if weight is not None else (),
             (*self.index.changes(family), *self.index.messages(family)),
+            self._gradient(weight) if weight is not None else "",
         )
 
     def _find(self, name: str) -> Value:
@@ -140,6 +144,17 @@ class _Explainer:
             if what != "weight" or layout != compute:
                 found.append(Kept(what, self.index.shown(value, layout), rule if layout.dims != compute.dims else None))
         return tuple(found)
+
+    def _gradient(self, weight: Weight) -> str:
+        why = self.training.dense.get(weight.name)
+        if why is not None:
+            return f"a tensor of its size, no list of rows: {why}"
+        if weight.name not in self.training.listed:
+            return ""
+        owners = {v.name: name for v, (name, _) in zip(self.training.update.inputs, self.training.added)}
+        lists = row_lists(self.training.update)
+        slots = next(op.slot.size // op.parts for op, _, names in lists if owners[names[0]] == weight.name)
+        return f"a list of rows and their numbers, {slots:,} different ones at most: the update leaves all others alone"
 
     def _shards(self, rule: ShardRule, name: str, cls: str, layout: Layout) -> bool:
         return cls in rule.classes and within(name, rule.scope) and rule.axis in layout.split_axes

@@ -12,6 +12,7 @@ follows with its real buffers:
 - The first `accumulate` of a step takes its operand's buffer if nothing else holds it, and else a copy; later ones add
   in place. These buffers are let go at the end of the step.
 - What lies in the memory of an operand (`compiler.in_place`: new contents of a state) shares its buffer.
+- Where micro-batches put parts of their own into an accumulator (lists of rows), it is made whole by the first.
 - `save` copies what is in a state's buffer, which is renewed before the saved value is loaded.
 - `write` copies into the buffer that is there. `recv` allocates; what a `send` sends is not kept.
 - `move … ahead n` in a loop allocates the result of n iterations later; in the first iteration those up to it.
@@ -40,7 +41,7 @@ from compiler.ops.effects import Accumulate, Input, Load, Read, Save
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import LASTING, DeviceClass, Function
+from compiler.program import LASTING, DeviceClass, Function, listed
 from dsl.data import dataclass
 
 STATIC = (*LASTING, Role.REPORT)
@@ -258,7 +259,8 @@ class Replay:
 
     def _declared(self, name: str) -> int:
         decl = self.states[name]
-        return local_type(decl.type, decl.layout, self.sizes).bytes
+        parts = self.sizes[TIME] if listed(decl) else 1
+        return local_type(decl.type, decl.layout, self.sizes).bytes * parts
 
     def accumulator(self, name: str) -> Buffer:
         """The buffer of an accumulator that an earlier action has set."""
@@ -271,7 +273,7 @@ class Replay:
             return
         b = env[operand]
         sole = not b.static and b.names == 1 and not b.slots and not b.accumulator
-        if not (sole and operand in dying):
+        if not (sole and operand in dying) or listed(decl):
             b = self._new(name, self._declared(name), memory=decl.memory)
         self._hold(b, accumulator=decl.role)
         self.accumulated[name] = b

@@ -23,7 +23,8 @@ class BufferNames:
     loss: str
     metrics: dict[str, str]
     outputs: dict[str, str]
-    gradients: dict[str, str]
+    added: tuple[str, ...]
+    """Of the gradients, and what is beside them, in the order of `training.added`."""
     reports: dict[str, str]
     saved: dict[str, str]
     totals: dict[str, str]
@@ -41,11 +42,17 @@ def buffer_names(placed: Placed) -> BufferNames:
     totals = [v for r in placed.rounds for v in r.settle.inputs]
     totals += training.totals
     totals += training.finish.graph.inputs[: len(training.finish.parts)] if training.finish else ()
+    loss = names.fresh("loss")
+    metrics = {name: names.fresh(name) for name in model.metrics}
+    outputs = {name: names.fresh(name) for name in model.outputs}
+    known = {w.name: names.fresh(f"{w.name}.grad") for w in model.weights}
+    gradients = [known[w.name] for w in training.trained]
+    beside = [names.fresh(v.name) for v in training.update.inputs[len(gradients) : len(training.added)]]
     return BufferNames(
-        names.fresh("loss"),
-        {name: names.fresh(name) for name in model.metrics},
-        {name: names.fresh(name) for name in model.outputs},
-        {w.name: names.fresh(f"{w.name}.grad") for w in model.weights},
+        loss,
+        metrics,
+        outputs,
+        (*gradients, *beside),
         {name: names.fresh(name) for name in training.reports},
         {name: names.fresh(name) for name in dict.fromkeys(kept)},
         {v.name: names.fresh(v.name) for v in totals},

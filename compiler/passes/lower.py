@@ -84,7 +84,9 @@ def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[st
     of its iterations)."""
     found: dict[str, tuple[int, ...]] = {}
     model = placed.training.model
-    added = dict(zip((w.name for w in placed.training.trained), staged.addends, strict=True))
+    added: dict[str, list[Value]] = {}
+    for (name, _), values in zip(placed.training.added, staged.addends, strict=True):
+        added.setdefault(name, []).extend(values)
     for w in model.weights:
         cut = staged.cut_of(*w.loops)
         if cut is not None:
@@ -278,9 +280,9 @@ class _Class:
         """Gradient buffer and what this stage adds to it."""
         where = self.staged.backward
         found: list[tuple[str, Value]] = []
-        for w, addends in zip(self.training.trained, self.staged.addends, strict=True):
+        for name, addends in zip(self.names.added, self.staged.addends, strict=True):
             here = [v for v in addends if stage in self.staged.stages_of(v, where)]
-            found += [(of_chunk(self.names.gradients[w.name], chunk), v) for v in here if mine(v)]
+            found += [(of_chunk(name, chunk), v) for v in here if mine(v)]
         return found
 
     def _readers(self, kept: Value) -> frozenset[int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf
 
-from compiler.graph import Graph, Names, Node, Value
+from compiler.graph import Graph, Names, Node, Type, Value
 from compiler.layout import Layout
+from compiler.lists import row_lists
 from compiler.model import State
 from compiler.ops.comm import Relayout
 from compiler.ops.create import Full
@@ -56,9 +57,11 @@ class _Update:
         self.trained = placed.training.trained
         self.graph = placed.update
         self.names = Names()
-        self.total = {v.name: w.name for v, w in zip(placed.totals, self.trained, strict=True)}
+        added = [name for name, _ in self.training.added]
+        self.total = {v.name: name for v, name in zip(placed.totals, added, strict=True)}
+        self.buffer = {v.name: name for v, name in zip(placed.totals, buffers.added, strict=True)}
         self.owner = {s.name: s.of for s in self.training.states}
-        self.addends = {w.name: parts for w, parts in zip(self.trained, staged.addends, strict=True)}
+        self.addends = dict(zip(buffers.added, staged.addends, strict=True))
         self.deps: dict[str, Deps] = {}
         self.roots: set[str] = set()
         self.chain: set[str] = set()
@@ -132,10 +135,10 @@ class _Update:
                 found.append(chunk)
         return found
 
-    def _contributes(self, weight: str, chunk: int) -> bool:
-        """Whether the backward pass of this class adds to the weight's gradient."""
+    def _contributes(self, buffer: str, chunk: int) -> bool:
+        """Whether the backward pass of this class adds to the buffer."""
         stages = {self.staged.homes.stage(g, chunk) for g in self.groups}
-        return any(stages & self.staged.stages_of(v, self.staged.backward) for v in self.addends[weight])
+        return any(stages & self.staged.stages_of(v, self.staged.backward) for v in self.addends[buffer])
 
     def lower(self) -> tuple[Graph, list[StateDecl]]:
         chunks = self.staged.chunks_of(self.groups)
@@ -194,16 +197,24 @@ class _Update:
         states: dict[str | None, list[State]] = {}
         for s in self.training.states:
             states.setdefault(s.of, []).append(s)
-        sums = {w.name: (g.type, at) for w, g, at in zip(self.trained, self.training.gradients, placed.accumulators)}
+        sums: dict[str, list[tuple[str, Type, Layout]]] = {}
+        added = zip(self.training.added, self.buffers.added, placed.accumulators, strict=True)
+        for (name, g), buffer, layout in added:
+            sums.setdefault(name, []).append((buffer, g.type, layout))
+        lists = self._lists()
         for w in self.training.model.weights:
             for c in self.here(w.name):
                 name, layout, frozen = of_chunk(w.name, c), placed.weights[w.name], not w.trained
                 type = emits[c].type(w.value)
                 found.append(StateDecl(name, Role.WEIGHT, type, layout, c, w.init, logical=w.name, frozen=frozen))
-                if w.name in sums and self._contributes(w.name, c):
-                    full = of_chunk(self.buffers.gradients[w.name], c)
-                    grad, at = sums[w.name]
-                    found.append(StateDecl(full, Role.GRADIENT, emits[c].piece(grad, w.name), at, c, logical=w.name))
+                for k, (buffer, grad, at) in enumerate(sums.get(w.name, ())):
+                    if not self._contributes(buffer, c):
+                        continue
+                    index = lists.get(buffer)
+                    role = Role.ROWS if k and index is None else Role.GRADIENT
+                    own = emits[c].piece(grad, w.name)
+                    numbers = of_chunk(index, c) if index is not None else ""
+                    found.append(StateDecl(of_chunk(buffer, c), role, own, at, c, logical=w.name, numbers=numbers))
                 for s in states.get(w.name, ()):
                     name, type, at = of_chunk(s.name, c), emits[c].type(s.value), placed.states[s.name]
                     found.append(StateDecl(name, Role.OPTIMIZER, type, at, c, s.init, logical=s.name))
@@ -212,10 +223,18 @@ class _Update:
             found.append(StateDecl(s.name, Role.COUNTER, s.value.type, at, 0, s.init, logical=s.name))
         return found
 
+    def _lists(self) -> dict[str, str]:
+        """By the buffers of lists' rows, those of their numbers."""
+        found: dict[str, str] = {}
+        names = {v.name: buffer for v, buffer in zip(self.training.update.inputs, self.buffers.added)}
+        for _, _, operands in row_lists(self.training.update):
+            own = [names[name] for name in operands]
+            found.update(zip(own[::2], own[1::2], strict=True))
+        return found
+
     def _enter(self, emits: Mapping[int, Emitter]) -> None:
         placed = self.placed
         used = {v.name for n in self.graph.nodes for v in n.inputs} | {v.name for v in self.graph.outputs}
-        layouts = {v.name: layout for v, layout in zip(placed.totals, placed.accumulators, strict=True)}
         for v in self.graph.inputs:
             if v.name not in used:
                 continue
@@ -224,16 +243,16 @@ class _Update:
                 emit = emits[c]
                 if v.name in self.total:
                     assert weight is not None
-                    if self._contributes(weight, c):
-                        emit.effect(Read(of_chunk(self.buffers.gradients[weight], c)), v, layouts[v.name])
+                    if self._contributes(self.buffer[v.name], c):
+                        emit.effect(Read(of_chunk(self.buffer[v.name], c)), v, v.layout)
                     else:  # reads the weight, but its gradient arises elsewhere
-                        emit.effect(Full(0.0, v.type.dtype, emit.type(v).dims), v, layouts[v.name])
+                        emit.effect(Full(0.0, v.type.dtype, emit.type(v).dims), v, v.layout)
                 elif weight == v.name:
                     emit.effect(Read(of_chunk(v.name, c)), v, placed.weights[v.name])
                 else:
                     emit.effect(Read(of_chunk(v.name, c if weight else 0)), v, placed.states[v.name])
             if weight and v.name in self.total:
-                self._join(emits, v, weight, layouts[v.name])
+                self._join(emits, v, weight, v.layout)
             if not weight:
                 for other in list(emits)[1:]:
                     emits[other].defined[v.name] = emits[0].value(v)
@@ -246,7 +265,7 @@ class _Update:
         current = self._sum([emits[c].value(value) for c in chunks], value, layout, emits[0])
         groups = tuple(sorted({self.staged.homes.group(s) for s in self.homes[weight]}))
         if len(groups) > 1:
-            op = StageReduce(self.buffers.gradients[weight], "sum", groups)
+            op = StageReduce(self.buffer[value.name], "sum", groups)
             current = emits[0].add(op, (current,), f"{value.name}.joined", value, layout)
         for c in chunks:
             emits[c].defined[value.name] = current

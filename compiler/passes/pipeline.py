@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import field, replace
 
-from compiler.graph import Graph, Names
+from compiler.graph import Graph, Names, Value
 from compiler.model import TRAIN_STEP, Job, Model, Training
 from compiler.origin import Role
 from compiler.passes.across import Across, across
@@ -30,8 +30,10 @@ from compiler.passes.place.place import Placed, place
 from compiler.passes.place.rules import place_axes
 from compiler.passes.recompute import Recompute
 from compiler.passes.simplify import simplify
+from compiler.passes.sparse import sparse
 from compiler.passes.split import SplitGraphs, split
 from compiler.passes.stage import Staged, stage
+from compiler.passes.touched import touched
 from compiler.passes.training import Counters, count_steps, training_names, update
 from compiler.program import DeviceClass, Program, on_updates
 from compiler.walk import graph_values
@@ -46,7 +48,8 @@ class Work:
     """A job on its way: what the passes so far have made of it. Each makes one thing, and changes no other.
 
     whole, parts, twice: what turned out to be needed of whole batches (`divide`), by name. serial: the training graph
-    of before that was known, with which proofs compare.
+    of before that was known, with which proofs compare. unlisted: weights whose gradients turned out to be no lists,
+    and why. before_update: the names that there were before `update`; counts: how often rows of tables are taken.
     """
 
     job: Job
@@ -54,7 +57,10 @@ class Work:
     whole: dict[str, None] = field(default_factory=dict)
     parts: dict[str, None] = field(default_factory=dict)
     twice: dict[str, str] = field(default_factory=dict)
+    unlisted: dict[str, str] = field(default_factory=dict)
     names: Names = field(init=False)
+    before_update: Names = field(init=False)
+    counts: dict[str, Value] = field(init=False)
     counters: Counters = field(init=False)
     divided: Divided = field(init=False)
     forward: Graph = field(init=False)
@@ -132,12 +138,25 @@ def _close(w: Work) -> None:
 
 
 def _update(w: Work) -> None:
+    before = w.names.copy()
     if w.trains:
-        w.training = update(w.job, w.names, w.counters, w.differentiated, w.divided)
+        w.counts, w.differentiated = touched(w.job, w.names, w.differentiated)
+        before = w.names.copy()
+        w.training = update(w.job, w.names, w.counters, w.differentiated, w.divided, w.counts)
     else:
         w.training = evaluation(w.job, w.entry, w.forward, w.divided)
     if not w.whole and not w.parts and not w.twice:
         w.serial = w.training
+    w.before_update = before
+
+
+def _sparse(w: Work) -> None:
+    names = w.before_update
+    lists, found = sparse(w.job, names, w.differentiated, w.unlisted, w.counts)
+    if lists.tables:
+        w.training = update(w.job, names, w.counters, found, w.divided, w.counts, lists)
+    elif lists.dense:
+        w.training = replace(w.training, dense=lists.dense)
 
 
 def _place(w: Work) -> None:
@@ -203,6 +222,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("prune", _prune, lambda w: (w.derivative.graph,), True),  # what no gradient needs goes
     Pass("close", _close, _both, True),  # what backward needs of forward is saved, or computed again
     Pass("update", _update, lambda w: w.training.graphs),  # the optimizer of every weight
+    Pass("sparse", _sparse, lambda w: w.training.graphs, True),  # gradients of tables that stay lists of rows
     Pass("place", _place, lambda w: w.placed.graphs),  # layouts of all values, and where they change
     Pass("stage", _stage, lambda w: w.placed.graphs),  # which device groups compute what
     Pass("split", _split, lambda w: w.split.placed.graphs),  # the backward pass in two, for zero-bubble schedules
@@ -210,8 +230,8 @@ PASSES: tuple[Pass, ...] = (
     Pass("lower", _lower, lambda w: w.program),  # functions with effects, collectives, schedules
     Pass("late_values", _late_values, lambda w: w.program),  # what is made for a weight, as late as can be
     Pass("early_writes", _early_writes, lambda w: w.program),  # new contents, as early as can be
-    Pass("offload", _offload, lambda w: w.program),  # what rests in other memories is moved in and out
     Pass("mark_regions", _mark_regions, lambda w: w.program),  # what systems compute as one
+    Pass("offload", _offload, lambda w: w.program),  # what rests in other memories is moved in and out
 )
 
 NAMES = tuple(p.name for p in PASSES)

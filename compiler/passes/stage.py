@@ -19,6 +19,7 @@ from compiler.origin import Origin, Phase
 from compiler.passes.between import StageOrder, needed_at
 from compiler.passes.cuts import CutLoop
 from compiler.passes.lanes import Lanes, cut_lanes, lanes
+from compiler.passes.list_stages import check_one_stage
 from compiler.passes.once import made_once
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
@@ -43,7 +44,7 @@ Stage = int | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Staged:
-    """Stages of all values of forward and backward; `addends`: per trained weight, what its gradient is the sum of."""
+    """Stages of all values of forward and backward; `addends`: of each of `training.added`, what it is the sum of."""
 
     groups: int
     cuts: tuple[CutLoop, ...]  # the one whose weights are trained first, if any is
@@ -180,9 +181,15 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     stages: dict[str, Stage] = {**first, **homes}
     second = _backward(placed, found, saved, lambda node: _origin(node, of, stages, loops), found.rank)
     makers = {v.name: n for n in placed.backward.nodes for v in n.outputs}
-    addends = tuple(_addends(makers, second, v) for v in placed.backward.outputs)
+    listed, added = placed.training.listed, placed.training.added
+    addends = tuple(
+        (v,) if name in listed else _addends(makers, second, v)
+        for v, (name, _) in zip(placed.backward.outputs, added, strict=True)
+    )
     anchors = _anchors(placed, found, first, second, addends, found.rank)
     found = replace(found, forward=first, backward=second, addends=addends, anchors=anchors)
+    if listed:
+        check_one_stage(placed, found, _readers_of_weights(placed, found, first))
     wanted = [v for parts in addends for v in parts]
     loads = readers(placed.backward, wanted, [k.name for k in placed.kept], found, second)
     return replace(found, loads=loads)
@@ -350,8 +357,9 @@ def _anchors(
     names = [v.name for v in placed.forward.inputs]
     reads = readers_of_inputs(placed, staged, forward, names)
     found: dict[str, Stage] = {}
-    for w, parts in zip(placed.training.trained, addends, strict=True):
-        at = ALL if staged.cut_of(*w.loops) else min(reads[w.name], key=rank, default=0)
+    loops = {w.name: w.loops for w in placed.training.trained}
+    for (name, _), parts in zip(placed.training.added, addends, strict=True):
+        at = ALL if staged.cut_of(*loops[name]) else min(reads[name], key=rank, default=0)
         found.update((v.name, at) for v in parts if backward.get(v.name) is None)
     for v in placed.forward.outputs[: placed.training.results]:
         if forward.get(v.name) is None:

@@ -6,20 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from compiler.graph import Builder, Graph, Names, Node, Type, Value
-from compiler.model import STEP_DTYPE, Init, Job, State, Training
+from compiler.model import STEP_DTYPE, Init, Job, State, Training, WeightUpdate
 from compiler.ops.base import Op
 from compiler.ops.call import Call
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast, Map
 from compiler.ops.functions import Literal
 from compiler.ops.reduce import Reduce
+from compiler.ops.rows import UniqueRows, WriteRows
 from compiler.origin import Origin, Phase, Role
+from compiler.passes.by_rows import by_rows
 from compiler.passes.copying import copy_node
 from compiler.passes.differentiate import Differentiated
 from compiler.passes.divide import Divided
 from compiler.passes.prune import prune_nodes
+from compiler.passes.sparse import Sparse, SparseGradient, beside
 from compiler.walk import graph_values
 from dsl.data import dataclass
+
+NO_LISTS = Sparse()
 
 UPDATE = Origin(phase=Phase.UPDATE)
 """Of what is of no weight."""
@@ -40,13 +45,22 @@ def training_names(job: Job) -> Names:
     return names
 
 
-def update(job: Job, names: Names, counters: Counters, found: Differentiated, divided: Divided) -> Training:
+def update(
+    job: Job,
+    names: Names,
+    counters: Counters,
+    found: Differentiated,
+    divided: Divided,
+    counts: Mapping[str, Value],
+    lists: Sparse = NO_LISTS,
+) -> Training:
     """Every weight's optimizer, and what counts steps, behind the backward pass.
 
     States are the step counter, then those of the loss scale (if dynamic), then each weight's. The update reports
     `grad_norm` (of the unscaled gradients, before clipping) if it is computed, `loss_scale` (as used) if dynamic.
     """
-    builder = _Update(job, names, job.precision.master, counters, found.gradients)
+    counts = {name: v for name, v in counts.items() if name not in lists.tables}
+    builder = _Update(job, names, job.precision.master, counters, found.gradients, lists, counts)
     graph = builder.build()
     return Training(
         job,
@@ -60,6 +74,8 @@ def update(job: Job, names: Names, counters: Counters, found: Differentiated, di
         found.cotangents,
         divided.rounds,
         divided.finish,
+        beside=(*((name, v) for name, t in lists.tables.items() for v in beside(t.given)), *counts.items()),
+        dense=lists.dense,
     )
 
 
@@ -101,9 +117,11 @@ def _counter(names: Names, name: str, dtype: str) -> Value:
 @dataclass(frozen=True, slots=True)
 class _Function:
     """The update of a kind of weight. given: by parameter, a value of the update, or an input of the optimizer's graph;
+    inputs: the optimizer's: the step, the weight, its gradient, its states (and the numbers of a gradient's rows);
     results: what these are called there."""
 
     body: Graph
+    inputs: tuple[Value, ...]
     given: tuple[Value, ...]
     results: tuple[str, ...]
 
@@ -111,13 +129,24 @@ class _Function:
 class _Update:
     """Builds the update graph."""
 
-    def __init__(self, job: Job, names: Names, master: str, counters: Counters, gradients: Sequence[Value]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        names: Names,
+        master: str,
+        counters: Counters,
+        gradients: Sequence[Value],
+        lists: Sparse,
+        counts: Mapping[str, Value],
+    ) -> None:
         self.job = job
         self.names = names
         self.master = master
         self.counters = counters
         self.weights = [w.value for w in job.model.trained]
-        self.gradients = gradients
+        self.lists, self.counts = lists.tables, counts
+        pairs = zip(self.weights, gradients, strict=True)
+        self.given = [self.lists[w.name].taken[0][0] if w.name in self.lists else g for w, g in pairs]
         self.b = Builder(names, origin=UPDATE)
         self.finite: Value | None = None
         self.clip: Value | None = None  # by which gradients are multiplied
@@ -126,6 +155,8 @@ class _Update:
         self.reports: list[str] = []
         self.report_values: list[Value] = []
         self.states = (*counters.all, *(s for u in job.updates for s in u.states))
+        self.numbers: dict[str, Value] = {}  # of the rows of gradients that are lists, by weight
+        self.gradients = [self._unique(w, g) for w, g in zip(self.weights, self.given, strict=True)]
 
     def build(self) -> Graph:
         grads = self._unscaled()
@@ -144,10 +175,24 @@ class _Update:
         step = self.b.add(Cast(STEP_DTYPE), next_step, name=f"{self.counters.step.name}.number")
         new_weights, new_states = self._apply(step, grads)
         counters = [self._unless_skipped(next_step, self.counters.step.value), *self._next_scale()]
-        inputs = (*self.gradients, *self.weights, *(s.value for s in self.states))
+        further = (v for t in self.lists.values() for v in beside(t.taken))
+        inputs = (*self.given, *further, *self.counts.values(), *self.weights, *(s.value for s in self.states))
         return self.b.graph(
             f"{self.job.model.name}.update", inputs, (*new_weights, *counters, *new_states, *self.report_values)
         )
+
+    def _unique(self, weight: Value, given: Value) -> Value:
+        """The gradient; of one that is lists, the rows that there are, each once."""
+        table = self.lists.get(weight.name)
+        if table is None:
+            return given
+        self.b.origin = Origin(weight.origin.path, Phase.UPDATE, weight.name)
+        dims = table.rows_of(weight.type).names
+        op = UniqueRows(table.dim, table.slot, table.parts, dims)
+        operands = [v for pair in table.taken for v in pair]
+        rows, numbers = self.b.add_many(op, *operands, name=f"{weight.name}.grad.unique")
+        self.numbers[weight.name] = numbers
+        return rows
 
     def _map(self, fn: str, *slots: Value | float | int, name: str, of: Value | None = None) -> Value:
         """of: the weight that it is for, or a gradient of which it is made."""
@@ -197,20 +242,37 @@ class _Update:
         new_weights: dict[str, Value] = {w.name: w for w in self.weights}
         new_states: list[Value] = []
         self.of_step.add(step)
-        made: dict[int, _Function] = {}
+        made: dict[tuple[object, ...], _Function] = {}
         for update in self.job.updates:
             weight, grad = of[update.weight]
-            function = made.get(id(update.graph))
+            table = self.lists.get(weight.name)
+            key = id(update.graph), table and table.kind
+            function = made.get(key)
             if function is None:
-                function = made[id(update.graph)] = self._function(update.graph, step)
-            given = dict(zip(update.graph.inputs, (step, weight, grad, *(s.value for s in update.states)), strict=True))
+                function = made[key] = self._function(update.graph, step, table)
+            further = [self.numbers[weight.name]] if table is not None else self._touched(update, weight)
+            values = (step, weight, grad, *(s.value for s in update.states), *further)
+            given = dict(zip(function.inputs, values, strict=True))
             new_weights[weight.name], *more = self._call(function, given, weight)
             new_states += more
         return [new_weights[w.name] for w in self.weights], new_states
 
-    def _function(self, graph: Graph, step: Value) -> _Function:
+    def _touched(self, update: WeightUpdate, weight: Value) -> list[Value]:
+        """Which rows the step has taken, for an optimizer that asks for it."""
+        if update.touched is None:
+            return []
+        count = self.counts.get(weight.name)
+        if count is not None:
+            return [self._map("gt", count, 0, name=f"{weight.name}.touched", of=weight)]
+        self.b.origin = Origin(weight.origin.path, Phase.UPDATE, weight.name)
+        return [self.b.add(Full(1.0, "bool", update.touched.type.dims), name=f"{weight.name}.touched")]
+
+    def _function(self, graph: Graph, step: Value, table: SparseGradient | None) -> _Function:
         """The optimizer of a kind of weight as a function. What depends on the step alone (a schedule of the learning
-        rate) is computed once for all weights, before."""
+        rate) is computed once for all weights, before. table: it is done for rows of the weight and its states."""
+        tables = graph.inputs[1:2] + graph.inputs[3 : 2 + len(graph.outputs)]
+        rows = by_rows(graph, table) if table is not None else None
+        graph = rows.graph if rows is not None else graph
         params: dict[Value, Value] = {}  # what it is given: a value of the update, or of `graph`
         env: dict[Value, Value] = {graph.inputs[0]: step}
         nodes: list[Node] = []
@@ -239,6 +301,14 @@ class _Update:
             nodes.append(Node(Map(fn, (None,) * len(operands)), operands, (value,)))
             return value
 
+        def write(like: Value, old: Value, new: Value) -> Value:
+            assert table is not None and rows is not None
+            name = self.names.fresh(f"{called}.{word(like)}.all")
+            value = replace(old, name=name, origin=Origin(name, Phase.UPDATE))
+            op = WriteRows(table.dim.name, table.pieces if like is graph.outputs[0] else table.parts)
+            nodes.append(Node(op, (old, new, param(rows.numbers)), (value,)))
+            return value
+
         def copied(value: Value) -> Value:
             made = replace(value, name=self.names.fresh(f"{value.name}.copy"), origin=Origin(value.name, Phase.UPDATE))
             nodes.append(Node(Cast(value.type.dtype), (value,), (made,)))
@@ -264,15 +334,19 @@ class _Update:
             env.update(zip(node.outputs, self.shared[key], strict=True))
         results = [param(env[v]) if env[v] in self.of_step else env[v] for v in graph.outputs]
         if self.finite is not None:
-            finite, old = param(self.finite), (param(v) for v in graph.inputs[1:2] + graph.inputs[3:])
+            finite, old = param(self.finite), [env[v] for v in (tables if rows is None else rows.before)]
             kept = zip(results, old, strict=True)
             results = [elementwise("where", "new", before, finite, new, before) for new, before in kept]
+        if rows is not None:
+            triples = zip(graph.outputs, tables, results, strict=True)
+            results = [write(like, param(old), new) for like, old, new in triples]
+            nodes = list(prune_nodes(nodes, results))
         given = {*params.values()}  # of states that change places each needs a copy: one is written before the other
         results = [copied(v) if v in given else v for v in results]
         used = {*(v for n in nodes for v in n.inputs), *results}
         read = {outer: inner for outer, inner in params.items() if inner in used}
         body = Graph(called, tuple(read.values()), tuple(nodes), tuple(results))
-        return _Function(body, tuple(read), tuple(map(word, graph.outputs)))
+        return _Function(body, graph.inputs, tuple(read), tuple(map(word, graph.outputs)))
 
     def _call(self, function: _Function, given: Mapping[Value, Value], weight: Value) -> tuple[Value, ...]:
         """What the function makes of a weight, its gradient and its states."""

@@ -263,10 +263,11 @@ class _Parser(ScheduleParser):
             init = self.initialiser() if self.take("=") else None
             memory = self.text() if self.take_word("in") else FIRST
             logical = self.text() if self.take_word("of") else name
+            numbers = self.text() if self.take_word("at") else ""
             chunk = self.natural() if self.take_word("chunk") else 0
             frozen = self.take_word("frozen")
             self.end_line()
-            return StateDecl(name, role, type, layout, chunk, init, memory, logical, frozen)
+            return StateDecl(name, role, type, layout, chunk, init, memory, logical, frozen, numbers)
         except ParcError as error:
             self.skip(error)
             return None

@@ -169,6 +169,8 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
         text += f" in {quote(s.memory)}"
     if s.logical != s.name:
         text += f" of {quote(s.logical)}"
+    if s.numbers:
+        text += f" at {quote(s.numbers)}"
     if s.chunk:
         text += f" chunk {s.chunk}"
     return f"{text} frozen" if s.frozen else text

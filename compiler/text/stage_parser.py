@@ -319,8 +319,18 @@ class _Parser(FactParser, BodyParser, SpanParser):
             self.end_line()
         return found
 
+    def _beside(self) -> Iterable[tuple[str, Value]]:
+        found = []
+        while self.take_word("beside"):
+            value = self.declared()
+            self.word("for")
+            found.append((self.text("a weight"), value))
+            self.end_line()
+        return found
+
     def _training(self, facts: dict[str, Any], model: Model, entry: str) -> Training | Placed:
-        states, gradients, saved = self._states(), self._listed("gradient"), self._listed("saved", False)
+        states, gradients, beside = self._states(), self._listed("gradient"), self._beside()
+        saved = self._listed("saved", False)
         reports: tuple[str, ...] = ()
         if self.take_word("reports"):
             reports = self.fact_of(tuple[str, ...])
@@ -358,7 +368,7 @@ class _Parser(FactParser, BodyParser, SpanParser):
         finish = Finish(graphs["finish"], finished, parts) if finished else None
         training = Training(
             job, graphs["forward"], graphs["backward"], graphs["update"], tuple(saved), tuple(gradients), states,
-            reports, {}, tuple(rounds), finish, entry,
+            reports, {}, tuple(rounds), finish, entry, tuple(beside),
         )  # fmt: skip
         if not self.placed:
             return training
@@ -367,6 +377,6 @@ class _Parser(FactParser, BodyParser, SpanParser):
         return Placed(
             training, rules.axes, dict(rules.sizes), training.forward, training.backward, training.update,
             {w.name: at[w.name] for w in model.weights}, {s.name: at[s.name] for s in (*states, *model.states)},
-            tuple(at[g.name] for g in gradients), training.backward.inputs[: len(saved)],
-            training.update.inputs[: len(gradients)], (), (), None, (), tuple(laid), graphs.get("finish"),
+            tuple(at[g.name] for _, g in training.added), training.backward.inputs[: len(saved)],
+            training.update.inputs[: len(training.added)], (), (), None, (), tuple(laid), graphs.get("finish"),
         )  # fmt: skip

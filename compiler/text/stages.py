@@ -164,7 +164,9 @@ def _header(
     if training is not None:
         lines += [_state(s, placed.states[s.name] if placed else None, sizes) for s in training.states]
         at = placed.accumulators if placed is not None else [None] * len(training.gradients)
-        lines += [f"gradient {_plain(g, a, sizes)}" for g, a in zip(training.gradients, at, strict=True)]
+        lines += [f"gradient {_plain(g, a, sizes)}" for g, a in zip(training.gradients, at)]
+        rest = zip(training.beside, [*at[len(training.gradients) :], *(None for _ in training.beside)])
+        lines += [f"beside {_plain(v, a, sizes)} for {quote(name)}" for (name, v), a in rest]
         lines += [f"saved {_plain(v)}" for v in training.saved]
         lines += [f"reports {show_fact(training.reports)}"] if training.reports else []
         if training.finish is not None:

@@ -99,7 +99,7 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
         site = Site(c, "state", i)
         if s.role not in DECLARED:
             report.error("E0650", site, f"{s.name}: no buffer has the role {s.role}", f"roles: {', '.join(DECLARED)}")
-        timeless = s.role not in (Role.SAVED, Role.OUTPUT, Role.STATE)
+        timeless = s.role not in (Role.SAVED, Role.OUTPUT, Role.STATE, Role.GRADIENT, Role.ROWS)
         for _, message, help in check_layout(Value(s.name, s.type, layout=s.layout), kinds, timeless):
             report.error("E0613", site, message, help)
         if s.role in LASTING and s.layout.pending:

@@ -41,6 +41,8 @@ def check_declarations(program: Program, report: Report) -> None:
             site = Site(c, "state", at)
             for code, message, help in (*wrong_type(s.type), *_state(s)):
                 report.error(code, site, f"{s.role} {s.name}: {message}", help)
+            if s.numbers and (problem := _list(s, cls)) is not None:
+                report.error("E0674", site, f"{s.role} {s.name}: {problem}", _LIST)
     if not report.failed:
         _check_alike(program, report)
 
@@ -75,6 +77,29 @@ def _state(s: StateDecl) -> Iterator[tuple[str, str, str | None]]:
         yield "E0674", f"it is {s.type}", f"{', '.join(NUMBERS)} are single numbers"
 
 
+_LIST = (
+    "`gradient t.grad: f32[b=8, e=4] of t at t.index`: rows of `t`, with as many numbers in `rows t.index: int32[b=8]`"
+)
+
+
+def _list(s: StateDecl, cls: DeviceClass) -> str | None:
+    """What is wrong with a list of rows."""
+    index = next((o for o in cls.states if o.name == s.numbers and o.role is Role.ROWS), None)
+    if index is None:
+        return f"there are no {Role.ROWS} {s.numbers} here"
+    weight = next((o for o in cls.states if o.role is Role.WEIGHT and logical(o) == logical(s)), None)
+    if weight is None or s.role is not Role.GRADIENT:
+        return "it is no gradient of a weight that is here"
+    own = [d for d in s.type.dims if d not in index.type.dims]
+    others = [d for d in weight.type.dims if not s.type.has(d.name)]
+    rows = {*own, *others} == set(weight.type.dims) and len(others) == 1
+    at = {n: axes for n, axes in zip(index.type.names, index.layout.dims, strict=True)}
+    laid = all(axes == at.get(n, axes) for n, axes in zip(s.type.names, s.layout.dims, strict=True))
+    if index.type.dtype != "int32" or len(own) + len(index.type.dims) != len(s.type.dims) or not rows:
+        return f"{s.type} are no rows of {weight.type}, by {index.type}"
+    return None if laid and index.chunk == s.chunk else f"its rows and their numbers in {s.numbers} do not correspond"
+
+
 def _init(init: Init, type: Type) -> str | None:
     if init.kind not in KINDS:
         return f"`{init.kind}` is no initialiser"
@@ -90,7 +115,7 @@ def _check_alike(program: Program, report: Report) -> None:
     loss: str | None = None
     for c, cls in enumerate(program.classes):
         for at, s in enumerate(cls.states):
-            if s.role in (Role.SAVED, Role.STATISTIC):
+            if s.role in (Role.SAVED, Role.STATISTIC, Role.ROWS) or s.numbers:
                 continue
             lasting = s.role in LASTING
             kind, meaning = ("", _meaning(s, cls)) if lasting else (s.role, logical_type(s, cls))

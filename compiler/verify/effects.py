@@ -12,7 +12,17 @@ from compiler.ops.call import Call
 from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import LASTING, MODEL_PASSES, DeviceClass, Function, FunctionPhase, Program, StateDecl
+from compiler.program import (
+    LASTING,
+    MODEL_PASSES,
+    DeviceClass,
+    Function,
+    FunctionPhase,
+    Program,
+    StateDecl,
+    listed,
+    whole_list,
+)
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
 from compiler.walk import called
@@ -24,7 +34,7 @@ LEARNED = tuple(r for r in LASTING if r is not Role.STATE)
 """What updates renew; states of the model are renewed by forward passes."""
 
 RENEWED = (*LEARNED, Role.REPORT)
-ADDED = (Role.GRADIENT, Role.LOSS, Role.METRIC, Role.STATISTIC)
+ADDED = (Role.GRADIENT, Role.ROWS, Role.LOSS, Role.METRIC, Role.STATISTIC)
 
 Roles = tuple[Role, ...]
 
@@ -55,11 +65,11 @@ RIGHTS = {
         save=(Role.SAVED, Role.OUTPUT),
     ),
     FunctionPhase.BACKWARD: Rights(
-        read=(*LEARNED, Role.STATISTIC), add=ADDED[:3], save=(Role.SAVED,), load=(Role.SAVED,)
+        read=(*LEARNED, Role.STATISTIC), add=ADDED[:4], save=(Role.SAVED,), load=(Role.SAVED,)
     ),
-    FunctionPhase.WEIGHTS: Rights(read=(*LEARNED, Role.STATISTIC), add=ADDED[:3], load=(Role.SAVED,)),
+    FunctionPhase.WEIGHTS: Rights(read=(*LEARNED, Role.STATISTIC), add=ADDED[:4], load=(Role.SAVED,)),
     FunctionPhase.METRICS: Rights(read=(Role.STATISTIC,), write=(Role.STATE,), add=(Role.METRIC,)),
-    FunctionPhase.UPDATE: Rights(read=(*LEARNED, *ADDED[:3]), write=RENEWED),
+    FunctionPhase.UPDATE: Rights(read=(*LEARNED, *ADDED[:4]), write=RENEWED),
 }
 """What each phase is for, said of buffers: updates renew what is learned, forward passes the model's states. Behind a
 forward pass nobody knows what a state contained, for the next micro-batch's may have renewed it: it is saved."""
@@ -171,10 +181,10 @@ class _Class:
             help = f"{op.mnemonic} is for {'; '.join(where)}"
             self.report.error("E0620", site, f"{head(instr)}: {op.name} is a {state.role}, in {function.phase}", help)
             return
-        want = state.layout
+        type, want = state.type, state.layout
         if isinstance(op, Accumulate):
             self.added.setdefault(op.name, []).append((function, site))
-            if self.timed and function.per_microbatch:
+            if self.timed and function.per_microbatch and not listed(state):
                 most = value.layout.pending_on(TIME) == "max" and state.role in (
                     Role.METRIC,
                     Role.STATISTIC,
@@ -184,6 +194,8 @@ class _Class:
                 want = Layout(want.dims, (over, *want.pending))
         elif isinstance(op, Read):
             self.reads.append((op.name, function, site))
+            if listed(state):
+                type, want = whole_list(state, self.program.microbatches)
         elif isinstance(op, Write):
             self.writes[op.name] += 1
         elif isinstance(op, Save):
@@ -192,8 +204,8 @@ class _Class:
             self.saves[op.name] = (function.phase, function.chunk)
         elif isinstance(op, Load):
             self.loads.setdefault(op.name, []).append((function.phase, function.chunk, op.last, site))
-        if value.type != state.type:
-            self.report.error("E0621", site, f"{head(instr)}: {op.name} is declared as {state.type}, not {value.type}")
+        if value.type != type:
+            self.report.error("E0621", site, f"{head(instr)}: {op.name} is declared as {type}, not {value.type}")
         elif value.layout != want:
             self.mismatch(op, value.layout, want, head(instr), site)
 

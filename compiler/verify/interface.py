@@ -34,7 +34,8 @@ def _of_job(job: Job) -> Iterator[Found]:
     for u in job.updates:
         if u.weight not in trained or renewed.count(u.weight) > 1:
             yield u.graph, f"`{u.weight}` is no trained weight, or has another optimizer"
-        if (len(u.graph.inputs), len(u.graph.outputs)) != (3 + len(u.states), 1 + len(u.states)):
+        inputs = 3 + len(u.states) + (u.touched is not None)
+        if (len(u.graph.inputs), len(u.graph.outputs)) != (inputs, 1 + len(u.states)):
             states = plural(len(u.states), "state")
             yield (
                 u.graph,
@@ -56,13 +57,14 @@ def _of_training(found: Training | Placed) -> Iterator[Found]:
         return
     own = {s.name for s in training.states}
     gradients, trained = len(training.gradients), len(training.trained)
-    if gradients != trained or len(backward.outputs) != gradients:
-        what = f"{plural(len(backward.outputs), 'value')}, there are {plural(gradients, 'gradient')}"
+    added = gradients + len(training.beside)
+    if gradients != trained or len(backward.outputs) != added:
+        what = f"{plural(len(backward.outputs), 'value')}, there are {plural(added, 'gradient')}"
         yield backward, f"it puts out {what} of {plural(trained, 'trained weight')}"
     if len(backward.inputs) < saved:
         yield backward, f"it takes in {plural(len(backward.inputs), 'value')}, {saved} are saved"
     yield from _undeclared(backward, backward.inputs[saved:], known | own)
-    yield from _undeclared(update, update.inputs[gradients:], known | own)
+    yield from _undeclared(update, update.inputs[added:], known | own)
 
 
 def _declared(model: Model) -> set[str]:

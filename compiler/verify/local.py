@@ -76,8 +76,9 @@ def _axes(
     for var, name, parts in _walked(loop, loops, ins, outs):
         axes = var.layout.dims[var.type.index(name)]
         if len(parts) > 1:
-            own = [next((v.layout.dims[v.type.index(n)] for v, n, of in _walked(part, loops, ins, outs)
-                         if len(of) == 1), ()) for part in parts]  # fmt: skip
+            alone = [next((v.layout.dims[v.type.index(n)] for v, n, of in _walked(part, loops, ins, outs)
+                           if len(of) == 1), None) for part in parts]  # fmt: skip
+            own = _rest(axes, alone)
             if axes != (together := tuple(a for part in own for a in part)):
                 message = f"{name} of %{var.name} is split on {_listed(axes)}, its parts on {_listed(together)}"
                 return (), ("E0614", message, "one of them needs a collective or a `shard` before")
@@ -88,6 +89,16 @@ def _axes(
             message = f"{first} is split on {_listed(seen)}, {name} of %{var.name} on {_listed(axes)}"
             return (), ("E0614", message, "one of them needs a collective or a `shard` before")
     return seen or (), None
+
+
+def _rest(axes: tuple[str, ...], parts: Sequence[tuple[str, ...] | None]) -> list[tuple[str, ...]]:
+    """The axes of each part of a dim: a part that no dim has to itself has what the others leave."""
+    if parts.count(None) != 1:
+        return [of or () for of in parts]
+    at = parts.index(None)
+    before = sum(len(of or ()) for of in parts[:at])
+    behind = sum(len(of or ()) for of in parts[at + 1 :])
+    return [of if of is not None else axes[before : len(axes) - behind] for of in parts]
 
 
 def _walked(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from parc.api.checkpoints import convert
-from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, evaluate, export, fmt, load_program
+from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, evaluate, fmt, load_program
 from parc.api.explaining import explain, explain_tensor
+from parc.api.exporting import export
 from parc.api.importing import init
 from parc.api.options import (
     BACKENDS,

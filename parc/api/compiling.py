@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Unpack
 
 from dsl.data import dataclass
-from parc.api.options import OURS, SYSTEMS, Entry, Options, Stage, System, is_program, is_stage, name_of, texts
+from parc.api.options import OURS, Entry, Options, Stage, is_program, is_stage, name_of, texts
 
 if TYPE_CHECKING:
     from compiler.diff import ProgramDiff
@@ -158,9 +158,14 @@ def compile(file: File, **options: Unpack[Options]) -> Compiled:
     Raises:
         ParcError: for what is wrong, for a schedule that hangs too.
     """
+    return compile_with(file, options)
+
+
+def compile_with(file: File, options: Options, lists: bool = True) -> Compiled:
+    """lists: gradients of tables may stay lists of rows."""
     from compiler.driver import compile_job
 
-    compiled = compile_job(evaluate(file, **options).job, options.get("entry"))
+    compiled = compile_job(evaluate(file, **options).job, options.get("entry"), lists=lists)
     _refuse(compiled, sizes(file, options))
     warn(compiled.job, options, compiled)
     return compiled
@@ -233,14 +238,14 @@ def emit(
         compiled = lowered(given, first, timed)
         _refuse(compiled)
         warn(compiled.job, options, compiled)
-        return show(_joined([compiled, *(lowered(given, entry) for entry in others)]))
+        return show(joined_entries([compiled, *(lowered(given, entry) for entry in others)]))
     text = early(given, stage, first, folder)
     if isinstance(given, Job):
         warn(given, options)
     return text
 
 
-def _joined(compiled: Sequence[Compiled]) -> Program:
+def joined_entries(compiled: Sequence[Compiled]) -> Program:
     """One program of several entries of a job, if they go together.
 
     Raises ParcError, at the states' declarations."""
@@ -283,26 +288,6 @@ def _staged(file: File, options: Options) -> Job | Training | Placed:
     if found:
         raise ParcError(*found)
     return stage
-
-
-def export(file: File, system: System = "torch", *, entries: Sequence[Entry] = (), **options: Unpack[Options]) -> str:
-    """Write the program of a `.par` or `.npu` file for another system: `torch`, a file that needs PyTorch alone.
-
-    entries: what it can be asked to do, first of all what it does by itself; if left out, `entry` of the options, or
-    all that a `.npu` has.
-
-    Raises `ParcError`; ValueError for a system that there is none of; TypeError as `load_program`.
-    """
-    from parc.exporting.torch.file import export_torch
-
-    if system not in SYSTEMS:
-        raise ValueError(f"there is no system `{system}` to export to: {', '.join(SYSTEMS)}")
-    if not entries and (not is_program(name_of(file)) or options.get("entry")):
-        return export_torch(load_program(file, **options))
-    if is_program(name_of(file)):
-        return export_torch(load_program(file, entries or None, **options))
-    chosen: list[Options] = [{**options, "entry": entry} for entry in dict.fromkeys(entries)]
-    return export_torch(_joined([compile(file, **each) for each in chosen]))
 
 
 def load_program(file: File, entries: Sequence[Entry] | None = (), **options: Unpack[Options]) -> Program:

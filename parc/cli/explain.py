@@ -134,6 +134,7 @@ def _shown(found: Explanation, sources: Sources) -> str:
             others = ", ".join(f"{dim} {amount(sent)}" for dim, sent in why.candidates)
             lines.append(f"  {style.dim}bytes moved by choice: {others}{style.end}")
     lines += [f"{kept.what}: {kept.type}{at(kept.rule)}" for kept in found.kept]
+    lines += [f"its gradient is {found.gradient}"] if found.gradient else []
     if lines:
         parts.append("\n".join(lines))
     if not found.changes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
+from fractions import Fraction
 from typing import Any
 
 from dsl.data import dataclass
@@ -43,15 +44,15 @@ class Mixture:
 
 @dataclass(frozen=True, slots=True)
 class Latent:
-    """Widths of latent attention: of the queries' latent (0: none), the keys' one, of a head what has no position, and
-    values; what has a position is turned."""
+    """Widths of latent attention: of the queries' latent (0: none), the keys' one, of a head what has no position, what
+    has one, and values. sharper: by how much scores are larger than usual."""
 
     queries: int
     keys: int
     plain: int
     turned: int
     values: int
-    scale: float
+    sharper: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,8 +303,8 @@ class _Written:
         """The name of the speeds, which are computed before the loops."""
         text = rotary.speeds or call("rotary_speeds", "over half", rotary.theta)
         if text not in self.spoken:
-            if not any(line.startswith("dim half") for line in self.before):
-                self.before.append(f"dim half = {rotary.pairs}")
+            if not self.spoken:
+                self.before.append(f"dim half = {self._pairs(rotary)}")
             several = len({k.rotary for k in self.of.kinds}) > 1
             label = next(k.label for k in self.of.kinds if k.rotary == rotary)
             name = _fresh(f"{label}_speeds" if several else "speeds", list(self.spoken.values()))
@@ -311,6 +312,14 @@ class _Written:
             self.functions = [*dict.fromkeys([*rotary.functions, *self.functions])]
             self.before.append(f"{name} = {text}")
         return self.spoken[text]
+
+    def _pairs(self, rotary: RotaryKind) -> str:
+        """How many pairs of a head turn, as it follows from the sizes."""
+        if self.of.latent is not None:
+            return "turned // 2"
+        size = "head_size" if "head_size" in self.params else "hidden // heads"
+        part = Fraction(rotary.turned, rotary.size)
+        return f"{size} // 2" if part == 1 else f"{size} * {part.numerator} // {2 * part.denominator}"
 
     def _attended(self, kind: LayerKind, spoken: bool = False) -> dict[str, object]:
         """Options of a layer's attention."""
@@ -349,8 +358,7 @@ class _Written:
         if of.latent is not None:
             at = of.latent
             sizes = ("heads", "query_latent", "latent", "plain", "turned", "values")
-            usual = (at.plain + at.turned) ** -0.5
-            scale = None if abs(at.scale / usual - 1) < 1e-12 else at.scale
+            scale = None if at.sharper == 1 else f"{at.sharper!r} / sqrt(plain + turned)"
             return call(
                 "latent_attention", "INPUT", *sizes, **attended, eps=1e-6, scale=scale, std=self.std, **of.attention,
                 label="attention",

@@ -17,22 +17,17 @@ KINDS = (PLAIN, "linear", "dynamic", "yarn", "llama3", "longrope")
 
 @dataclass(frozen=True, slots=True)
 class RotaryKind:
-    """How fast heads turn. turned: how many numbers of a head; speeds: the call that gives them, along `half` of
-    `pairs`; "" where they follow from theta alone. amplitude: what is turned is multiplied by it. mscale: YaRN's factor
-    of the square root of the scores (DeepSeek). functions: that `speeds` calls."""
+    """How fast heads turn. turned: how many numbers of a head; speeds: the call that gives them, along `half`; "" where
+    they follow from theta alone. amplitude: what is turned is multiplied by it. mscale: of YaRN, of the square root of
+    the scores (DeepSeek). functions: that `speeds` calls."""
 
     theta: float
     size: int
     turned: int
     speeds: str = ""
-    amplitude: float = 1.0
+    amplitude: float | str = 1.0
     mscale: float = 1.0
     functions: tuple[str, ...] = ()
-
-    @property
-    def pairs(self) -> int:
-        """How many pairs turn."""
-        return self.turned // 2
 
     @property
     def plain(self) -> bool:
@@ -88,7 +83,13 @@ def _turned(config: Config, size: int, share: float) -> int:
 
 
 def _made(
-    speeds: str, config: Config, size: int, theta: float, share: float, amplitude: float = 1.0, mscale: float = 1.0
+    speeds: str,
+    config: Config,
+    size: int,
+    theta: float,
+    share: float,
+    amplitude: float | str = 1.0,
+    mscale: float = 1.0,
 ) -> RotaryKind:
     turned = _turned(config, size, share)
     if turned < size and not speeds:
@@ -103,8 +104,14 @@ def _mscale(factor: float, of: float = 1.0) -> float:
 def _yarn(found: Config, size: int, theta: float, positions: int, original: int, share: float) -> RotaryKind:
     factor = found.number("factor")
     one, all_dim = found.number("mscale", 0.0), found.number("mscale_all_dim", 0.0)
-    usual = _mscale(factor, one) / _mscale(factor, all_dim) if one and all_dim else _mscale(factor)
-    amplitude = found.number("attention_factor", usual)
+    amplitude: float | str = 1.0
+    if "attention_factor" in found:
+        amplitude = found.number("attention_factor")
+    elif one and all_dim:
+        amplitude = _mscale(factor, one) / _mscale(factor, all_dim)
+    elif factor > 1:
+        amplitude = f"0.1 * log({factor!r}) + 1.0"
+    found.ignore("attention_factor")
     fast, slow = found.number("beta_fast", 32.0), found.number("beta_slow", 1.0)
     whole = found.flag("truncate", True)
     options: dict[str, Any] = {

@@ -43,7 +43,7 @@ class Judge:
         made += [*(("metric", n) for n in model.metrics), *(("output", n) for n in model.outputs)]
         made += [("state", s.name) for s in model.states]
         values = dict(zip(made, training.forward.outputs))
-        values |= {("gradient", n): v for n, v in zip(weights, training.backward.outputs, strict=True)}
+        values |= {("gradient", n): v for n, v in zip(weights, training.gradients, strict=True)}
         updated = [("weight", n) for n in weights] + [("state", s.name) for s in training.states]
         updated += [("report", n) for n in training.reports]
         forward, update = variances(training, added)

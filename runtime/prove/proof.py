@@ -158,7 +158,9 @@ def prove(
             judge.emulated(serial, its, rounding)
         judge.differentiated((Role.STATE,), serial, replace(serial, states=run.states()), rounding)
         gradients = fitting(serial.gradients, done.gradients)
-        again = partial(serial_update, training, weights=weights, states=states, seed=program.seed)
+        again = partial(
+            serial_update, training, weights=weights, states=states, seed=program.seed, beside=serial.beside
+        )
         moved = cache(partial(_in_other_orders, again, gradients, done.magnitudes))
         after = Updated(run.weights(), run.states(), done.reports)
         judge.updated(weights, again(gradients, watch=branches), after, moved)

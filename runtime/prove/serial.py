@@ -136,6 +136,8 @@ class SerialGradients:
     gradients: Arrays
     outputs: Arrays
     states: Arrays = field(default_factory=dict)
+    beside: Arrays = field(default_factory=dict)
+    """What else the update takes in of the backward graph."""
 
 
 def serial_step(
@@ -147,7 +149,7 @@ def serial_step(
 ) -> SerialStep:
     """One training step on the whole logical batch. `seed` (of random numbers) is the job's, if left out."""
     found = serial_gradients(training, weights, states, batch, seed)
-    updated = serial_update(training, found.gradients, weights, states, seed)
+    updated = serial_update(training, found.gradients, weights, states, seed, beside=found.beside)
     new = {**found.states, **updated.states}
     return SerialStep(found.loss, found.metrics, found.gradients, updated.weights, new, updated.reports)
 
@@ -168,12 +170,13 @@ def serial_gradients(
     outputs = run_graph(training.forward, env, ctx, watch)
     env.update(zip((v.name for v in training.forward.outputs), outputs, strict=True))
     found = run_graph(training.backward, env, ctx, watch)
-    gradients = dict(zip((w.name for w in training.trained), found, strict=True))
+    gradients = dict(zip((w.name for w in training.trained), found))
+    beside = dict(zip((v.name for _, v in training.beside), found[len(gradients) :], strict=True))
     results = iter(outputs[model.scored : training.results])
     kinds = (model.metrics, model.outputs, [s.name for s in model.states])
     metrics, asked, renewed = ({name: next(results) for name in names} for names in kinds)
     loss = outputs[0] if model.scored else np.zeros(())
-    return SerialGradients(loss, metrics, gradients, asked, renewed)
+    return SerialGradients(loss, metrics, gradients, asked, renewed, beside)
 
 
 def serial_update(
@@ -183,13 +186,16 @@ def serial_update(
     states: Mapping[str, Array],
     seed: int | None = None,
     watch: Watch | None = None,
+    beside: Mapping[str, Array] = {},  # noqa: B006
 ) -> Updated:
-    """What the update makes of these gradients (by the names of their weights, as they leave the backward graph)."""
+    """What the update makes of these gradients (by the names of their weights, as they leave the backward graph).
+
+    beside: what else that puts out.
+    """
     ctx = CallContext(seed=training.job.seed if seed is None else seed)
     env: Arrays = {**weights, **states}
-    env.update(
-        (v.name, gradients[w.name]) for v, w in zip(training.backward.outputs, training.model.trained, strict=True)
-    )
+    env.update((v.name, gradients[w.name]) for v, w in zip(training.gradients, training.model.trained, strict=True))
+    env.update(beside)
     updated = iter(run_graph(training.update, env, ctx, watch))
     new_weights = {w.name: next(updated) if w.trained else weights[w.name] for w in training.model.weights}
     new_states = {s.name: next(updated) for s in training.states}

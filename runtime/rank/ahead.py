@@ -19,7 +19,7 @@ from compiler.ops.comm import AllGather, AllReduce, Comm, ReduceScatter
 from compiler.ops.effects import Accumulate, Effect, Read, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import DeviceClass, FunctionKey, FunctionPhase
+from compiler.program import DeviceClass, FunctionKey, FunctionPhase, listed
 from compiler.schedules.actions import Action
 from dsl.data import dataclass
 from runtime.straight_line import without_calls
@@ -83,7 +83,7 @@ def reductions(cls: DeviceClass, order: Sequence[Action]) -> Reductions:
     for phase, chunk, micro in order:
         last[phase, chunk] = micro
         ends.update(dict.fromkeys(adds[phase, chunk], (phase, chunk)))
-    gradients = {s.name for s in cls.states if s.role is Role.GRADIENT}
+    gradients = {s.name for s in cls.states if s.role is Role.GRADIENT and not listed(s)}
     body = without_calls(update.body)
     read = {i.outputs[0].name: i.op.name for i in unchanged(body) if isinstance(i.op, Read) and i.op.name in gradients}
     of: dict[FunctionKey, tuple[Reduction, ...]] = {}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from compiler.layout import TIME
-from compiler.program import LASTING, Program, StateDecl
+from compiler.program import LASTING, Program, StateDecl, listed
 from runtime.backend import Backend
 from runtime.comm import Hub
 from runtime.distribute import Array, piece_of
@@ -73,7 +73,7 @@ class RankExecutor(LocalExecutor):
 
     def held(self, group: int, decl: StateDecl) -> Array | None:
         devices = self.devices[group]
-        if parted(decl) and decl.role in LASTING:
+        if parted(decl) and (decl.role in LASTING or listed(decl)):
             if decl.name not in devices[0].states:
                 return None
             return np.moveaxis(self._stacked([d.states[decl.name] for d in devices]), self.mesh.lead, 0)

@@ -28,7 +28,7 @@ from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import FunctionPhase
+from compiler.program import FunctionPhase, listed
 from runtime.backend import Array, LocalValue, Position, Renewing
 from runtime.comm import Handle, Then, Wait
 from runtime.mesh import Mesh, parted
@@ -276,7 +276,7 @@ class Rank:
         else:
             held = self.saved[op.name, self.micro]
         got = HeldArray(held.array, held.buffer.hold())
-        if isinstance(op, Read) and parted(self.declared[op.name]):
+        if isinstance(op, Read) and parted(self.declared[op.name]) and not listed(self.declared[op.name]):
             got.array = self.backend.element(held.array, self.micro)
         if isinstance(op, Load) and op.last:
             yield from self._drop(self.saved.pop((op.name, self.micro)))
@@ -302,6 +302,13 @@ class Rank:
         self, name: str, operand: str, scope: Mapping[str, Value], values: Values, dying: Sequence[str]
     ) -> None:
         decl, held = self.declared[name], values[operand]
+        if listed(decl):  # each micro-batch puts in its own part
+            if name not in self.states:
+                shape = (self.program.microbatches, *self.backend.shape(held.array))
+                array = self.backend.empty(shape, decl.type.dtype, decl.memory)
+                self.states[name] = self.new(array, decl.type.dtype, decl.memory)
+            self.backend.assign(self.backend.element(self.states[name].array, self.micro), held.array)
+            return
         if name not in self.states:
             if held.buffer.holders == 1 and operand in dying:
                 self.states[name] = HeldArray(held.array, held.buffer.hold())
@@ -358,7 +365,8 @@ class Rank:
             if name in dying and name not in names[carries:]:
                 values.pop(name).buffer.drop()
         order = range(op.count - 1, -1, -1) if op.reverse else range(op.count)
-        self.early.update(early_moves(op, [values.get(n) for n in names], order, self.backend.element, self.moved))
+        early = early_moves(op, [values.get(n) for n in names], order, self.backend.element, self.moved)
+        self.early.update(early)
         for i in order:
             inner: Values = {}
             for k, p in enumerate(op.body.inputs):
@@ -374,6 +382,9 @@ class Rank:
             carried = [HeldArray(inner[n].array, inner[n].buffer.hold()) for n in nexts]
             for name in dict.fromkeys(nexts):
                 inner.pop(name).buffer.drop()
+        for key in early:
+            del self.early[key]  # it refers to the stack
+        del early
         for out, held in zip(instr.outputs[:carries], carried, strict=True):
             values[out.name] = held
 

@@ -13,7 +13,7 @@ from compiler.ops.comm import Comm
 from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import Function, FunctionPhase
+from compiler.program import Function, FunctionPhase, listed
 from dsl.data import dataclass
 from runtime.backend import Kernel, Position, Slicewise
 from runtime.mesh import parted
@@ -200,7 +200,7 @@ class RankWriter(StraightLine):
                     self.put(depth, f"{result} = d.slices({op.name!r})")
                     self.stacked[result] = instr.outputs[0].type.dtype
                     return
-                part = parted(rank.declared[op.name])
+                part = parted(rank.declared[op.name]) and not listed(rank.declared[op.name])
                 self.put(depth, f"{result} = d.read{'_part' if part else ''}({op.name!r}{', micro' if part else ''})")
             case Write():
                 decl = rank.declared[op.name]
@@ -210,7 +210,8 @@ class RankWriter(StraightLine):
                 write = f"d.write_part({op.name!r}, micro" if parted(decl) else f"{last}d.write({op.name!r}"
                 self.put(depth, f"{write}, {args[0]})")
             case Accumulate():
-                self.put(depth, self.accumulated(op.name, instr.inputs[0].name, args[0]))
+                put = f"d.put_part({op.name!r}, micro, {args[0]})" if listed(rank.declared[op.name]) else ""
+                self.put(depth, put or self.accumulated(op.name, instr.inputs[0].name, args[0]))
                 self.complete(instr, op.name, depth)
             case Save():
                 self.put(depth, f"d.saved[{op.name!r}, micro] = d.cell({args[0]})")

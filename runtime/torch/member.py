@@ -14,7 +14,7 @@ import torch
 
 from compiler.graph import Type
 from compiler.layout import TIME
-from compiler.program import LASTING, Program
+from compiler.program import LASTING, Program, listed
 from runtime.distribute import Array, piece_of
 from runtime.executor import inputs_of
 from runtime.mesh import parted
@@ -108,7 +108,7 @@ class Member:
         device, found = self.devices[number], {}
         for name in wanted.get(device.group, ()):
             decl = device.declared[name]
-            if parted(decl) and decl.role not in LASTING:
+            if parted(decl) and decl.role not in LASTING and not listed(decl):
                 micros = range(device.program.microbatches)
                 if (name, 0) in device.saved:
                     found[name] = np.stack([self.backend.to_host(device.kept(name, m)) for m in micros])

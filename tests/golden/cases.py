@@ -79,6 +79,7 @@ CASES: tuple[Case, ...] = (
     _technique("experts", "ep = 4", "moe(ep)", experts=4),
     _technique("one_f_one_b", "pp = 2", _PIPELINE.format("one_f_one_b")),
     _technique("zero_bubble", "pp = 2", _PIPELINE.format("zero_bubble")),
+    _technique("offload", "dp = 2", "fsdp(dp)", "recompute block", "offload weights, activations to host"),
     Case("counted", HERE / "tuned.par", {}, "pp = 2, dp = 2", ("data_parallel(dp)", _PIPELINE.format("one_f_one_b"))),
     _example("gpt", layers=4, hidden=16, vocab=24, seq=8, batch=8, dp=2, tp=2, zero=1),
     _example("llama", layers=4, hidden=16, vocab=24, seq=8, batch=8, dp=2, cp=2, zero=3),

@@ -44,6 +44,14 @@ KNOWN: dict[str, Facts] = {
         ("B", "block"): {"all_gather": READ_BACKWARD, "reduce_scatter": IN_BLOCK},
         ("B", "-"): {"all_gather": 1, "reduce_scatter": 1},
     },
+    # The same where what is gathered comes from the host's memory: a move is no message. What is recomputed gathers all
+    # that the forward pass read, but for the last bias, which nothing of the backward pass needs.
+    "offload": {
+        ("F", "block"): {"all_gather": IN_BLOCK},
+        ("F", "-"): {"all_gather": 1, **LOSS},
+        ("B", "block"): {"all_gather": IN_BLOCK - 1, "reduce_scatter": IN_BLOCK},
+        ("B", "-"): {"all_gather": 1, "reduce_scatter": 1},
+    },
     # Megatron-LM: after attention and after the feed-forward layer, forward and backward: four a layer.
     "tensor_parallel": {
         ("F", "block"): {"all_reduce": 2},

@@ -27,6 +27,7 @@ SAME = {
     "max: reduce block.moe.mul, block.moe.place": "at most one addend is not 0",
     "max: reduce accuracy.where, accuracy.picked": "at most one addend is not 0, and no largest logit is negative",
     "max: reduce mse.mul.grad.mul_1, pair.grad.sum": "the dim has size 1",
+    "max: reduce update_8.pow, update_8.sum": "the weight of the head has one column",
     "swap: contrast_1.unit.rsqrt and contrast.unit_1.rsqrt": "both are of the same tower",
     "cross: contrast.unit_1.out and contrast_1.unit.out": "both are of the same tower",
 }

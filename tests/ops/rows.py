@@ -16,6 +16,7 @@ from compiler.ops.functions import FUNCTIONS
 from compiler.ops.index import Scatter, ScatterAdd, Take
 from compiler.ops.move import Move
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
+from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window
 from runtime.numpy import STORAGE, CallContext, Env, LocalValue, plan, quiet
@@ -199,6 +200,16 @@ def _others() -> list[Row]:
         Row(Scatter("v"), (T(v=6, d=2), T(d=2, b=4, s=2), index)),
         Row(Scatter("v"), (T(d=4, b=4, v=6), T(b=4, s=2, d=4), index)),
         Row(Scatter("v"), (T("int32", v=6), T("int32"), T("int32"))),
+        Row(UniqueRows(Dim("v", 6), Dim("o", 6), 1, ("o", "d")), (T(b=4, s=2, d=2), index)),
+        Row(
+            UniqueRows(Dim("v", 6), Dim("o", 6), 1, ("d", "o")),
+            (T(b=4, s=2, d=2), index, T(d=2, c=3), T("int32", c=3)),
+        ),
+        Row(UniqueRows(Dim("v", 6), Dim("o", 6), 2, ("o",)), (T(b=4, s=2), index), low=0, high=6),
+        Row(ReadRows("v", 1, 1), (T(v=6, d=2), T("int32", o=4))),
+        Row(ReadRows("v", 2, 1), (T(d=2, v=6), T("int32", o=4)), low=0, high=6),
+        Row(WriteRows("v", 1), (T(v=6, d=2), T(o=4, d=2), T("int32", o=4))),
+        Row(WriteRows("v", 1), (T(d=2, v=6), T(o=4, d=2), T("int32", o=4)), low=0, high=6),
         Row(Take("v"), (T(d=4, v=6, b=4), T("int32", s=3)), low=-1, high=7),
         Row(Iota(Dim("t", 6)), ()),
         Row(Iota(Dim("t", 6)), (T("int32"),)),

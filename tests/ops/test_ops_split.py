@@ -78,8 +78,10 @@ def test_pieces_make_the_whole(row: Row, loop: Loop) -> None:
         results = run_piece(row, [p[2] for p in pieces], [p[2] for p in out_pieces], local, starts)
         for i, (result, n, p) in enumerate(zip(results, loop.outs, out_pieces)):
             assert result.shape == p[0].shape
-            if loop.kind == "pass":
-                assert n is not None
+            if loop.kind == "pass" and n is None:  # what is the same whichever pieces there are
+                got[i] = result
+                np.testing.assert_array_equal(result, want[i])
+            elif loop.kind == "pass":
                 got[i][at(row.outs[i], n, p[1])] = result  # type: ignore[index]
             else:
                 assert n is None

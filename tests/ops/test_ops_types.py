@@ -15,6 +15,7 @@ from compiler.ops.index import Scatter, ScatterAdd, Take
 from compiler.ops.move import Move
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from compiler.ops.registry import COMPUTE
+from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window
 from runtime.numpy import PLANNERS, STORAGE
@@ -170,6 +171,18 @@ WRONG: list[tuple[Op, tuple[Type, ...], str]] = [
     (Random("r", "f32", ()), (BD,), "E0202"),
     (Random("r", "int32", ()), (T("int32"),), "E0202"),
     (Normal("r", "int32", ()), (T("int32"),), "E0202"),
+    (UniqueRows(Dim("v", 3), Dim("o", 3), 2, ("o", "d")), (BD, T("int32", b=4)), "E0206"),
+    (UniqueRows(Dim("v", 3), Dim("o", 3), 1, ("o", "d")), (BD, T(b=4)), "E0202"),
+    (UniqueRows(Dim("v", 3), Dim("o", 3), 1, ("o", "d")), (BD, T("int32", b=4), T("f32", b=4), BD), "E0202"),
+    (UniqueRows(Dim("v", 3), Dim("o", 3), 1, ("o", "e")), (BD, T("int32", b=4)), "E0204"),
+    (ReadRows("v", 1, 1), (BD, T("int32", o=4)), "E0204"),
+    (ReadRows("d", 1, 1), (BD, T("f32", o=4)), "E0202"),
+    (ReadRows("d", 1, 1), (BD, T("int32", b=4)), "E0204"),
+    (ReadRows("d", 3, 1), (BD, T("int32", o=4)), "E0206"),
+    (ReadRows("d", 2, 4), (BD, T("int32", o=4)), "E0206"),
+    (WriteRows("d", 1), (BD, T(b=4, o=3), T("int32", o=4)), "E0204"),
+    (WriteRows("d", 1), (BD, T("f32", b=4, o=4), T("int32", o=4)), "E0204"),
+    (WriteRows("d", 3), (BD, T(b=4, o=4), T("int32", o=4)), "E0206"),
     (Window("d", Dim("o", 2), Dim("k", 3), dilation=0), (BD,), "E0206"),
     (Window("d", Dim("o", 5), Dim("k", 3), dilation=3), (BD,), "E0206"),
     (Window("d", Dim("o", 5), Dim("k", 3), pad=1), (BD,), "E0206"),

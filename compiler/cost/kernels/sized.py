@@ -11,6 +11,7 @@ from compiler.cost.kernels.work import WorkNode as Kernel
 from compiler.graph import Graph, Node
 from compiler.ops import comm, effects
 from compiler.ops.index import Take
+from compiler.ops.rows import ReadRows, WriteRows
 from compiler.regions.marks import Regions
 from compiler.regions.routing import ONE
 from dsl.data import dataclass
@@ -191,10 +192,14 @@ class Sized:
 
     def _rows(self, instr: Node) -> dict[str, int]:
         """Bytes that move of what a state contains, where only rows of it are read or renewed in its memory."""
-        if not instr.inputs or not self.values[instr.inputs[0].name].state:
+        if not instr.inputs:
             return {}
         table, out = instr.inputs[0].name, instr.outputs[0].name
-        if isinstance(instr.op, Take):
+        if isinstance(instr.op, WriteRows) and self.values[out].state:
+            return {table: 0, out: self._size(instr.inputs[1].name)}
+        if not self.values[table].state and not isinstance(instr.op, ReadRows):
+            return {}
+        if isinstance(instr.op, (Take, ReadRows)):
             return {table: min(self._size(table), self._size(out))}
         if instr.op.renews == 0 and self.values[out].state:
             return {table: 0, out: self._size(instr.inputs[1].name)}

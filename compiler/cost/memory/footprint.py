@@ -34,7 +34,7 @@ from compiler.layout import TIME, Layout, local_type
 from compiler.memory.tiers import FIRST
 from compiler.model import Device
 from compiler.origin import Role, within
-from compiler.program import DeviceClass, StateDecl
+from compiler.program import DeviceClass, StateDecl, listed
 from compiler.strategy import ShardRule, Strategy
 from dsl.data import dataclass
 
@@ -127,6 +127,9 @@ def states(cls: DeviceClass, shards: Shards, of: Footprint, dtype: str) -> State
             if s.logical in trained:
                 more = of.partition / stored if dtype == "f16" else 0.0
                 keep(Role.OPTIMIZER, s.name, shards.bytes(s, "optimizer") * (1 + more))
+        elif s.role is Role.ROWS or s.numbers:  # lists are kept as they are
+            times = shards.sizes[TIME] if listed(s) else 1
+            keep(Role.GRADIENT, s.name, times * local_type(s.type, s.layout, shards.sizes).bytes)
         elif s.role is Role.GRADIENT:
             of_weight = weights.get((s.logical, s.chunk), s)  # what computes it may have left it in pieces
             if not shards.gathered(of_weight):

@@ -87,7 +87,9 @@ class Systems:
     def added(self, cls: DeviceClass) -> frozenset[str]:
         """Accumulators of gradients that have a buffer all the time: of weights that are not gathered from shards."""
         gathered = {s.logical for s in cls.states if s.role is Role.WEIGHT and self.shards.gathered(s)}
-        return frozenset(s.name for s in cls.states if s.role is Role.GRADIENT and s.logical not in gathered)
+        return frozenset(
+            s.name for s in cls.states if s.role is Role.ROWS or (s.role is Role.GRADIENT and s.logical not in gathered)
+        )
 
     def sizes(self, cls: DeviceClass, key: FunctionKey) -> FunctionSizes:
         """Of the values of a function of the class."""

@@ -82,6 +82,13 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
             continue
         if head and axis == TIME:
             continue
+        if (follows := node.op.follows) is not None:
+            loop = _following(region, node, plan, held, axis, follows)
+            if loop is not None:
+                plan.axes[loop].append(axis)
+                region.shared.choices.append(Choice(out.name, axis, loops[loop].names, Reason.STAYS))
+            if loop is not None or node.op.renews == follows:
+                continue
         _by_cost(region, node, plan, held, declared, axis, wishes[axis])
     _order(region, node, plan, held)
     if key is not None and len(region.shared.diagnostics) == reported:
@@ -218,6 +225,19 @@ def _by_weight(region: GraphPlacer, node: Node, plan: LoopAxes, axis: str) -> in
     return None
 
 
+def _following(
+    region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[tuple[Layout, int]]], axis: str, operand: int
+) -> int | None:
+    """The loop that walks the dim that the axis splits in the operand as it is there: of several, one that walks no
+    dims of others that the axis does not split."""
+    splits = [next(iter(_split_by(v, of[:1], axis)), None) for v, of in zip(node.inputs, held)]
+    name = splits[operand]
+    found = [k for k, loop in enumerate(plan.loops) if name is not None and loop.ins[operand] == name]
+    return next(
+        (k for k in found if all(n in (None, s) for n, s in zip(plan.loops[k].ins, splits))), next(iter(found), None)
+    )
+
+
 def _by_cost(
     region: GraphPlacer,
     node: Node,
@@ -279,8 +299,12 @@ def _by_cost(
 
 def _order(region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[tuple[Layout, int]]]) -> None:
     """Where several axes split one loop: the order that the largest operand has already, new axes as the minor ones."""
+    mark = region.shared.gradients.get(node.outputs[0].name)
     for k, axes in enumerate(plan.axes):
         if len(axes) < 2:
+            continue
+        if mark is not None and not any(plan.loops[k].ins):  # only the result has that dim
+            plan.axes[k] = sorted(axes, key=mark.dims[plan.loops[k].outs[0] or ""].index)
             continue
         best: tuple[int, int] = (0, 0)
         prefix: tuple[str, ...] = ()

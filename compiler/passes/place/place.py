@@ -14,10 +14,12 @@ from compiler.passes.divide import aside, of_data
 from compiler.passes.place.call import place_nodes
 from compiler.passes.place.effects import check_effects
 from compiler.passes.place.first_pass import check_first_pass, closed, eligible, heads, of_first_pass
+from compiler.passes.place.lists import check_lists, listed, lists_of, mark_counts, mark_lists, of_dims
 from compiler.passes.place.region import Choice, GradMark, GraphPlacer, RelayoutRecord, Shared
 from compiler.passes.place.repeat import export, mark_contents, mark_gradients, summed
 from compiler.passes.place.rules import Rules
 from compiler.passes.prune import prune, prune_nodes
+from compiler.passes.sparse import whole_layout
 from compiler.relayout import relayout_bytes
 from compiler.walk import graph_values, walk
 from dsl.data import dataclass
@@ -39,7 +41,7 @@ class Placed:
 
     `accumulators`: layout in which each gradient (and `loss`, metrics) is summed over the micro-batches.
     What forward puts out beyond loss and metrics, `kept` (as backward takes it in) and `training.saved` correspond by
-    position; so do `totals` (accumulated gradients as the update takes them in) and the trained weights.
+    position; so do `totals` (accumulated gradients as the update takes them in) and `training.added`.
     `rounds` and `finish`: what is needed of whole batches (`compiler.passes.divide`).
     `late`: the part of the backward pass that nobody waits for, where `split` has cut it off; it takes in `crossing`
     (what `backward` puts out for it) besides what backward's inputs were.
@@ -103,17 +105,21 @@ def place(training: Training) -> Placed:
         gradient = rules.storage(w.name, w.value.type, compute[w.name], "gradients", w.loops)
         if gradient != compute[w.name]:
             shared.gradient_storage[w.name] = gradient
+    types = {w.name: w.value.type for w in training.trained}
     states = {
-        s.name: optimizer[s.of] if s.of in optimizer and len(s.value.type.dims) == len(optimizer[s.of].dims)
+        s.name: of_dims(s.value.type, types[s.of], optimizer[s.of]) if s.of in optimizer
         else replicated(len(s.value.type.dims))
         for s in training.states
     }  # fmt: skip
     own = {s.name: rules.declared(s.name, s.value.type, "activations", s.loops) for s in training.model.states}
     states |= own
     for g, w in zip(training.gradients, training.trained, strict=True):
-        dims = dict(zip(w.value.type.names, compute[w.name].dims, strict=True))
-        shared.gradients[g.name] = GradMark(w.name, dims)
+        if w.name not in training.listed:
+            dims = dict(zip(w.value.type.names, compute[w.name].dims, strict=True))
+            shared.gradients[g.name] = GradMark(w.name, dims)
     mark_gradients(training.backward, shared.gradients)
+    mark_lists(training, optimizer, shared.gradients)
+    mark_counts(training, compute, shared.gradients)
 
     def region(graph: Graph, cls: str, axes: tuple[str, ...]) -> GraphPlacer:
         r = GraphPlacer(shared, cls, axes)
@@ -163,21 +169,34 @@ def place(training: Training) -> Placed:
     kept = [_enter(backward, v, shared.layouts[m.name]) for v, m in zip(training.saved, saved, strict=True)]
     _data_inputs(backward, training.backward, training)
     place_nodes(backward, training.backward.nodes)
-    gradients = [_total_gradient(backward, v) for v in training.backward.outputs]
+    of_lists = lists_of(training)
+    gradients = [
+        listed(backward, v, *of_lists[i])
+        if i in of_lists
+        else _total_gradient(backward, v)
+        if i < len(training.gradients)
+        else _as_made(backward, v)
+        for i, v in enumerate(training.backward.outputs)
+    ]
     others = dict.fromkeys(v for v in training.backward.inputs if v not in set(training.saved))
     used = {v for node in backward.nodes for v in node.inputs}
     entered = (*kept, *(others | {t: None for t in known.values() if t in used}))
     backward_graph = prune(Graph("backward", entered, tuple(backward.nodes), tuple(gradients)))
     accumulators = tuple(_untimed(shared.layouts[v.name]) for v in gradients)
+    check_lists(training, gradients, shared.layouts)
 
     update_axes = tuple(a for a in rules.axes if a != TIME)
     update = region(training.update, "optimizer", update_axes)
     totals = []
-    for v, w, layout in zip(training.update.inputs, training.trained, accumulators, strict=False):
-        totals.append(_enter(update, v, layout))
-        update.preferred[v.name] = optimizer[w.name]
-    for v in training.update.inputs[len(training.gradients) :]:
+    added = training.added
+    for v, (name, _), layout in zip(training.update.inputs, added, accumulators, strict=False):
+        totals.append(_enter(update, v, whole_layout(layout)))
+        if name not in training.listed and len(totals) <= len(training.gradients):
+            update.preferred[v.name] = optimizer[name]
+    for v in training.update.inputs[len(added) :]:
         update.define(v, storage[v.name] if v.name in storage else states[v.name])
+        if v.name in training.listed:
+            continue  # only rows of it are read
         if v.name in storage and _refines(v, storage[v.name], optimizer[v.name], rules.sizes):
             update.preferred[v.name] = optimizer[v.name]  # weight decay of its own shard, not of the whole weight
     place_nodes(update, training.update.nodes)

@@ -27,6 +27,7 @@ class Reason(StrEnum):
     WRITTEN = "written by hand: the devices of an axis"
     PASSES = "the pending sum passes through"
     WEIGHT = "the weight stays where it is"
+    STAYS = "the table stays where it is"
     ONLY = "the only dim that the rules allow"
     FEWEST = "fewest bytes moved"
 

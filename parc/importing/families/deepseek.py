@@ -87,7 +87,7 @@ def describe(config: Config) -> Described:
                 plain,
                 turned,
                 config.integer("v_head_dim", 128),
-                (plain + turned) ** -0.5 * rotary.mscale**2,
+                rotary.mscale**2,
             ),
             mixture=Mixture(
                 config.integer("n_routed_experts", 256),

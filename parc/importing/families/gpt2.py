@@ -41,7 +41,7 @@ def describe(config: Config) -> Described:
     config.only("scale_attn_by_inverse_layer_idx", False)
     config.only("add_cross_attention", False)
     config.only("tie_word_embeddings", True)
-    config.ignore("reorder_and_upcast_attn", "n_ctx")
+    config.ignore("reorder_and_upcast_attn", "n_ctx", "n_special", "predict_special_tokens")
     positions, std = config.integer("n_positions", 1024), config.number("initializer_range", 0.02)
     layers, vocab = config.integer("n_layer", 12), config.integer("vocab_size", 50257)
     rates = {

@@ -101,6 +101,8 @@ def describe(config: Config) -> Described:
     """Reads a configuration."""
     found = sizes(config)
     config.only("hidden_act", "silu")
+    config.only("rope_interleaved", False)
+    config.ignore("is_llama_config")  # of SmolLM2
     positions = config.integer("max_position_embeddings", 2048)
     kind = LayerKind("block", read_rotary(config, found.size, 10000.0, positions))
     bias, mlp_bias, tied = (config.flag(k, False) for k in ("attention_bias", "mlp_bias", "tie_word_embeddings"))

@@ -20,8 +20,11 @@ def describe(config: Config) -> Described:
     """Reads a configuration."""
     found = sizes(config)
     config.only("hidden_act", "silu")
-    for key in ("embd_pdrop", "attention_bias", "embedding_pdrop"):
-        config.only(key, False if key == "attention_bias" else 0.0)
+    config.only("embd_pdrop", 0.0)
+    for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
+        config.only(key, False)
+    for key in ("full_attn_mod", "interpolate_factor"):  # of Phi-4-mini, whose own code has them
+        config.only(key, 1)
     positions = config.integer("max_position_embeddings", 4096)
     config.ignore("original_max_position_embeddings")
     tied = config.flag("tie_word_embeddings", False)
