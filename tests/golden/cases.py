@@ -68,6 +68,13 @@ CASES: tuple[Case, ...] = (
     _technique("megatron_recompute", "tp = 4", "megatron(tp)", "recompute block"),
     _technique("context_parallel", "cp = 4", "context_parallel(cp)"),
     _technique("ulysses", "cp = 4", "ulysses(cp)"),
+    _technique(
+        "ring",
+        "cp = 4, tp = 2",
+        "context_parallel(cp)",
+        "tensor_parallel(tp)",
+        "implement block.attention by ring_attention(cp)",
+    ),
     _technique("vocab_parallel", "tp = 4", "vocab_parallel(tp)"),
     _technique("experts", "ep = 4", "moe(ep)", experts=4),
     _technique("one_f_one_b", "pp = 2", _PIPELINE.format("one_f_one_b")),

@@ -94,6 +94,17 @@ KNOWN: dict[str, Facts] = {
         ("B", "block"): {"all_to_all": 6},
         ("U", "-"): {"all_reduce": WEIGHTS - 2, "all_gather": 2},
     },
+    # By hand: keys, values and their positions go round in the forward pass, gradients of the first two back. Heads are
+    # split on another axis by rules: two sums a layer there, as in tensor parallelism; so is the vocabulary.
+    "ring": {
+        ("F", "turn"): {"shift_across": 3},
+        ("F", "block"): {"all_reduce": 2},
+        ("F", "-"): {"all_reduce": 5},
+        ("B", "turn"): {"shift_across": 2},
+        ("B", "block"): {"all_reduce": 2},
+        ("B", "-"): {"all_reduce": 1},
+        ("U", "-"): {"all_reduce": WEIGHTS},
+    },
     # Inputs and outputs of the experts change places, and both gradients; so do the shares (one number per copy), which
     # the backward pass fetches again. The experts' three weights are nobody else's, all others are summed.
     "experts": {
