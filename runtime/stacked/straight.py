@@ -28,7 +28,7 @@ from compiler.program import DeviceClass, Function, Program, listed
 from dsl.data import dataclass
 from runtime.backend import Planner
 from runtime.mesh import Mesh, parted
-from runtime.numpy import CallContext, Env, Into, LocalValue, fuse
+from runtime.numpy import CallContext, Env, Into, LocalValue, fuse, unfold
 from runtime.stacked.called import accumulator, adder, fill_stack, renewing, stack_of, whole_list
 from runtime.stacked.collectives import plan_comm
 from runtime.stacked.files import over, renewed, stack_in_file
@@ -97,7 +97,7 @@ class _Writer(StraightLine):
         stacks: _Stacks | None = None,
     ) -> None:
         """Write the instructions. `names`: value -> Python variable; `stacks`: where values go besides."""
-        body = fuse(body, self.local)
+        body = fuse(unfold(body, self.local), self.local)
         scope = variables(body)
         live = liveness(body, carries)
         for instr, dying in zip(body.nodes, live.after, strict=True):

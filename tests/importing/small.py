@@ -145,6 +145,7 @@ SMALL: dict[str, Configuration] = {
         "id2label": {str(i): str(i) for i in range(10)},
     },
     "t5": T5,
+    "t5_of_5": {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": True, "scale_decoder_outputs": False},
     "t5_gated": {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     "gpt_oss": kin(
         "GptOss",

@@ -340,33 +340,6 @@ def test_servers_hold_the_groups_that_the_mesh_says(mesh: str, sharing: int, wor
     assert worst_server(program, {0: 1, 1: 4, 2: 3, 3: 7}, sharing).bytes == worst
 
 
-# --- what is wrong ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("code", "found"),
-    [
-        ("E0412", text("offload optimizer to disk")),
-        ("E0412", on_cluster(text(MOVED)).replace("host memory 1 MiB, 200 GB/s over host * 1 GB/s\n", "")),
-        ("E0403", text("offload gradients to host")),
-        ("E0403", text("offload optimiser to host")),
-        ("E0404", text("offload optimizer to host in blok")),
-        ("E0570", text("offload optimizer to host prefetch -1")),
-        ("E0570", text("offload optimizer to host prefetch 1000")),
-        ("E0210", text("offload optimizer to host prefetch 0.5")),
-        ("E0542", text(MOVED, optimizer="sgd(lr = 0.1)")),
-        ("E0542", text(f"{MOVED}; offload optimizer to nvme in block")),
-    ],
-)  # fmt: skip
-def test_what_is_wrong_is_told_where_it_stands(code: str, found: str) -> None:
-    with pytest.raises(ParcError) as raised:
-        compiled(found.replace("split b on dp", ""))
-    assert code in [d.code for d in raised.value.diagnostics]
-    d = next(d for d in raised.value.diagnostics if d.code == code)
-    assert d.span is not None and "offload" in found[: d.span.end].rpartition("\n")[2]
-    assert d.help or code == "E0210"
-
-
 def test_the_first_rule_counts() -> None:
     program = compiled(text("split b on dp; offload optimizer to nvme in block.mlp; offload optimizer to host")).program
     there = {s.name: s.memory for s in program.classes[0].states if s.role is Role.OPTIMIZER}

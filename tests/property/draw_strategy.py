@@ -10,6 +10,7 @@ from tests.property.case import Case, Piece
 from tests.property.draw_job import draw_frozen, draw_optimizer, draw_precision, draw_steps
 from tests.property.draw_model import draw_model
 from tests.property.draw_optimizer import with_steps
+from tests.property.draw_tables import with_table
 from tests.property.draw_uneven import uneven
 from tests.property.draw_words import later_words
 from tests.property.drawing import Drawing
@@ -33,9 +34,10 @@ def draw(seed: int) -> Case:
     case = uneven(Random(f"uneven {seed}"), later_words(Random(f"words {seed}"), case, d), d)
     case = sensible(Random(f"sense {seed}"), case, d)
     case = _elsewhere(Random(f"memories {seed}"), case, d)
-    _require_there(case)
     steps = draw_steps(rng, optimizer)
-    return with_steps(case, steps) if steps else case
+    case = with_table(Random(f"table {seed}"), case, d.sizes)
+    _require_there(case)
+    return with_steps(case, steps) if steps and case.optimizer == optimizer else case
 
 
 def _require_there(case: Case) -> None:

@@ -46,10 +46,12 @@ def describe(config: Config) -> Described:
     layers = config.integer("num_layers", 6)
     kinds = {"relu": False, "gated-gelu": True, "gated-gelu_new": True}
     gated = config.choice("feed_forward_proj", kinds, "relu")
-    config.ignore("dense_act_fn", "is_gated_act", "scale_decoder_outputs", "n_positions")
+    config.ignore("dense_act_fn", "is_gated_act", "n_positions")
     config.only("is_encoder_decoder", True)
     config.only("is_decoder", False)
     tied, factor = config.flag("tie_word_embeddings", True), config.number("initializer_factor", 1.0)
+    # transformers 5 ties all, and says apart whether what goes into the head is scaled: up to then, where it was tied
+    scaled = config.flag("scale_decoder_outputs", tied)
     rates = {"drop": config.share("dropout_rate", 0.1)}
     params = {
         "layers": layers,
@@ -94,11 +96,10 @@ def describe(config: Config) -> Described:
     cross = call(
         "cross_attention", cross, "memory", "heads", std="std", size="head_size", plain=True, drop=drop, label="cross"
     )
-    logits = (
-        "logits[b,u,v] = y / sqrt(hidden) @ table"
-        if tied
-        else "logits = linear(y, over v, bias = false, std = std) as head"
-    )
+    found = "y / sqrt(hidden)" if scaled else "y"
+    logits = f"logits[b,u,v] = {found} @ table"
+    if not tied:
+        logits = "logits = " + call("linear", found, "over v", bias=False, std="std", label="head")
     return Described(
         params={name: written(value) for name, value in params.items()},
         head=(
