@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from compiler.evaluate.arguments import Args
 from compiler.evaluate.ranges import Extent
 from compiler.evaluate.values import Bound, CallResults
@@ -103,4 +105,7 @@ def scatter(a: Args) -> Bound:
     if new:
         raise fail("E0210", "`scatter` does not rename", a.expr("over").span)
     _check_rows(a, table.type.size(dim), dim, a.scope.making.extents.get(index))
+    if (count := prod(index.type.shape)) > 2**31 - 1:  # its derivative numbers them
+        message = f"`scatter`: the index {index.type} has {count} rows, and int32 counts up to {2**31 - 1}"
+        raise fail("E0206", message, a.expr("index").span, help="scatter fewer rows at once")
     return a.scope.emit(Scatter(dim), table, src, index, span=a.span, name=a.hint)
