@@ -129,7 +129,9 @@ def test_a_backward_pass_in_two_halves_changes_nothing(tmp_path: Path) -> None:
 def test_halos_and_layout_rules() -> None:
     assert kinds("block.relu", EXAMPLES / "resnet.par", sp=2) == {("halo over sp", "", "forward"): 2}
     table = explain("user_table", EXAMPLES / "recsys.par", dp=4)
-    assert table.changes == () and table.why[0].dims == ("u",) and "layout" in table.why[0].reason
+    assert table.why[0].dims == ("u",) and "layout" in table.why[0].reason
+    (rows,) = table.changes  # of its gradient: those that each device's part of the batch takes, to where they are kept
+    assert (rows.kind, rows.of, rows.phase) == ("all-gather over dp", "gradient", "update")
     assert kinds("liked", EXAMPLES / "recsys.par", dp=4)["reduce-scatter over dp", "", "forward"] == 1
 
 

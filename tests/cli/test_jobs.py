@@ -92,8 +92,8 @@ def test_a_schedule_that_hangs_is_found_before_anything_runs(
     """A lowering that lets two stages wait for each other: the first wants the second's gradient before it sends."""
     honest = driver.compile_job
 
-    def hanging(job: Job, *more: object) -> driver.Compiled:
-        compiled = honest(job, *more)  # type: ignore[arg-type]
+    def hanging(job: Job, *more: Any, **options: Any) -> driver.Compiled:
+        compiled = honest(job, *more, **options)
         program = parse_program(CODES["E0642"].failing)
         return replace(compiled, program=program)
 

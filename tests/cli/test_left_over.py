@@ -60,7 +60,7 @@ def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     ]
     for name in names:
         (tmp_path / name).write_text("x")
-    folder = path.with_name(path.name.replace(chance, "0" * 16))
+    folder = path.with_name(f".parc-{other}-{pid}-{start}-{'0' * 16}.tmp")
     folder.mkdir()
     link = path.with_name(path.name.replace(chance, "1" * 16))
     link.symlink_to("a.tmp")
