@@ -99,12 +99,15 @@ def emulated(axes: dict[str, int], fast: bool = False) -> Step:
     return lambda: float(emulator.step(batch).loss)
 
 
-def contend(title: str) -> None:
-    """In the contender's process: a step, and a line about it, for every line that comes in."""
+def made(title: str) -> Step:
+    """What a contender does."""
     if title in DEVICES:
-        step = emulated(DEVICES[title][0], "--backend fast" in title)
-    else:
-        step = torch_eager() if title == TORCH else serial()
+        return emulated(DEVICES[title][0], "--backend fast" in title)
+    return torch_eager() if title == TORCH else serial()
+
+
+def contend(step: Step) -> None:
+    """In the contender's process: a step, and a line about it, for every line that comes in."""
     for _ in sys.stdin:
         start = time.process_time()
         loss = step()
@@ -114,11 +117,11 @@ def contend(title: str) -> None:
 
 
 class Contender:
-    """A process that does a step when asked."""
+    """A process of the script that does a step when asked."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, script: str = __file__) -> None:
         self.process: subprocess.Popen[str] = subprocess.Popen(
-            [sys.executable, __file__, "--contender", title],
+            [sys.executable, script, "--contender", title],
             env=os.environ | (KEEP if title == SERIAL[1] else {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -144,7 +147,7 @@ def main() -> int:
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender:
-        contend(options.contender)
+        contend(made(options.contender))
         return 0
     error = serial_gpt.check()
     print(f"serial gradients against finite differences: {error:.1e}")

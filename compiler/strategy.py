@@ -14,7 +14,7 @@ from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
 CLASSES = ("weights", "activations", "gradients", "optimizer")
-MOVED = ("optimizer",)
+MOVED = ("optimizer", "weights", "activations")
 """The classes of tensors that can rest in another memory than the devices' own."""
 
 

@@ -2,8 +2,9 @@
 
 With a gradient of zeros each value is followed as an elementwise function of what comes in: a constant, or what came in
 itself. `w - lr * g / (sqrt(s) + eps)` is `w`, for `0 / x` is 0 where x is above 0; that follows from the signs of
-values for any gradient, states among them: those that begin at 0 or above and never fall below. Numbers that depend on
-the step alone (the learning rate) are taken to be finite.
+values for any gradient, states among them: those that begin at 0 or above and never fall below. `0 * x` is 0 where x is
+a number: no quotient by what may be 0, no root of what may be below. Weights, states and what depends on the step alone
+(the learning rate) are taken to be numbers.
 
 And which treat every row by itself: no value of a row depends on another row.
 """
@@ -125,6 +126,60 @@ def _sign_of_map(op: Map, signs: Sequence[int], operands: Sequence[Value]) -> in
     return UNKNOWN
 
 
+# --- what is a number, whatever the gradient is --------------------------------------------------------------------
+
+_ALWAYS = (
+    "add",
+    "sub",
+    "mul",
+    "neg",
+    "abs",
+    "sign",
+    "floor",
+    "relu",
+    "maximum",
+    "minimum",
+    "where",
+    "tanh",
+    "sigmoid",
+) + ("erf", "erfc", "sin", "cos", "exp", "not", "and", "or", "lt", "le", "gt", "ge", "eq", "ne")
+"""Functions whose result is a number for all numbers (too large ones aside)."""
+
+
+def _numbers(graph: Graph, signs: Mapping[Value, int]) -> set[Value]:
+    """The values whose elements are numbers, neither infinite nor nan."""
+    found = set(graph.inputs)
+    of_step = {graph.inputs[0]}
+    for node in graph.nodes:
+        if all(v in of_step for v in node.inputs):
+            of_step.update(node.outputs)
+            found.update(node.outputs)
+        elif all(v in found for v in node.inputs) and _is_number(node, signs):
+            found.update(node.outputs)
+    return found
+
+
+def _is_number(node: Node, signs: Mapping[Value, int]) -> bool:
+    op = node.op
+    if not isinstance(op, Map):
+        return True
+    rest = iter(node.inputs)
+    given = [signs[next(rest)] if s is None else _of_number(s) for s in op.slots]
+    match op.fn:
+        case "div":
+            return given[1] == POSITIVE or (op.slots[1] is not None and op.slots[1] != 0)
+        case "sqrt":
+            return given[0] >= NOT_NEGATIVE
+        case "rsqrt" | "log":
+            return given[0] == POSITIVE
+        case "log1p":
+            return given[0] >= NOT_NEGATIVE
+        case "pow":
+            power = op.slots[1]
+            return given[0] == POSITIVE or (power is not None and power > 0 and power == int(power))
+    return op.fn in _ALWAYS
+
+
 # --- values, where the gradient is zero ----------------------------------------------------------------------------
 
 
@@ -147,7 +202,7 @@ class _Facts:
     def __init__(
         self, graph: Graph, signs: Mapping[Value, int], before: Collection[Value], touched: Value | None
     ) -> None:
-        self.signs = signs
+        self.signs, self.numbers = signs, _numbers(graph, signs)
         self.of: dict[Value, _Fact] = {v: _Fact(same=v) if v in before else _NOTHING for v in graph.inputs}
         self.of[graph.inputs[2]] = _Fact(number=0.0)
         if touched is not None:
@@ -162,7 +217,8 @@ class _Facts:
         if isinstance(op, Map):
             return self._of_map(op, node.inputs)
         if isinstance(op, (Reduce, Contract)):
-            return _Fact(number=0.0) if any(f.number == 0 for f in given) else _NOTHING
+            fine = all(v in self.numbers for v in node.inputs)
+            return _Fact(number=0.0) if fine and any(f.number == 0 for f in given) else _NOTHING
         if isinstance(op, Cast) and node.inputs[0].type.dtype != op.dtype:
             return _Fact(number=given[0].number)
         if isinstance(op, Broadcast) and node.inputs[0].type.dims != op.dims:
@@ -180,7 +236,7 @@ class _Facts:
                 return b
             case "add" | "sub" if b.number == 0:
                 return a
-            case "mul" if 0 in numbers:
+            case "mul" if 0 in numbers and all(v in self.numbers for v in operands):
                 return _Fact(number=0.0)
             case "mul" | "div" if b.number == 1:
                 return a

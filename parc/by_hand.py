@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compiler.evaluate.sizes import Sizes
 from compiler.implement.alone import ScopeAlone, alone
@@ -19,6 +20,10 @@ from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic
 from dsl.replacing import replacing
 from dsl.source import Source
+
+if TYPE_CHECKING:
+    from compiler.evaluate import Evaluation
+    from parc.api.options import File, Options
 
 AFFORDABLE = 1e8
 """Operations and elements of a scope that are computed within a fraction of a second."""
@@ -38,6 +43,19 @@ class TriedByHand:
     def __str__(self) -> str:
         found = {True: "equal to what it replaces", False: "something else", None: "not tried: it is too large"}
         return f"{self.job}: {self.scope}, written by hand: {found[self.equal]}"
+
+
+def tried_by_hand(
+    file: File, evaluation: Evaluation, options: Options
+) -> tuple[tuple[TriedByHand, ...], tuple[Diagnostic, ...]]:
+    """As `tried`, of the job of a file that has been evaluated with these options."""
+    if not evaluation.job.strategy.implementations:
+        return (), ()
+    from parc.api.compiling import sizes
+
+    said = [(k, v) for k, v in sorted(options.items()) if k in ("params", "job", "strategy")]
+    sized = sizes(file, {**options, "double": True})
+    return tried(evaluation.job, sized, evaluation.sources.values(), repr(said))
 
 
 def tried(

@@ -19,7 +19,8 @@ from compiler.layout import nested
 from compiler.memory.tiers import FIRST
 from compiler.model import Job
 from compiler.origin import Role, outer, scopes
-from compiler.strategy import MeshAxis, RecomputeRule, ShardRule, SplitRule, Strategy
+from compiler.passes.offload import resting
+from compiler.strategy import MOVED, MeshAxis, OffloadRule, RecomputeRule, ShardRule, SplitRule, Strategy
 from compiler.verify import verify
 from compiler.walk import walk
 from dsl.data import dataclass
@@ -38,6 +39,9 @@ EFFORT = 100_000
 
 FACTORS = (2, 4, 8, 32)
 """As many times the micro-batches are tried."""
+
+HOST = "host"
+"""The memory that states are moved to; disks are slower than anything that is tried besides."""
 
 SCOPES = 3
 """Scopes within a loop that are tried for recomputation: those that most is saved of."""
@@ -189,6 +193,7 @@ def changes(compiled: Compiled, needs: Needs) -> Iterator[RuleChange]:
     data = [a for a in data if sizes.get(a, 1) > 1]
     yield from _recompute(compiled, needs)
     yield from _shards(compiled, data)
+    yield from _offloads(compiled)
     if batch is not None:
         yield from _microbatches(strategy, *batch)
     yield from _positions(compiled.job, batch[0] if batch else "")
@@ -240,6 +245,19 @@ def _shards(compiled: Compiled, data: Sequence[str]) -> Iterator[RuleChange]:
                     rule = ShardRule(classes, axis, None, pad, strategy.span)
                     text = f"shard {', '.join(classes)} on {axis}{' pad' if pad else ''}"
                     yield RuleChange("shard", text, _added("shards", rule))
+
+
+def _offloads(compiled: Compiled) -> Iterator[RuleChange]:
+    """To the host, if the cluster has one with memory: the optimizer's states; weights and what is saved, too."""
+    job = compiled.job
+    if job.cluster is None or HOST not in job.cluster.tiers:
+        return
+    done = {c for r in job.strategy.offloads if r.scope is None for c in r.classes}
+    there = {c for c, names in resting(compiled.training).paths.items() if names and c not in done}
+    classes = [c for c in MOVED if c in there]
+    for n in range(1, len(classes) + 1):
+        rule = OffloadRule(tuple(classes[:n]), HOST, None, span=job.strategy.span)
+        yield RuleChange("offload", f"offload {', '.join(classes[:n])} to {HOST}", _added("offloads", rule))
 
 
 def _uneven(compiled: Compiled, axis: str) -> bool:

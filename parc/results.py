@@ -99,6 +99,16 @@ class Results:
         others = (*found, "total", *(["capacity"] if family == "memory" else []))
         return found[one] if one in found else _member(f"{family}.{one}", one, roles, others)
 
+    def _elsewhere(self, kind: str, one: str) -> int | float:
+        """Of a memory besides the devices' own: a device's part, in the server that needs most. Raises ParcError: E0801
+        for the capacity if the job has no cluster."""
+        from parc.memory import capacities, elsewhere
+
+        if one == "peak":
+            return elsewhere(self.compiled).get(kind, 0)
+        assert self.simulation.cluster is not None
+        return _whole(capacities(self.compiled.job).get(kind, 0.0))
+
     def get(self, name: str) -> int | float:
         """A result by its name (`compiler.evaluate.checks.RESULTS` and `FAMILIES`), in base units.
 
@@ -122,6 +132,8 @@ class Results:
         family, _, one = name.partition(".")
         if family in ("memory", "program_memory"):
             return self._memory(family, one)
+        if family.endswith("_memory"):
+            return self._elsewhere(family.removesuffix("_memory"), one)
         if one:
             by_axes = self.timeline.exposed_by_axis if family == "exposed" else self.timeline.traffic
             axes = [a.name for a in program.axes if a.kind == "mesh"]

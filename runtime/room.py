@@ -17,7 +17,7 @@ from compiler.graph import Graph, Type, Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.memory.action import STATIC, Replay
 from compiler.memory.peak import ClassMemory
-from compiler.memory.tiers import FIRST
+from compiler.memory.tiers import FILES, FIRST
 from compiler.model import Training
 from compiler.ops.effects import Input
 from compiler.origin import Role
@@ -63,9 +63,10 @@ def stacked(program: Program) -> int:
     lasting, kept, passing = 0, 0, 0
     for cls in added_early(program).classes:
         memory = _Stacked(program, cls)
-        lasting += len(cls.groups) * sum(n for (_, role), of in memory.static.items() if role in LASTING for _, n in of)
+        here = [of for (kind, role), of in memory.static.items() if role in LASTING and kind not in FILES]
+        lasting += len(cls.groups) * sum(n for of in here for _, n in of)
         for group in cls.groups:
-            roles = [r for peak in memory.use(group).values() for r in peak.roles.items()]
+            roles = [r for kind, peak in memory.use(group).items() if kind not in FILES for r in peak.roles.items()]
             mine = sum(n for role, n in roles if role in (*STATIC, Role.GRADIENT, Role.SAVED, Role.INPUT))
             kept += mine
             passing = max(passing, sum(n for _, n in roles) - mine)
@@ -78,14 +79,15 @@ def private(program: Program) -> int:
     total = 0
     for cls in program.classes:
         memory = ClassMemory(program, cls)
-        total += sum(each * peak.bytes for group in cls.groups for peak in memory.use(group).values())
+        uses = [memory.use(group).items() for group in cls.groups]
+        total += sum(each * peak.bytes for use in uses for kind, peak in use if kind not in FILES)
     return total + _batch(program) + each * program.groups * (DEVICE + MICROBATCH * program.microbatches)
 
 
 def _logical(program: Program) -> int:
-    """Weights and states, each once."""
-    found = {logical(s): logical_type(s, c) for c in program.classes for s in c.states if s.role in LASTING}
-    return sum(stored(type) for type in found.values())
+    """Weights and states, each once; those in files are not made as a whole."""
+    states = [(s, c) for c in program.classes for s in c.states if s.role in LASTING and s.memory not in FILES]
+    return sum({logical(s): stored(logical_type(s, c)) for s, c in states}.values())
 
 
 def _batch(program: Program) -> int:

@@ -185,7 +185,12 @@ def _bind_patterns(
 
 
 def match_pattern(target: ast.Target, x: Value, inner: Scope, span: Span, what: str) -> None:
-    """Bind the pattern's local names to the dims of `x`, in order."""
+    """Bind the pattern's local names to the dims of `x`, in order.
+
+    In an implementation a name may be met again with another size: pieces of a dim and the whole have one name, of
+    which the first size counts (types look whether they meet).
+    """
+    pieces = inner.making.by_hand is not None
     names = target.dims or ()
     dims = x.type.dims
     if len(names) != len(dims) and not (target.rest and len(names) <= len(dims)):
@@ -196,6 +201,8 @@ def match_pattern(target: ast.Target, x: Value, inner: Scope, span: Span, what: 
     inner.rest.update(dict.fromkeys(d.name for d in dims[:first]))
     for name, dim in zip(names, dims[first:]):
         known = inner.dims.get(name.id)
+        if pieces and known is not None and known.name == dim.name:
+            continue
         if known is not None and known != dim:
             message = (
                 f"`{name.id}` of `{what}` is {_show(known)} in one argument and {_show(dim)} in `{target.name.id}`"

@@ -12,6 +12,7 @@ from compiler.evaluate.modules import Module
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import Skip, Static, show_static
+from compiler.memory.tiers import EXAMPLES
 from dsl import ast
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError, did_you_mean, fail
@@ -43,6 +44,7 @@ RESULTS: dict[str, Dimension] = {
     "memory.needed": BYTES,
     "memory.total": BYTES,
     "memory.capacity": BYTES,
+    **{f"{kind}_memory.{what}": BYTES for kind in EXAMPLES for what in ("peak", "capacity")},
     "program_memory.peak": BYTES,
     "program_memory.total": BYTES,
     "peak_flops": FLOP_PER_SECOND,
@@ -58,7 +60,8 @@ RESULTS: dict[str, Dimension] = {
 """What a check can ask of a job: of its program, of the memory of its devices, and what `parc cost` tells of a step.
 
 `memory` is that of the software of the job's cluster: allocated at the peak, `reserved` for that, and `needed` with the
-driver's, which has to fit; `program_memory` that of the program's own values. Without a cluster they are the same."""
+driver's, which has to fit; `program_memory` that of the program's own values. Without a cluster they are the same.
+`host_memory` and the like are a device's part of other memories, in the server that needs most."""
 
 FAMILIES: dict[str, Dimension] = {"memory": BYTES, "program_memory": BYTES, "exposed": SECONDS, "sent": BYTES}
 """Results of which a job has several: by role (`memory.optimizer`), or by axis (`exposed.tp`, `sent.dp`)."""

@@ -20,7 +20,8 @@ from compiler.implement.logical import DeviceDim
 from compiler.implement.pieces import of_dims
 from compiler.implement.replacing import Implementation, ReplacedScope, replaced
 from compiler.model import Model
-from compiler.origin import within
+from compiler.origin import Origin, within
+from compiler.passes.copying import copy_graph
 from compiler.strategy import ImplementRule, MeshAxis
 from compiler.walk import graph_values
 from dsl import ast
@@ -60,17 +61,29 @@ def implementation(
         used = {v.name: v.size for v in inner.vars.values() if isinstance(v, AxisRef)}
         sizes = {a.name: a.size for a in axes if a.name in used}
         params = [v for v, _, _ in by_hand.inputs]
-        graph = Graph(path, tuple(params), tuple(frame.builder.nodes), tuple(results))
+        graph = _called_as_written(Graph(path, tuple(params), tuple(frame.builder.nodes), tuple(results)))
         spans = _returned(entry, len(results))
         entered = (of_dims(dims) for _, _, dims in by_hand.inputs)
         pieces = check_graph(graph, entered, sizes, spans)
         dims = tuple(
-            tuple((d, p.split(d)) for d in v.type.names if p.split(d)) for v, p in zip(results, pieces, strict=True)
+            tuple((d, p.split(d)) for d in v.type.names if p.split(d))
+            for v, p in zip(graph.outputs, pieces, strict=True)
         )
-        _check_results(record, results, dims, sizes, entry, spans)
+        _check_results(record, graph.outputs, dims, sizes, entry, spans)
     devices = tuple(DeviceDim(a, Dim(a, n)) for a, n in sizes.items())
     inputs = tuple((name, of) for _, name, of in by_hand.inputs)
     return Implementation(path, graph, inputs, dims, devices, statement.span)
+
+
+def _called_as_written(graph: Graph) -> Graph:
+    """The graph, in which each value's path is that of the variable: of what is assigned again, too (`x_1`)."""
+    names = {v.name for v in graph_values(graph)}
+
+    def path(v: Value) -> tuple[str, Origin]:
+        stem, _, number = v.name.rpartition("_")
+        return v.name, Origin(stem if number.isdigit() and stem in names else v.name)
+
+    return copy_graph(graph, Names(), path)
 
 
 # --- what is replaced -----------------------------------------------------------------------------------------

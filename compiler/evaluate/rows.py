@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from compiler.evaluate.arguments import Args
 from compiler.evaluate.ranges import Extent
 from compiler.evaluate.values import Bound, CallResults
@@ -25,9 +27,9 @@ def touched(a: Args) -> Bound:
     """`touched(g)`: which rows of the weight the step has taken; `true` for a weight of which no rows are taken."""
     making = a.scope.making
     if making.kind != "optimizer":
-        raise fail("E0580", "`touched` is for optimizers: which rows of the weight the step has taken", a.span)
+        raise fail("E0339", "`touched` is for optimizers: which rows of the weight the step has taken", a.span)
     if (g := a.tensor("g")) is not making.gradient:
-        raise fail("E0580", "`touched` is asked of the gradient `g`", a.expr("g").span, help="`touched(g)`")
+        raise fail("E0339", "`touched` is asked of the gradient `g`", a.expr("g").span, help="`touched(g)`")
     if not making.taken:
         return True
     if making.touched is None:
@@ -103,4 +105,7 @@ def scatter(a: Args) -> Bound:
     if new:
         raise fail("E0210", "`scatter` does not rename", a.expr("over").span)
     _check_rows(a, table.type.size(dim), dim, a.scope.making.extents.get(index))
+    if (count := prod(index.type.shape)) > 2**31 - 1:  # its derivative numbers them
+        message = f"`scatter`: the index {index.type} has {count} rows, and int32 counts up to {2**31 - 1}"
+        raise fail("E0206", message, a.expr("index").span, help="scatter fewer rows at once")
     return a.scope.emit(Scatter(dim), table, src, index, span=a.span, name=a.hint)

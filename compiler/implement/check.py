@@ -264,9 +264,9 @@ class Checker:
         """The body is followed until nothing changes; whose pieces it works on may grow with the iterations."""
         given = [self.known[v] for v in node.inputs]
         carried = given[: op.carries]
-        for v, p in zip(node.inputs[op.carries : op.carries + op.stacks], given[op.carries :]):
+        for p in given[op.carries : op.carries + op.stacks]:
             if p.dims.get(op.label):
-                raise messages.split_loop(node, v, op.label)
+                raise messages.split_loop(node, op.label, p.split(op.label)[0])
         for _ in range(_ROUNDS):
             for i, param in enumerate(op.body.inputs):
                 outer = node.inputs[i]

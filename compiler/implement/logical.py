@@ -96,9 +96,14 @@ class Together:
                 x = self._cut(x, dim, axes, param, span)
         self.env[param] = x
 
-    def whole(self, value: Value, dims: Iterable[tuple[str, Sequence[str]]], span: Span) -> Value:
-        """The whole that a result is pieces of."""
-        x = self.env[value]
+    def whole(self, value: Value, dims: Iterable[tuple[str, Sequence[str]]], order: Iterable[str], span: Span) -> Value:
+        """The whole that a result is pieces of; order: its dims. They are in it before pieces are joined: what comes
+        behind that has no dims of devices, and is not for pieces any more."""
+        x, dims = self.env[value], list(dims)
+        before = {dim: [self.dims[a].name for a in axes] for dim, axes in dims}
+        wanted = tuple(n for dim in order for n in (*before.get(dim, ()), dim))
+        if x.type.names != wanted:
+            x = self.add(Transpose(wanted), x, of=value, span=span, word="each")
         for dim, axes in dims:
             if axes:
                 x = self._joined(x, dim, axes, dim, value, span, "whole")

@@ -215,9 +215,11 @@ def of_loop(op: Op, loop: Loop, axis: str) -> str:
 # --- loops --------------------------------------------------------------------------------------------------
 
 
-def split_loop(node: Node, x: Value, label: str) -> ParcError:
+def split_loop(node: Node, label: str, axis: str) -> ParcError:
     """A stack that is cut along the loop."""
-    return fail("E0427", f"{name_of(x)} is split along the loop `{label}` itself", node.span, notes=_made(x))
+    message = f"`{label}` goes along a dim of which each device of `{axis}` has only its own positions"
+    help = f"`all_gather(…, {axis}, over …)` before it, or leave the dim whole"
+    return fail("E0427", message, node.span, help=help)
 
 
 def never_the_same(node: Node) -> ParcError:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from compiler.graph import Graph, Names, Node, Value
 from compiler.implement.logical import DeviceDim, Together
 from compiler.model import Model
-from compiler.ops.elementwise import Cast, Transpose
+from compiler.ops.elementwise import Cast
 from compiler.ops.repeat import Repeat
 from compiler.origin import within
 from compiler.passes.prune import prune
@@ -114,9 +114,7 @@ def logical(what: Implementation, place: ReplacedScope, names: Names) -> list[No
     together.run(what.graph.nodes)
     env: dict[Value, Value] = {}
     for v, dims, result in zip(what.graph.outputs, what.results, place.results, strict=True):
-        x = together.whole(v, dims, what.span)
-        if x.type != result.type:
-            x = together.add(Transpose(result.type.names), x, of=result, span=what.span)
+        x = together.whole(v, dims, result.type.names, what.span)
         if x in entered or x in env:  # it is given back as it is, or twice
             x = together.add(Cast(result.type.dtype), x, of=result, span=what.span)
         env[x] = result

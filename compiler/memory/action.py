@@ -41,7 +41,7 @@ from compiler.ops.effects import Accumulate, Input, Load, Read, Save
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import LASTING, DeviceClass, Function, listed
+from compiler.program import LASTING, DeviceClass, Function, StateDecl, listed
 from dsl.data import dataclass
 
 STATIC = (*LASTING, Role.REPORT)
@@ -85,6 +85,11 @@ class MemoryEffect:
 
     delta: Totals
     peaks: dict[str, Top] = field(default_factory=dict)
+
+
+def declared(decl: StateDecl, sizes: Mapping[str, int]) -> tuple[int, int]:
+    """Bytes of a state's buffer on a device, and how many there are: lists of rows have one for each micro-batch."""
+    return local_type(decl.type, decl.layout, sizes).bytes, sizes[TIME] if listed(decl) else 1
 
 
 class Replay:
@@ -258,9 +263,8 @@ class Replay:
         self.saved[name] = b
 
     def _declared(self, name: str) -> int:
-        decl = self.states[name]
-        parts = self.sizes[TIME] if listed(decl) else 1
-        return local_type(decl.type, decl.layout, self.sizes).bytes * parts
+        size, parts = declared(self.states[name], self.sizes)
+        return size * parts
 
     def accumulator(self, name: str) -> Buffer:
         """The buffer of an accumulator that an earlier action has set."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from compiler.graph import Type
 from compiler.layout import Layout, local_type
-from compiler.memory.action import Where
+from compiler.memory.action import Where, declared
 from compiler.memory.lifetimes import TracedMemory
 from compiler.memory.occupancy import summit
 from compiler.origin import Role
@@ -76,7 +76,7 @@ def _of_others(
     """What earlier actions have accumulated or put out, and what is saved for other micro-batches than the action's."""
     for name in sorted(_accumulated(memory, before)):
         if memory.states[name].memory == kind:
-            yield name, memory.states[name].role, memory.declared(name), 1
+            yield name, memory.states[name].role, *declared(memory.states[name], memory.sizes)
     shown: set[str] = set()  # what is saved and put out as well
     for variant in dict.fromkeys(v[:2] for v in memory.replays):
         lives = memory.lives(next(v for v in memory.replays if v[:2] == variant))

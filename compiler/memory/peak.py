@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import rounds
-from compiler.memory.action import STATIC, MemoryEffect, Replay, Totals
+from compiler.memory.action import STATIC, MemoryEffect, Replay, Totals, declared
 from compiler.memory.held import Buffer, copies
 from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Accumulate, Input
@@ -96,9 +96,9 @@ class ClassMemory:
         return self.replay(self.cls, self.sizes)
 
     def declared(self, name: str) -> int:
-        """Bytes of a state on a device."""
-        decl = self.states[name]
-        return local_type(decl.type, decl.layout, self.sizes).bytes
+        """Bytes of a state on a device, of all its parts."""
+        size, parts = declared(self.states[name], self.sizes)
+        return size * parts
 
     def _add_up(self, schedule: Iterable[tuple[tuple[FunctionKey, ...], int]]) -> MemoryUse:
         now: Totals = {key: sum(n for _, n in items) for key, items in self.static.items()}

@@ -12,6 +12,8 @@ from dsl.source import Span
 FIRST = "hbm"
 """The memory in which devices compute. What is said to be in none lies there."""
 
+FILES = ("nvme",)
+"""Memories that are files where programs are run here."""
 
 EXAMPLES = {"host": "`host memory 768 GiB, 200 GB/s over 32 GB/s`", "nvme": "`nvme capacity 3.2 TB over 6 GB/s`"}
 """The memories that a server may have besides its devices' own, each as a cluster describes it."""

@@ -17,15 +17,16 @@ from compiler.model import Training
 from compiler.ops.call import Call
 from compiler.ops.effects import Read, Write
 from compiler.ops.move import Move
-from compiler.origin import Phase, Role, within
+from compiler.origin import Role, within
 from compiler.passes.copying import substituted
+from compiler.passes.elsewhere import Elsewhere, away, here
 from compiler.passes.paged import Tier, paged
-from compiler.program import ORIGINS, DeviceClass, Function, FunctionPhase, Program, StateDecl
+from compiler.program import DeviceClass, Function, FunctionPhase, Program, StateDecl
 from compiler.strategy import OffloadRule
 from compiler.walk import called, graph_values
 from dsl.data import dataclass
 
-CLASS_OF = {Role.OPTIMIZER: "optimizer"}
+CLASS_OF = {Role.OPTIMIZER: "optimizer", Role.WEIGHT: "weights", Role.SAVED: "activations"}
 """The class of tensors, as strategies call it, of the buffers of a role."""
 
 
@@ -42,7 +43,10 @@ class Resting:
 def resting(training: Training) -> Resting:
     """What of a training can."""
     owner = {s.name: s.of for s in training.states if s.of is not None}
-    return Resting({"optimizer": owner}, owner, {w.name: frozenset(w.loops) for w in training.model.weights})
+    weights = training.model.weights
+    saved = {v.name: v.origin.path for v in training.saved}
+    paths = {"optimizer": owner, "weights": {w.name: w.name for w in weights}, "activations": saved}
+    return Resting(paths, owner, {w.name: frozenset(w.loops) for w in weights})
 
 
 def offload(program: Program, rules: Sequence[OffloadRule], of: Resting) -> Program:
@@ -61,26 +65,13 @@ def offload(program: Program, rules: Sequence[OffloadRule], of: Resting) -> Prog
         mine = {s.name: tiers[key] for s in cls.states if (key := (CLASS_OF.get(s.role, ""), s.logical)) in tiers}
         states = tuple(replace(s, memory=mine[s.name].memory) if s.name in mine else s for s in cls.states)
         if id(cls.functions) not in made:
-            update = _Update(cls.states, mine, of)
+            update, others = _Update(cls.states, mine, of), Elsewhere(mine)
             made[id(cls.functions)] = tuple(
-                replace(f, body=update.run(f.body)) if f.phase is FunctionPhase.UPDATE else f for f in cls.functions
+                replace(f, body=(update if f.phase is FunctionPhase.UPDATE else others).run(f.body))
+                for f in cls.functions
             )
         classes.append(replace(cls, states=states, functions=made[id(cls.functions)]))
     return program.with_classes(classes)
-
-
-def here(value: Value, names: Names) -> Value:
-    """What stands in device memory for a value that rests elsewhere."""
-    return _moved(value, f"{value.name}.here", FIRST, names)
-
-
-def away(value: Value, memory: str, names: Names) -> Value:
-    """What rests in another memory of a value that was made here."""
-    return _moved(value, f"{value.name}.away", memory, names)
-
-
-def _moved(value: Value, name: str, memory: str, names: Names) -> Value:
-    return Value(names.fresh(name), value.type, origin=ORIGINS[Phase.MOVED], layout=value.layout, memory=memory)
 
 
 class _Update:

@@ -230,8 +230,8 @@ PASSES: tuple[Pass, ...] = (
     Pass("lower", _lower, lambda w: w.program),  # functions with effects, collectives, schedules
     Pass("late_values", _late_values, lambda w: w.program),  # what is made for a weight, as late as can be
     Pass("early_writes", _early_writes, lambda w: w.program),  # new contents, as early as can be
-    Pass("offload", _offload, lambda w: w.program),  # what rests in other memories is moved in and out
     Pass("mark_regions", _mark_regions, lambda w: w.program),  # what systems compute as one
+    Pass("offload", _offload, lambda w: w.program),  # what rests in other memories is moved in and out
 )
 
 NAMES = tuple(p.name for p in PASSES)

@@ -7,6 +7,7 @@ unroll    back to the list
 loops     as plain loops, whose steps have chunks and micro-batches of their own
 visits    the order where groups have several stages of a graph
 find_hang simulation of all groups
+moments   that none hangs, at once, where it can be seen so
 """
 
 from __future__ import annotations

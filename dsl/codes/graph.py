@@ -173,4 +173,20 @@ CODES: tuple[Code, ...] = (
         _model("weight w[d]\ny[b] = x @ w\nloss sum(y)", job="infer m()"),
         _model("weight w[d]\ny[b] = x @ w\noutput y\nloss sum(y)", job="infer m()"),
     ),
+    Code(
+        "E0339",
+        "rows of which nobody asks",
+        "`touched(g)` says in an optimizer which rows of its weight the step has taken (`true` for a weight of\n"
+        "which no rows are taken). It is asked of the gradient `g` as it comes in.",
+        _model(
+            _FIT,
+            "optimizer mine(lr) {\n  w = w - lr * where(touched(2 * g), g, 0.0)\n}\n",
+            "train m()\noptimizer mine(lr = 0.1)",
+        ),
+        _model(
+            _FIT,
+            "optimizer mine(lr) {\n  w = w - lr * where(touched(g), g, 0.0)\n}\n",
+            "train m()\noptimizer mine(lr = 0.1)",
+        ),
+    ),
 )

@@ -112,9 +112,10 @@ CODES: tuple[Code, ...] = (
         "this machine has too little memory for it",
         "The emulator holds the values of all devices, and a proof those of the serial program as well. What that\n"
         "takes is told from the lowered program, before anything is allocated, and held against what there is: free\n"
-        "memory, the limits of the control group, and those of the process (`ulimit -v`). `parc check`, `compile`,\n"
-        "`cost` and `report` need no such memory, and `parc verify --small` proves the same strategy in the smallest\n"
-        "sizes.",
+        "memory, the limits of the control group, and those of the process (`ulimit -v`). What rests on the servers'\n"
+        "disks lies in a file in the folder for temporary files, where there must be room for it. `parc check`,\n"
+        "`compile`, `cost` and `report` need no such memory, and `parc verify --small` proves the same strategy in\n"
+        "the smallest sizes.",
         _LARGE.format(2**32),
         _LARGE.format(2**6),
     ),

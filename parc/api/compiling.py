@@ -77,6 +77,7 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
     from compiler.readers import paths
     from dsl.diagnostics import Diagnostics, ParcError
     from dsl.files import data_file
+    from parc.by_hand import tried_by_hand
 
     overrides, job = texts(options.get("params")), options.get("job")
     found = Diagnostics()
@@ -116,19 +117,6 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
 
         require(checks, jobs, told)
     return Checked(tuple(found), tuple(jobs), tuple(by_hand))
-
-
-def tried_by_hand(
-    file: File, evaluation: Evaluation, options: Options
-) -> tuple[tuple[TriedByHand, ...], tuple[Diagnostic, ...]]:
-    """What becomes of a job's implementations by themselves: errors where one is something else than its scope."""
-    if not evaluation.job.strategy.implementations:
-        return (), ()
-    from parc.by_hand import tried
-
-    said = [(k, v) for k, v in sorted(options.items()) if k in ("params", "job", "strategy")]
-    sized = sizes(file, {**options, "double": True})
-    return tried(evaluation.job, sized, evaluation.sources.values(), repr(said))
 
 
 def _verified(compiled: Compiled, sized: Sized | None = None) -> tuple[Diagnostic, ...]:

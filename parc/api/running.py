@@ -132,6 +132,17 @@ def _run(
     return found
 
 
+def _require_equal_alone(file: File, options: Options) -> None:
+    """Raise ParcError (E0430) unless each implementation computes what its scope does, by itself."""
+    from dsl.diagnostics import ParcError
+    from parc.by_hand import tried_by_hand
+
+    _, found = tried_by_hand(file, evaluate(file, **options), options)
+    errors = [d for d in found if d.severity == "error"]
+    if errors:
+        raise ParcError(*errors)
+
+
 def _filled(compiled: Compiled) -> list[InputDecl]:
     """The inputs that the job's data fill."""
     from compiler.program import InputDecl
@@ -231,6 +242,8 @@ def _verify(
         here = ["stacked", "private"] if engine.place is None else ["stacked"]
     if small is None:
         compiled = compile(file, **options)
+        if compiled.job.strategy.implementations:
+            _require_equal_alone(file, options)
         require_machine(Asked(compiled.program, here, compiled.training, compiled.job.span, sizes(file, options)))
         own: Options = {**options, "double": False}
         require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)

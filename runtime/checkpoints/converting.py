@@ -24,7 +24,7 @@ from runtime.checkpoints.saving import (
     unwritable,
     write_manifest,
 )
-from runtime.checkpoints.shard_file import STORED, Array, Watch, read_shard, write_shard
+from runtime.checkpoints.shard_file import STORED, Array, Disk, Watch, read_shard, write_shard
 from runtime.numpy import STORAGE
 
 Owned = Mapping[int, Sequence[tuple[str, Spans]]]
@@ -149,17 +149,17 @@ def convert(
     written = 0
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with new_folder(folder, watch) as made:
+        with new_folder(folder, watch) as made, Disk() as disk:
             saved = []
             for rank in range(shards.devices):
                 order = [(lot.name, lot.spans, ITEMSIZE[lot.decl.type.dtype]) for lot in shards.of(rank)]
                 for i, parts in enumerate(files(order, largest)):
                     held = source.read(parts, {name: tensors[name].dtype for name, _ in parts})
-                    saved.append(
-                        write_shard(made / file_name(rank, i), parts, tensors, lambda n, s, h=held: h[n, s], watch)  # type: ignore[misc]
-                    )
+                    path = made / file_name(rank, i)
+                    saved.append(write_shard(path, parts, tensors, lambda n, x, h=held: h[n, x], disk, watch))  # type: ignore[misc]
                     written += sum(x.nbytes for x in held.values())
             moment = replace(found.manifest.moment, job=program.name, program=digest(program), devices=program.devices)
+            disk.wait()
             write_manifest(made, Manifest(moment, tensors, tuple(saved)), watch)
     except OSError as error:
         raise unwritable(folder, error) from None

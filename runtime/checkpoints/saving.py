@@ -18,7 +18,7 @@ from dsl.data import dataclass
 from dsl.diagnostics import fail
 from dsl.replacing import new_folder, remove_folder
 from runtime.checkpoints.manifest import NAME, Manifest, RunPoint, SavedFile, SavedTensor
-from runtime.checkpoints.shard_file import Array, Watch, write_shard
+from runtime.checkpoints.shard_file import Array, Disk, Watch, write_shard
 from runtime.executor import Executor
 from runtime.mesh import parted
 
@@ -79,10 +79,11 @@ def save(
     try:
         where.folder.mkdir(parents=True, exist_ok=True)
         target = _free(where.folder, moment.step)
-        with new_folder(target, watch) as folder:
+        with new_folder(target, watch) as folder, Disk() as disk:
             found: list[SavedFile] = []
             for rank in range(shards.devices):
-                found += _of_device(folder, rank, shards, tensors, held, largest, watch)
+                found += _of_device(folder, rank, shards, tensors, held, largest, disk, watch)
+            disk.wait()
             write_manifest(folder, Manifest(moment, tensors, tuple(found)), watch)
         for old in whole(where.folder)[: -where.keep] if where.keep else ():
             remove_folder(old, watch)
@@ -145,6 +146,7 @@ def _of_device(
     tensors: dict[str, SavedTensor],
     held: Mapping[tuple[int, str], Array],
     largest: int,
+    disk: Disk,
     watch: Watch,
 ) -> list[SavedFile]:
     """The files of a device."""
@@ -164,4 +166,4 @@ def _of_device(
         return np.asarray(x[lead][tuple(inner)])
 
     made = enumerate(files(order, largest))
-    return [write_shard(folder / file_name(rank, i), parts, tensors, array, watch) for i, parts in made]
+    return [write_shard(folder / file_name(rank, i), parts, tensors, array, disk, watch) for i, parts in made]

@@ -64,9 +64,10 @@ def write_shard(
     parts: Sequence[tuple[str, Spans]],
     tensors: dict[str, SavedTensor],
     array: Callable[[str, Spans], Array],
+    disk: Disk,
     watch: Watch = lambda where: None,
 ) -> SavedFile:
-    """Write a file of these parts, whose numbers `array` gives one after the other; it is on the disk then.
+    """Write a file of these parts, whose numbers `array` gives one after the other; `disk` says when it is on it.
 
     Raises OSError.
     """
@@ -81,7 +82,7 @@ def write_shard(
                 done += file.write(block[done:]) or 0
             size += len(block)
         watch("fsync")
-        os.fsync(file.fileno())
+        disk.take(file.fileno())
         return SavedFile(path.name, size, hashing.digest(), tuple(parts))
 
 
@@ -95,6 +96,37 @@ def blocks(
         if stored.size:
             view = stored.reshape(-1).view(np.uint8).data
             yield from (view[at : at + CHUNK] for at in range(0, len(view), CHUNK))
+
+
+class Disk:
+    """Files on their way to the disk, while others are made and written."""
+
+    def __enter__(self) -> Disk:
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: list[Future[None]] = []
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def take(self, opened: int) -> None:
+        """Send what was written to an open file to the disk. Raises OSError, also of one before."""
+        self._waiting.append(self._thread.submit(_synced, os.dup(opened)))
+        if len(self._waiting) > 8:
+            self._waiting.pop(0).result()
+
+    def wait(self) -> None:
+        """Until all files are there. Raises OSError."""
+        for each in self._waiting:
+            each.result()
+        self._waiting = []
+
+
+def _synced(opened: int) -> None:
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 class _Hashing:
@@ -129,11 +161,11 @@ def read_shard(path: Path, file: SavedFile, tensors: dict[str, SavedTensor]) -> 
     Raises ParcError: E0771 where a byte is another, or the file cannot be read.
     """
     try:
-        content = bytearray(file.bytes)
+        content = np.empty(file.bytes, np.uint8)
         with path.open("rb", buffering=0) as opened, _Hashing() as hashing:
             if (there := os.fstat(opened.fileno()).st_size) != file.bytes:
                 raise damaged(path, f"it has {there:,} bytes, {file.bytes:,} were written")
-            view, at = memoryview(content), 0
+            view, at = content.data, 0
             while at < file.bytes:
                 got = opened.readinto(view[at : at + CHUNK])
                 if not got:
@@ -144,8 +176,8 @@ def read_shard(path: Path, file: SavedFile, tensors: dict[str, SavedTensor]) -> 
                 raise damaged(path, "its bytes are not those that were written")
     except OSError as error:
         raise damaged(path, f"it cannot be read: {error.strerror}") from None
-    begin = 8 + int.from_bytes(content[:8], "little")
-    if bytes(content[:begin]) != header(file.parts, tensors):
+    begin = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    if content[:begin].tobytes() != header(file.parts, tensors):
         raise damaged(path, "its header is not that of the parts that the manifest lists")
     found = []
     for name, spans in file.parts:

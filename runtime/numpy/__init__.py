@@ -22,6 +22,7 @@ from runtime.numpy.base import STORAGE, CallContext, Env, Into, Kernel, LocalVal
 from runtime.numpy.fused import Fused, fuse
 from runtime.numpy.fused_plan import plan_fused
 from runtime.numpy.summed import Summed, plan_summed
+from runtime.numpy.unfolded import Unfolded, plan_unfolded, unfold
 
 __all__ = [
     "PLANNERS",
@@ -35,6 +36,7 @@ __all__ = [
     "plan",
     "quiet",
     "rounded",
+    "unfold",
 ]
 
 for _found in iter_modules(__path__):
@@ -47,4 +49,6 @@ def plan(op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env
         return plan_fused(op, ins, outs, env)
     if isinstance(op, Summed):
         return plan_summed(op, ins, outs, env)
+    if isinstance(op, Unfolded):
+        return plan_unfolded(op, ins, outs, env)
     return PLANNERS[type(op)](op, ins, outs, env)

@@ -31,6 +31,7 @@ from runtime.numpy.base import (
     kernel,
     laid,
 )
+from runtime.numpy.patches import LARGE, by_rows, by_terms, is_matrix
 
 _SMALL = 64  # up to this size a contiguous copy of a transposed operand pays
 
@@ -159,11 +160,15 @@ def _matmul(
     batch: list[str],
     summed: tuple[str, ...],
 ) -> Into:
-    # Lead axes of one side only join its rows or columns where that takes no copy; else they become a batch that the
-    # other side is broadcast along.
+    # Lead axes of one side only join its rows or columns where that takes no further copy; else they become a batch
+    # that the other side is broadcast along.
     single: list[str] = []
     for names, places in ((rows, [left.names]), (columns, [right.names, out.names])):
-        if not all(_adjacent([p.index(n) for n in names]) for p in places):
+        local = [n for n in names if not n.startswith("@")]
+        own = places[0]  # where its own dims are apart, it is copied in any case
+        if not all(_adjacent([p.index(n) for n in names]) for p in places) and (
+            names is columns or _adjacent([own.index(n) for n in local])
+        ):
             single += [n for n in names if n.startswith("@")]
     rows = [n for n in rows if n not in single]
     columns = [n for n in columns if n not in single]
@@ -184,14 +189,19 @@ def _matmul(
     a_perm, a_shape = _matrix(left, batch, rows, inner, m, k)
     b_perm, b_shape = _matrix(right, batch, inner, columns, k, n)
     copy_b = k <= _SMALL and n <= _SMALL
+    # What is no matrix in memory is made into one block by block: the operand with more rows by its rows.
+    in_blocks = not batch and m * k >= LARGE
+    blocked = by_rows if m >= k else by_terms
     declared = memory == out.names  # the result lies in memory as it is declared
     seen, shown = out.seen, out.shown
 
     def matmul(ctx: CallContext, x: Array, y: Array, out: Sequence[Array | None] | None = None) -> Array:
-        a = left.seen(x).transpose(a_perm).reshape(a_shape)
+        whole = left.seen(x).transpose(a_perm)
+        apart = in_blocks and not is_matrix(whole, len(rows))
+        a = whole if apart else whole.reshape(a_shape)
         b = right.seen(y).transpose(b_perm).reshape(b_shape)
         item = a.itemsize
-        if a.strides[-1] != item and a.strides[-2] != item:
+        if not apart and a.strides[-1] != item and a.strides[-2] != item:
             a = np.ascontiguousarray(a)
         if b.strides[-1] != item and (copy_b or b.strides[-2] != item):
             b = np.ascontiguousarray(b)
@@ -199,7 +209,11 @@ def _matmul(
         result = None if given is None else seen(given)
         if result is None or not result.flags.c_contiguous:
             given, result = None, ctx.empty(memory_shape, a.dtype)
-        np.matmul(a, b, out=result.transpose(to_product).reshape(product_shape))
+        target = result.transpose(to_product).reshape(product_shape)
+        if apart:
+            blocked(ctx, a, len(rows), b, target)
+        else:
+            np.matmul(a, b, out=target)
         return shown(result.transpose(to_out)) if given is None else given
 
     return Into(matmul)

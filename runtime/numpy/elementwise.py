@@ -12,7 +12,6 @@ import numpy as np
 
 from compiler.ops.base import Op
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
-from compiler.ops.move import Move
 from compiler.ops.shape import Rename
 from runtime.backend import on_views
 from runtime.numpy.base import (
@@ -225,7 +224,7 @@ def plan_transpose(op: Transpose, ins: Sequence[LocalValue], outs: Sequence[Loca
     return (lambda ctx, x: x) if view is None else (lambda ctx, x: view(x))
 
 
-@kernel(StopGradient, Rename, Move)
+@kernel(StopGradient, Rename)
 def plan_same(op: Op, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
-    """For ops that change names or memories only: all memories of devices are this process's."""
-    return lambda ctx, x, *over: x
+    """For ops that change names only."""
+    return lambda ctx, x: x

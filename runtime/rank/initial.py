@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 
 from compiler.declared import logical, logical_type
 from compiler.layout import TIME, local_type
+from compiler.memory.tiers import FILES
 from compiler.origin import Role
 from compiler.program import DeviceClass, Program, StateDecl
 from dsl.data import dataclass
 from runtime.backend import Array, Backend
 from runtime.comm import Network
 from runtime.mesh import Mesh, parted, region
+
+ROWS = 2**20
+"""Elements of a buffer in a file that are made at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,19 @@ def beginning(device: OneDevice, decl: StateDecl) -> Array:
     for micro, part in enumerate(parts if decl.init is not None else ()):
         where = region(decl, cls, device.group, Mesh.of(program), {**device.at, TIME: micro})
         assert decl.init is not None
-        found = backend.initial(decl.init, logical(decl), logical_type(decl, cls), program.seed, where)
-        backend.assign(backend.part(part, tuple(slice(0, high - low) for low, high in where)), found)
+        for rows in _pieces(where) if decl.memory in FILES else [where]:
+            found = backend.initial(decl.init, logical(decl), logical_type(decl, cls), program.seed, rows)
+            inside = (slice(low - first, high - first) for (low, high), (first, _) in zip(rows, where, strict=True))
+            backend.assign(backend.part(part, tuple(inside)), found)
     return array
+
+
+def _pieces(region: Sequence[tuple[int, int]]) -> Iterator[Sequence[tuple[int, int]]]:
+    """Some rows after the others, where there is more than one dim: none of it need be in memory as a whole."""
+    if len(region) < 2:
+        yield region
+        return
+    low, high = region[0]
+    step = max(1, ROWS // max(1, prod(stop - start for start, stop in region[1:])))
+    for first in range(low, high, step):
+        yield ((first, min(first + step, high)), *region[1:])

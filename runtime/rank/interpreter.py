@@ -365,7 +365,8 @@ class Rank:
             if name in dying and name not in names[carries:]:
                 values.pop(name).buffer.drop()
         order = range(op.count - 1, -1, -1) if op.reverse else range(op.count)
-        self.early.update(early_moves(op, [values.get(n) for n in names], order, self.backend.element, self.moved))
+        early = early_moves(op, [values.get(n) for n in names], order, self.backend.element, self.moved)
+        self.early.update(early)
         for i in order:
             inner: Values = {}
             for k, p in enumerate(op.body.inputs):
@@ -381,6 +382,9 @@ class Rank:
             carried = [HeldArray(inner[n].array, inner[n].buffer.hold()) for n in nexts]
             for name in dict.fromkeys(nexts):
                 inner.pop(name).buffer.drop()
+        for key in early:
+            del self.early[key]  # it refers to the stack
+        del early
         for out, held in zip(instr.outputs[:carries], carried, strict=True):
             values[out.name] = held
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from compiler.declared import logical
 from compiler.layout import Layout
 from compiler.liveness import unrolled
 from compiler.memory.capacity import check_capacity
@@ -25,11 +26,13 @@ from runtime.distribute import Array, distribute
 from runtime.executor import LocalExecutor, check_hang, inputs_of
 from runtime.mesh import parted
 from runtime.numpy import CallContext, plan, rounded
+from runtime.numpy.disk import DiskArray
 from runtime.numpy.pool import ArrayPool
 from runtime.readable import Readable
 from runtime.stacked.early import added_early
+from runtime.stacked.files import beginning, held, in_file
 from runtime.stacked.straight import Slots, Straight, compile_function
-from runtime.state import Piece
+from runtime.state import Piece, initial_array
 
 
 @dataclass(slots=True)
@@ -122,19 +125,32 @@ class Emulator(LocalExecutor):
     def fill(self, group: int, decl: StateDecl, part: Array) -> None:
         g = self.groups[group]
         found = distribute(part, decl.type, decl.layout, self.mesh, time=parted(decl))
-        g.states[g.find(decl.name)] = list(found) if parted(decl) else found
+        kept = DiskArray.of(found, self.mesh.lead) if in_file(decl) and not parted(decl) else found
+        g.states[g.find(decl.name)] = list(found) if parted(decl) else kept
+
+    def begin(self, initial: Mapping[str, Array]) -> None:
+        """What lies in a file is never in memory as a whole."""
+
+        def later(decl: StateDecl) -> bool:
+            return in_file(decl) and not parted(decl) and decl.init is not None and logical(decl) not in initial
+
+        seed = self.program.seed
+        self._put(lambda name, type, d: None if later(d) else initial_array(name, type, d, seed, initial))
+        for index, g in self.groups.items():
+            for decl in (d for d in g.stage.cls.states if d.role in LASTING and later(d)):
+                g.states[g.find(decl.name)] = beginning(decl, g.stage.cls, index, self.mesh, seed)
 
     def held(self, group: int, decl: StateDecl) -> Array | None:
         g = self.groups[group]
         if parted(decl) and decl.role in LASTING:
-            held = g.states[g.find(decl.name)]
-            return None if held is None else np.stack(np.broadcast_arrays(*held))
+            parts = g.states[g.find(decl.name)]
+            return None if parts is None else np.stack(np.broadcast_arrays(*map(held, parts)))
         if listed(decl):
             parts = g.states[g.find(decl.name)]
             return None if parts is None else np.stack(np.broadcast_arrays(*parts))
         if parted(decl):
-            return np.stack([g.saved[decl.name, m] for m in range(self.program.microbatches)])
-        found: Array | None = g.states[g.find(decl.name)]
+            return np.stack([held(g.saved[decl.name, m]) for m in range(self.program.microbatches)])
+        found: Array | None = held(g.states[g.find(decl.name)])
         return found
 
     def pieces(self, roles: tuple[str, ...], only_update: bool | None = None) -> list[Piece]:

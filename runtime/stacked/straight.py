@@ -16,20 +16,22 @@ from compiler.graph import Graph, Node, Value, names_of
 from compiler.in_place import reuses_of
 from compiler.layout import TIME, local_type
 from compiler.liveness import liveness, variables
+from compiler.memory.tiers import FILES
 from compiler.ops.comm import Comm
 from compiler.ops.create import Full, Iota
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send, StageReduce, Write
+from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.ops.rows import WriteRows
 from compiler.origin import Role
 from compiler.program import DeviceClass, Function, Program, listed
 from dsl.data import dataclass
 from runtime.backend import Planner
-from runtime.distribute import Array
 from runtime.mesh import Mesh, parted
-from runtime.numpy import STORAGE, CallContext, Env, Into, LocalValue, fuse, rounded
-from runtime.numpy.base import inverse, laid
+from runtime.numpy import CallContext, Env, Into, LocalValue, fuse, unfold
+from runtime.stacked.called import accumulator, adder, fill_stack, renewing, stack_of, whole_list
 from runtime.stacked.collectives import plan_comm
+from runtime.stacked.files import over, renewed, stack_in_file
 from runtime.straight_line import StraightLine
 
 Compiled = Callable[..., Iterator[Any] | None]
@@ -77,6 +79,7 @@ class _Writer(StraightLine):
         self.reuses = reuses_of(function.body, cls.states, program.microbatches)
         self.buffers: dict[str, int] = {}
         """Values that are a weight or a state of its optimizer itself -> the slot."""
+        self.body_of = function.body  # whose nodes these are
 
     def local(self, var: Value) -> LocalValue:
         lead, dims = self.mesh.lead_shape(var.layout.axes), var.layout.dims
@@ -94,7 +97,7 @@ class _Writer(StraightLine):
         stacks: _Stacks | None = None,
     ) -> None:
         """Write the instructions. `names`: value -> Python variable; `stacks`: where values go besides."""
-        body = fuse(body, self.local)
+        body = fuse(unfold(body, self.local), self.local)
         scope = variables(body)
         live = liveness(body, carries)
         for instr, dying in zip(body.nodes, live.after, strict=True):
@@ -128,6 +131,9 @@ class _Writer(StraightLine):
         else:
             ins, outs = [self.local(scope[v.name]) for v in instr.inputs], [self.local(v) for v in instr.outputs]
             kernel = self.plan(op, ins, outs, self.env)
+        if isinstance(op, Move) and (id(instr), 0) in self.reuses and op.target in FILES:
+            in_stack = stacks is not None and instr.output.name in stacks.filled
+            kernel = over(self.mesh.lead, self.local(instr.output) if in_stack else None)
         if isinstance(op, Full):  # a constant, of the size along lead axes that its layout states
             constant = np.broadcast_to(kernel(CallContext()), self.local(instr.outputs[0]).shape)
             self.put(depth, f"{result} = {self.bind(constant)}")
@@ -230,11 +236,18 @@ class _Writer(StraightLine):
             if name in dying and name not in given[carries:]:
                 self.put(depth, f"{names[name]} = None")  # only the loop needs it any more
         i = self.fresh()
-        stacked = _Stacks(i, {}, {}, {})
-        for out, name in zip(instr.outputs[carries:], results[carries:], strict=True):
+        stacked = _Stacks(i, {}, {}, {}, {})
+        for k, (out, name) in enumerate(zip(instr.outputs[carries:], results[carries:], strict=True), carries):
             names[out.name] = self.fresh()
             local = self.local(out)
-            make = stack_of(local)
+            lies = self.reuses.get((id(instr), k)) if out.memory in FILES else None
+            if lies is not None:  # its slices are renewed in the file
+                self.put(depth, f"{names[out.name]} = None")
+                stacked.filled.setdefault(name, []).append(names[out.name])
+                put = f"{self.bind(renewed(self.mesh.lead))}({{}}, {names[given[lies.operand]]})"
+                stacked.alike[names[out.name]] = put
+                continue
+            make = stack_in_file(local) if out.memory in FILES else stack_of(local)
             unless = ""
             if out.name in sinks:
                 self.sunk.add(out.name)
@@ -270,7 +283,7 @@ class _Writer(StraightLine):
     def place(self, stacks: _Stacks, out: Value, depth: int) -> str:
         """A variable with the slice that the value will fill, for its kernel to write there; None if there is none."""
         found = stacks.filled.get(out.name)
-        if not found:
+        if not found or found[0] in stacks.alike:
             return "None"
         place, shape = self.fresh(), self.local(out).shape
         unless = f" if {found[0]} is not None else None" if found[0] in stacks.sinks else ""
@@ -288,6 +301,8 @@ class _Writer(StraightLine):
                 self.put(depth, f"if {stack} is None: {stacks.sinks[stack]}(g, {stacks.index}, {names[name]})")
                 when = when.replace("if", "elif", 1) or "else: "
             copy = f"{self.bind(fill_stack)}({stack}, {self.mesh.lead}, {stacks.index}, {names[name]})"
+            if stack in stacks.alike:
+                copy = stacks.alike[stack].format(f"{stack}, {stacks.index}, {names[name]}")
             self.put(depth, f"{when}{stack} = {copy}")
         if place:
             self.put(depth, f"{place} = None")
@@ -296,71 +311,14 @@ class _Writer(StraightLine):
 @dataclass
 class _Stacks:
     """The stacks of a loop's results: the loop's counter, value -> variables of its stacks, value -> its slice,
-    variable of a stack -> what adds a slice to its sink."""
+    variable of a stack -> what adds a slice to its sink; alike: -> the call by which a slice goes where it lies as it
+    did when it was made."""
 
     index: str
     filled: dict[str, list[str]]
     places: dict[str, str]
     sinks: dict[str, str]
-
-
-# --- what the text calls --------------------------------------------------------------------------
-
-
-def whole_list(lead: int, parts: Sequence[Array]) -> Array:
-    """The parts of all micro-batches along a dim of their own, behind the lead axes."""
-    return np.stack(np.broadcast_arrays(*parts), axis=lead)
-
-
-def renewing(slot: int, kernel: Any) -> Callable[..., Array]:
-    """Renews rows of a buffer in its own memory, once this group has made that: the first time it makes a copy."""
-
-    def renewed(ctx: CallContext, g: Any, table: Array, rows: Array, numbers: Array) -> Array:
-        if g.made[slot] is table:
-            kernel.renew(ctx, table, rows, numbers)
-        else:
-            g.made[slot] = kernel(ctx, table, rows, numbers)
-        renewed: Array = g.made[slot]
-        return renewed
-
-    return renewed
-
-
-def accumulator(slot: int, dtype: str, fn: str) -> Callable[[Any, Array], None]:
-    """Adds to an accumulated buffer. A step's first value is only kept; what is added to in place was made here."""
-    combine = np.maximum if fn == "max" else np.add
-    narrow = dtype in ("bf16", "f16") and fn == "sum"
-
-    def accumulate(g: Any, x: Array) -> None:
-        old = g.states[slot]
-        if old is None:
-            g.states[slot] = x
-        elif g.owned[slot] and old.shape == x.shape and not narrow:
-            combine(old, x, out=old)
-        else:
-            new = np.asarray(combine(old, x))
-            g.states[slot] = rounded(new, dtype) if narrow else new
-            g.owned[slot] = True
-
-    return accumulate
-
-
-def adder(slot: int, lead: int, dtype: str, fn: str) -> Callable[[Any, int, Array], None]:
-    """Adds a value to a slice of an accumulated stack: the same sums as `accumulator` of the whole stack."""
-    combine = np.maximum if fn == "max" else np.add
-    narrow = dtype in ("bf16", "f16") and fn == "sum"
-
-    def add(g: Any, i: int, x: Array) -> None:
-        if not g.owned[slot]:
-            g.states[slot], g.owned[slot] = g.states[slot].copy(order="K"), True
-        stack = g.states[slot] = widened(g.states[slot], lead, x)
-        at = stack[(*(slice(None),) * lead, i, ...)]  # of a list of numbers, too, what can be written
-        if narrow:
-            at[...] = rounded(combine(at, x), dtype)
-        else:
-            combine(at, x, out=at)
-
-    return add
+    alike: dict[str, str]
 
 
 def memory_order(axes: Sequence[str], lead: Sequence[int], dims: Sequence[Sequence[str]]) -> tuple[int, ...]:
@@ -375,27 +333,3 @@ def memory_order(axes: Sequence[str], lead: Sequence[int], dims: Sequence[Sequen
         order.append(len(lead) + i)
     order = [*(i for i in range(len(lead)) if i not in order), *order]
     return () if order == sorted(order) else tuple(order)
-
-
-def stack_of(stack: LocalValue) -> Callable[[CallContext], Array]:
-    """Makes an empty stack: each slice lies in one piece."""
-    lead = len(stack.lead)
-    order = (lead, *(i for i in laid(stack) if i != lead))
-    there, back, storage = tuple(stack.shape[i] for i in order), inverse(order), STORAGE[stack.type.dtype]
-    return lambda ctx: ctx.empty(there, storage).transpose(back)
-
-
-def fill_stack(stack: Array, lead: int, i: int, value: Array) -> Array:
-    """Put a slice into the stack."""
-    stack = widened(stack, lead, value)
-    stack[(slice(None),) * lead + (i,)] = value
-    return stack
-
-
-def widened(stack: Array, lead: int, value: Array) -> Array:
-    """The stack, which grows along lead axes if a value differs there although it should not."""
-    if value.shape[:lead] != stack.shape[:lead]:
-        wide = np.broadcast_shapes(value.shape[:lead], stack.shape[:lead])
-        if wide != stack.shape[:lead]:
-            return np.broadcast_to(stack, wide + stack.shape[lead:]).copy()
-    return stack

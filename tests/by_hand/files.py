@@ -11,11 +11,12 @@ LAYERS = {
     "mlp": ("b = 8, s = 4, d = 8", "[b, s, d]", "mlp(y, 16)", "std.layers (mlp)"),
     "attention": ("b = 4, s = 8, d = 8", "[b, s, d]", "attention(y, 4)", "std.layers (attention)"),
     "routed_experts": ("b = 4, s = 8, d = 6", "[b, s, d]", "experts(y)", "std.layers (moe)"),
+    "softmaxed": ("b = 8, s = 4, d = 8", "[b, s, d]", "softmaxed(y)", ""),
     "conv": ("b = 4, y = 12, x = 4, c = 4", "[b, y, x, c]", "conv(z, 4)", "std.layers (conv)"),
 }
 """By name of the function that is replaced: dims, those of the input, its call, where it comes from."""
 
-PATHS = {"routed_experts": "experts.moe.routed_experts"}
+PATHS = {"routed_experts": "experts.moe.routed_experts", "softmaxed": "softmaxed.rows"}
 """Where in the block it is called, if not under its own name."""
 
 EXPERTS = """
@@ -34,8 +35,13 @@ def file(
     own: str = "",
     changed: str = "",
     uses: str = "",
+    on: int = 0,
 ) -> str:
-    """A whole file. by: `FN(axes…)`; own: the file's own functions; changed: the call in the place of the usual one."""
+    """A whole file.
+
+    by: `FN(axes…)`; own: the file's own functions; changed: the call in the place of the usual one; on: how many
+    devices the job's cluster has, if it has one.
+    """
     dims, of, call, std = LAYERS[layer]
     name = "z" if layer == "conv" else "y"
     lines = "".join(f"  {line}\n" for line in rules.split("\n") if line)
@@ -44,12 +50,13 @@ def file(
     return f"""\
 use std.devices (a100_80)
 use std.optimizers (sgd)
-use {std}
+{f"use {std}" if std else ""}
 {from_std}{uses}
 {own}{EXPERTS if layer == "routed_experts" else ""}
 cluster pod(devices = 1) {{
   device gpu = a100_80
   level server = devices gpu over 300 GB/s, 2 us
+  host memory 768 GiB, 200 GB/s over 32 GB/s
 }}
 model net() {{
   dim {dims}
@@ -66,7 +73,7 @@ strategy plan for net {{
 {lines}  implement block.{PATHS.get(layer, layer)} by {by}
 }}
 job fit {{
-  train net() using plan
+  train net(){f" on pod({on})" if on else ""} using plan
   optimizer sgd(lr = 0.1)
 }}
 """

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+import parc
+from compiler.driver import compile_job
+from compiler.text import show
+from compiler.text.stage_parser import parse_stage
+from compiler.text.stages import show_stage
+from compiler.traffic import collectives
+from compiler.walk import graph_values
+from dsl.source import Source
+from runtime.prove import prove_evaluation
 from tests.by_hand.files import file
+from tests.golden.test_known import communication
 from tests.stages.build import judged
 
 RIGHT = {
@@ -23,6 +35,138 @@ RIGHT = {
 @pytest.mark.parametrize(("layer", "by", "mesh", "rules"), RIGHT.values(), ids=RIGHT)
 def test_implementations_compute_what_they_replace(layer: str, by: str, mesh: str, rules: str) -> None:
     judged(file(layer, by, mesh, rules))
+
+
+SENT = {
+    "tensor parallel": {("F", "block"): {"all_reduce": 1}, ("B", "block"): {"all_reduce": 1}},
+    "sequence parallel": {
+        ("F", "block"): {"all_gather": 1, "reduce_scatter": 1},
+        ("B", "block"): {"all_gather": 2, "reduce_scatter": 1},
+    },
+    "two levels": {
+        ("F", "block"): {"reduce_scatter": 1, "all_reduce": 1, "all_gather": 1},
+        ("B", "block"): {"all_gather": 1, "all_reduce": 1},
+    },
+    "gathered": {("F", "block"): {"all_gather": 2}, ("B", "block"): {"all_gather": 2, "reduce_scatter": 2}},
+    "ulysses": {("F", "block"): {"all_to_all": 4}, ("B", "block"): {"all_to_all": 8}},
+    "ring": {("F", "turn"): {"shift_across": 3}, ("B", "turn"): {"shift_across": 2}},
+    "blocked": {},
+    "banded": {("F", "block"): {"shift_across": 2}, ("B", "block"): {"shift_across": 2}},
+}
+"""In the loops, by function."""
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_what_is_sent_is_what_is_written(name: str) -> None:
+    """And nothing else in the forward pass; the backward pass sends what belongs to it."""
+    layer, by, mesh, rules = RIGHT[name]
+    program = parc.compile(Source("main.par", file(layer, by, mesh, rules))).program
+    found = {k: v for k, v in communication(program, 0).items() if k[1] != "-"}
+    assert found == SENT[name]
+
+
+@pytest.mark.parametrize("name", ["two levels", "ring", "experts", "banded"])
+def test_axes_may_have_one_device(name: str) -> None:
+    layer, by, mesh, rules = RIGHT[name]
+    judged(file(layer, by, re.sub(r"= \d", "= 1", mesh), rules))
+
+
+OWN = {
+    "two-dimensional": (
+        "mlp",
+        "plane(rows, columns)",
+        "rows = 2, columns = 2",
+        "split d on rows",
+        """
+fn plane(x[b, s, d/rows], rows, columns) {
+  weight w1[d/rows, f/columns], b1[f/columns], w2[f/columns, d/rows], b2[d/rows]
+  part[b, s, f/columns] = x @ w1
+  u = all_reduce(part, rows) + b1
+  back[b, s, d/rows] = gelu(u) @ w2
+  return all_reduce(back, columns) + b2
+}
+""",
+    ),
+    "hierarchical all-to-all": (
+        "mlp",
+        "wide(outer, inner)",
+        "outer = 2, inner = 2",
+        "split s on outer for activations\nsplit b on inner",
+        """
+fn wide(x[b, s/outer/inner, d], outer, inner) {
+  weight w1[d, f], b1[f], w2[f, d], b2[d]
+  there = all_to_all(all_to_all(x, inner, over s -> b), outer, over s -> b)
+  y[b, s, d] = gelu(there @ w1 + b1) @ w2
+  back = all_to_all(all_to_all(y, outer, over b -> s), inner, over b -> s)
+  return back + b2
+}
+""",
+    ),
+    "no message at all": (
+        "mlp",
+        "here(tp)",
+        "tp = 2",
+        "",
+        """
+fn here(x[b/tp, s, d], tp) {
+  weight w1[d, f], b1[f], w2[f, d], b2[d]
+  y[b/tp, s, d] = gelu(x @ w1 + b1) @ w2
+  return y + b2
+}
+""",
+    ),
+    "a maximum over devices": (
+        "softmaxed",
+        "spread(tp)",
+        "tp = 4",
+        "split d on tp",
+        """
+fn softmaxed(x) {
+  return rows(x)
+}
+
+fn rows(x[b, s, d]) {
+  e = exp(x - stop_gradient(max(x, over d)))
+  return e / sum(e, over d)
+}
+
+fn spread(x[b, s, d/tp], tp) {
+  top = all_reduce(max(x, over d), tp, "max")
+  e = exp(x - stop_gradient(top))
+  return e / all_reduce(sum(e, over d), tp)
+}
+""",
+    ),
+}
+"""Implementations that no library has."""
+
+
+@pytest.mark.parametrize(("layer", "by", "mesh", "rules", "own"), OWN.values(), ids=OWN)
+def test_ones_own_implementations(layer: str, by: str, mesh: str, rules: str, own: str) -> None:
+    judged(file(layer, by, mesh, rules, own=own, uses="use std.layers (gelu)\n"))
+
+
+def test_implementations_are_priced_shown_and_explained() -> None:
+    rules = "split b on dp\nsplit s on cp for activations\noffload optimizer to host"
+    text = file("attention", "ring_attention(cp)", "dp = 2, cp = 4", rules, on=8).replace(
+        "lr = 0.1", "lr = 0.1, momentum = 0.9"
+    )
+    compiled = judged(text, priced=True)
+    program = show(compiled.program)
+    for given in (compiled.job, compiled.placed.training, compiled.placed):
+        assert show(compile_job(parse_stage(show_stage(given))).program) == program
+    explained = parc.explain_tensor(Source("main.par", text), "block.attention.key")
+    assert "written by hand" in str(explained)
+
+
+def test_jobs_that_infer_have_implementations() -> None:
+    """Which the serial program that they are compared with has not."""
+    text = file("mlp", "tensor_parallel_mlp(tp)", "tp = 2").replace("  loss mean", "  output y\n  loss mean")
+    text = text.replace("train net", "infer net").replace("  optimizer sgd(lr = 0.1)\n", "")
+    compiled = parc.compile(Source("main.par", text), double=True)
+    assert [c.op for c in collectives(compiled.program)] == ["all_reduce"]
+    assert not any("tp" in v.type.names for v in graph_values(compiled.training.forward))
+    assert prove_evaluation(compiled.training, compiled.program, 1).ok
 
 
 WITH = {

@@ -294,6 +294,19 @@ def test_the_walls_hold() -> None:
     assert len(held) == WALLS.read_text().count("\ncheck ") == 12 and all(h.holds for h in held)
 
 
+ONE_CARD = WALLS.with_name("one_card.par")
+
+
+def test_one_card_trains_what_it_says() -> None:
+    """Every check of the example holds; with more memory for the host one layer more has room."""
+    held: list[CheckResult] = []
+    parc.check(ONE_CARD, told=held.append)
+    assert len(held) == ONE_CARD.read_text().count("\ncheck ") == 19 and all(h.holds for h in held)
+    with pytest.raises(ParcError):
+        parc.check(ONE_CARD, told=held.append, params={"ram": "256 GiB"})
+    assert [h.text.split()[0] for h in held if not h.holds] == ["weights_more.host_memory.peak"]
+
+
 @pytest.mark.parametrize(
     ("change", "broken"),
     [

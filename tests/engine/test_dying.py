@@ -27,6 +27,7 @@ from runtime.rank.interpreter import Rank  # noqa: E402
 from runtime.torch.backend import Torch  # noqa: E402
 from runtime.torch.fusing.fuse import fused  # noqa: E402
 from runtime.torch.fusing.ops import FusedProductSum  # noqa: E402
+from tests.program.samples import pair  # noqa: E402
 from tests.runtime import models, threads  # noqa: E402
 
 
@@ -118,32 +119,19 @@ def test_nobody_reads_what_is_written_over(
     assert poison.poisoned > 20
 
 
-TEXT = """\
-program memory
-mesh (dp=2)
-input x: f32[b=4]
-
-stage 0: devices 0..1 {
-  loss loss: f32[]
-  fn F {
-    %x: f32[b=2/dp] = input x
-    %mine: f32[b=2/dp] = exp %x
-    %view: f32[c=2/dp] = rename %mine (b -> c)
-    %sum: f32[c=2/dp] = add %view, %view
-    %twice: f32[b=2/dp] = add %mine, %mine
-    %last: f32[b=2/dp] = neg %twice
-    %kept: f32[b=2/dp] = exp %last
-    %all: f32[b=4] = all_gather %kept b over dp
-    %read: f32[b=2/dp] = neg %kept
-    %more: f32[b=4] = exp %all
-    %total: f32[] = reduce %more sum over (b)
-    accumulate %total into loss
-  }
-  schedule {
-    F[0]
-  }
-}
-"""
+TEXT = pair(
+    "memory",
+    "%mine: f32[b=2/dp] = exp %x",
+    "%view: f32[c=2/dp] = rename %mine (b -> c)",
+    "%sum: f32[c=2/dp] = add %view, %view",
+    "%twice: f32[b=2/dp] = add %mine, %mine",
+    "%last: f32[b=2/dp] = neg %twice",
+    "%kept: f32[b=2/dp] = exp %last",
+    "%all: f32[b=4] = all_gather %kept b over dp",
+    "%read: f32[b=2/dp] = neg %kept",
+    "%more: f32[b=4] = exp %all",
+    "%total: f32[] = reduce %more sum over (b)",
+)
 
 
 def body() -> Graph:

@@ -21,6 +21,7 @@ from parc.exporting.torch.file import export_torch
 from parc.exporting.torch.writer import EMIT
 from runtime.data.synthetic import synthetic
 from runtime.stacked import Emulator
+from tests.entries import test_infer as inference
 from tests.export.exported import BACKEND, Ran, alone, judge, together
 from tests.matrix.cells import cells
 from tests.place import test_uneven as uneven
@@ -332,3 +333,23 @@ def test_a_lowered_program_is_exported_with_all_its_entries() -> None:
     assert "def F(" in only and "def B(" not in only and "ENTRIES" not in only
     with pytest.raises(ParcError):
         parc.export(Source("one.npu", parc.emit(str(ROOT / "examples" / "gpt.par"))), entries=("evaluate",))
+
+
+@pytest.mark.parametrize("strategy", ["serial", "uneven", "interleaved", "all"])
+def test_what_a_model_infers_is_written(strategy: str, tmp_path: Path) -> None:
+    """Whole tensors for each batch, of whichever devices, stages and micro-batches they come."""
+    torch = pytest.importorskip("torch")
+    given = inference.source(strategy)
+    program = parc.compile(given).program
+    (tmp_path / "infer.py").write_text(parc.export(given))
+    made = [synthetic(program.inputs, program.seed, step) for step in range(2)]
+    torch.save([{k: torch.from_numpy(x.copy()) for k, x in b.items()} for b in made], tmp_path / "data.pt")
+    paths = "--data", str(tmp_path / "data.pt"), "--outputs", str(tmp_path / "out.pt")
+    command(tmp_path / "infer.py", program.devices, "--steps", "2", *paths)
+    found, emulator = torch.load(tmp_path / "out.pt"), Emulator(program)
+    assert len(found) == 2
+    for batch, outputs in zip(made, found):
+        want = emulator.step(batch).outputs
+        assert outputs.keys() == want.keys()
+        for name, x in want.items():
+            assert outputs[name].numpy() == pytest.approx(x, rel=1e-4, abs=1e-5), name

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tests.fuzz.cell import Cell
 from tests.fuzz.npu_mutants import Parts, mutant
 from tests.fuzz.once import once
-from tests.fuzz.work import much
+from tests.fuzz.work import much, much_apart
 
 if TYPE_CHECKING:
     from compiler.driver import Compiled
@@ -135,7 +135,8 @@ def _judge(cell: Cell, text: str, path: str, original: Original | None) -> None:
     if any(e.name != "train_step" for e in program.entries[:1]):
         return
     limits = {d["code"] for d in found} if code else set()
-    if any(c.startswith("E09") for c in limits) or program.devices > MOST_DEVICES or cell.took > QUICK:
+    large = program.devices > MOST_DEVICES or cell.took > QUICK or much_apart(program)
+    if any(c.startswith("E09") for c in limits) or large:
         return
     _executors(cell, program, text, limits)
     if not code and original is not None:

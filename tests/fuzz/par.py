@@ -6,15 +6,19 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 from tests.fuzz.cell import Cell
 from tests.fuzz.once import once
 from tests.fuzz.par_mutants import Pool, mutant
-from tests.fuzz.work import much
+from tests.fuzz.work import much, much_apart
+
+if TYPE_CHECKING:
+    from compiler.driver import Compiled
 
 ROOT = Path(__file__).resolve().parents[2]
 LATER = ("E07", "E08", "E09")
@@ -142,32 +146,44 @@ def _judge(cell: Cell, text: str, names: dict[str, str]) -> None:
     else:
         _read_back(cell, names, jobs[0])
     _proved(cell, [*verify, *of])
-    more = MORE[len(text) % len(MORE)]
+    compiled = _compiled(names["path"], jobs[0])
+    more = _asked(MORE[len(text) % len(MORE)], compiled.job.kind)
+    if "private" in more and much_apart(compiled.program):
+        cell.note("too much to be run device by device")
+        return
     _later(cell, *cell.command(*(word.format(**names) for word in more), *of))
 
 
 def _long(cell: Cell, text: str, path: str, job: str) -> bool:
     """Whether there is too much to compute for it to be run here."""
-    from dsl.files import load
-    from parc import api
-
     cell.stage("work")
-    found = much(api.compile(load(path), job=job).program, len(text))
+    found = much(_compiled(path, job).program, len(text))
     if found:
         cell.note("too much to be run")
     return found
+
+
+def _compiled(path: str, job: str) -> Compiled:
+    from dsl.files import load
+    from parc import api
+
+    return api.compile(load(path), job=job)
+
+
+def _asked(command: Sequence[str], kind: str) -> list[str]:
+    """What a job that infers is asked for in place of an evaluation, which has a loss."""
+    words = {"evaluate": "infer"} if kind == "infer" else {}
+    return [words.get(word, word) for word in command if kind != "infer" or word != "--evaluate"]
 
 
 def _read_back(cell: Cell, names: Mapping[str, str], job: str) -> None:
     """The text of the lowered program is the program, so that it need not be run, too."""
     from compiler.text import parse_located
     from dsl.files import load
-    from parc import api
 
     cell.stage("read")
     source = load(names["npu"])
-    program = api.compile(load(names["path"]), job=job).program
-    if parse_located(source.text, source.name)[0] != program:
+    if parse_located(source.text, source.name)[0] != _compiled(names["path"], job).program:
         cell.wrong("another program", "the .npu", source.text)
 
 

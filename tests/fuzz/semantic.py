@@ -43,7 +43,7 @@ BLIND: dict[str, str] = {
     r"seed 16, swap: moe3\.routed_experts": "the same as long as no expert has more than its capacity",
     r"seed 17, scale: map block\.x_2\.grad\.full_1": "the same to the bit with three other seeds of data",
     r"seed 3, (scale|function): map block\.(x|mul), .*\(class 1": "a side of `where` that no element takes in the "
-    "second iteration: the proof lists such sides of single numbers only",
+    "second iteration, as the proof says",
 }
 """Mutations that the numbers of a proof cannot show (patterns as above), and why: they change something for others."""
 
@@ -157,7 +157,7 @@ def _case(compiled: Compiled, broken: Program) -> Callable[[Cell], None]:
                 if not proof.ok:
                     cell.note("the proof")
                     return
-            for first in LATER if proof.unreached else ():
+            for first in LATER if not all(u.whole for u in proof.unreached) else ():
                 cell.stage("later")
                 if not prove(compiled.training, broken, 2, first=first).ok:
                     cell.note("the proof after more updates (it says what it did not reach)")

@@ -21,7 +21,7 @@ from tests.fuzz import par
 from tests.fuzz.cell import SECONDS, Cell, cell, cells
 from tests.fuzz.par_mutants import Pool
 from tests.fuzz.tree import matches
-from tests.fuzz.work import LONG, LONGEST, much, seconds
+from tests.fuzz.work import LONG, LONGEST, much, much_apart, seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = os.environ.get("FUZZ_SEED") or f"{datetime.now(UTC):%Y%m%d}"
@@ -116,7 +116,9 @@ def test_what_takes_long_for_its_size_is_told_from_what_hangs() -> None:
     program = api.load_program(str(LONG_ONE))
     assert seconds(program) > LONGEST and much(program, 0)
     program = api.load_program(Source("few.par", FEW))
-    assert seconds(program) < LONG and not much(program, 1)
+    assert seconds(program) < LONG and not much(program, 1) and not much_apart(program)
+    program = api.load_program(str(LONG_ONE.with_name("seconds_at_runtime_rank_interpreter_py__body.par")))
+    assert seconds(program) < LONGEST and much_apart(program)  # 1,000 layers on each of 8 devices
     assert 30 * LONGEST < SECONDS
 
 

@@ -44,6 +44,14 @@ KNOWN: dict[str, Facts] = {
         ("B", "block"): {"all_gather": READ_BACKWARD, "reduce_scatter": IN_BLOCK},
         ("B", "-"): {"all_gather": 1, "reduce_scatter": 1},
     },
+    # The same where what is gathered comes from the host's memory: a move is no message. What is recomputed gathers all
+    # that the forward pass read, but for the last bias, which nothing of the backward pass needs.
+    "offload": {
+        ("F", "block"): {"all_gather": IN_BLOCK},
+        ("F", "-"): {"all_gather": 1, **LOSS},
+        ("B", "block"): {"all_gather": IN_BLOCK - 1, "reduce_scatter": IN_BLOCK},
+        ("B", "-"): {"all_gather": 1, "reduce_scatter": 1},
+    },
     # Megatron-LM: after attention and after the feed-forward layer, forward and backward: four a layer.
     "tensor_parallel": {
         ("F", "block"): {"all_reduce": 2},
@@ -85,6 +93,17 @@ KNOWN: dict[str, Facts] = {
         ("F", "-"): LOSS,
         ("B", "block"): {"all_to_all": 6},
         ("U", "-"): {"all_reduce": WEIGHTS - 2, "all_gather": 2},
+    },
+    # By hand: keys, values and their positions go round in the forward pass, gradients of the first two back. Heads are
+    # split on another axis by rules: two sums a layer there, as in tensor parallelism; so is the vocabulary.
+    "ring": {
+        ("F", "turn"): {"shift_across": 3},
+        ("F", "block"): {"all_reduce": 2},
+        ("F", "-"): {"all_reduce": 5},
+        ("B", "turn"): {"shift_across": 2},
+        ("B", "block"): {"all_reduce": 2},
+        ("B", "-"): {"all_reduce": 1},
+        ("U", "-"): {"all_reduce": WEIGHTS},
     },
     # Inputs and outputs of the experts change places, and both gradients; so do the shares (one number per copy), which
     # the backward pass fetches again. The experts' three weights are nobody else's, all others are summed.

@@ -18,6 +18,7 @@ from compiler.program import Program
 from runtime.data.synthetic import synthetic
 from runtime.distribute import Array
 from runtime.numpy import STORAGE
+from runtime.numpy.disk import DiskArray
 from runtime.rank.buffers import HeldArray, Ledger
 from runtime.rank.executor import RankExecutor
 from runtime.rank.interpreter import Rank
@@ -35,7 +36,8 @@ class Census(Rank):
         super().__init__(*args)
 
     def new(self, array: Array, dtype: str, memory: str = FIRST) -> HeldArray:
-        assert array.base is None and array.flags.owndata, "memory that belongs to something else as well"
+        mine = isinstance(array, DiskArray) or (array.base is None and array.flags.owndata)
+        assert mine, "memory that belongs to something else as well"
         assert array.dtype == STORAGE[dtype]
         size = array.nbytes // (2 if dtype in HALVES else 1)
         self.census.add(memory, size)

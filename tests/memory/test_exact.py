@@ -110,8 +110,16 @@ def test_the_walls(job: str) -> None:
     exact(program, 1)
 
 
+@pytest.mark.parametrize("job", ["here", "states", "weights", "disk"])
+def test_the_memories_of_one_card(job: str) -> None:
+    """With a smaller model."""
+    options = ["in_hbm", "states_away", "weights_away", "on_disk"]
+    sizes = dict.fromkeys(options, "3") | {"hidden": "16", "heads": "4", "vocab": "24", "seq": "8"}
+    exact(compile_job(evaluate_file((EXAMPLES / "one_card.par").as_posix(), sizes, job=job).job).program, 1)
+
+
 def test_no_example_is_forgotten() -> None:
-    assert {name for name, _ in EVERY} | {"walls"} == {path.stem for path in EXAMPLES.glob("*.par")}
+    assert {name for name, _ in EVERY} | {"walls", "one_card"} == {path.stem for path in EXAMPLES.glob("*.par")}
     assert set(WALLS) == set(re.findall(r"^job (\w+)", (EXAMPLES / "walls.par").read_text(), re.M))
 
 

@@ -154,7 +154,8 @@ def _offload(text: str, note: str) -> str:
     states = {s.logical: s for c in program.classes for s in c.states}
     owner = {n: n.rpartition(".")[0] for n, s in states.items() if s.role == "optimizer"}
     loops = {w: frozenset(d.name for d in states[w].type.dims[:1] if d.name == "block") for w in owner.values()}
-    of = Resting({"optimizer": owner}, owner, loops)
+    saved = {n: n for n, s in states.items() if s.role == "saved"}
+    of = Resting({"optimizer": owner, "weights": {w: w for w in loops}, "activations": saved}, owner, loops)
     return show(offload(program, [OffloadRule(tuple(classes), memory, None, int(ahead))], of))
 
 
@@ -179,8 +180,8 @@ RUN: dict[str, Callable[[str, str], str]] = {
     "lower": _lower,
     "late_values": _late_values,
     "early_writes": _early_writes,
-    "offload": _offload,
     "mark_regions": _mark_regions,
+    "offload": _offload,
 }
 
 

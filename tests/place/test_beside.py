@@ -25,6 +25,16 @@ def distilled(mesh: str, schedule: str, *rules: str) -> Compiled:
     return compile_job(evaluate_file(Source(str(FILE), text, str(FILE)), SMALL, None, "plan").job)
 
 
+def whole(found: Compiled) -> None:
+    """Its text, its memory, and the proofs of both entries, on both executors."""
+    text = show(found.program)
+    assert parse_program(text) == found.program and verify(found.program) == () and exact(found.program)
+    assert prove(found.training, found.program, 1).ok
+    assert prove(found.training, found.program, 1, executor=RankExecutor).ok
+    alone = compile_job(found.job, EVALUATE)
+    assert verify(alone.program) == () and prove_evaluation(alone.training, alone.program, 1).ok
+
+
 def holders(compiled: Compiled, model: str) -> set[int]:
     """Groups that hold weights of a model."""
     classes = compiled.program.classes
@@ -45,13 +55,7 @@ def test_a_teacher_beside_a_pipelined_student(mesh: str, schedule: str, rules: t
     rules = tuple(r.replace("fsdp(dp)", "split b on dp\n  shard weights, gradients, optimizer on dp") for r in rules)
     found = distilled(mesh, schedule, *rules)
     assert holders(found, "teacher") == {teacher} and holders(found, "student") >= {1}
-    text = show(found.program)
-    assert parse_program(text) == found.program and verify(found.program) == () and exact(found.program)
-    for executor in (None, RankExecutor):
-        more = {} if executor is None else {"executor": executor}
-        assert prove(found.training, found.program, 1, **more).ok  # type: ignore[arg-type]
-    alone = compile_job(found.job, EVALUATE)
-    assert verify(alone.program) == () and prove_evaluation(alone.training, alone.program, 1).ok
+    whole(found)
 
 
 @pytest.mark.parametrize(
@@ -74,12 +78,7 @@ def test_what_comes_back_is_visited_once_more(
 ) -> None:
     found = distilled(mesh, schedule, *rules)
     assert found.program.homes.groups == homes
-    text = show(found.program)
-    assert parse_program(text) == found.program and verify(found.program) == () and exact(found.program)
-    assert prove(found.training, found.program, 1).ok
-    assert prove(found.training, found.program, 1, executor=RankExecutor).ok
-    alone = compile_job(found.job, EVALUATE)
-    assert verify(alone.program) == () and prove_evaluation(alone.training, alone.program, 1).ok
+    whole(found)
 
 
 def test_what_is_cut_is_not_placed() -> None:
@@ -109,12 +108,7 @@ def test_places_on_a_second_axis(
     found = distilled(mesh, schedule, *rules)
     assert homes is None or found.program.homes.groups == homes
     assert sorted(set(found.program.homes.groups)) == list(range(4))
-    text = show(found.program)
-    assert parse_program(text) == found.program and verify(found.program) == () and exact(found.program)
-    assert prove(found.training, found.program, 1).ok
-    assert prove(found.training, found.program, 1, executor=RankExecutor).ok
-    alone = compile_job(found.job, EVALUATE)
-    assert verify(alone.program) == () and prove_evaluation(alone.training, alone.program, 1).ok
+    whole(found)
 
 
 def test_lanes_share_no_devices() -> None:

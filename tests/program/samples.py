@@ -363,3 +363,25 @@ def in_one_memory(text: str) -> str:
     return re.sub(
         r"= move (%\S+) from \w+ to \w+( ahead \d+)?", r"= stop_gradient \1", re.sub(r" in (host|nvme)\b", "", text)
     )
+
+
+def pair(name: str, *instructions: str) -> str:
+    """The program of one forward pass on two devices, which adds up the loss `%total` of an input `x` of f32."""
+    lines = "\n".join(f"    {line}" for line in instructions)
+    return f"""\
+program {name}
+mesh (dp=2)
+input x: f32[b=4]
+
+stage 0: devices 0..1 {{
+  loss loss: f32[]
+  fn F {{
+    %x: f32[b=2/dp] = input x
+{lines}
+    accumulate %total into loss
+  }}
+  schedule {{
+    F[0]
+  }}
+}}
+"""

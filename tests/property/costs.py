@@ -26,6 +26,7 @@ from compiler.memory.fullest import fullest
 from compiler.memory.lifetimes import TracedMemory
 from compiler.memory.offsets import allocation
 from compiler.memory.peak import memory_use, static_memory
+from compiler.program import listed
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc import api
@@ -139,10 +140,15 @@ def _systems(compiled: Compiled, r: random.Random) -> None:
         mixed = any(ITEMSIZE[s.type.dtype] > computes for s in cls.states if s.role == "weight")
         if not compiled.job.strategy.shards and not mixed:  # as much as the program, all the time
             static = static_memory(cls, compiled.program.sizes)
-            trained = {(s.logical, s.chunk) for s in cls.states if s.role == "gradient"}
+            trained = {(s.logical, s.chunk) for s in cls.states if s.role == "gradient" and not s.numbers}
             weights = [s for s in cls.states if s.role == "weight" and (s.logical, s.chunk) in trained]
             sums = {role: sum(n for _, n in static.get((FIRST, role), ())) for role in ("weight", "optimizer")}
-            sums["gradient"] = sum(local_type(s.type, s.layout, compiled.program.sizes).bytes for s in weights)
+            lists = [s for s in cls.states if s.role == "rows" or s.numbers]
+            parts = {True: compiled.program.microbatches, False: 1}
+            sizes = compiled.program.sizes
+            sums["gradient"] = sum(
+                local_type(s.type, s.layout, sizes).bytes * parts[listed(s)] for s in (*weights, *lists)
+            )
             assert {role: need.peak.roles.get(role, 0) for role in sums} == sums, (
                 "states of a system without mixed precision"
             )

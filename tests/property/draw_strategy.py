@@ -10,6 +10,7 @@ from tests.property.case import Case, Piece
 from tests.property.draw_job import draw_frozen, draw_optimizer, draw_precision, draw_steps
 from tests.property.draw_model import draw_model
 from tests.property.draw_optimizer import with_steps
+from tests.property.draw_tables import with_table
 from tests.property.draw_uneven import uneven
 from tests.property.draw_words import later_words
 from tests.property.drawing import Drawing
@@ -32,9 +33,11 @@ def draw(seed: int) -> Case:
     case = _as_they_come(Random(f"sums {seed}"), _of_whole_batches(rng, case))
     case = uneven(Random(f"uneven {seed}"), later_words(Random(f"words {seed}"), case, d), d)
     case = sensible(Random(f"sense {seed}"), case, d)
-    _require_there(case)
+    case = _elsewhere(Random(f"memories {seed}"), case, d)
     steps = draw_steps(rng, optimizer)
-    return with_steps(case, steps) if steps else case
+    case = with_table(Random(f"table {seed}"), case, d.sizes)
+    _require_there(case)
+    return with_steps(case, steps) if steps and case.optimizer == optimizer else case
 
 
 def _require_there(case: Case) -> None:
@@ -64,6 +67,21 @@ def _as_they_come(rng: Random, case: Case) -> Case:
     if "data_parallel" not in kinds or not kinds.isdisjoint(("zero_2", "zero_3")) or rng.random() > 0.2:
         return case
     return replace(case, rules=(*case.rules, Piece("as_they_come", ("reduce gradients on dp per microbatch",))))
+
+
+def _elsewhere(rng: Random, case: Case, d: Drawing) -> Case:
+    """What rests in other memories, now and then."""
+    if rng.random() > 0.3:
+        return case
+    stateless = case.optimizer.startswith("sgd") and "momentum" not in case.optimizer
+    chosen = rng.sample(["weights", "activations", *([] if stateless else ["optimizer"])], rng.choice([1, 1, 2]))
+    lines = []
+    for k, classes in enumerate([chosen[:1], chosen[1:]] if rng.random() < 0.3 else [chosen]):
+        scope = f" in {rng.choice(['block', *d.scopes])}" if rng.random() < 0.2 and not k else ""
+        ahead = f" prefetch {rng.choice([0, 1, 2, 5])}" if rng.random() < 0.6 else ""
+        if classes:
+            lines.append(f"offload {', '.join(classes)} to {rng.choice(['host', 'nvme'])}{scope}{ahead}")
+    return replace(case, rules=(*case.rules, Piece("offload", tuple(lines))))
 
 
 def _of_whole_batches(rng: Random, case: Case) -> Case:

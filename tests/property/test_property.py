@@ -36,7 +36,7 @@ EVERYWHERE = {
     "lora", "deep", "mask", "gather", "stop_gradient", "unit", "frozen", "keep", "adapters", "counted_head", "places",
     "metric_mean", "metric_sum", "metric_max", "metric_ratio", "metric_count", "loss_scale", "mixed",
     "counted", "no_sum", "last", "uneven", "uneven_shards",
-    "per_microbatch", "two_passes", "beside", "as_they_come", "row", "state",
+    "per_microbatch", "two_passes", "beside", "as_they_come", "row", "state", "offload",
     "around", "recompute", "layout", "wild", "scoped", "pad", "clip", *(o.partition("(")[0] for o in OPTIMIZERS),
 }  # fmt: skip
 """What must occur in proved cases."""

@@ -80,9 +80,21 @@ def found(text: str) -> list[str]:
 
 INPUT, WEIGHT, COUNTER = "input x: f32[b=8, d=4]", "= normal(0.1)", "int32[] = zeros"
 DIMS = ", ".join(f"d{i}=1" for i in range(65))
-OTHER = "\ninput y: "
+Wrong = tuple[str, str, str]
+"""A code, and what is edited in a program that is fine to get it."""
 
-REFUSED = {
+
+def beside(code: str, type: str) -> Wrong:
+    """One more input, of this type."""
+    return code, INPUT, f"{INPUT}\ninput y: {type}"
+
+
+def called(name: str) -> Wrong:
+    """A program of this name, as it is escaped in text."""
+    return "E0673", "program fit", f'program "{name}"'
+
+
+REFUSED: dict[str, Wrong] = {
     # what a buffer begins with
     "no initialiser": ("E0670", WEIGHT, ""),
     "unknown initialiser": ("E0670", WEIGHT, "= foo(3)"),
@@ -99,19 +111,19 @@ REFUSED = {
     "begins a step with something": ("E0670", "loss loss: f32[]", "loss loss: f32[] = zeros"),
     # ranges of data
     "range of floats": ("E0671", INPUT, INPUT + " in 5..6"),
-    "nothing below zero": ("E0671", INPUT, INPUT + OTHER + "int32[b=8] in ..-3"),
-    "empty": ("E0671", INPUT, INPUT + OTHER + "int32[b=8] in 3..3"),
-    "beyond the type": ("E0671", INPUT, INPUT + OTHER + "int32[b=8] in 0..3000000000"),
-    "below the type": ("E0671", INPUT, INPUT + OTHER + "uint32[b=8] in -5..3"),
-    "made up beyond the type": ("E0671", INPUT, INPUT + OTHER + "int32[b=8] in 2147483647.."),
-    "range of bools": ("E0671", INPUT, INPUT + OTHER + "bool[b=8] in 0..2"),
+    "nothing below zero": beside("E0671", "int32[b=8] in ..-3"),
+    "empty": beside("E0671", "int32[b=8] in 3..3"),
+    "beyond the type": beside("E0671", "int32[b=8] in 0..3000000000"),
+    "below the type": beside("E0671", "uint32[b=8] in -5..3"),
+    "made up beyond the type": beside("E0671", "int32[b=8] in 2147483647.."),
+    "range of bools": beside("E0671", "bool[b=8] in 0..2"),
     # sizes of what nothing else looks at
-    "dims of an input": ("E0908", INPUT, INPUT + OTHER + f"int32[{DIMS}]"),
+    "dims of an input": beside("E0908", f"int32[{DIMS}]"),
     "dims of a buffer": ("E0908", "metric far: f32[]", f"metric far: f32[{DIMS}]"),
-    "huge dim": ("E0908", INPUT, INPUT + OTHER + "int32[b=999999999999999999]"),
-    "huge tensor": ("E0908", INPUT, INPUT + OTHER + "int32[b=1099511627776, q=1099511627776]"),
-    "a dim twice": ("E0612", INPUT, INPUT + OTHER + "int32[b=8, b=8]"),
-    "an empty dim": ("E0612", INPUT, INPUT + OTHER + "int32[b=0]"),
+    "huge dim": beside("E0908", "int32[b=999999999999999999]"),
+    "huge tensor": beside("E0908", "int32[b=1099511627776, q=1099511627776]"),
+    "a dim twice": beside("E0612", "int32[b=8, b=8]"),
+    "an empty dim": beside("E0612", "int32[b=0]"),
     # results
     "loss of several numbers": ("E0674", "loss loss: f32[]", "loss loss: f32[b=2]"),
     "metric of several numbers": ("E0674", "metric far: f32[]", "metric far: f32[b=2]"),
@@ -125,15 +137,15 @@ REFUSED = {
     "literal beyond floats": ("E0612", "= mul 0.1, %g.sum", "= mul 1e39, %g.sum"),
     "filled beyond the type": ("E0612", "= full 1.0\n", "= full 1e39\n"),
     # names
-    "NUL": ("E0673", "program fit", 'program "a\\u0000b"'),
-    "escape sequences": ("E0673", "program fit", 'program "x\\u001b]0;owned\\u0007\\nequal"'),
-    "half of a pair": ("E0673", "program fit", 'program "a\\ud800b"'),
-    "right to left": ("E0673", "program fit", 'program "\\u202eb"'),
+    "NUL": called("a\\u0000b"),
+    "escape sequences": called("x\\u001b]0;owned\\u0007\\nequal"),
+    "half of a pair": called("a\\ud800b"),
+    "right to left": called("\\u202eb"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
-def test_refused(case: tuple[str, str, str]) -> None:
+def test_refused(case: Wrong) -> None:
     code, old, new = case
     assert found(edited(FIT, old, new))[:1] == [code]
 
@@ -188,9 +200,9 @@ def test_legal() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        (INPUT, INPUT + OTHER + "int32[b=8] in 2..5"),
-        (INPUT, INPUT + OTHER + "uint32[b=8] in 4294967290..4294967296"),
-        (INPUT, INPUT + OTHER + "int32[b=8] in -4.."),
+        beside("", "int32[b=8] in 2..5")[1:],
+        beside("", "uint32[b=8] in 4294967290..4294967296")[1:],
+        beside("", "int32[b=8] in -4..")[1:],
         (COUNTER, "int32[] = constant(3)"),
         (WEIGHT, "= uniform(-1, 1)"),
         (WEIGHT, "= constant(0.5)"),

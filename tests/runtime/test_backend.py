@@ -21,6 +21,7 @@ from runtime.rank.compiled import CompiledRank
 from runtime.rank.executor import RankExecutor
 from runtime.rank.interpreter import Rank
 from runtime.stacked import Emulator
+from tests.program.samples import pair
 from tests.runtime import models, threads
 from tests.runtime.lists import Cells, Lists
 from tests.test_imports import loaded_by
@@ -94,32 +95,19 @@ def test_devices_whose_calls_block_give_the_same_bits(options: tuple[str, ...], 
             np.testing.assert_array_equal(device.states[name].array, twin.states[name].array)
 
 
-AHEAD = """\
-program ahead
-mesh (dp=2)
-input x: f32[b=4]
-
-stage 0: devices 0..1 {
-  loss loss: f32[]
-  fn F {
-    %x: f32[b=2/dp] = input x
-    %first: f32[b=4] = all_gather %x b over dp
-    %last: f32[b=4] = repeat layer 3 (
-      %given: f32[b=4] = %first,
-      %own: f32[b=2/dp] with %x,
-    ) {
-      %next: f32[b=4] = all_gather %own b over dp
-      %used: f32[b=4] = exp %given
-      yield %next
-    }
-    %sum: f32[] = reduce %last sum over (b)
-    accumulate %sum into loss
-  }
-  schedule {
-    F[0]
-  }
-}
-"""
+AHEAD = pair(
+    "ahead",
+    "%first: f32[b=4] = all_gather %x b over dp",
+    "%last: f32[b=4] = repeat layer 3 (",
+    "  %given: f32[b=4] = %first,",
+    "  %own: f32[b=2/dp] with %x,",
+    ") {",
+    "  %next: f32[b=4] = all_gather %own b over dp",
+    "  %used: f32[b=4] = exp %given",
+    "  yield %next",
+    "}",
+    "%total: f32[] = reduce %last sum over (b)",
+)
 
 
 def test_results_are_waited_for_where_they_are_read() -> None:

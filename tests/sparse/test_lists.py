@@ -10,6 +10,7 @@ import pytest
 
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate_file
+from compiler.explain import explain_tensor
 from compiler.model import Precision
 from compiler.ops.comm import AllGather, AllReduce
 from compiler.ops.rows import UniqueRows, WriteRows
@@ -20,6 +21,7 @@ from compiler.text.stages import show_stage
 from compiler.traffic import volumes
 from compiler.verify import verify
 from compiler.walk import walk
+from dsl.diagnostics import ParcError
 from dsl.source import Source
 from runtime.data.synthetic import synthetic
 from runtime.prove import prove
@@ -95,12 +97,34 @@ optimizer own(lr) {{
         ("zeros", "s = g\n  w = w - lr * g", False),
         ("zeros", "s = s + norm(g)\n  w = w - lr * g", False),  # of all rows
         ("zeros", "s = s + g * 2.0 ** -step\n  w = w - lr * g", True),
+        ("zeros", "s = s + g * g\n  w = w - lr * g * rsqrt(s)", False),  # 0 times infinity
+        ("zeros", "s = s + g * g\n  w = w - lr * (g * rsqrt(s + 1e-6))", True),
+        ("zeros", "s = s + g\n  w = w - lr * g * sqrt(s)", False),  # the root of what may be below 0
     ],
 )
 def test_it_is_derived_from_the_text(init: str, body: str, listed: bool) -> None:
     found = compiled(TEXT + OWN.format(init=init, body=body), "own(lr = 0.1)")
     assert lists(found) == (BOTH if listed else frozenset())
     assert prove(found.training, found.program).equal
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ("  loss ", "  y = touched(x)\n  loss ", "E0339"),
+        ("s = s + g * g", "s = where(touched(w), s, s + g * g)", "E0339"),
+        ("s = s + g * g", "s = where(touched(g * 2.0), s, s + g * g)", "E0339"),
+        ("state s ~ zeros", "state s[columns] ~ zeros", "E0312"),
+        ("state s ~ zeros", "state s[rows] ~ zeros", "E0312"),  # what is assigned has columns, too
+        ("s = s + g * g", "s = s + g * mean(g, over lines)", "E0209"),
+    ],
+)
+def test_wrong_words(old: str, new: str, code: str) -> None:
+    text = TEXT + OWN.format(init="zeros", body="s = s + g * g\n  w = w - lr * g / (sqrt(s) + 1e-6)")
+    assert old in text
+    with pytest.raises(ParcError) as found:
+        compiled(text.replace(old, new), "own(lr = 0.1)")
+    assert [d.code for d in found.value.diagnostics][0] == code
 
 
 # --- the same as the serial program ----------------------------------------------------------------------------------
@@ -140,6 +164,28 @@ def test_texts_of_all_stages(layout: dict[str, int]) -> None:
         again = parse_stage(text)
         assert show_stage(again) == text
         assert compile_job(again).program == found.program  # type: ignore[arg-type]
+
+
+UNEVEN = [
+    {"dp": 2, "microbatches": 2, "batch": 10},
+    {"dp": 3, "batch": 10},
+    {"dp": 3, "tp": 2, "layout": 1, "microbatches": 2, "batch": 14, "zero": 1},
+]
+
+
+@pytest.mark.parametrize("layout", UNEVEN, ids=str)
+def test_uneven_pieces_of_lists(layout: dict[str, int]) -> None:
+    found = compiled(TEXT.replace("split b on dp", "split b on dp pad"), "lazy_adam(lr = 0.1)", **layout)
+    assert lists(found) == BOTH
+    assert prove(found.training, found.program).equal
+    exact(found.program)
+
+
+def test_uneven_micro_batches_are_added_up() -> None:
+    text = TEXT.replace("microbatches microbatches over b", "microbatches microbatches over b pad")
+    found = compiled(text, "lazy_adam(lr = 0.1)", batch=10, microbatches=4)
+    assert set(found.placed.training.dense.values()) == {"micro-batches are uneven"}
+    assert prove(found.training, found.program).equal
 
 
 @pytest.mark.parametrize("schedule", ["gpipe", "zero_bubble"])
@@ -234,6 +280,30 @@ def test_a_table_of_two_stages_is_added_up() -> None:
     assert lists(found) == {"table"}
     assert found.placed.training.dense["second"] == "it is read on several stages"
     assert prove(found.training, found.program).equal
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        (" at table.index\n", " at nothing\n", "E0674"),
+        (" at table.index\n", " at second.index\n", "E0674"),
+        ("rows table.index: int32[b=16, s=3]", "rows table.index: int32[b=16, t=3]", "E0674"),
+        ("gradient table.grad", "loss table.grad", "E0674"),
+    ],
+)
+def test_lists_of_programs_that_were_changed(old: str, new: str, code: str) -> None:
+    text = show(tables("sgd(lr = 0.1)").program)
+    assert old in text
+    assert code in {d.code for d in verify(parse_program(text.replace(old, new)))}
+
+
+def test_it_is_told() -> None:
+    found = tables("lazy_adam(lr = 0.1)", users=40)
+    graphs = found.placed, found.staged, found.program
+    told = [explain_tensor(*graphs, name).gradient for name in ("second", "table", "block.w")]
+    assert told[0].startswith("a list of rows and their numbers, 16 different ones at most")
+    assert told[1].startswith("a tensor of its size, no list of rows: the 64 rows of a step's list are 1280 bytes")
+    assert told[2] == ""
 
 
 # --- what it costs ---------------------------------------------------------------------------------------------------

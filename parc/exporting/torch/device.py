@@ -54,6 +54,10 @@ entries|
 staged|         for _, work in self.sent:  # its memory is needed until then
 staged|             work.wait()
 staged|         self.sent = []
+outputs|         self.outputs = {
+outputs|             key: [self.saved.pop((key, i)) for i in range(SIZES[TIME])] if parts else [self.state[key]]
+outputs|             for key, (*_, parts) in HERE.OUTPUTS.items()
+outputs|         }
         told = {told: self.state[name].item() for name, told in RESULTS.items() if name in self.state}
         self.state = {name: x for name, x in self.state.items() if name in self.lasting}
         self.steps += 1
@@ -107,7 +111,8 @@ staged|         return x
 
 
 def device_class(facts: Collection[str]) -> str:
-    """facts: `staged`, with messages between stages; `timed`, with states of each micro-batch; `entries`, with further
-    entries, for each of which there is a device of its own that shares the first one's states."""
+    """facts: `staged`, with messages between stages; `timed`, with states of each micro-batch; `outputs`, of the last
+    batch, kept; `entries`, with further entries, for each of which there is a device of its own that shares the first
+    one's states."""
     here, own = ("here", "self.here") if "entries" in facts else ("HERE", "HERE")
     return chosen(_DEVICE, facts, here=here, own=own)

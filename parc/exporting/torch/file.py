@@ -171,6 +171,7 @@ class _Class:
         self.functions, self.called = Identifiers(), dict[int, str]()
         stage = "stage_" + "_".join(map(str, (cls.groups[0], cls.groups[-1])[: len(cls.groups)])) if several else ""
         self.name = "_".join(part for part in (space, stage) if part)
+        self.tells = bool(space) or bool(_results(program))
 
     def text(self) -> str:
         """Everything of the class."""
@@ -194,6 +195,7 @@ class _Class:
             parts.append("\n".join(written[name].lines))
         trained = ", ".join(f"{string(g)}: {string(w)}" for g, w in own.gradients.items()) if own is not None else ""
         parts.append(f"TRAINED = {{{trained}}}  # gradients that PyTorch derives, and of what")
+        parts += [self._outputs()] if not self.tells else []
         parts += [self._asks(written), self._schedule()]
         if not self.name:
             return "\n\n\n".join(parts)
@@ -208,6 +210,21 @@ class _Class:
             "BUFFERS = {  # what lives across steps: name, its hash, whole shape, the axes that split it, how it begins"
         ]
         lines += [f"    {string(s.name)}: ({self._buffer(s)})," for s in self.cls.states if s.role in LASTING]
+        return "\n".join([*lines, "}"])
+
+    def _outputs(self) -> str:
+        """What the model puts out: names, whole shapes, the axes that split them, of a loop's iterations those that are
+        here, and whether each micro-batch has a part of its own."""
+        lines = [
+            "OUTPUTS = {  # what the model puts out, as `BUFFERS`, and whether each micro-batch has a part of its own"
+        ]
+        for s in self.cls.states:
+            if s.role is Role.OUTPUT:
+                r = _range(s, self.cls)
+                loop = f"({s.type.index(r.dim)}, {affine(r.first)}, {r.count})" if r is not None else "None"
+                own, axes = TIME in s.layout.split_axes, _axes_of(s.layout.dims)
+                logical = string(s.logical or s.name)
+                lines.append(f"    {string(s.name)}: ({logical}, {_shape(_whole(s, r))}, {axes}, {loop}, {own}),")
         return "\n".join([*lines, "}"])
 
     def _buffer(self, s: StateDecl) -> str:

@@ -116,17 +116,41 @@ def connect():
         CHANNEL[name] = dist.new_group()
 '''
 
+_OUTPUTS = '''
+def outputs(device):
+    """What the last batch has put out: whole tensors by name, on process 0."""
+    mine = []
+    for key, (name, whole, axes, loop, _) in HERE.OUTPUTS.items():
+        for i, x in enumerate(device.outputs[key]):
+            spans = []
+            for dim, (size, split) in enumerate(zip(whole, axes)):
+                _, first, size = loop if loop and loop[0] == dim else (dim, 0, size)
+                low, used, _ = span(size, split, i)
+                spans.append((first + min(low, size), first + min(low, size) + used))
+            mine.append((name, whole, spans, x.detach().cpu()))
+several|     every = [None] * WORLD if RANK == 0 else None
+several|     dist.gather_object(mine, every)
+several|     if RANK:
+several|         return {}
+no several|     every = [mine]
+    found = {}
+    for name, shape, spans, x in (piece for pieces in every for piece in pieces):
+        there = found.setdefault(name, torch.empty(shape, dtype=x.dtype))
+        there[tuple(slice(*s) for s in spans)] = x[tuple(slice(0, high - low) for low, high in spans)]
+    return found
+'''
+
 _MAIN = '''
-entries| def train(batches, steps, weights=None, compiled=False, save=None, device=None):
-no entries| def train(batches, steps, weights=None, compiled=False, save=None):
+held| def train(batches, steps, weights=None, compiled=False, save=None, device=None):
+no held| def train(batches, steps, weights=None, compiled=False, save=None):
     """Trains on batches from an iterator; yields what each step tells, on the devices that have it.
 
     weights: whole tensors by name in place of initial ones. save: the file that all weights and states go to.
-entries|     device: one that goes on, in place of a new one.
+held|     device: one that goes on, in place of a new one.
     """
     torch.set_float32_matmul_precision("highest")
-entries|     device = device or Device(weights, compiled)
-no entries|     device = Device(weights, compiled)
+held|     device = device or Device(weights, compiled)
+no held|     device = Device(weights, compiled)
     for _, batch in zip(range(steps), batches):
         yield device.step(batch)
     if save:
@@ -141,15 +165,21 @@ def main():
     options.add_argument("--save", help="the file that all weights and states go to at the end")
     options.add_argument("--compile", action="store_true", help="torch.compile of each function")
     options.add_argument("--data", help="a file of torch.save: a list of batches, in place of made-up ones")
+outputs|     options.add_argument("--outputs", help="a file for torch.save: all outputs, whole tensors by name")
 <options>
     o = options.parse_args()
 several|     connect()
     weights = torch.load(o.weights) if o.weights else None
     data = torch.load(o.data) if o.data else batches()
-entries|     device = Device(weights, o.compile)
-entries|     for number, told in enumerate(train(data, o.steps, save=o.save, device=device), 1):
-no entries|     for number, told in enumerate(train(data, o.steps, weights, o.compile, o.save), 1):
+held|     device = Device(weights, o.compile)
+outputs|     found = []
+held|     for number, told in enumerate(train(data, o.steps, save=o.save, device=device), 1):
+no held|     for number, told in enumerate(train(data, o.steps, weights, o.compile, o.save), 1):
         tell("step", number, told)
+outputs|         found += [outputs(device)] if o.outputs else []
+outputs| several|     if o.outputs and RANK == 0:
+outputs| no several|     if o.outputs:
+outputs|         torch.save(found, o.outputs)
 <calls>
 several|     dist.barrier()  # others may still wait for what this process has sent
 several|     dist.destroy_process_group()
@@ -172,12 +202,14 @@ def text(
     """classes: each with the name of its namespace ("": the file itself); results: buffers that a step tells of, and
     what they are called; others: the classes of further entries."""
     several, staged = program.devices > 1, program.groups > 1
-    told = ", ".join(f"{string(name)}: {string(shown)}" for name, shown in results.items())
-    heads = [_here(classes), f"RESULTS = {{{told}}}  # buffers that a step tells of"]
+    named = ", ".join(f"{string(name)}: {string(shown)}" for name, shown in results.items())
+    heads = [_here(classes), f"RESULTS = {{{named}}}  # buffers that a step tells of"]
     heads += [_first(program)] if several else []
     every = [*classes, *(c for found in (others or {}).values() for c in found)]
     timed = any(TIME in s.layout.split_axes for _, c in every for s in c.states if s.role in LASTING)
-    found = {"several": several, "staged": staged, "timed": timed, "entries": bool(others)}
+    told = not results and any(s.role is Role.OUTPUT for _, c in classes for s in c.states)
+    found = {"several": several, "staged": staged, "timed": timed, "entries": bool(others), "outputs": told}
+    found["held"] = bool(others) or told
     facts = {name for name, holds in found.items() if holds}
     heads += [entries.listed(others)] if others else []
     parts = [_BUFFER, "\n".join(heads), device_class(facts)]
@@ -185,7 +217,8 @@ def text(
     if any(_interleaved(cls) for _, cls in every):
         parts.append(_TURN)
     parts += [_CONNECT] if several else []
-    parts += [_keep(several, timed, bool(others)), _batches(program), _main(facts, [*(others or ())])]
+    parts += [_keep(several, timed, bool(others))] + ([chosen(_OUTPUTS, facts)] if told else [])
+    parts += [_batches(program), _main(facts, [*(others or ())])]
     return Running(parts, ["cut", "initial", "span", "filled"])
 
 
