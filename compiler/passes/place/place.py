@@ -189,8 +189,8 @@ def place(training: Training) -> Placed:
     update = region(training.update, "optimizer", update_axes)
     totals = []
     added = training.added
-    for v, (name, _), layout in zip(training.update.inputs, added, accumulators, strict=False):
-        totals.append(_enter(update, v, whole_layout(layout)))
+    for i, (v, (name, _), layout) in enumerate(zip(training.update.inputs, added, accumulators, strict=False)):
+        totals.append(_enter(update, v, whole_layout(layout) if i in of_lists else layout))
         if name not in training.listed and len(totals) <= len(training.gradients):
             update.preferred[v.name] = optimizer[name]
     for v in training.update.inputs[len(added) :]:
