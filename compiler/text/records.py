@@ -10,6 +10,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
+import compiler.cluster
 import compiler.model
 import compiler.strategy
 from compiler.text.attrs import show_number
@@ -19,7 +20,7 @@ from dsl.units import Dimension, Quantity
 
 RECORDS: dict[str, type[Any]] = {
     name: cls
-    for module in (compiler.model, compiler.strategy)
+    for module in (compiler.cluster, compiler.model, compiler.strategy)
     for name, cls in vars(module).items()
     if isinstance(cls, type) and is_dataclass(cls)
 } | {"Quantity": Quantity, "Dimension": Dimension}

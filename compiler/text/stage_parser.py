@@ -35,7 +35,7 @@ from compiler.text.locations import Locations, Site
 from compiler.text.records import FactParser
 from compiler.text.spans import WORD, SpanParser, located
 from compiler.text.stages import EVALUATED, FACTS, FUNCTION, PHASES, STAGES
-from dsl.diagnostics import Diagnostics
+from dsl.diagnostics import Diagnostics, plural
 from dsl.source import NOWHERE, Span
 
 
@@ -329,7 +329,11 @@ class _Parser(FactParser, BodyParser, SpanParser):
         return found
 
     def _training(self, facts: dict[str, Any], model: Model, entry: str) -> Training | Placed:
-        states, gradients, beside = self._states(), self._listed("gradient"), self._beside()
+        states, start, gradients, beside = self._states(), self.token, list(self._listed("gradient")), self._beside()
+        if (count := len(model.trained) if entry == TRAIN_STEP else 0) != len(gradients):
+            raise self.error(
+                "E0606", f"{plural(count, 'weight')} to train, {plural(len(gradients), 'gradient')}", start
+            )
         saved = self._listed("saved", False)
         reports: tuple[str, ...] = ()
         if self.take_word("reports"):

@@ -11,7 +11,8 @@ def asked(job: Job, entry: str = INFER) -> Job:
     """The job; to infer with a model that puts out its loss, if it puts out nothing."""
     if entry != INFER:
         return job
-    return replace(job, model=_told(job.model), evaluated=job.evaluated and _told(job.evaluated))
+    written = None if job.written is None else (_told(job.written[0]), job.written[1] and _told(job.written[1]))
+    return replace(job, model=_told(job.model), evaluated=job.evaluated and _told(job.evaluated), written=written)
 
 
 def _told(model: Model) -> Model:
