@@ -194,7 +194,7 @@ def judged(chosen: list[Cell]) -> None:
 
 def test_tactics_one_by_one_and_some_pairs() -> None:
     """In the examples' own precisions."""
-    judged(spread(cells(1), 3) + spread(cells(2), 36))
+    judged(spread(cells(1), 6) + spread(cells(2), 72))
 
 
 @pytest.mark.nightly
