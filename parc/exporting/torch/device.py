@@ -79,6 +79,8 @@ timed|             parts[i] = self.state[key]
             there = self.state.get(key)
             both = torch.maximum if key in highest else torch.add
             self.state[key] = x.detach() if there is None else both(there, x.detach())
+parted|         for key, x in made.get("part", {}).items():  # each micro-batch has a part of its own
+parted|             self.state.setdefault(key, [None] * SIZES[TIME])[i] = x.detach()
         self.state |= made.get("put", {})
         self.saved |= {(key, i): x for key, x in made.get("save", {}).items()}
 staged|         for key, x in made.get("send", {}).items():
@@ -111,8 +113,8 @@ staged|         return x
 
 
 def device_class(facts: Collection[str]) -> str:
-    """facts: `staged`, with messages between stages; `timed`, with states of each micro-batch; `outputs`, of the last
-    batch, kept; `entries`, with further entries, for each of which there is a device of its own that shares the first
-    one's states."""
+    """facts: `staged`, with messages between stages; `timed`, with states of each micro-batch; `parted`, with
+    accumulators into which each micro-batch puts a part of its own; `outputs`, of the last batch, kept; `entries`, with
+    further entries, for each of which there is a device of its own that shares the first one's states."""
     here, own = ("here", "self.here") if "entries" in facts else ("HERE", "HERE")
     return chosen(_DEVICE, facts, here=here, own=own)

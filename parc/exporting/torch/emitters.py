@@ -12,6 +12,7 @@ from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpo
 from compiler.ops.index import Scatter, ScatterAdd, Take
 from compiler.ops.move import Move
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
+from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window, span
 from parc.exporting.torch.writer import DTYPES, Writer, emit, number, tuple_of
@@ -331,3 +332,37 @@ def scatter(op: Scatter, node: Node, w: Writer) -> str:
     whole = permuted(w.ref(table), table.type.names, made)
     text = f"{w.use('scatter')}({whole}, {rows}, {w.ref(index)}, {_numbers(index, batched, begin)})"
     return permuted(text, made, node.output.type.names)
+
+
+@emit(UniqueRows)
+def unique_rows(op: UniqueRows, node: Node, w: Writer) -> str:
+    """Rows of each number, added up, in the slots of those parts of the table that are here; and their numbers."""
+    made, numbers = node.outputs
+    columns = [n for n in made.type.names if n != op.slot.name]
+    lists = []
+    for rows, index in zip(node.inputs[::2], node.inputs[1::2], strict=True):
+        order = [*index.type.names, *columns]
+        lists.append(f"({permuted(w.ref(rows), rows.type.names, order)}, {w.ref(index)})")
+    part = f"{op.slot.size // op.parts}, {-(-op.dim.size // op.parts)}"  # slots and rows
+    sizes = tuple_of([str(w.local(numbers).shape[0]), *(str(w.local(made).size(n)) for n in columns)])
+    at = made.type.index(op.slot.name)
+    place = f"{at}, {w.offset(numbers, 0) or 0}, {part}, {op.dim.size}"
+    return f"{w.use('unique_rows')}({tuple_of(lists)}, {sizes}, {place})"
+
+
+@emit(ReadRows)
+def read_rows(op: ReadRows, node: Node, w: Writer) -> str:
+    """Rows by number, zeros for those that are not here; along the dim itself, where the table's dims stand."""
+    table, numbers = node.inputs
+    at = table.type.index(op.dim)
+    return f"{w.use('read_rows')}({w.ref(table)}, {w.ref(numbers)}, {at}, {w.offset(table, at) or 0})"
+
+
+@emit(WriteRows)
+def write_rows(op: WriteRows, node: Node, w: Writer) -> str:
+    """The table with other rows at these numbers, as far as they are here."""
+    table, rows, numbers = node.inputs
+    at = table.type.index(op.dim)
+    order = [numbers.type.names[0] if n == op.dim else n for n in table.type.names]
+    given = permuted(w.ref(rows), rows.type.names, order)
+    return f"{w.use('write_rows')}({w.ref(table)}, {given}, {w.ref(numbers)}, {at}, {w.offset(table, at) or 0})"

@@ -16,6 +16,7 @@ from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import LASTING, Function
+from compiler.program import listed as in_parts
 from compiler.regions.adamw import AdamW, adamw
 from compiler.text.printer import show_type
 from dsl.data import dataclass
@@ -49,6 +50,7 @@ class _Results:
     """What a function returns, by its kind: dict entries."""
 
     add: dict[str, list[str]] = field(default_factory=dict)
+    part: dict[str, str] = field(default_factory=dict)
     save: dict[str, str] = field(default_factory=dict)
     put: dict[str, str] = field(default_factory=dict)
     send: dict[str, str] = field(default_factory=dict)
@@ -61,6 +63,7 @@ class FunctionWriter:
     def __init__(self, writer: Writer, listed: set[str], loss: Value | None = None) -> None:
         self.w, self.listed, self.loss = writer, listed, loss
         self.lasting = {s.name for s in writer.cls.states if s.role in LASTING}
+        self.parted = {s.name for s in writer.cls.states if in_parts(s)}  # a list of tensors, one per micro-batch
         timed = {s.name: TIME in s.layout.split_axes for s in writer.cls.states if s.role is Role.STATE}
         several = writer.program.microbatches > 1
         self.states = {name: several and not own for name, own in timed.items()}
@@ -136,6 +139,8 @@ class FunctionWriter:
             self._call(node, body, indent)
         elif isinstance(op, Input | Load | Read | Recv):
             self.assign(node.output, self._source(op, node.output), indent)
+        elif isinstance(op, Accumulate) and op.name in self.parted:
+            self.results.part[op.name] = w.ref(node.inputs[0])
         elif isinstance(op, Accumulate):
             value = node.inputs[0]
             if value.layout.pending_on(TIME) == "max":
@@ -182,6 +187,8 @@ class FunctionWriter:
 
     def _source(self, op: Input | Load | Read | Recv, value: Value) -> str:
         found = self.written
+        if isinstance(op, Read) and op.name in self.parted:
+            return f"torch.stack(state[{string(op.name)}])"
         if isinstance(op, Read):
             return f"state[{string(op.name)}]{'.unbind()' * (value in self.unbound)}"
         if isinstance(op, Load):
@@ -291,7 +298,7 @@ class FunctionWriter:
     def _returned(self, indent: str) -> None:
         found = self.results
         add = {name: " + ".join(values) for name, values in found.add.items()}
-        groups = {"add": add, "save": found.save, "put": found.put, "send": found.send}
+        groups = {"add": add, "part": found.part, "save": found.save, "put": found.put, "send": found.send}
         self.line(indent, "return dict(")
         for kind, entries in groups.items():
             if entries:

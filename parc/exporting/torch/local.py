@@ -196,6 +196,40 @@ def scatter(table, x, index, batched, begin):
     return torch.where((last >= 0).view(-1, *(1,) * (flat.dim() - 1)), given, flat).view(table.shape)
 
 
+def unique_rows(lists, shape, dim, begin, slots, size, whole):
+    """Each number of lists (rows, by dims of their numbers first, and numbers) once, with the sum of its rows, in the
+    slots that are here (shape: of these and of a row; begin: the first; dim: where they stand in the result). Each part
+    of the table, of `size` rows of `whole`, has so many `slots`; its numbers ascend, and those that are over are -1."""
+    first, count = begin // slots * size, shape[0]
+    last = min(first + count // slots * size, whole)
+    keys = torch.cat([index.flatten() for _, index in lists]).long()
+    x = torch.cat([x.reshape(-1, math.prod(shape[1:])) for x, _ in lists])
+    keys, order = torch.where((keys >= first) & (keys < last), keys, whole).sort(stable=True)
+    there, new = keys < whole, torch.cat((torch.ones_like(keys[:1]), (keys[1:] != keys[:-1]).long()))
+    number, owner = new.cumsum(0), (keys - first) // size  # which of the numbers it is, and of which part
+    place = owner * slots + number - number[torch.searchsorted(owner, owner)]
+    place = torch.where(there, place, count)  # behind the slots
+    wide = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
+    added = x.new_zeros((count + 1, x.shape[1]), dtype=wide).index_add(0, place, x[order].to(wide))
+    numbers = torch.full((count + 1,), -1, device=x.device).scatter(0, place, keys)
+    return added[:count].to(x.dtype).view(shape).movedim(0, dim), numbers[:count].to(torch.int32)
+
+
+def read_rows(table, numbers, dim, begin):
+    """Rows of a table along a dim by number; zeros for those that are not here."""
+    row, inside = rows(numbers, (), table.shape[dim], begin)
+    inside = inside.view([-1 if d == dim else 1 for d in range(table.dim())])
+    return torch.where(inside, table.index_select(dim, row), torch.zeros((), dtype=table.dtype, device=table.device))
+
+
+def write_rows(table, x, numbers, dim, begin):
+    """The table with rows along a dim replaced, each number at most once; those that are not here go nowhere."""
+    row, inside = rows(numbers, (), table.shape[dim], begin)
+    row = torch.where(inside, row, table.shape[dim])  # one behind the table
+    longer = torch.cat((table, table.new_zeros(resized(table, dim, 1))), dim)
+    return longer.index_copy(dim, row, x).narrow(dim, 0, table.shape[dim])
+
+
 def mixed(x):
     """The end of splitmix64, on the bits of int64."""
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47

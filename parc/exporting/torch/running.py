@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from compiler.layout import TIME
 from compiler.origin import Role
-from compiler.program import ALL_CHUNKS, LASTING, DeviceClass, For, Program, Run
+from compiler.program import ALL_CHUNKS, LASTING, DeviceClass, For, Program, Run, listed
 from parc.exporting.torch import entries
 from parc.exporting.torch.chosen import chosen
 from parc.exporting.torch.device import device_class
@@ -207,8 +207,16 @@ def text(
     heads += [_first(program)] if several else []
     every = [*classes, *(c for found in (others or {}).values() for c in found)]
     timed = any(TIME in s.layout.split_axes for _, c in every for s in c.states if s.role in LASTING)
+    parted = any(listed(s) for _, c in every for s in c.states)
     told = not results and any(s.role is Role.OUTPUT for _, c in classes for s in c.states)
-    found = {"several": several, "staged": staged, "timed": timed, "entries": bool(others), "outputs": told}
+    found = {
+        "several": several,
+        "staged": staged,
+        "timed": timed,
+        "parted": parted,
+        "entries": bool(others),
+        "outputs": told,
+    }
     found["held"] = bool(others) or told
     facts = {name for name, holds in found.items() if holds}
     heads += [entries.listed(others)] if others else []
