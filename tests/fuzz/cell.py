@@ -1,9 +1,10 @@
 """Cases in processes of their own, forked from this one, which has loaded everything: they cannot hang, take all memory
 or end the whole run.
 
-Each process may have `MEMORY` bytes of address space, and each command in it `SECONDS` of CPU time (not of the clock:
-other people work on the machine, too). What it prints lies in memory, where both sides see it. A few cases share a
-process, for a fork costs as much as most of them; one that fails there fails only if it does so alone, too.
+Each process may have `MEMORY` bytes of address space more than it begins with, and each command in it `SECONDS` of CPU
+time (not of the clock: other people work on the machine, too). What it prints lies in memory, where both sides see it.
+A few cases share a process, for a fork costs as much as most of them; one that fails there fails only if it does so
+alone, too.
 """
 
 from __future__ import annotations
@@ -281,7 +282,9 @@ def _confine(output: int) -> None:
     sys.stderr = os.fdopen(
         os.open("/proc/self/fd/2", os.O_WRONLY | os.O_APPEND), "w", encoding="utf-8", errors="replace"
     )
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with open("/proc/self/statm", encoding="ascii") as sizes:  # whatever else the process it is of has loaded
+        most = MEMORY + int(sizes.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_OUTPUT, _OUTPUT))
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)

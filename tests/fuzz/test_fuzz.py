@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from dsl.source import Source
 from parc import api
 from tests.fuzz import par
-from tests.fuzz.cell import SECONDS, Cell, cell, cells
+from tests.fuzz.cell import MEMORY, SECONDS, Cell, cell, cells
 from tests.fuzz.par_mutants import Pool
 from tests.fuzz.tree import matches
 from tests.fuzz.work import LONG, LONGEST, much, much_apart, seconds
@@ -123,7 +124,9 @@ def test_what_takes_long_for_its_size_is_told_from_what_hangs() -> None:
 
 
 def test_what_commands_share_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Cases go as far, and say the same, as where each command does everything itself."""
+    """Cases go as far, and say the same, as where each command does everything itself; so they do in a process that has
+    much of its own, as one of many tests."""
+    others = mmap.mmap(-1, MEMORY - 2**26)
     chosen = [n for n in range(400) if n % 20 == 0]
 
     def ended() -> list[tuple[str, str, list[str]]]:
@@ -135,6 +138,7 @@ def test_what_commands_share_changes_nothing(monkeypatch: pytest.MonkeyPatch, tm
     shared = ended()
     monkeypatch.setattr(par, "once", nullcontext)
     assert ended() == shared and {stage for stage, _, _ in shared} > {"check"}
+    others.close()
 
 
 def test_the_tree_is_the_grammar_s() -> None:

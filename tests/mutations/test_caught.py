@@ -23,6 +23,11 @@ from tests.program.mutations import KINDS, UNSEEN, mutations
 # Adam hides a factor of the gradient, a schedule that is past its warm-up the warm-up: those programs are not taken.
 TAKEN = [c for c in CASES if c.axes or c.name in ("example_resnet", "example_recsys", "example_towers")]
 
+_SHIFT = (
+    "what is subtracted from the scores before exp, and divided out again, has no gradient: rounding alone goes there"
+)
+_LAST, _TURN = "block.attention.last", "block.attention.turn.attended"
+
 SAME = {
     "max: reduce block.moe.mul, block.moe.place": "at most one addend is not 0",
     "max: reduce accuracy.where, accuracy.picked": "at most one addend is not 0, and no largest logit is negative",
@@ -30,6 +35,12 @@ SAME = {
     "max: reduce update_8.pow, update_8.sum": "the weight of the head has one column",
     "swap: contrast_1.unit.rsqrt and contrast.unit_1.rsqrt": "both are of the same tower",
     "cross: contrast.unit_1.out and contrast_1.unit.out": "both are of the same tower",
+    f"scale: map {_LAST}.higher.grad, {_LAST}.higher.grad.mul": _SHIFT,
+    f"scale: map {_TURN}.higher.grad_2, {_TURN}.higher.grad.mul": _SHIFT,
+    f"max: reduce {_LAST}.max.grad.cast, {_LAST}.max.grad.sum": _SHIFT,
+    f"max: reduce {_TURN}.max.grad.cast, {_TURN}.max.grad.sum": _SHIFT,
+    f"swap: block.attention.top_1.saved and {_LAST}.max.saved": _SHIFT,  # both only say where that gradient goes
+    f"swap: block.attention.turn.top.saved_1 and {_TURN}.max.saved_1": _SHIFT,
 }
 """Mutations that change nothing, and why."""
 

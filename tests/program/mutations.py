@@ -15,6 +15,7 @@ from compiler.ops.call import Call
 from compiler.ops.comm import AllGather, AllReduce, Comm, ReduceScatter, Shard
 from compiler.ops.effects import Accumulate, Load, Read, Recv, Save, Send, StageReduce, Write
 from compiler.ops.elementwise import Map
+from compiler.ops.neighbours import ShiftAcross
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.program import Affine, DeviceClass, For, Function, Program, Run
@@ -22,6 +23,7 @@ from compiler.walk import called
 
 KINDS = {
     "drop": "a collective is left out",
+    "still": "elements that move on to the next piece stay where they are",
     "axis": "a collective runs over another axis",
     "unreduced": "a reduce_scatter only cuts",
     "gather": "a reduction only gathers",
@@ -36,7 +38,7 @@ KINDS = {
     "max": "a sum becomes a maximum",
 }
 
-UNSEEN = ("scale", "swap", "max")
+UNSEEN = ("scale", "swap", "max", "still")
 """Kinds that may give a legal program, which computes something else."""
 
 Path = tuple[int, ...]
@@ -104,11 +106,16 @@ def _renamed(values: Sequence[Value], old: Value, new: Value) -> tuple[Value, ..
 
 def _drop(instr: Node, program: Program) -> Value | None:
     op = instr.op
-    if not isinstance(op, Comm):
+    if not isinstance(op, Comm) or isinstance(op, ShiftAcross):
         return None
     sizes = program.sizes
     axes: tuple[str, ...] = getattr(op, "axes", ())
     return instr.inputs[0] if not axes or any(sizes[a] > 1 for a in axes) else None
+
+
+def _still(instr: Node, program: Program) -> Value | None:
+    """The layout stays as it was, so that only the values tell."""
+    return instr.inputs[0] if isinstance(instr.op, ShiftAcross) else None
 
 
 def _axis(instr: Node, program: Program) -> list[Node] | None:
@@ -174,6 +181,7 @@ def _max(instr: Node, program: Program) -> list[Node] | None:
 
 _EDITS: tuple[Edit, ...] = (
     ("drop", _drop),
+    ("still", _still),
     ("axis", _axis),
     ("unreduced", _unreduced),
     ("gather", _gather),

@@ -88,7 +88,8 @@ def test_every_kind_of_mutation_is_refused() -> None:
             for what, program in found[:: max(1, len(found) // 3)]:
                 assert refused(compiled, program), what
                 seen[kind] = seen.get(kind, 0) + 1
-    assert set(KINDS) - set(HARMLESS) <= set(seen), set(KINDS) - set(seen)
+    elsewhere = {*HARMLESS, "still"}  # in rings, of the golden programs
+    assert set(KINDS) - elsewhere <= set(seen), set(KINDS) - set(seen)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from compiler.numbering import Ranks
 from compiler.schedules import Turn, unroll
 from tests.cost.time.items import Barrier, Item, Meet, Post, Step, Wait, Work, play
 
-COMPUTE, COMM = 0, 2
-"""The stream of kernels, and the first of those of messages."""
+COMPUTE, COPY_IN = 0, 1
+"""The stream of kernels, and that of copies into the device's memory."""
 
 
 def every_rank(s: Simulation, pricer: Pricer, partition: Sequence[int], slow: Mapping[int, float]) -> tuple[int, ...]:
@@ -155,7 +155,8 @@ class _Device:
 
     def loop(self, loop: work.WorkLoop, outer: set[int]) -> set[int]:
         """All iterations, one after the other. What gathers a layer's weights goes when the layer before begins: when
-        computation has done all that comes before that layer."""
+        computation has done all that comes before that layer; what fetches them from elsewhere, so many layers early as
+        the strategy says."""
         before: list[set[int]] = []
         begins: list[int | None] = []
         made = set(outer)
@@ -172,8 +173,10 @@ class _Device:
                 if i and at in early:
                     ends.append(early[at])
                     continue
-                if i and _is_ahead(node) and begins[i - 1] is not None:
-                    needs.add(begins[i - 1])  # type: ignore[arg-type]
+                ahead = self.ahead(node)
+                begun = begins[i - ahead] if ahead is not None and i >= ahead else None
+                if begun is not None:
+                    needs.add(begun)
                 if isinstance(of, work.WorkLoop):
                     ends.append(self.loop(of, needs))
                     continue
@@ -212,6 +215,12 @@ class _Device:
                 found.setdefault(mine[0], ([], []))[0].append(g)
                 found.setdefault(mine[-1], ([], []))[1].append(g)
         return found
+
+    def ahead(self, node: work.WorkNode) -> int | None:
+        """How many iterations before its own have to begin first; None: it goes as soon as it can."""
+        if isinstance(node.work, work.Copy) and self.pricer.price(node.work).stream == COPY_IN:
+            return node.work.ahead
+        return 1 if _is_ahead(node) else None
 
     def links(self, of: work.Work) -> set[int]:
         """Streams that a message needs."""
