@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compiler.evaluate.sizes import Sizes
@@ -20,6 +18,7 @@ from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic
 from dsl.replacing import replacing
 from dsl.source import Source
+from runtime.cache_folder import cache_folder
 
 if TYPE_CHECKING:
     from compiler.evaluate import Evaluation
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
 
 AFFORDABLE = 1e8
 """Operations and elements of a scope that are computed within a fraction of a second."""
+
+KEPT = "implementations"
+"""What the cache folder calls notes of those that are equal."""
 
 SECONDS = 0.5
 """How long smaller sizes are looked for."""
@@ -69,8 +71,8 @@ def tried(
     rules = job.strategy.implementations
     if not rules:
         return (), ()
-    note = _note(sources, (job.name, options))
-    if note is not None and note.exists():
+    key = _key(sources, (job.name, options))
+    if _noted(key):
         return tuple(TriedByHand(job.name, r.scope, True) for r in rules), ()
     outcomes: list[TriedByHand] = []
     found: list[Diagnostic] = []
@@ -79,8 +81,8 @@ def tried(
         outcomes.append(TriedByHand(job.name, one.rule.scope, equal))
         if diagnostic is not None:
             found.append(diagnostic)
-    if note is not None and all(o.equal for o in outcomes):
-        _write(note)
+    if all(o.equal for o in outcomes):
+        _note(key)
     return tuple(outcomes), tuple(found)
 
 
@@ -130,21 +132,23 @@ def _judged(one: ScopeAlone) -> tuple[bool | None, Diagnostic | None]:
 # --- what was tried before ------------------------------------------------------------------------------------
 
 
-def _note(sources: Iterable[Source], options: object) -> Path | None:
-    """The file that is there if all of this was found equal before; None where there is no folder for it."""
+def _key(sources: Iterable[Source], options: object) -> str:
+    """What all of this is noted by."""
     from parc import __version__
 
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    if not os.path.isabs(home):
-        return None
     texts = sorted((s.name, s.text) for s in sources)
-    key = sha256(repr((__version__, texts, options)).encode("utf-8", "surrogatepass")).hexdigest()
-    return Path(home) / "parc" / "implementations" / key
+    return sha256(repr((__version__, texts, options)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _write(note: Path) -> None:
-    """A folder that cannot be written to is no error: it is tried again next time."""
-    with suppress(OSError):
-        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with replacing(note) as file:
+def _noted(key: str) -> bool:
+    """Whether it was found equal before."""
+    folder = cache_folder(KEPT, make=False)
+    return folder is not None and (folder / key).exists()
+
+
+def _note(key: str) -> None:
+    """Note that it is equal. A folder that cannot be written to is no error: it is tried again next time."""
+    folder = cache_folder(KEPT)
+    if folder is not None:
+        with suppress(OSError), replacing(folder / key) as file:
             file.write(b"equal\n")

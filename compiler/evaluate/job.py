@@ -6,14 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import field, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compiler.evaluate import dtypes, static
 from compiler.evaluate.calls import bind
 from compiler.evaluate.cluster import build_cluster
 from compiler.evaluate.expressions import evaluate, static_of
 from compiler.evaluate.frozen import Everything, Patterns
-from compiler.evaluate.implement import implemented
 from compiler.evaluate.index import ModelIndex, index_model
 from compiler.evaluate.model import build_model
 from compiler.evaluate.modules import Module
@@ -23,7 +22,6 @@ from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Defined, Skip
 from compiler.graph import BEYOND_F32, FLOATS, Graph, Names
-from compiler.implement.replacing import Implementation
 from compiler.model import Cluster, DataSpec, Job, Model, Precision, WeightUpdate
 from compiler.readers import check_data
 from compiler.strategy import SERIAL, Strategy
@@ -31,6 +29,9 @@ from dsl import ast
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError, fail
 from dsl.source import Span
+
+if TYPE_CHECKING:
+    from compiler.implement.replacing import Implementation
 
 _MAX_SEED = 2**63 - 1
 
@@ -84,6 +85,8 @@ def build_job(
     plan = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
     written = None
     if plan is not None and plan[1] and model is not None:
+        from compiler.evaluate.implement import implemented
+
         written = model, other
         model, other = implemented(model, plan[1]), other and implemented(other, plan[1])
     updates = _try(session, lambda: _updates(session, module, entry, tasks, model, names, precision))

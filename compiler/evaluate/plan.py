@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import fields
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compiler.evaluate.axes import check_axes, idle_axes
-from compiler.evaluate.implement import check_batch, named, rule
 from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.modules import Module
 from compiler.evaluate.pipelines import Microbatches, check_microbatches
@@ -15,11 +14,13 @@ from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.strategy import Expander, StrategyRules
 from compiler.evaluate.values import Defined, Skip
-from compiler.implement.replacing import Implementation
 from compiler.model import Cluster
 from compiler.strategy import Strategy
 from dsl import ast
 from dsl.diagnostics import ParcError, fail, plural
+
+if TYPE_CHECKING:
+    from compiler.implement.replacing import Implementation
 
 
 def build_strategy(
@@ -47,13 +48,9 @@ def build_plan(
     if index is not None:
         try:
             check_microbatches(rules.microbatches, rules.splits, rules.axes, index)
-            by_hand = named(rules.by_hand, index)
-            if rules.microbatches is not None and rules.microbatches.count > 1:
-                first = next((i.value.type.names[0] for i in index.model.inputs if i.value.type.dims), "")
-                check_batch(by_hand, rules.microbatches.dim or first, rules.microbatches.span)
+            by_hand = _by_hand(rules, index) if rules.by_hand else ()
         except ParcError as error:
             session.failed(error)
-    rules.implementations = [rule(i, r.by, r.span) for i, r in zip(by_hand, rules.implementations)]
     if session.failures > before:
         raise Skip
     micro = rules.microbatches or Microbatches(1, None, False, item.span)
@@ -75,6 +72,18 @@ def build_plan(
     for warning in idle_axes(found):
         session.diagnostics.add(warning)
     return found, by_hand
+
+
+def _by_hand(rules: StrategyRules, index: ModelIndex) -> tuple[Implementation, ...]:
+    """All implementations, with their device dims; what later passes know of them follows. Raises E0420."""
+    from compiler.evaluate.implement import check_batch, named, rule
+
+    found = named(rules.by_hand, index)
+    if rules.microbatches is not None and rules.microbatches.count > 1:
+        first = next((i.value.type.names[0] for i in index.model.inputs if i.value.type.dims), "")
+        check_batch(found, rules.microbatches.dim or first, rules.microbatches.span)
+    rules.implementations = [rule(i, r.by, r.span) for i, r in zip(found, rules.implementations)]
+    return found
 
 
 def _check_cluster(rules: StrategyRules, entry: Defined, cluster: Cluster | None) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import field
 from math import prod
+from typing import TYPE_CHECKING
 
 from compiler.evaluate import limits, static
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
-from compiler.evaluate.implement import implementation, rule
 from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.offloads import offload_rule
 from compiler.evaluate.pipelines import Microbatches, pipeline_rule, schedule_microbatches
@@ -17,7 +17,6 @@ from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
-from compiler.implement.replacing import Implementation
 from compiler.model import Cluster
 from compiler.origin import within
 from compiler.strategy import (
@@ -38,6 +37,9 @@ from dsl import ast
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
+
+if TYPE_CHECKING:
+    from compiler.implement.replacing import Implementation
 
 _SHARDED = ("optimizer", "gradients", "weights")
 _REDUCED = ("gradients",)
@@ -318,6 +320,8 @@ class Expander:
         path, index = self._path(statement.scope), self.index
         if index is None:
             return
+        from compiler.evaluate.implement import implementation, rule
+
         found = implementation(self.session, statement, path, index, scope, self.rules.axes)
         self.rules.by_hand.append(found)
         self.rules.implementations.append(rule(found, self.by, self.span(statement)))

@@ -77,7 +77,6 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
     from compiler.readers import paths
     from dsl.diagnostics import Diagnostics, ParcError
     from dsl.files import data_file
-    from parc.by_hand import tried_by_hand
 
     overrides, job = texts(options.get("params")), options.get("job")
     found = Diagnostics()
@@ -95,13 +94,17 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
             compiled = compile_job(evaluation.job)
             jobs.append(compiled)
             sized = sizes(file, {**options, "job": name})
-            tried, findings = tried_by_hand(file, evaluation, {**options, "job": name})
-            by_hand += tried
-            for diagnostic in (*_verified(compiled, sized), *repeated_work(compiled), *findings):
+            for diagnostic in (*_verified(compiled, sized), *repeated_work(compiled)):
                 found.add(diagnostic)
-            if (
-                evaluation.job.evaluated is not None and compiled.training.trains
-            ):  # a model of its own, that may be wrong by itself
+            if evaluation.job.strategy.implementations:
+                from parc.by_hand import tried_by_hand
+
+                tried, findings = tried_by_hand(file, evaluation, {**options, "job": name})
+                by_hand += tried
+                for diagnostic in findings:
+                    found.add(diagnostic)
+            # A model of its own, that may be wrong by itself.
+            if evaluation.job.evaluated is not None and compiled.training.trains:
                 for diagnostic in _verified(compile_job(evaluation.job, EVALUATE), sized):
                     found.add(diagnostic)
             data = compiled.job.data

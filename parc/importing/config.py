@@ -81,6 +81,11 @@ class Config:
             self._wrong(key, f"a whole number of at least {low}")
         return found
 
+    def divides(self, key: str, size: int, whole: int, what: str) -> None:
+        """The size that stands at the key divides another, `what` (E1005)."""
+        if whole % size:
+            self.wrong(key, f"is {size}, which does not divide {what}")
+
     def number(self, key: str, default: Any = _MISSING) -> float:
         """A number."""
         found = self.value(key, default)

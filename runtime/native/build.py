@@ -12,9 +12,7 @@ import os
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +22,7 @@ from pathlib import Path
 
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError, fail
+from runtime.cache_folder import cache_folder, is_mine
 
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS: tuple[str, ...] = (
@@ -93,7 +92,7 @@ def library(text: str) -> ctypes.CDLL:
     """The functions of a text. Raises ParcError (E0731) if it cannot be compiled, or loaded."""
     tools, folder = toolchain(), _cache_folder()
     path = folder / f"{tools.key(text)}.so"
-    if _is_mine(path):
+    if is_mine(path):
         with suppress(OSError):  # it is damaged: it is made again
             return ctypes.CDLL(str(path))
     handle, temporary = tempfile.mkstemp(suffix=".so", dir=folder)
@@ -142,19 +141,7 @@ def _processor() -> str:
 @cache
 def _cache_folder() -> Path:
     """A folder that is this user's alone."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        root = Path(base) if base and os.path.isabs(base) else Path.home() / ".cache"
-        if sys.platform == "darwin" and not base:
-            root = Path.home() / "Library" / "Caches"
-        folder = root / "parc" / "kernels"
-        for part in (folder.parent, folder):
-            part.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _is_mine(folder, directory=True) and _is_mine(folder.parent, directory=True) and os.access(folder, os.W_OK):
-            return folder
-    except (OSError, RuntimeError):  # no home
-        pass
-    return _temporary()
+    return cache_folder("kernels") or _temporary()
 
 
 def _temporary() -> Path:
@@ -163,13 +150,3 @@ def _temporary() -> Path:
     folder = tempfile.mkdtemp(prefix="parc-kernels-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
-
-
-def _is_mine(path: Path, directory: bool = False) -> bool:
-    """Whether it is there, no link, this user's, and nobody else's to write to."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    right = stat.S_ISDIR(found.st_mode) if directory else stat.S_ISREG(found.st_mode)
-    return right and found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

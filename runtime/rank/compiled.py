@@ -130,13 +130,6 @@ class CompiledRank(Rank):
         """What a micro-batch has saved under a name, in one piece."""
         return self.whole(self.saved[name, micro].array, self.declared[name].type.dtype)
 
-    def put_part(self, name: str, micro: int, value: Array) -> None:
-        """Put a micro-batch's own part of a list into an accumulator."""
-        if name not in self.states:
-            shape = (self.program.microbatches, *self.backend.shape(value))
-            self.states[name] = self.cell(self.backend.empty(shape, self.declared[name].type.dtype))
-        self.backend.assign(self.backend.element(self.states[name].array, micro), value)
-
     def accumulate(self, name: str, value: Any, fn: str, dtype: str) -> None:
         """Add to an accumulator. A step's first value is only kept; what is added to in place was made here."""
         if name not in self.states:

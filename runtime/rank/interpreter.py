@@ -91,10 +91,18 @@ class Rank:
 
     def begin(self, given: frozenset[str] = frozenset()) -> None:
         """Fill the buffers that are there all the time as they are declared, but for those that are `given`."""
+        device = OneDevice(self.program, self.cls, self.group, self.at, self.network, self.backend)
         for decl in self.cls.states:
             if decl.role in STATIC and logical(decl) not in given:
-                device = OneDevice(self.program, self.cls, self.group, self.at, self.network, self.backend)
                 self.fill(decl.name, beginning(device, decl))
+
+    def put_part(self, name: str, micro: int, value: Array) -> None:
+        """Put a micro-batch's own part of a list into an accumulator."""
+        if name not in self.states:
+            decl, shape = self.declared[name], (self.program.microbatches, *self.backend.shape(value))
+            array = self.backend.empty(shape, decl.type.dtype, decl.memory)
+            self.states[name] = self.new(array, decl.type.dtype, decl.memory)
+        self.backend.assign(self.backend.element(self.states[name].array, micro), value)
 
     def put_inputs(self, name: str, var: Value, pieces: Sequence[Array]) -> None:
         """The pieces of all micro-batches of a step: arrays of nobody else's."""
@@ -302,12 +310,8 @@ class Rank:
         self, name: str, operand: str, scope: Mapping[str, Value], values: Values, dying: Sequence[str]
     ) -> None:
         decl, held = self.declared[name], values[operand]
-        if listed(decl):  # each micro-batch puts in its own part
-            if name not in self.states:
-                shape = (self.program.microbatches, *self.backend.shape(held.array))
-                array = self.backend.empty(shape, decl.type.dtype, decl.memory)
-                self.states[name] = self.new(array, decl.type.dtype, decl.memory)
-            self.backend.assign(self.backend.element(self.states[name].array, self.micro), held.array)
+        if listed(decl):
+            self.put_part(name, self.micro, held.array)
             return
         if name not in self.states:
             if held.buffer.holders == 1 and operand in dying:

@@ -142,12 +142,9 @@ class Emulator(LocalExecutor):
 
     def held(self, group: int, decl: StateDecl) -> Array | None:
         g = self.groups[group]
-        if parted(decl) and decl.role in LASTING:
+        if parted(decl) and (decl.role in LASTING or listed(decl)):
             parts = g.states[g.find(decl.name)]
             return None if parts is None else np.stack(np.broadcast_arrays(*map(held, parts)))
-        if listed(decl):
-            parts = g.states[g.find(decl.name)]
-            return None if parts is None else np.stack(np.broadcast_arrays(*parts))
         if parted(decl):
             return np.stack([held(g.saved[decl.name, m]) for m in range(self.program.microbatches)])
         found: Array | None = held(g.states[g.find(decl.name)])

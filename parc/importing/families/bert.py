@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from parc.importing.config import Config
 from parc.importing.described import Described, Family, block, call, dropout, unless, written
+from parc.importing.families.dense import MLP, OUTPUTS, parts, projections
 from runtime.checkpoint_names import rows
 
 LAYER = {
-    "attention.self.query.weight": "attention.wq[(h k) d]",
-    "attention.self.query.bias": "attention.bq[(h k)]",
-    "attention.self.key.weight": "attention.wk[(h k) d]",
-    "attention.self.key.bias": "attention.bk[(h k)]",
-    "attention.self.value.weight": "attention.wv[(h k) d]",
-    "attention.self.value.bias": "attention.bv[(h k)]",
-    "attention.output.dense.weight": "attention.wo[d (h k)]",
-    "attention.output.dense.bias": "attention.bo[d]",
+    **projections("attention.self"),
+    **OUTPUTS,
     "attention.output.LayerNorm.weight": "attention_norm.gain[d]",
     "attention.output.LayerNorm.bias": "attention_norm.bias[d]",
-    "intermediate.dense.weight": "mlp.w1[f d]",
-    "intermediate.dense.bias": "mlp.b1[f]",
-    "output.dense.weight": "mlp.w2[d f]",
-    "output.dense.bias": "mlp.b2[d]",
+    **MLP,
     "output.LayerNorm.weight": "mlp_norm.gain[d]",
     "output.LayerNorm.bias": "mlp_norm.bias[d]",
 }
@@ -41,8 +33,7 @@ ENDS = {
 def describe(config: Config) -> Described:
     """Reads a configuration."""
     hidden, heads = config.integer("hidden_size", 768), config.integer("num_attention_heads", 12)
-    if hidden % heads:
-        config.wrong("num_attention_heads", f"is {heads}, which does not divide the hidden size {hidden}")
+    config.divides("num_attention_heads", heads, hidden, f"the hidden size {hidden}")
     tanh = config.choice("hidden_act", {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}, "gelu")
     for key, value in (
         ("position_embedding_type", "absolute"),
@@ -70,17 +61,7 @@ def describe(config: Config) -> Described:
         **{name: rate for name, rate in rates.items() if rate},
     }
     other = unless(std, 0.02)
-    attention = call(
-        "attention",
-        "x",
-        "heads",
-        causal=False,
-        drop="attention_drop" if rates["attention_drop"] else None,
-        std=other,
-        key_bias=True,
-        label="attention",
-    )
-    mlp = call("mlp", "x", "width", std=other, tanh=tanh or None, label="mlp")
+    attention, mlp = parts("x", "x", rates, other, tanh, causal=False)
     embedded = call("layer_norm", "x", "eps", label="embedding_norm")
     transformed = call("linear", "x", "over c", std=other, label="transform")
     return Described(
@@ -100,8 +81,8 @@ def describe(config: Config) -> Described:
             *block(
                 "repeat layers as block",
                 [
-                    f"x = layer_norm(x + {dropout(attention, 'drop', rates)}, eps) as attention_norm",
-                    f"x = layer_norm(x + {dropout(mlp, 'drop', rates)}, eps) as mlp_norm",
+                    f"x = layer_norm(x + {attention}, eps) as attention_norm",
+                    f"x = layer_norm(x + {mlp}, eps) as mlp_norm",
                 ],
             ),
             f"found = layer_norm({'gelu_tanh' if tanh else 'gelu'}({transformed}), eps) as transform_norm",

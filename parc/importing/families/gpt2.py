@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from parc.importing.config import Config
-from parc.importing.described import Described, Family, block, call, dropout, unless, written
+from parc.importing.described import Described, Family, block, dropout, unless, written
+from parc.importing.families.dense import normed, parts
 from runtime.checkpoint_names import rows
 
 LAYER = {
@@ -31,8 +32,7 @@ ENDS = {
 def describe(config: Config) -> Described:
     """Reads a configuration."""
     hidden, heads = config.integer("n_embd", 768), config.integer("n_head", 12)
-    if hidden % heads:
-        config.wrong("n_head", f"is {heads}, which does not divide the hidden size {hidden}")
+    config.divides("n_head", heads, hidden, f"the hidden size {hidden}")
     width = config.integer("n_inner", 4 * hidden)
     tanh = config.choice(
         "activation_function", {"gelu_new": True, "gelu_pytorch_tanh": True, "gelu": False}, "gelu_new"
@@ -60,18 +60,7 @@ def describe(config: Config) -> Described:
         **{name: rate for name, rate in rates.items() if rate},
     }
     other = unless(std, 0.02)
-    attention = call(
-        "attention",
-        call("layer_norm", "x", "eps", label="attention_norm"),
-        "heads",
-        drop="attention_drop" if rates["attention_drop"] else None,
-        std=other,
-        key_bias=True,
-        label="attention",
-    )
-    mlp = call(
-        "mlp", call("layer_norm", "x", "eps", label="mlp_norm"), "width", std=other, tanh=tanh or None, label="mlp"
-    )
+    attention, mlp = parts(*normed("x"), rates, other, tanh)
     return Described(
         params={name: written(value) for name, value in params.items()},
         head=(
@@ -84,7 +73,7 @@ def describe(config: Config) -> Described:
             *([f"x = {dropout('x', 'embedding_drop', rates)}"] if rates["embedding_drop"] else []),
             *block(
                 "repeat layers as block",
-                [f"x = x + {dropout(attention, 'drop', rates)}", f"x = x + {dropout(mlp, 'drop', rates)}"],
+                [f"x = x + {attention}", f"x = x + {mlp}"],
             ),
             "logits[b,s,v] = layer_norm(x, eps) as norm @ wte",
             *block("if not training", ["output logits"]),

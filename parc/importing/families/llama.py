@@ -52,10 +52,9 @@ def sizes(config: Config, kv_heads: int = 0, size: int = 0) -> DecoderSizes:
     heads, hidden = config.integer("num_attention_heads"), config.integer("hidden_size")
     usual = kv_heads if kv_heads and "num_key_value_heads" not in config.values else heads
     kv_heads = config.integer("num_key_value_heads", usual)
-    if heads % kv_heads:
-        config.wrong("num_key_value_heads", f"is {kv_heads}, which does not divide the {heads} heads")
-    if not size and "head_dim" not in config and hidden % heads:
-        config.wrong("num_attention_heads", f"is {heads}, which does not divide the hidden size {hidden}")
+    config.divides("num_key_value_heads", kv_heads, heads, f"the {heads} heads")
+    if not size and "head_dim" not in config:
+        config.divides("num_attention_heads", heads, hidden, f"the hidden size {hidden}")
     return DecoderSizes(
         vocab=config.integer("vocab_size"),
         hidden=hidden,

@@ -6,25 +6,17 @@ from typing import Any
 
 from parc.importing.config import Config
 from parc.importing.described import Described, Family, block, call, dropout, unless, written
+from parc.importing.families.dense import MLP, OUTPUTS, normed, parts, projections
 from runtime.checkpoint_names import rows
 
 LAYER = {
     "layernorm_before.weight": "attention_norm.gain[d]",
     "layernorm_before.bias": "attention_norm.bias[d]",
-    "attention.attention.query.weight": "attention.wq[(h k) d]",
-    "attention.attention.query.bias": "attention.bq[(h k)]",
-    "attention.attention.key.weight": "attention.wk[(h k) d]",
-    "attention.attention.key.bias": "attention.bk[(h k)]",
-    "attention.attention.value.weight": "attention.wv[(h k) d]",
-    "attention.attention.value.bias": "attention.bv[(h k)]",
-    "attention.output.dense.weight": "attention.wo[d (h k)]",
-    "attention.output.dense.bias": "attention.bo[d]",
+    **projections("attention.attention"),
+    **OUTPUTS,
     "layernorm_after.weight": "mlp_norm.gain[d]",
     "layernorm_after.bias": "mlp_norm.bias[d]",
-    "intermediate.dense.weight": "mlp.w1[f d]",
-    "intermediate.dense.bias": "mlp.b1[f]",
-    "output.dense.weight": "mlp.w2[d f]",
-    "output.dense.bias": "mlp.b2[d]",
+    **MLP,
 }
 ENDS = {
     "vit.embeddings.cls_token": "first[1 1 d]",
@@ -41,14 +33,12 @@ ENDS = {
 def describe(config: Config) -> Described:
     """Reads a configuration."""
     hidden, heads = config.integer("hidden_size", 768), config.integer("num_attention_heads", 12)
-    if hidden % heads:
-        config.wrong("num_attention_heads", f"is {heads}, which does not divide the hidden size {hidden}")
+    config.divides("num_attention_heads", heads, hidden, f"the hidden size {hidden}")
     tanh = config.choice("hidden_act", {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}, "gelu")
     config.only("qkv_bias", True)
     config.ignore("encoder_stride", "pooler_output_size", "pooler_act")
     size, patch = config.integer("image_size", 224), config.integer("patch_size", 16)
-    if size % patch:
-        config.wrong("patch_size", f"is {patch}, which does not divide images of {size}")
+    config.divides("patch_size", patch, size, f"images of {size}")
     width, layers = config.integer("intermediate_size", 3072), config.integer("num_hidden_layers", 12)
     std, labels = config.number("initializer_range", 0.02), _labels(config)
     rates = {
@@ -68,19 +58,7 @@ def describe(config: Config) -> Described:
         **{name: rate for name, rate in rates.items() if rate},
     }
     other = unless(std, 0.02)
-    attention = call(
-        "attention",
-        call("layer_norm", "h", "eps", label="attention_norm"),
-        "heads",
-        causal=False,
-        drop="attention_drop" if rates["attention_drop"] else None,
-        std=other,
-        key_bias=True,
-        label="attention",
-    )
-    mlp = call(
-        "mlp", call("layer_norm", "h", "eps", label="mlp_norm"), "width", std=other, tanh=tanh or None, label="mlp"
-    )
+    attention, mlp = parts(*normed("h"), rates, other, tanh, causal=False)
     head = call("linear", "mean(slice(h, s, 0..1), over s)", "over v", std=other, label="head")
     return Described(
         params={name: written(value) for name, value in params.items()},
@@ -102,7 +80,7 @@ def describe(config: Config) -> Described:
             *([f"h = {dropout('h', 'drop', rates)}"] if rates["drop"] else []),
             *block(
                 "repeat layers as block",
-                [f"h = h + {dropout(attention, 'drop', rates)}", f"h = h + {dropout(mlp, 'drop', rates)}"],
+                [f"h = h + {attention}", f"h = h + {mlp}"],
             ),
             "h = layer_norm(h, eps) as norm",
             f"logits = {head}",
