@@ -113,6 +113,9 @@ class Cli(click.Group):
             return error.exit_code
         except (click.Abort, KeyboardInterrupt):
             click.echo("interrupted", err=True)
+            # An interrupt within an `exec` (modules that are imported do that) has Python end by the signal, whatever
+            # exit code is asked for, unless another one ends well (Python 3.11: `run_eval_code_obj`).
+            exec("")
             return INTERRUPTED
         except (_StreamFailed, OSError):
             raise

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 
 
 def heed(what: Mapping[signal.Signals, Callable[[], None]]) -> Callable[[], None]:
@@ -39,3 +41,26 @@ def heed(what: Mapping[signal.Signals, Callable[[], None]]) -> Callable[[], None
 
     threading.Thread(target=listen, daemon=True).start()
     return undo
+
+
+@contextmanager
+def interrupts_after() -> Iterator[None]:
+    """Have an interrupt be an exception after what is done here, not within.
+
+    An exception inside of the start of a C++ module is nobody's, and the process aborts (torch 2.13, pybind11).
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+
+    before = signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        signal.raise_signal(signal.SIGINT)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from compiler.program import Program
 from dsl.diagnostics import ParcError
 from runtime.distribute import Array
-from runtime.torch.ending import heed
+from runtime.torch.ending import heed, interrupts_after
 from runtime.torch.launch import MEETING, Followers, Seat, require_size, require_torch
 
 if TYPE_CHECKING:
@@ -88,11 +88,11 @@ class Engine:
         if self.followers is None:
             signals[signal.SIGTERM] = self._told_to_end
         self._unheeded = heed(signals)  # before torch is loaded, which takes long
-        from runtime.torch.member import Member
-        from runtime.torch.world import World
-
         others = self.followers
         try:
+            with interrupts_after():
+                from runtime.torch.member import Member
+                from runtime.torch.world import World
             if others is None:
                 world = World(place, self.device, self.patience, last=(lambda: None) if self.command else None)
             else:

@@ -9,7 +9,7 @@ import threading
 
 from dsl.diagnostics import ParcError
 from dsl.render import render
-from runtime.torch.ending import heed
+from runtime.torch.ending import heed, interrupts_after
 from runtime.torch.launch import MEETING, Seat
 
 FAILED = 1
@@ -20,11 +20,11 @@ def follow(place: Seat, patience: float, device: str, launched: bool = False) ->
 
     launched: whether somebody else has started this process, who ends it if another one ends.
     """
-    from runtime.torch.member import Member
-    from runtime.torch.world import World
-
     world: World | None = None
     try:
+        with interrupts_after():
+            from runtime.torch.member import Member
+            from runtime.torch.world import World
         world = World(place, device, patience, meeting=0.0 if launched else MEETING)
         if launched:
             heed({signal.SIGTERM: world.told_to_end, signal.SIGINT: world.interrupted})
