@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from compiler.cluster import Device as Device
 from compiler.cluster import Level as Level
 from compiler.graph import Graph, Value
 from compiler.lists import row_lists
-from compiler.origin import Role
+from compiler.origin import Role, within
 from compiler.strategy import SERIAL, Strategy
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
@@ -76,6 +76,28 @@ class State:
         return self.value.name
 
 
+@dataclass(frozen=True, slots=True)
+class LoopPiece:
+    """A loop that is a part of one that the model has: its `count` iterations are those from `first` on of `total`.
+
+    label, path: its own; of, of_path: those of the whole.
+    """
+
+    label: str
+    path: str
+    of: str
+    of_path: str
+    first: int
+    count: int
+    total: int
+
+
+def whole_path(path: str, pieces: Iterable[LoopPiece]) -> str:
+    """A path as it is without the pieces: in the loops of which they are parts."""
+    piece = next((p for p in pieces if within(path, p.path)), None)
+    return path if piece is None else piece.of_path + path[len(piece.path) :]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """The serial forward program.
@@ -85,6 +107,7 @@ class Model:
     graph.outputs = loss (a scalar, where it is `scored`), then the metrics (scalars), then the outputs, then what
     becomes of the states.
     scored: it has a loss. What only computes outputs has none.
+    pieces: loops that are parts of others, where the strategy speaks of some iterations of a loop.
     """
 
     name: str
@@ -97,6 +120,11 @@ class Model:
     scored: bool = True
     calls: Mapping[str, Any] = field(default_factory=dict)
     """By path, the calls of functions, while strategies are evaluated (`compiler.evaluate.calls.CallRecord`)."""
+    pieces: tuple[LoopPiece, ...] = ()
+
+    def whole(self, name: str) -> str:
+        """What a weight or a state (of an optimizer, too) is called in the model as it is written."""
+        return whole_path(name, self.pieces)
 
     @property
     def loss(self) -> Value:
@@ -209,8 +237,10 @@ class Job:
     """The model in entries that train nothing, where it differs from `model`: in jobs of the kind `infer` what computes
     the outputs."""
     written: tuple[Model, Model | None] | None = None
-    """`model` and `evaluated` as they are written, where implementations take the place of scopes in them: proofs
-    compare with these."""
+    """`model` and `evaluated` as they are written, where implementations take the place of scopes in them or loops are
+    cut: proofs compare with these."""
+    written_updates: tuple[WeightUpdate, ...] | None = None
+    """The updates of that, where loops are cut."""
 
     @property
     def entry(self) -> str:
@@ -223,7 +253,9 @@ class Job:
         if self.written is None:
             return self
         model, evaluated = self.written
-        return replace(self, model=model, evaluated=evaluated, strategy=SERIAL, written=None)
+        updates = self.updates if self.written_updates is None else self.written_updates
+        plain = replace(self, written=None, written_updates=None)
+        return replace(plain, model=model, evaluated=evaluated, strategy=SERIAL, updates=updates)
 
     def model_of(self, entry: str) -> Model:
         """The model as an entry runs it."""
