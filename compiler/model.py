@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import Any
 
@@ -12,7 +12,9 @@ from compiler.cluster import Device as Device
 from compiler.cluster import Level as Level
 from compiler.graph import Graph, Value
 from compiler.lists import row_lists
-from compiler.origin import Role, within
+from compiler.loop_pieces import LoopPiece as LoopPiece
+from compiler.loop_pieces import whole_path, with_numbers
+from compiler.origin import Role
 from compiler.strategy import SERIAL, Strategy
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
@@ -76,28 +78,6 @@ class State:
         return self.value.name
 
 
-@dataclass(frozen=True, slots=True)
-class LoopPiece:
-    """A loop that is a part of one that the model has: its `count` iterations are those from `first` on of `total`.
-
-    label, path: its own; of, of_path: those of the whole.
-    """
-
-    label: str
-    path: str
-    of: str
-    of_path: str
-    first: int
-    count: int
-    total: int
-
-
-def whole_path(path: str, pieces: Iterable[LoopPiece]) -> str:
-    """A path as it is without the pieces: in the loops of which they are parts."""
-    piece = next((p for p in pieces if within(path, p.path)), None)
-    return path if piece is None else piece.of_path + path[len(piece.path) :]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """The serial forward program.
@@ -125,6 +105,10 @@ class Model:
     def whole(self, name: str) -> str:
         """What a weight or a state (of an optimizer, too) is called in the model as it is written."""
         return whole_path(name, self.pieces)
+
+    def with_numbers(self, path: str) -> str:
+        """A path as a strategy writes it: `block[0..4].mlp`, where the loop is cut."""
+        return with_numbers(path, self.pieces)
 
     @property
     def loss(self) -> Value:

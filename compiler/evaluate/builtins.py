@@ -14,7 +14,8 @@ from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef, Bound, WeightVar, is_static, plain
 from compiler.evaluate.written import MESSAGES, no_random, positions, renamed, turned
 from compiler.graph import FLOATS, Value
-from compiler.model import STEP_DTYPE, whole_path
+from compiler.loop_pieces import whole_path
+from compiler.model import STEP_DTYPE
 from compiler.ops.create import Full, Iota, Normal, Random
 from compiler.ops.elementwise import Cast, Map, StopGradient
 from compiler.ops.functions import FUNCTIONS

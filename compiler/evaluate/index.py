@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from compiler.evaluate.session import listed
 from compiler.graph import Graph, Value
 from compiler.model import Model
 from compiler.ops.repeat import Repeat
 from compiler.origin import scopes
 from compiler.walk import bodies
 from dsl.data import dataclass
+from dsl.diagnostics import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,13 @@ class ModelIndex:
     def has(self, path: str) -> bool:
         """Whether a scope or a tensor has this path."""
         return path in self.tensors or path in self.scopes
+
+    def meant(self, path: str) -> str | None:
+        """What to write in the place of a path that nothing has, as help."""
+        tails = [p for p in self.paths if p.endswith(f".{path}")]
+        tops = sorted({p for p in self.scopes if "." not in p})
+        help = f"did you mean `{tails[0]}`?" if tails else did_you_mean(path, self.paths)
+        return help or (f"the outermost are {listed(tops)}" if tops else None)
 
     @property
     def paths(self) -> list[str]:

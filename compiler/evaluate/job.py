@@ -18,7 +18,7 @@ from compiler.evaluate.layers import check_updates, edges_of
 from compiler.evaluate.model import build_model
 from compiler.evaluate.modules import Module
 from compiler.evaluate.optimizer import build_updates
-from compiler.evaluate.plan import Plan, build_plan
+from compiler.evaluate.plan import PlannedStrategy, build_plan
 from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Defined, Skip
@@ -82,7 +82,7 @@ def build_job(
     if model is not None:
         _try(session, lambda: _check_frozen(tasks, model, frozen))
     cluster = _try(session, lambda: _cluster(session, module, task))
-    plan: Plan | None = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
+    plan: PlannedStrategy | None = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
     written: tuple[Model, Model | None] | None = None
     updates: Updates | None = None
     serial: Updates | None = None
@@ -214,12 +214,12 @@ def _strategy(
     override: ast.Name | None,
     model: Model | None,
     cluster: Cluster | None,
-) -> Plan:
+) -> PlannedStrategy:
     name = override or task.strategy
     if name is None:
-        return Plan(SERIAL)
+        return PlannedStrategy(SERIAL)
     if name.id == "serial" and ("strategy", "serial") not in module.entries:
-        return Plan(SERIAL)
+        return PlannedStrategy(SERIAL)
     index: ModelIndex | None = index_model(model) if model else None
     return build_plan(session, module, name, index, cluster)
 

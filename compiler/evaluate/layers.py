@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 
 from compiler.evaluate import static
@@ -43,7 +43,9 @@ class ScopeRange:
         """What two ranges of one loop share. Raises E0441 where that is nothing."""
         low, high = max(self.low, other.low), min(self.high, other.high)
         if low >= high:
-            message = f"none of the iterations {self.low}..{self.high} of `{self.loop}` is among {other.low}..{other.high}"
+            message = (
+                f"none of the iterations {self.low}..{self.high} of `{self.loop}` is among {other.low}..{other.high}"
+            )
             raise fail("E0441", message, span, notes=[("the tactic is narrowed to those here", other.span)])
         return ScopeRange(self.path, self.loop, low, high, span)
 
@@ -102,7 +104,7 @@ def _count(loop: str, name: ast.Name, index: ModelIndex) -> int:
     raise fail("E0440", message, name.span, help=help)
 
 
-def edges_of(cuts: dict[str, LoopCuts], index: ModelIndex) -> dict[str, tuple[int, ...]]:
+def edges_of(cuts: Mapping[str, LoopCuts], index: ModelIndex) -> dict[str, tuple[int, ...]]:
     """By loop: where its pieces begin, and where the last ends."""
     counts = {n.op.body.name: n.op.count for n in index.model.graph.nodes if isinstance(n.op, Repeat)}
     return {loop: tuple(sorted({0, counts[loop], *cut.edges})) for loop, cut in cuts.items()}

@@ -34,7 +34,7 @@ def build_strategy(
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PlannedStrategy:
     """A strategy, and what it says by hand. cuts: loops that are to be cut before it can be told for the model: there
     it is not what counts."""
 
@@ -45,7 +45,7 @@ class Plan:
 
 def build_plan(
     session: Session, module: Module, name: ast.Name, index: ModelIndex | None, cluster: Cluster | None
-) -> Plan:
+) -> PlannedStrategy:
     """As `build_strategy`, and what else it says."""
     entry = module.find("strategy", name)
     item = entry.item
@@ -59,7 +59,7 @@ def build_plan(
     rules = expander.rules
     by_hand: tuple[Implementation, ...] = ()
     if expander.cuts and session.failures == before:
-        return Plan(Strategy(entry.name, tuple(rules.axes), span=item.span), cuts=expander.cuts)
+        return PlannedStrategy(Strategy(entry.name, tuple(rules.axes), span=item.span), cuts=expander.cuts)
     if index is not None:
         try:
             check_microbatches(rules.microbatches, rules.splits, rules.axes, index)
@@ -86,7 +86,7 @@ def build_plan(
     _check_cluster(rules, entry, cluster)
     for warning in idle_axes(found):
         session.diagnostics.add(warning)
-    return Plan(found, by_hand)
+    return PlannedStrategy(found, by_hand)
 
 
 def _by_hand(rules: StrategyRules, index: ModelIndex) -> tuple[Implementation, ...]:

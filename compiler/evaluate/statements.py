@@ -17,7 +17,8 @@ from compiler.evaluate.states import model_states
 from compiler.evaluate.values import BROKEN, Bound, Broken, CallResults, Skip, WeightVar, is_static, kind_of
 from compiler.evaluate.written import not_by_hand, own_weight, state_pieces
 from compiler.graph import FLOATS, RANGES, Dim, Type, Value
-from compiler.model import DataInput, Init, State, Weight, whole_path
+from compiler.loop_pieces import whole_path
+from compiler.model import DataInput, Init, State, Weight
 from compiler.ops.elementwise import Cast, Transpose
 from compiler.origin import Origin, Role
 from dsl import ast

@@ -18,6 +18,7 @@ from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
+from compiler.loop_pieces import LoopPiece, together
 from compiler.model import Cluster
 from compiler.origin import within
 from compiler.strategy import (
@@ -124,7 +125,7 @@ class Expander:
             case ast.Recompute():
                 keep = [k for p in statement.keep for k in self._all(self._range(p, scope))]
                 for where in self._scopes(statement.scope, scope):
-                    own = tuple(k for k in keep if self._together(k, where))
+                    own = tuple(k for k in keep if together(k, where, self.pieces))
                     rules.recomputes.append(RecomputeRule(where, own, self.span(statement), self.by))
             case ast.Offload():
                 classes, span = self._classes(statement.classes, MOVED), self.span(statement)
@@ -199,6 +200,11 @@ class Expander:
                 raise fail("E0403", f"there is no class of tensors `{name.id}` here", name.span, help=help)
         return tuple(dict.fromkeys(n.id for n in names))
 
+    @property
+    def pieces(self) -> tuple[LoopPiece, ...]:
+        """Of the model's loops, once they are cut."""
+        return self.index.model.pieces if self.index is not None else ()
+
     def _scopes(self, path: ast.Path | None, scope: Scope) -> tuple[str | None, ...]:
         """A scope, within what the applied tactic is narrowed to: of loops that are cut, those of all pieces meant."""
         found = self.within if path is None else self._range(path, scope)
@@ -215,15 +221,9 @@ class Expander:
 
     def _all(self, found: ScopeRange) -> tuple[str, ...]:
         """The paths that are meant, in the model as it is cut. Before it is, it becomes known where."""
-        if found.loop and self.index is not None and not self.index.model.pieces:
+        if found.loop and self.index is not None and not self.pieces:
             self.cuts.setdefault(found.loop, LoopCuts(found.span)).edges.update((found.low, found.high))
-        return found.paths(self.index.model.pieces if self.index is not None else ())
-
-    def _together(self, path: str, where: str | None) -> bool:
-        """Whether something can be of one rule with a scope: not where they are in pieces of one loop."""
-        pieces = self.index.model.pieces if self.index is not None else ()
-        of = {p.path: p.of for p in pieces if within(path, p.path)}
-        return not any(p.of in of.values() and p.path not in of for p in pieces if where and within(where, p.path))
+        return found.paths(self.pieces)
 
     def _path(self, path: ast.Path) -> str:
         text = str(path)
@@ -231,16 +231,11 @@ class Expander:
             text = f"{self.within.path}.{text}"
         index = self.index
         known = index is None or any(
-            index.has(t) or any(i.has(t) for i in self.rules.by_hand)
-            for t in ScopeRange(text).paths(index.model.pieces)
+            index.has(t) or any(i.has(t) for i in self.rules.by_hand) for t in ScopeRange(text).paths(self.pieces)
         )
         if index is not None and not known:
-            tails = [p for p in index.paths if p.endswith(f".{text}")]
-            help = f"did you mean `{tails[0]}`?" if tails else did_you_mean(text, index.paths)
-            if help is None:
-                tops = sorted({p for p in index.scopes if "." not in p})
-                help = f"the outermost are {listed(tops)}" if tops else None
-            raise fail("E0404", f"`{index.model.name}` has no scope or tensor `{text}`", path.span, help=help)
+            message = f"`{index.model.name}` has no scope or tensor `{text}`"
+            raise fail("E0404", message, path.span, help=index.meant(text))
         return text
 
     # --- rules --------------------------------------------------------------------------------------------
@@ -327,7 +322,7 @@ class Expander:
         found = list(value.names) if isinstance(value, Words) else [str(path)]
         if self.index is None:
             return found
-        pieces = self.index.model.pieces
+        pieces = self.pieces
         if self.within is not None:
             known = (self.index.paths_of_loops, self.index.scopes, {p.of_path for p in pieces})
             inner = [(text, f"{self.within.path}.{text}") for text in found]

@@ -8,7 +8,18 @@ from compiler.homes import Homes
 from compiler.memory.tiers import FIRST
 from compiler.ops.common import listed
 from compiler.origin import DECLARED
-from compiler.program import Axis, DeviceClass, Entry, Function, InputDecl, LoopRange, Program, Schedule, StateDecl, WholeLoop
+from compiler.program import (
+    Axis,
+    DeviceClass,
+    Entry,
+    Function,
+    InputDecl,
+    LoopRange,
+    Program,
+    Schedule,
+    StateDecl,
+    WholeLoop,
+)
 from compiler.text.locations import HEAD, Locations, Site
 from compiler.text.printer import show_devices, show_entry
 from compiler.text.schedules import ScheduleParser
@@ -253,8 +264,8 @@ class _Parser(ScheduleParser):
         self.word("from")
         return WholeLoop(label, self.natural(), total)
 
-    def _in_whole(self) -> str:
-        self.word("whole")
+    def _part_of(self) -> str:
+        self.word("of")
         return self.text()
 
     def _state(self) -> StateDecl | None:
@@ -273,7 +284,7 @@ class _Parser(ScheduleParser):
             init = self.initialiser() if self.take("=") else None
             memory = self.text() if self.take_word("in") else FIRST
             logical = self.text() if self.take_word("of") else name
-            whole = self._in_whole() if self.take_word("in") else ""
+            whole = self._part_of() if self.take_word("part") else ""
             numbers = self.text() if self.take_word("at") else ""
             chunk = self.natural() if self.take_word("chunk") else 0
             frozen = self.take_word("frozen")

@@ -171,7 +171,7 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
     if s.logical != s.name:
         text += f" of {quote(s.logical)}"
     if s.whole:
-        text += f" in whole {quote(s.whole)}"
+        text += f" part of {quote(s.whole)}"
     if s.numbers:
         text += f" at {quote(s.numbers)}"
     if s.chunk:
