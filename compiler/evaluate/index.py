@@ -11,7 +11,8 @@ from compiler.ops.repeat import Repeat
 from compiler.origin import scopes
 from compiler.walk import bodies
 from dsl.data import dataclass
-from dsl.diagnostics import did_you_mean
+from dsl.diagnostics import ParcError, did_you_mean, fail
+from dsl.source import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,13 @@ class ModelIndex:
         """Whether a scope or a tensor has this path."""
         return path in self.tensors or path in self.scopes
 
-    def meant(self, path: str) -> str | None:
-        """What to write in the place of a path that nothing has, as help."""
+    def unknown(self, path: str, span: Span) -> ParcError:
+        """Says that nothing has a path, and what to write in its place."""
         tails = [p for p in self.paths if p.endswith(f".{path}")]
         tops = sorted({p for p in self.scopes if "." not in p})
         help = f"did you mean `{tails[0]}`?" if tails else did_you_mean(path, self.paths)
-        return help or (f"the outermost are {listed(tops)}" if tops else None)
+        help = help or (f"the outermost are {listed(tops)}" if tops else None)
+        return fail("E0404", f"`{self.model.name}` has no scope or tensor `{path}`", span, help=help)
 
     @property
     def paths(self) -> list[str]:

@@ -207,8 +207,8 @@ class Expander:
 
     def _scopes(self, path: ast.Path | None, scope: Scope) -> tuple[str | None, ...]:
         """A scope, within what the applied tactic is narrowed to: of loops that are cut, those of all pieces meant."""
-        found = self.within if path is None else self._range(path, scope)
-        return (None,) if found is None else self._all(found)
+        narrowed = self.within if path is None else self._range(path, scope)
+        return (None,) if narrowed is None else self._all(narrowed)
 
     def _range(self, path: ast.Path, scope: Scope) -> ScopeRange:
         """A path, with the iterations of a loop that are meant (`block[0..4].mlp`)."""
@@ -234,8 +234,7 @@ class Expander:
             index.has(t) or any(i.has(t) for i in self.rules.by_hand) for t in ScopeRange(text).paths(self.pieces)
         )
         if index is not None and not known:
-            message = f"`{index.model.name}` has no scope or tensor `{text}`"
-            raise fail("E0404", message, path.span, help=index.meant(text))
+            raise index.unknown(text, path.span)
         return text
 
     # --- rules --------------------------------------------------------------------------------------------
@@ -322,12 +321,11 @@ class Expander:
         found = list(value.names) if isinstance(value, Words) else [str(path)]
         if self.index is None:
             return found
-        pieces = self.pieces
         if self.within is not None:
-            known = (self.index.paths_of_loops, self.index.scopes, {p.of_path for p in pieces})
+            known = (self.index.paths_of_loops, self.index.scopes, {p.of_path for p in self.pieces})
             inner = [(text, f"{self.within.path}.{text}") for text in found]
             found = [path if any(path in of for of in known) else text for text, path in inner]
-        parts = ([p.path for p in pieces if text in (p.of, p.of_path)] or [text] for text in found)
+        parts = ([p.path for p in self.pieces if text in (p.of, p.of_path)] or [text] for text in found)
         return [part for of in parts for part in of]
 
     def set_microbatches(self, count: int, dim: ast.Name | None, pad: bool, scope: Scope, at: ast.Statement) -> None:
