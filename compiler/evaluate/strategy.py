@@ -11,7 +11,7 @@ from compiler.evaluate import limits, static
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
-from compiler.evaluate.offloads import offload_rule
+from compiler.evaluate.offloads import offload_rule, run_rule
 from compiler.evaluate.pipelines import Microbatches, pipeline_rule, schedule_microbatches
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
@@ -30,6 +30,7 @@ from compiler.strategy import (
     PlaceRule,
     RecomputeRule,
     ReduceRule,
+    RunRule,
     ShardRule,
     SplitRule,
 )
@@ -60,6 +61,7 @@ class StrategyRules:
     places: list[PlaceRule] = field(default_factory=list)
     recomputes: list[RecomputeRule] = field(default_factory=list)
     offloads: list[OffloadRule] = field(default_factory=list)
+    runs: list[RunRule] = field(default_factory=list)
     implementations: list[ImplementRule] = field(default_factory=list)
     by_hand: list[Implementation] = field(default_factory=list)
     microbatches: Microbatches | None = None
@@ -126,6 +128,9 @@ class Expander:
                 classes, where = self._classes(statement.classes, MOVED), self._scope(statement.scope)
                 span = self.span(statement)
                 rules.offloads.append(offload_rule(statement, classes, where, scope, self.cluster, span, self.by))
+            case ast.RunOn():
+                where, span = self._scope(statement.scope), self.span(statement)
+                rules.runs.append(run_rule(statement, where, self.cluster, span, self.by))
             case ast.Implement():
                 self._implement(statement, scope)
             case ast.Apply():

@@ -7,6 +7,7 @@ from dataclasses import field
 
 from compiler.cost.kernels.work import Work
 from compiler.graph import Node, Type
+from compiler.memory.tiers import FIRST
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
@@ -44,6 +45,7 @@ class Draft:
     dims: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
     count: int = 1  # tensors that go together
+    memory: str = FIRST  # that of the processors which compute it
 
 
 def is_where(instr: Node) -> bool:
