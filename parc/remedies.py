@@ -230,7 +230,8 @@ def _recompute(compiled: Compiled, needs: Needs) -> Iterator[RuleChange]:
         if scope in done or None in done or (scope and not done.isdisjoint(scopes(scope))):
             continue
         rule = RecomputeRule(scope, (), strategy.span)
-        yield RuleChange("recompute", f"recompute {scope}" if scope else "recompute", _added("recomputes", rule))
+        told = f"recompute {compiled.job.model.with_numbers(scope)}" if scope else "recompute"
+        yield RuleChange("recompute", told, _added("recomputes", rule))
 
 
 def _shards(compiled: Compiled, data: Sequence[str]) -> Iterator[RuleChange]:

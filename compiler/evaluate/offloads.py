@@ -48,7 +48,7 @@ def offload_rule(
 
 
 def run_rule(statement: ast.RunOn, where: str | None, cluster: Cluster | None, span: Span, by: Span | None) -> RunRule:
-    """The rule of a statement whose scope is known. Raises ParcError: E0412 for hosts of which the cluster says nothing,
+    """The rule of a statement, for a scope. Raises ParcError: E0412 for hosts of which the cluster says nothing,
     E0572 if it does not say what they compute, E0573 for what runs nowhere else, and for a place where none does."""
     for name in statement.kinds:
         if name.id not in RUN:

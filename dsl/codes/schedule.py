@@ -334,8 +334,8 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0572",
         "hosts of which nobody knows what they compute",
-        "`run … on host` computes on the servers' processors. What that costs depends on how fast they are: the cluster\n"
-        "says so beside their memory, `host compute 3 TFLOP/s` of all processors of a server; its devices share them.",
+        "`run … on host` computes on the servers' processors. What that costs depends on how fast they are: the\n"
+        "cluster says so beside their memory, `host compute 3 TFLOP/s`, of all processors of a server.",
         _HOSTS.replace("  COMPUTE\n", ""),
         _HOSTS.replace("COMPUTE", "host compute 3 TFLOP/s"),
     ),

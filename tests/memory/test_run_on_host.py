@@ -16,7 +16,7 @@ from compiler.ops.comm import Comm
 from compiler.ops.index import Take
 from compiler.ops.move import Move
 from compiler.program import FunctionPhase, Program
-from compiler.text import parse_located, parse_program, show
+from compiler.text import parse_program, show
 from compiler.verify import verify
 from compiler.walk import walk
 from dsl.diagnostics import ParcError
