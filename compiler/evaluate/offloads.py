@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from compiler.evaluate import limits, static
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.scope import Scope
@@ -12,6 +14,15 @@ from compiler.strategy import RUN, OffloadRule, RunRule
 from dsl import ast
 from dsl.diagnostics import did_you_mean, fail
 from dsl.source import Span
+
+
+def classes_of(names: Sequence[ast.Name], allowed: Sequence[str]) -> tuple[str, ...]:
+    """The classes of tensors that a rule names. Raises ParcError (E0403) for what is none of those allowed."""
+    for name in names:
+        if name.id not in allowed:
+            help = did_you_mean(name.id, allowed) or f"there are {listed(allowed)}"
+            raise fail("E0403", f"there is no class of tensors `{name.id}` here", name.span, help=help)
+    return tuple(dict.fromkeys(n.id for n in names))
 
 
 def offload_rule(

@@ -81,3 +81,8 @@ def is_waited_for(at: int, drafts: Sequence[Draft], grown: Collection[int]) -> b
     """Whether another draft depends on this one: one that was begun later, or a message that has `grown` since."""
     later = (drafts[i] for i in range(len(drafts) - 1, at, -1))
     return any(at in d.deps for d in later) or any(at in drafts[i].deps for i in grown)
+
+
+def dims_of(ins: Sequence[Lifted], outs: Sequence[Lifted]) -> set[str]:
+    """The names of the dims of all these values."""
+    return set().union(*[v.type.names for v in (*ins, *outs)])

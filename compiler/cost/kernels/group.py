@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from compiler.cost.kernels.drafts import Draft, Lifted, is_waited_for
+from compiler.cost.kernels.drafts import Draft, Lifted, dims_of, is_waited_for
 from compiler.cost.kernels.rows import rows_elsewhere, rows_work
 from compiler.cost.kernels.sized import Sized
 from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkLoop
@@ -198,7 +198,7 @@ class _Lift:
             and draft is not None
             and draft.joins
             and draft.memory == instr.outputs[0].memory
-            and (size == draft.size or (size < draft.size and _dims(ins, outs) <= draft.dims))
+            and (size == draft.size or (size < draft.size and dims_of(ins, outs) <= draft.dims))
             and not (draft.closed and any(v.name in draft.closed for v in instr.inputs))
         )
         if fits and draft is not None:
@@ -207,7 +207,7 @@ class _Lift:
             draft.deps.discard(at)
             draft.carries |= carries
         else:
-            draft = Draft(instr.outputs[0].name, [instr], None, owners, carries, joins, size, _dims(ins, outs))
+            draft = Draft(instr.outputs[0].name, [instr], None, owners, carries, joins, size, dims_of(ins, outs))
             draft.memory = instr.outputs[0].memory
             self.drafts.append(draft)
             at = len(self.drafts) - 1
@@ -395,7 +395,3 @@ def _way(op: type[Op]) -> Callable[[_Lift, Node], None]:
     if issubclass(op, comm.Comm) and op.message:
         return _Lift.collective if op.pattern in GROUPED else _Lift.message
     return _Lift.vector
-
-
-def _dims(ins: Sequence[Lifted], outs: Sequence[Lifted]) -> set[str]:
-    return set().union(*[v.type.names for v in (*ins, *outs)])
