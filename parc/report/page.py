@@ -30,6 +30,7 @@ from parc.units import amount, flops, percent, seconds
 SCHEMA = 1
 """Of the data in the page; raised when a field goes away or changes its meaning."""
 
+
 def page(e: Estimate, occupancy: Mapping[int, Occupancy], pieces: Pieces, command: str = "", strategy: str = "") -> str:
     """The page. pieces: what lies in each pass; command: the line that made it; strategy: its source text.
 
