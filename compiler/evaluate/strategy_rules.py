@@ -16,6 +16,7 @@ from compiler.strategy import (
     PlaceRule,
     RecomputeRule,
     ReduceRule,
+    RunRule,
     ShardRule,
     SplitRule,
 )
@@ -41,6 +42,7 @@ class StrategyRules:
     places: list[PlaceRule] = field(default_factory=list)
     recomputes: list[RecomputeRule] = field(default_factory=list)
     offloads: list[OffloadRule] = field(default_factory=list)
+    runs: list[RunRule] = field(default_factory=list)
     implementations: list[ImplementRule] = field(default_factory=list)
     by_hand: list[Implementation] = field(default_factory=list)
     by_stage: Orders | None = None

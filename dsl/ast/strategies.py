@@ -197,6 +197,15 @@ class Offload(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class RunOn(Statement):
+    """`run update, take on host in table`: what computes elsewhere than on the devices, and for which weights."""
+
+    kinds: tuple[Name, ...]
+    place: Name
+    scope: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Implement(Statement):
     """`implement block.mlp by tensor_parallel_mlp(tp)`: the scope is computed by a device-local function."""
 
@@ -220,6 +229,14 @@ class Task(Statement):
     model: Call
     cluster: Call | None = None
     strategy: Name | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decode(Statement):
+    """`decode over s, prefill 512` in a job that infers: new positions by themselves, so many at first."""
+
+    dim: Name
+    prefill: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,6 +208,10 @@ class TreeBuilder(Expressions):
         prefetch = first(ast.Expr, c)
         return ast.Offload(self._ids(c[:to]), self._name(c[to + 1]), first(ast.Path, c), prefetch, span=self._span(c))
 
+    def run_on(self, c: Children) -> ast.RunOn:
+        on = find("ON", c)
+        return ast.RunOn(self._ids(c[:on]), self._name(c[on + 1]), first(ast.Path, c), span=self._span(c))
+
     def layout(self, c: Children) -> ast.LayoutDecl:
         dims = tuple((g.names[0], g.names[1:]) for g in every(NameList, c))
         tensor, *scope = every(ast.Path, c)
@@ -244,7 +248,7 @@ class TreeBuilder(Expressions):
         value = c[1] if isinstance(c[1], ast.Syntax) else self._name(c[1])
         return KeywordClause(cast(Token, c[0]).text, (value,), span=self._span(c))
 
-    schedule = cuts = chunks = master = loss_scale = _keyword_clause
+    schedule = cuts = chunks = master = loss_scale = prefill = _keyword_clause
 
     def microbatches(self, c: Children) -> ast.Microbatches:
         twice, pad = (find(word, c) < len(c) for word in ("TWO", "PAD"))
@@ -296,6 +300,11 @@ class TreeBuilder(Expressions):
         master = cast(ast.Name, clauses["master"].values[0]) if "master" in clauses else None
         scale = cast(ast.Expr, clauses["loss_scale"].values[0]) if "loss_scale" in clauses else None
         return ast.Precision(self._name(c[1]), master, scale, span=self._span(c))
+
+    def decode(self, c: Children) -> ast.Decode:
+        clauses = self._clauses(c)
+        first = cast(ast.Expr, clauses["prefill"].values[0]) if "prefill" in clauses else None
+        return ast.Decode(self._name(c[2]), first, span=self._span(c))
 
     def data(self, c: Children) -> ast.Data:
         return ast.Data(cast(ast.Call, c[1]), span=self._span(c))

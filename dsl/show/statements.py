@@ -170,6 +170,11 @@ def _(node: ast.Offload) -> Doc:
 
 
 @statement.register
+def _(node: ast.RunOn) -> Doc:
+    return [f"run {names(node.kinds)} on {node.place.id}{_scope(node.scope)}"]
+
+
+@statement.register
 def _(node: ast.LayoutDecl) -> Doc:
     dims: list[Doc] = [["/".join(n.id for n in (dim, *axes))] for dim, axes in node.dims]
     return [f"layout {node.tensor}", Bracket("[", tuple(dims), "]"), *_scope(node.scope)]
@@ -261,6 +266,12 @@ def _(node: ast.Task) -> Doc:
 @statement.register
 def _(node: ast.OptimizerUse) -> Doc:
     return ["optimizer ", *use_call(node.call)]
+
+
+@statement.register
+def _(node: ast.Decode) -> Doc:
+    first: Doc = [", prefill ", *expression(node.prefill)] if node.prefill else []
+    return [f"decode over {node.dim.id}", *first]
 
 
 @statement.register
