@@ -209,8 +209,10 @@ class Job:
     """The model in entries that train nothing, where it differs from `model`: in jobs of the kind `infer` what computes
     the outputs."""
     written: tuple[Model, Model | None] | None = None
-    """`model` and `evaluated` as they are written, where implementations take the place of scopes in them: proofs
-    compare with these."""
+    """`model` and `evaluated` as they are written, where implementations take the place of scopes in them, or dims lie
+    in other orders: proofs compare with these."""
+    by_hand: Model | None = None
+    """`model` as implementations have left it, before any dim lies in another order."""
 
     @property
     def entry(self) -> str:
@@ -223,7 +225,7 @@ class Job:
         if self.written is None:
             return self
         model, evaluated = self.written
-        return replace(self, model=model, evaluated=evaluated, strategy=SERIAL, written=None)
+        return replace(self, model=model, evaluated=evaluated, strategy=SERIAL, written=None, by_hand=None)
 
     def model_of(self, entry: str) -> Model:
         """The model as an entry runs it."""

@@ -89,6 +89,13 @@ def build_job(
 
         written = model, other
         model, other = implemented(model, plan[1]), other and implemented(other, plan[1])
+    by_hand = model
+    if plan is not None and model is not None and plan[0].zigzags:
+        from compiler.ordered import ordered
+
+        written = written or (model, other)
+        rules, pair = plan[0], (model, other)
+        model, other = _try(session, lambda: [m and ordered(m, rules) for m in pair]) or pair
     updates = _try(session, lambda: _updates(session, module, entry, tasks, model, names, precision))
     data = _try(session, lambda: _data(tasks.data, module, model)) if session.sizes is None else None
     seed = _try(session, lambda: _seed(tasks.seed, module))
@@ -108,6 +115,7 @@ def build_job(
         item.name.span,
         other,
         written,
+        by_hand,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from compiler.evaluate.axes import check_axes, idle_axes
 from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.modules import Module
+from compiler.evaluate.orders import check_microbatch_order
 from compiler.evaluate.pipelines import Microbatches, check_microbatches
 from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
@@ -48,6 +49,10 @@ def build_plan(
     if index is not None:
         try:
             check_microbatches(rules.microbatches, rules.splits, rules.axes, index)
+            if rules.microbatches is not None and rules.microbatches.count > 1:
+                first = next((i.value.type.names[0] for i in index.model.inputs if i.value.type.dims), "")
+                dim = rules.microbatches.dim or first
+                check_microbatch_order(dim, rules.splits, rules.microbatches.span)
             by_hand = _by_hand(rules, index) if rules.by_hand else ()
         except ParcError as error:
             session.failed(error)

@@ -12,6 +12,7 @@ from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.offloads import offload_rule
+from compiler.evaluate.orders import check_order
 from compiler.evaluate.pipelines import Microbatches, pipeline_rule, schedule_microbatches
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
@@ -98,7 +99,10 @@ class Expander:
                 dims = self.dims(statement.dims, scope)
                 classes = self._classes(statement.classes, CLASSES) or CLASSES
                 where = self._scope(statement.scope)
-                rules.splits.append(SplitRule(dims, axis.name, classes, where, statement.pad, span, self.by))
+                zigzag = statement.order is not None
+                if statement.order is not None:
+                    check_order(statement, dims, classes, axis, rules.by_hand)
+                rules.splits.append(SplitRule(dims, axis.name, classes, where, statement.pad, span, self.by, zigzag))
             case ast.Shard():
                 classes = self._classes(statement.classes, _SHARDED)
                 axis = self.axis(statement.axis, scope)
@@ -322,7 +326,7 @@ class Expander:
             return
         from compiler.evaluate.implement import implementation, rule
 
-        found = implementation(self.session, statement, path, index, scope, self.rules.axes)
+        found = implementation(self.session, statement, path, index, scope, self.rules.axes, self.rules.splits)
         self.rules.by_hand.append(found)
         self.rules.implementations.append(rule(found, self.by, self.span(statement)))
 

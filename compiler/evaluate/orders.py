@@ -1,0 +1,58 @@
+"""`split s on cp zigzag`: which orders there are, and of what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from compiler.evaluate.session import listed
+from compiler.evaluate.values import AxisRef
+from compiler.strategy import SplitRule
+from dsl import ast
+from dsl.diagnostics import did_you_mean, fail
+from dsl.source import Span
+
+if TYPE_CHECKING:
+    from compiler.implement.replacing import Implementation
+
+ORDERS = ("zigzag",)
+
+
+def check_order(
+    statement: ast.Split,
+    dims: Sequence[str],
+    classes: Sequence[str],
+    axis: AxisRef,
+    by_hand: Iterable[Implementation],
+) -> None:
+    """Whether a split can have this order. Raises E0437 and E0438."""
+    order = statement.order
+    assert order is not None
+    if order.id not in ORDERS:
+        help = did_you_mean(order.id, ORDERS) or f"there is {listed(ORDERS)}; without a word pieces are in order"
+        raise fail("E0437", f"there is no order `{order.id}`", order.span, help=help)
+    if len(dims) != 1:
+        message = f"an order is of one dim, not of {listed(dims)}"
+        help = "split the others by rules of their own: the first rule of an axis whose dim a tensor has counts"
+        raise fail("E0437", message, order.span, help=help)
+    if statement.pad:
+        help = "leave out `pad`, and choose a size that divides by twice the devices"
+        raise fail("E0437", "pieces in zig-zag order are even", order.span, help=help)
+    if "activations" not in classes:
+        message = f"{listed(classes)} lie in their own order"
+        help = "an order is one of activations: what is stored is put into it where it is used"
+        raise fail("E0437", message, order.span, help=help)
+    late = next((i for i in by_hand if any(d.axis == axis.name for d in i.devices)), None)
+    if late is not None:
+        message = f"the pieces of `{late.scope}` along `{axis.name}` were taken to be in order"
+        notes = [("this comes first", late.span)]
+        raise fail("E0437", message, order.span, notes=notes, help="write the order before `implement`")
+
+
+def check_microbatch_order(dim: str, splits: Iterable[SplitRule], span: Span) -> None:
+    """Micro-batches are cut off in order. Raises E0437."""
+    rule = next((r for r in splits if r.zigzag and dim in r.dims), None)
+    if rule is not None:
+        message = f"micro-batches are parts of `{dim}` in its own order"
+        help = "cut another dim, or split this one without an order"
+        raise fail("E0437", message, span, notes=[("its order is said here", rule.span)], help=help)
