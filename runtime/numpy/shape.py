@@ -110,11 +110,12 @@ def plan_zigzag(op: ZigZag, ins: Sequence[LocalValue], outs: Sequence[LocalValue
 def zigzag(x: Array, axis: int, parts: int, back: bool) -> Array:
     """Block i and block 2·parts-1-i of 2·parts behind each other, or `back`."""
     before, behind = x.shape[:axis], x.shape[axis + 1 :]
-    length, all = x.shape[axis] // (2 * parts), (slice(None),) * axis
+    length = x.shape[axis] // (2 * parts)
+    at: tuple[Any, ...] = (slice(None),) * axis
     if back:
         pairs = x.reshape((*before, parts, 2, length, *behind))
-        there = pairs[(*all, slice(None), 0)], pairs[(*all, slice(None, None, -1), 1)]
-        return np.concatenate(there, axis).reshape(x.shape)
+        first, last = pairs[(*at, slice(None), 0)], pairs[(*at, slice(None, None, -1), 1)]
+        return np.concatenate([first, last], axis).reshape(x.shape)
     blocks = x.reshape((*before, 2 * parts, length, *behind))
-    first, last = blocks[(*all, slice(parts))], blocks[(*all, slice(None, parts - 1, -1))]
+    first, last = blocks[(*at, slice(parts))], blocks[(*at, slice(None, parts - 1, -1))]
     return np.stack([first, last], axis + 1).reshape(x.shape)

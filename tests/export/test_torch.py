@@ -231,7 +231,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     programs |= {name: golden(name) for name in PROGRAMS}
     programs |= {name: states.compiled(name).program for name in STATES}
     programs |= {
-        name: parc.compile(Source("main.par", text), double=True).program for name, text in (ROWS | UNEVEN | ORDERS).items()
+        name: parc.compile(Source("main.par", text), double=True).program
+        for name, text in (ROWS | UNEVEN | ORDERS).items()
     }
     by_name = {str(cell): cell for size in (1, 2) for cell in cells(size)}
     programs |= {name: by_name[name].compile().program for name in CELLS}
@@ -240,7 +241,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     return together(programs, tmp_path_factory.mktemp("exported"), compiled=("compiled",))
 
 
-@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, *ROWS, *CELLS, *UNEVEN, *ORDERS, "grouped", "compiled"])
+@pytest.mark.parametrize(
+    "name", [*DISTRIBUTED, *PROGRAMS, *STATES, *ROWS, *CELLS, *UNEVEN, *ORDERS, "grouped", "compiled"]
+)
 def test_in_processes(name: str, ran: dict[str, Ran]) -> None:
     judge(ran[name])
 
