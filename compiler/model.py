@@ -221,8 +221,8 @@ class Job:
     """The model in entries that train nothing, where it differs from `model`: in jobs of the kind `infer` what computes
     the outputs."""
     written: tuple[Model, Model | None] | None = None
-    """`model` and `evaluated` as they are written, where implementations take the place of scopes in them, loops are cut
-    or dims lie in other orders: proofs compare with these."""
+    """`model` and `evaluated` as they are written, where implementations take the place of scopes in them, loops are
+    cut or dims lie in other orders: proofs compare with these."""
     written_updates: tuple[WeightUpdate, ...] | None = None
     """The updates of that, where loops are cut."""
     by_hand: Model | None = None

@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 ORDERS = ("zigzag",)
 
 
-def check_order(
+def in_zigzag(
     statement: ast.Split,
     dims: Sequence[str],
     classes: Sequence[str],
     axis: AxisRef,
     by_hand: Iterable[Implementation],
-) -> None:
-    """Whether a split can have this order. Raises E0437 and E0438."""
+) -> bool:
+    """Whether a split has the order. Raises E0437 where it cannot be."""
     order = statement.order
-    assert order is not None
+    if order is None:
+        return False
     if order.id not in ORDERS:
         help = did_you_mean(order.id, ORDERS) or f"there is {listed(ORDERS)}; without a word pieces are in order"
         raise fail("E0437", f"there is no order `{order.id}`", order.span, help=help)
@@ -47,6 +48,7 @@ def check_order(
         message = f"the pieces of `{late.scope}` along `{axis.name}` were taken to be in order"
         notes = [("this comes first", late.span)]
         raise fail("E0437", message, order.span, notes=notes, help="write the order before `implement`")
+    return True
 
 
 def check_microbatch_order(dim: str, splits: Iterable[SplitRule], span: Span) -> None:

@@ -13,7 +13,7 @@ from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.layers import LoopCuts, ScopeRange, bounds_of
 from compiler.evaluate.offloads import offload_rule
-from compiler.evaluate.orders import check_order
+from compiler.evaluate.orders import in_zigzag
 from compiler.evaluate.pipelines import Microbatches, pipeline_rule, schedule_microbatches
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
@@ -101,11 +101,9 @@ class Expander:
                 axis, span = self.axis(statement.axis, scope), self.span(statement)
                 dims = self.dims(statement.dims, scope)
                 classes = self._classes(statement.classes, CLASSES) or CLASSES
-                if statement.order is not None:
-                    check_order(statement, dims, classes, axis, rules.by_hand)
-                zigzag, pad = statement.order is not None, statement.pad
-                for where in self._scopes(statement.scope, scope):
-                    rules.splits.append(SplitRule(dims, axis.name, classes, where, pad, span, self.by, zigzag))
+                zigzag = in_zigzag(statement, dims, classes, axis, rules.by_hand)
+                rule = SplitRule(dims, axis.name, classes, None, statement.pad, span, self.by, zigzag)
+                rules.splits += [replace(rule, scope=where) for where in self._scopes(statement.scope, scope)]
             case ast.Shard():
                 classes = self._classes(statement.classes, _SHARDED)
                 axis, span = self.axis(statement.axis, scope), self.span(statement)
@@ -311,13 +309,11 @@ class Expander:
     def _pipeline(self, statement: ast.Pipeline, scope: Scope) -> None:
         axis = self.axis(statement.axis, scope)
         named = [(name, part) for part in statement.parts for name in self._parts(part, scope)]
-        span = self.span(statement)
-        rule = pipeline_rule(statement, named, axis, scope, self.index, span, self.rules.pipelines)
+        rule = pipeline_rule(statement, named, axis, scope, self.index, self.span(statement), self.rules.pipelines)
         self.rules.pipelines.append(rule)
-        if statement.schedule is not None:
-            found = schedule_microbatches(statement.schedule, scope)
-            if found is not None:
-                self.set_microbatches(*found, scope, statement)
+        found = schedule_microbatches(statement.schedule, scope) if statement.schedule is not None else None
+        if found is not None:
+            self.set_microbatches(*found, scope, statement)
 
     def _parts(self, path: ast.Path, scope: Scope) -> list[str]:
         """A loop's path or label, a scope's path; those that a tactic's parameter stands for (`over block`)."""
