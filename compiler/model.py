@@ -144,6 +144,11 @@ alone."""
 
 ENTRIES = (TRAIN_STEP, EVALUATE, INFER)
 
+PREFILL, DECODE = "prefill", "decode"
+"""What a job that decodes can be asked for besides: the outputs at the first positions, and at one more."""
+
+DECODING = (PREFILL, DECODE)
+
 # --- job -----------------------------------------------------------------------------------------
 
 
@@ -202,6 +207,19 @@ class DataSpec:
         return first if isinstance(first, str) else None
 
 
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """`decode over s, prefill 512`: new positions along `dim` by themselves, `prefill` at first, then one by one."""
+
+    dim: str
+    prefill: int = 1
+    span: Span = field(default=NOWHERE, compare=False)
+
+    def length(self, entry: str) -> int:
+        """How many new positions come at a time in an entry."""
+        return self.prefill if entry == PREFILL else 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
     """A task: everything that the compiler needs."""
@@ -225,6 +243,7 @@ class Job:
     cut or dims lie in other orders: proofs compare with these."""
     written_updates: tuple[WeightUpdate, ...] | None = None
     """The updates of that, where loops are cut."""
+    decoding: Decoding | None = None
     by_hand: Model | None = None
     """`model` as implementations have left it, before any dim lies in another order."""
 
@@ -248,7 +267,10 @@ class Job:
         return self.model if entry == TRAIN_STEP or self.evaluated is None else self.evaluated
 
     def data_inputs(self, entry: str) -> tuple[DataInput, ...]:
-        """All that its data fill, in the order of the model: what an entry takes no use of, too."""
+        """All that its data fill, in the order of the model: what an entry takes no use of, too. New positions alone
+        are no example of a data set."""
+        if entry in DECODING:
+            return self.model_of(entry).inputs
         known = {i.value.name for i in self.model.inputs}
         return (*self.model.inputs, *(i for i in self.model_of(entry).inputs if i.value.name not in known))
 

@@ -23,12 +23,12 @@ from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Defined, Skip
 from compiler.graph import BEYOND_F32, FLOATS, Graph, Names
-from compiler.model import Cluster, DataSpec, Job, Model, Precision, WeightUpdate
+from compiler.model import Cluster, DataSpec, Decoding, Job, Model, Precision, WeightUpdate
 from compiler.readers import check_data
 from compiler.strategy import SERIAL
 from dsl import ast
 from dsl.data import dataclass
-from dsl.diagnostics import ParcError, fail
+from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
 
 Updates = tuple[tuple[WeightUpdate, ...], float | None]
@@ -44,6 +44,7 @@ class _Tasks:
     """A job's statements, each kind at most once but for `frozen`."""
 
     task: ast.Task | None = None
+    decoding: ast.Decode | None = None
     optimizer: ast.OptimizerUse | None = None
     precision: ast.Precision | None = None
     frozen: list[ast.Frozen] = field(default_factory=list)
@@ -81,6 +82,7 @@ def build_job(
     model, other = _try(session, lambda: _model(session, module, task, names, precision, frozen)) or (None, None)
     if model is not None:
         _try(session, lambda: _check_frozen(tasks, model, frozen))
+    decoding = _try(session, lambda: _decoding(session, tasks, module, model)) if tasks.decoding is not None else None
     cluster = _try(session, lambda: _cluster(session, module, task))
     plan: PlannedStrategy | None = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
     written: tuple[Model, Model | None] | None = None
@@ -102,8 +104,11 @@ def build_job(
         model, other = implemented(model, plan.by_hand), other and implemented(other, plan.by_hand)
     by_hand = model
     if plan is not None and model is not None and plan.strategy.zigzags:
+        from compiler.evaluate.orders import check_decoded
         from compiler.ordered import ordered
 
+        zigzags = plan.strategy.zigzags
+        _try(session, lambda: check_decoded(decoding, zigzags))
         written = written or (model, other)
         rules, pair = plan.strategy, (model, other)
         model, other = _try(session, lambda: [m and ordered(m, rules) for m in pair]) or pair
@@ -131,6 +136,7 @@ def build_job(
         other,
         written,
         serial[0] if serial is not None else None,
+        decoding,
         by_hand,
     )
 
@@ -148,6 +154,7 @@ def _sort(session: Session, item: ast.Job) -> _Tasks:
     tasks = _Tasks()
     kinds: dict[type[ast.Statement], str] = {
         ast.Task: "task",
+        ast.Decode: "decoding",
         ast.OptimizerUse: "optimizer",
         ast.Precision: "precision",
         ast.Data: "data",
@@ -195,6 +202,30 @@ def _check_frozen(tasks: _Tasks, model: Model, frozen: Patterns) -> None:
         frozen.check(model)
     elif tasks.frozen:
         raise fail("E0314", "only training has frozen weights", tasks.frozen[0].span)
+
+
+def _decoding(session: Session, tasks: _Tasks, module: Module, model: Model | None) -> Decoding:
+    statement = tasks.decoding
+    assert statement is not None and tasks.task is not None
+    if tasks.task.kind.id == "train":
+        help = "`infer MODEL(…)` in a job of its own"
+        raise fail("E0314", "only a job that infers decodes", statement.span, help=help)
+    prefill = 1
+    if statement.prefill is not None:
+        value = evaluate(statement.prefill, static_scope(module))
+        prefill = static.integer(value, "`prefill`", statement.prefill.span)
+    dim = statement.dim.id
+    sizes = {d.name: d.size for i in model.inputs for d in i.value.type.dims} if model is not None else {dim: prefill}
+    if dim not in sizes:
+        help = did_you_mean(dim, sizes) or f"its data has {', '.join(sizes)}"
+        raise fail("E0781", f"no data of the model has a dim `{dim}`", statement.dim.span, help=help)
+    if session.sizes is not None:
+        prefill = min(prefill, sizes[dim])
+    if not 1 <= prefill <= sizes[dim]:
+        span = statement.prefill.span if statement.prefill is not None else statement.span
+        message = f"{prefill} positions at a time along `{dim}`, which has {sizes[dim]}"
+        raise fail("E0781", message, span, help=f"choose 1 to {sizes[dim]}")
+    return Decoding(dim, prefill, statement.span)
 
 
 def _model(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef
+from compiler.model import Decoding
 from compiler.strategy import SplitRule
 from dsl import ast
 from dsl.diagnostics import did_you_mean, fail
@@ -58,3 +59,12 @@ def check_microbatch_order(dim: str, splits: Iterable[SplitRule], span: Span) ->
         message = f"micro-batches are parts of `{dim}` in its own order"
         help = "cut another dim, or split this one without an order"
         raise fail("E0437", message, span, notes=[("its order is said here", rule.span)], help=help)
+
+
+def check_decoded(decoding: Decoding | None, splits: Iterable[SplitRule]) -> None:
+    """New positions come in order. Raises E0437."""
+    rule = next((r for r in splits if decoding is not None and decoding.dim in r.dims), None)
+    if rule is not None and decoding is not None:
+        notes = [("its order is said here", rule.span)]
+        message = f"new positions of `{decoding.dim}` come one by one, in its own order"
+        raise fail("E0437", message, decoding.span, notes=notes, help="split it without an order where it is decoded")

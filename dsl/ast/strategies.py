@@ -187,6 +187,14 @@ class Task(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class Decode(Statement):
+    """`decode over s, prefill 512` in a job that infers: new positions by themselves, so many at first."""
+
+    dim: Name
+    prefill: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class OptimizerUse(Statement):
     """`optimizer adamw(lr = 3e-4, clip = 1.0)` in a job."""
 

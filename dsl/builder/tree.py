@@ -227,7 +227,7 @@ class TreeBuilder(Expressions):
         value = c[1] if isinstance(c[1], ast.Syntax) else self._name(c[1])
         return KeywordClause(cast(Token, c[0]).text, (value,), span=self._span(c))
 
-    schedule = cuts = master = loss_scale = _keyword_clause
+    schedule = cuts = master = loss_scale = prefill = _keyword_clause
 
     def microbatches(self, c: Children) -> ast.Microbatches:
         twice, pad = (find(word, c) < len(c) for word in ("TWO", "PAD"))
@@ -279,6 +279,11 @@ class TreeBuilder(Expressions):
         master = cast(ast.Name, clauses["master"].values[0]) if "master" in clauses else None
         scale = cast(ast.Expr, clauses["loss_scale"].values[0]) if "loss_scale" in clauses else None
         return ast.Precision(self._name(c[1]), master, scale, span=self._span(c))
+
+    def decode(self, c: Children) -> ast.Decode:
+        clauses = self._clauses(c)
+        first = cast(ast.Expr, clauses["prefill"].values[0]) if "prefill" in clauses else None
+        return ast.Decode(self._name(c[2]), first, span=self._span(c))
 
     def data(self, c: Children) -> ast.Data:
         return ast.Data(cast(ast.Call, c[1]), span=self._span(c))

@@ -245,6 +245,12 @@ def _(node: ast.OptimizerUse) -> Doc:
 
 
 @statement.register
+def _(node: ast.Decode) -> Doc:
+    first: Doc = [", prefill ", *expression(node.prefill)] if node.prefill else []
+    return [f"decode over {node.dim.id}", *first]
+
+
+@statement.register
 def _(node: ast.Frozen) -> Doc:
     return [f"frozen{_paths('', node.weights)}{_paths(' keep', node.keep)}"]
 

@@ -88,6 +88,14 @@ def test_no_model_asks_for_the_order_of_pieces() -> None:
     _refused(text, "E0431", "in_zigzag(s)")
 
 
+def test_what_is_decoded_is_in_order() -> None:
+    text = file(ZIGZAG, "cp = 4").replace("  optimizer adamw(lr = 0.1)\n", "  decode over s, prefill 4\n")
+    text = text.replace("loss cross_entropy(logits, targets, over v)", "output logits").replace(
+        "train net", "infer net"
+    )
+    _refused(text.replace("tokens, targets :", "tokens :"), "E0437", "decode over s, prefill 4")
+
+
 def test_pieces_of_an_odd_length_are_each_devices_own() -> None:
     """A piece of two blocks cannot be one row of blocks of their size."""
     body = "dim m = 1, j = 4\n  y = merge(split(x, s -> (m, j)), (m, j) -> s)"
