@@ -236,16 +236,12 @@ class Job:
     kind: str = "train"
     span: Span = field(default=NOWHERE, compare=False)
     evaluated: Model | None = None
-    """The model in entries that train nothing, where it differs from `model`: in jobs of the kind `infer` what computes
-    the outputs."""
+    """The model in entries that train nothing, where it differs: in jobs of the kind `infer` what makes the outputs."""
     written: tuple[Model, Model | None] | None = None
-    """`model` and `evaluated` as they are written, where implementations take the place of scopes in them, loops are
-    cut or dims lie in other orders: proofs compare with these."""
-    written_updates: tuple[WeightUpdate, ...] | None = None
-    """The updates of that, where loops are cut."""
+    """`model` and `evaluated` as written, before implementations, cuts and orders: proofs compare with these."""
+    written_updates: tuple[WeightUpdate, ...] | None = None  # of that, where loops are cut
     decoding: Decoding | None = None
-    by_hand: Model | None = None
-    """`model` as implementations have left it, before any dim lies in another order."""
+    by_hand: Model | None = None  # `model` behind implementations, before any dim lies in another order
 
     @property
     def entry(self) -> str:
