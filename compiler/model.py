@@ -238,7 +238,7 @@ class Job:
     evaluated: Model | None = None
     """The model in entries that train nothing, where it differs: in jobs of the kind `infer` what makes the outputs."""
     written: tuple[Model, Model | None] | None = None
-    """`model` and `evaluated` as written, before implementations, cuts and orders: proofs compare with these."""
+    """Both as they are written, before implementations, cuts of loops and orders: for proofs."""
     written_updates: tuple[WeightUpdate, ...] | None = None  # of that, where loops are cut
     decoding: Decoding | None = None
     by_hand: Model | None = None  # `model` behind implementations, before any dim lies in another order
@@ -310,9 +310,8 @@ class Training:
               gradient that is lists of rows (`compiler.passes.sparse`) it is the rows of the first; their numbers and
               further lists are outputs behind all gradients, `beside` them.
     update:   inputs = gradients, what is beside them, trained weights, states; outputs = new weights, new states, then
-              the reported scalars
-              (`grad_norm` if clipped…). The counter of updates (int32, "step" where nothing else is called so) is the
-              first of the states.
+              the reported scalars (`grad_norm` if clipped…). The counter of updates (int32, "step" where nothing else
+              is called so) is the first of the states.
 
     Entries that train nothing have no gradients: backward and update are empty, `trained` too.
     """
