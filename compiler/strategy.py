@@ -31,7 +31,10 @@ class MeshAxis:
 
 @dataclass(frozen=True, slots=True)
 class SplitRule:
-    """Of each tensor of the classes in the scope, the first of `dims` that it has is split on `axis`."""
+    """Of each tensor of the classes in the scope, the first of `dims` that it has is split on `axis`.
+
+    zigzag: of twice as many blocks as the axis has devices, device i has block i and, behind it, block 2n-1-i.
+    """
 
     dims: tuple[str, ...]
     axis: str
@@ -40,6 +43,7 @@ class SplitRule:
     pad: bool = False
     span: Span = field(default=NOWHERE, compare=False)
     by: Span | None = field(default=None, compare=False)
+    zigzag: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +215,12 @@ class Strategy:
     @property
     def devices(self) -> int:
         return prod(a.size for a in self.mesh)
+
+    @property
+    def zigzags(self) -> tuple[SplitRule, ...]:
+        """The rules that say an order, along axes that split anything."""
+        sizes = {a.name: a.size for a in self.mesh}
+        return tuple(r for r in self.splits if r.zigzag and sizes[r.axis] > 1)
 
 
 SERIAL = Strategy("serial")

@@ -18,6 +18,7 @@ from compiler.evaluate.statics import static_scope
 from compiler.evaluate.strategy import Expander
 from compiler.evaluate.strategy_rules import StrategyRules
 from compiler.evaluate.values import Defined, Skip
+from compiler.evaluate.zigzags import check_microbatch_order
 from compiler.model import Cluster
 from compiler.strategy import Strategy
 from dsl import ast
@@ -68,6 +69,10 @@ def build_plan(
     if index is not None:
         try:
             check_microbatches(rules.microbatches, rules.splits, rules.axes, index)
+            if rules.microbatches is not None and rules.microbatches.count > 1:
+                first = next((i.value.type.names[0] for i in index.model.inputs if i.value.type.dims), "")
+                dim = rules.microbatches.dim or first
+                check_microbatch_order(dim, rules.splits, rules.microbatches.span)
             by_hand = _by_hand(rules, index) if rules.by_hand else ()
         except ParcError as error:
             session.failed(error)

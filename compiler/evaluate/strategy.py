@@ -20,6 +20,7 @@ from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.strategy_rules import StrategyRules
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
+from compiler.evaluate.zigzags import in_zigzag
 from compiler.loop_pieces import LoopPiece, together
 from compiler.model import Cluster
 from compiler.origin import within
@@ -77,8 +78,9 @@ class Expander:
                 axis, span = self.axis(statement.axis, scope), self.span(statement)
                 dims = self.dims(statement.dims, scope)
                 classes = classes_of(statement.classes, CLASSES) or CLASSES
-                for where in self._scopes(statement.scope, scope):
-                    rules.splits.append(SplitRule(dims, axis.name, classes, where, statement.pad, span, self.by))
+                zigzag = in_zigzag(statement, dims, classes, axis, rules.by_hand)
+                rule = SplitRule(dims, axis.name, classes, None, statement.pad, span, self.by, zigzag)
+                rules.splits += [replace(rule, scope=where) for where in self._scopes(statement.scope, scope)]
             case ast.Shard():
                 classes = classes_of(statement.classes, _SHARDED)
                 axis, span = self.axis(statement.axis, scope), self.span(statement)
@@ -282,13 +284,11 @@ class Expander:
     def _pipeline(self, statement: ast.Pipeline, scope: Scope) -> None:
         axis = self.axis(statement.axis, scope)
         named = [(name, part) for part in statement.parts for name in self._parts(part, scope)]
-        span = self.span(statement)
-        rule = pipeline_rule(statement, named, axis, scope, self.index, span, self.rules.pipelines)
+        rule = pipeline_rule(statement, named, axis, scope, self.index, self.span(statement), self.rules.pipelines)
         self.rules.pipelines.append(rule)
-        if statement.schedule is not None:
-            found = schedule_microbatches(statement.schedule, scope)
-            if found is not None:
-                self.set_microbatches(*found, scope, statement)
+        found = schedule_microbatches(statement.schedule, scope) if statement.schedule is not None else None
+        if found is not None:
+            self.set_microbatches(*found, scope, statement)
 
     def _parts(self, path: ast.Path, scope: Scope) -> list[str]:
         """A loop's path or label, a scope's path; those that a tactic's parameter stands for (`over block`)."""
@@ -337,7 +337,7 @@ class Expander:
         from compiler.evaluate.implement import implementation, rule
 
         for path in paths:
-            found = implementation(self.session, statement, path, index, scope, self.rules.axes)
+            found = implementation(self.session, statement, path, index, scope, self.rules.axes, self.rules.splits)
             self.rules.by_hand.append(found)
             self.rules.implementations.append(rule(found, self.by, self.span(statement)))
 

@@ -63,13 +63,14 @@ class Mesh(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Split(Statement):
-    """`split h, f on tp for weights, activations in block.attention pad`."""
+    """`split h, f on tp for weights, activations in block.attention pad`, `split s on cp zigzag`: in an order."""
 
     dims: tuple[Name, ...]
     axis: Name
     classes: tuple[Name, ...] = ()
     scope: Path | None = None
     pad: bool = False
+    order: Name | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,7 +191,8 @@ class TreeBuilder(Expressions):
         pad = find("PAD", c) < len(c)
         names = classes.names if classes else ()
         dims, axis = self._ids(c[:on]), self._name(c[on + 1])
-        return ast.Split(dims, axis, names, first(ast.Path, c), pad, span=self._span(c))
+        order = next(iter(self._ids(c[on + 2 : on + 3])), None)
+        return ast.Split(dims, axis, names, first(ast.Path, c), pad, order, span=self._span(c))
 
     def shard(self, c: Children) -> ast.Shard:
         on = find("ON", c)

@@ -149,7 +149,8 @@ def _(node: ast.Mesh) -> Doc:
 def _(node: ast.Split) -> Doc:
     classes = f" for {names(node.classes)}" if node.classes else ""
     pad = " pad" if node.pad else ""
-    return [f"split {names(node.dims)} on {node.axis.id}{classes}", *_scope(node.scope), pad]
+    order = f" {node.order.id}" if node.order else ""
+    return [f"split {names(node.dims)} on {node.axis.id}{order}{classes}", *_scope(node.scope), pad]
 
 
 @statement.register
@@ -171,7 +172,7 @@ def _(node: ast.Offload) -> Doc:
 
 @statement.register
 def _(node: ast.RunOn) -> Doc:
-    return [f"run {names(node.kinds)} on {node.place.id}{_scope(node.scope)}"]
+    return [f"run {names(node.kinds)} on {node.place.id}", *_scope(node.scope)]
 
 
 @statement.register
