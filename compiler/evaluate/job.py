@@ -104,7 +104,7 @@ def build_job(
         model, other = implemented(model, plan.by_hand), other and implemented(other, plan.by_hand)
     by_hand = model
     if plan is not None and model is not None and plan.strategy.zigzags:
-        from compiler.evaluate.orders import check_decoded
+        from compiler.evaluate.zigzags import check_decoded
         from compiler.ordered import ordered
 
         zigzags = plan.strategy.zigzags

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field, replace
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -13,62 +13,37 @@ from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.layers import LoopCuts, ScopeRange, bounds_of
 from compiler.evaluate.offloads import classes_of, offload_rule, run_rule
-from compiler.evaluate.orders import in_zigzag
+from compiler.evaluate.orders import add_order
 from compiler.evaluate.pipelines import Microbatches, pipeline_rule, schedule_microbatches
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
+from compiler.evaluate.strategy_rules import StrategyRules
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
+from compiler.evaluate.zigzags import in_zigzag
 from compiler.loop_pieces import LoopPiece, together
 from compiler.model import Cluster
 from compiler.origin import within
 from compiler.strategy import (
     CLASSES,
     MOVED,
-    ImplementRule,
     LayoutRule,
     MeshAxis,
-    OffloadRule,
-    PipelineRule,
     PlaceRule,
     RecomputeRule,
     ReduceRule,
-    RunRule,
     ShardRule,
     SplitRule,
 )
 from dsl import ast
-from dsl.data import dataclass
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
 
 if TYPE_CHECKING:
-    from compiler.implement.replacing import Implementation
+    pass
 
 _SHARDED = ("optimizer", "gradients", "weights")
 _REDUCED = ("gradients",)
-
-
-@dataclass
-class StrategyRules:
-    """The rules found so far. A list is a field of `Strategy`, of the same name."""
-
-    axes: list[MeshAxis] = field(default_factory=list)
-    mesh: Span | None = None
-    splits: list[SplitRule] = field(default_factory=list)
-    shards: list[ShardRule] = field(default_factory=list)
-    reductions: list[ReduceRule] = field(default_factory=list)
-    layouts: list[LayoutRule] = field(default_factory=list)
-    laid_out: dict[str, Span] = field(default_factory=dict)
-    pipelines: list[PipelineRule] = field(default_factory=list)
-    places: list[PlaceRule] = field(default_factory=list)
-    recomputes: list[RecomputeRule] = field(default_factory=list)
-    offloads: list[OffloadRule] = field(default_factory=list)
-    runs: list[RunRule] = field(default_factory=list)
-    implementations: list[ImplementRule] = field(default_factory=list)
-    by_hand: list[Implementation] = field(default_factory=list)
-    microbatches: Microbatches | None = None
-    two_passes: bool = False
 
 
 class Expander:
@@ -140,6 +115,8 @@ class Expander:
                     rules.runs.append(run_rule(statement, where, self.cluster, self.span(statement), self.by))
             case ast.Implement():
                 self._implement(statement, scope)
+            case ast.Order():
+                rules.by_stage = add_order(statement, self.axis(statement.axis, scope), scope, rules.by_stage)
             case ast.Apply():
                 self._apply(statement, scope)
             case ast.If():
