@@ -34,6 +34,7 @@ def draw(seed: int) -> Case:
     case = uneven(Random(f"uneven {seed}"), later_words(Random(f"words {seed}"), case, d), d)
     case = sensible(Random(f"sense {seed}"), case, d)
     case = _elsewhere(Random(f"memories {seed}"), case, d)
+    case = _on_hosts(Random(f"hosts {seed}"), case)
     steps = draw_steps(rng, optimizer)
     case = with_table(Random(f"table {seed}"), case, d.sizes)
     _require_there(case)
@@ -82,6 +83,14 @@ def _elsewhere(rng: Random, case: Case, d: Drawing) -> Case:
         if classes:
             lines.append(f"offload {', '.join(classes)} to {rng.choice(['host', 'nvme'])}{scope}{ahead}")
     return replace(case, rules=(*case.rules, Piece("offload", tuple(lines))))
+
+
+def _on_hosts(rng: Random, case: Case) -> Case:
+    """An update that the servers' processors compute, now and then."""
+    if rng.random() > 0.15:
+        return case
+    scope = rng.choice(["", "", " in block"])
+    return replace(case, rules=(*case.rules, Piece("on_hosts", (f"run update on host{scope}",))))
 
 
 def _of_whole_batches(rng: Random, case: Case) -> Case:
