@@ -77,6 +77,7 @@ EVERY = [
     ("mamba", "layers=4 hidden=16 vocab=24 seq=8 batch=8 dp=2 tp=2 zero=1 microbatches=2"),
     ("mamba", "layers=4 hidden=16 vocab=24 seq=8 batch=8 pp=2 dp=2 microbatches=4"),
     ("distill", ""),
+    ("schedules", ""),
     ("streaming", "layers=4 hidden=16 vocab=24 seq=4 memory=8 batch=8 dp=2 tp=2"),
     ("streaming", "layers=4 hidden=16 vocab=24 seq=4 memory=8 batch=8 pp=2 dp=2 microbatches=4 zero=1"),
 ]
