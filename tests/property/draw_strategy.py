@@ -34,6 +34,7 @@ def draw(seed: int) -> Case:
     case = uneven(Random(f"uneven {seed}"), later_words(Random(f"words {seed}"), case, d), d)
     case = sensible(Random(f"sense {seed}"), case, d)
     case = _elsewhere(Random(f"memories {seed}"), case, d)
+    case = _on_hosts(Random(f"hosts {seed}"), case)
     steps = draw_steps(rng, optimizer)
     case = _by_layers(Random(f"layers {seed}"), case, loops)
     case = with_table(Random(f"table {seed}"), case, d.sizes)
@@ -105,6 +106,14 @@ def _by_layers(rng: Random, case: Case, loops: dict[str, int]) -> Case:
         more.append(f"shard {rng.choice(['optimizer', 'optimizer, gradients, weights'])} on dp in {part(loop)}")
     rules.append(Piece("layers", tuple(rng.sample(more, rng.randint(1, len(more))))))
     return replace(case, rules=tuple(rules))
+
+
+def _on_hosts(rng: Random, case: Case) -> Case:
+    """An update that the servers' processors compute, now and then."""
+    if rng.random() > 0.15:
+        return case
+    scope = rng.choice(["", "", " in block"])
+    return replace(case, rules=(*case.rules, Piece("on_hosts", (f"run update on host{scope}",))))
 
 
 def _of_whole_batches(rng: Random, case: Case) -> Case:
