@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from compiler.model import ENTRIES, INFER, Job, Training
+from compiler.model import DECODE, DECODING, ENTRIES, INFER, PREFILL, Job, Training
 from compiler.origin import Role
 from compiler.passes.inference import inference
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
@@ -147,13 +147,28 @@ def _begun(given: Job | Training | Placed, entry: str | None) -> tuple[Work, int
 
 
 def _asked(job: Job, entry: str) -> Job:
-    """The job as this entry needs it: to infer, its model is what computes the outputs.
+    """The job as this entry needs it: to infer, its model is what computes the outputs; to decode, what computes them
+    at new positions.
 
-    Raises ParcError: E0101 for an entry that it does not have, E0338 for a model without outputs.
+    Raises ParcError: E0101 for an entry that it does not have, E0338 for a model without outputs, E0780 to E0782 for
+    one that cannot be decoded.
     """
+    if entry in DECODING and job.decoding is not None:
+        from compiler.incremental.derive import incremental
+
+        by = job.decoding
+        model, before = job.model_of(INFER), job.written and job.written[1]
+        length, called = by.length(entry), "first" if entry == PREFILL else "next"
+        written = job.written and (job.written[0], before and incremental(before, by.dim, length, by.span, called))
+        return replace(job, evaluated=incremental(model, by.dim, length, by.span, called), written=written)
     if job.kind == "infer" and entry != INFER:
-        help = f"it has {INFER}; a job that trains has {', '.join(ENTRIES)}"
+        has = ", ".join((INFER, *(DECODING if job.decoding else ())))
+        help = f"it has {has}; a job that trains has {', '.join(ENTRIES)}"
+        if entry in DECODING:
+            help = "say along which dim: `decode over s`"
         raise fail("E0101", f"the job `{job.name}` infers: it has no entry `{entry}`", job.span, help=help)
+    if entry == INFER and job.decoding is not None:
+        _asked(job, DECODE)  # whoever only infers hears of it, too
     if job.kind == "infer" or entry != INFER:
         return job
     return replace(job, evaluated=inference(job.model_of(entry), job.span))

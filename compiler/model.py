@@ -12,6 +12,8 @@ from compiler.cluster import Device as Device
 from compiler.cluster import Level as Level
 from compiler.graph import Graph, Value
 from compiler.lists import row_lists
+from compiler.loop_pieces import LoopPiece as LoopPiece
+from compiler.loop_pieces import whole_path, with_numbers
 from compiler.origin import Role
 from compiler.strategy import SERIAL, Strategy
 from dsl.data import dataclass
@@ -85,6 +87,7 @@ class Model:
     graph.outputs = loss (a scalar, where it is `scored`), then the metrics (scalars), then the outputs, then what
     becomes of the states.
     scored: it has a loss. What only computes outputs has none.
+    pieces: loops that are parts of others, where the strategy speaks of some iterations of a loop.
     """
 
     name: str
@@ -97,6 +100,15 @@ class Model:
     scored: bool = True
     calls: Mapping[str, Any] = field(default_factory=dict)
     """By path, the calls of functions, while strategies are evaluated (`compiler.evaluate.calls.CallRecord`)."""
+    pieces: tuple[LoopPiece, ...] = ()
+
+    def whole(self, name: str) -> str:
+        """What a weight or a state (of an optimizer, too) is called in the model as it is written."""
+        return whole_path(name, self.pieces)
+
+    def with_numbers(self, path: str) -> str:
+        """A path as a strategy writes it: `block[0..4].mlp`, where the loop is cut."""
+        return with_numbers(path, self.pieces)
 
     @property
     def loss(self) -> Value:
@@ -131,6 +143,11 @@ TRAIN_STEP, EVALUATE, INFER = "train_step", "evaluate", "infer"
 alone."""
 
 ENTRIES = (TRAIN_STEP, EVALUATE, INFER)
+
+PREFILL, DECODE = "prefill", "decode"
+"""What a job that decodes can be asked for besides: the outputs at the first positions, and at one more."""
+
+DECODING = (PREFILL, DECODE)
 
 # --- job -----------------------------------------------------------------------------------------
 
@@ -190,6 +207,19 @@ class DataSpec:
         return first if isinstance(first, str) else None
 
 
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """`decode over s, prefill 512`: new positions along `dim` by themselves, `prefill` at first, then one by one."""
+
+    dim: str
+    prefill: int = 1
+    span: Span = field(default=NOWHERE, compare=False)
+
+    def length(self, entry: str) -> int:
+        """How many new positions come at a time in an entry."""
+        return self.prefill if entry == PREFILL else 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
     """A task: everything that the compiler needs."""
@@ -209,8 +239,11 @@ class Job:
     """The model in entries that train nothing, where it differs from `model`: in jobs of the kind `infer` what computes
     the outputs."""
     written: tuple[Model, Model | None] | None = None
-    """`model` and `evaluated` as they are written, where implementations take the place of scopes in them: proofs
-    compare with these."""
+    """`model` and `evaluated` as they are written, where implementations take the place of scopes in them or loops are
+    cut: proofs compare with these."""
+    written_updates: tuple[WeightUpdate, ...] | None = None
+    """The updates of that, where loops are cut."""
+    decoding: Decoding | None = None
 
     @property
     def entry(self) -> str:
@@ -223,14 +256,19 @@ class Job:
         if self.written is None:
             return self
         model, evaluated = self.written
-        return replace(self, model=model, evaluated=evaluated, strategy=SERIAL, written=None)
+        updates = self.updates if self.written_updates is None else self.written_updates
+        plain = replace(self, written=None, written_updates=None)
+        return replace(plain, model=model, evaluated=evaluated, strategy=SERIAL, updates=updates)
 
     def model_of(self, entry: str) -> Model:
         """The model as an entry runs it."""
         return self.model if entry == TRAIN_STEP or self.evaluated is None else self.evaluated
 
     def data_inputs(self, entry: str) -> tuple[DataInput, ...]:
-        """All that its data fill, in the order of the model: what an entry takes no use of, too."""
+        """All that its data fill, in the order of the model: what an entry takes no use of, too. New positions alone
+        are no example of a data set."""
+        if entry in DECODING:
+            return self.model_of(entry).inputs
         known = {i.value.name for i in self.model.inputs}
         return (*self.model.inputs, *(i for i in self.model_of(entry).inputs if i.value.name not in known))
 

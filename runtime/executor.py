@@ -232,7 +232,8 @@ class LocalExecutor(ABC):
 
     def step(self, batch: Mapping[str, Readable], gradients: bool = False) -> StepResult:
         """Run the first entry on a logical batch; E0702 if the schedule hangs, ValueError if the batch does not fit."""
-        values = check_batch(self.program.inputs, batch)
+        read = {name for inputs in self._inputs.values() for name, _ in inputs}
+        values = check_batch([i for i in self.program.inputs if i.name in read or i.name in batch], batch)
         for inputs in self._inputs.values():
             values.update((name, self._scalar(name)) for name, _ in inputs if name not in values)
         self.deliver(values)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compiler.evaluate import dtypes, static
 from compiler.evaluate.calls import bind
@@ -14,24 +14,24 @@ from compiler.evaluate.cluster import build_cluster
 from compiler.evaluate.expressions import evaluate, static_of
 from compiler.evaluate.frozen import Everything, Patterns
 from compiler.evaluate.index import ModelIndex, index_model
+from compiler.evaluate.layers import check_updates, edges_of
 from compiler.evaluate.model import build_model
 from compiler.evaluate.modules import Module
 from compiler.evaluate.optimizer import build_updates
-from compiler.evaluate.plan import build_plan
+from compiler.evaluate.plan import PlannedStrategy, build_plan
 from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Defined, Skip
 from compiler.graph import BEYOND_F32, FLOATS, Graph, Names
-from compiler.model import Cluster, DataSpec, Job, Model, Precision, WeightUpdate
+from compiler.model import Cluster, DataSpec, Decoding, Job, Model, Precision, WeightUpdate
 from compiler.readers import check_data
-from compiler.strategy import SERIAL, Strategy
+from compiler.strategy import SERIAL
 from dsl import ast
 from dsl.data import dataclass
-from dsl.diagnostics import ParcError, fail
+from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
 
-if TYPE_CHECKING:
-    from compiler.implement.replacing import Implementation
+Updates = tuple[tuple[WeightUpdate, ...], float | None]
 
 _MAX_SEED = 2**63 - 1
 
@@ -44,6 +44,7 @@ class _Tasks:
     """A job's statements, each kind at most once but for `frozen`."""
 
     task: ast.Task | None = None
+    decoding: ast.Decode | None = None
     optimizer: ast.OptimizerUse | None = None
     precision: ast.Precision | None = None
     frozen: list[ast.Frozen] = field(default_factory=list)
@@ -81,15 +82,31 @@ def build_job(
     model, other = _try(session, lambda: _model(session, module, task, names, precision, frozen)) or (None, None)
     if model is not None:
         _try(session, lambda: _check_frozen(tasks, model, frozen))
+    decoding = _try(session, lambda: _decoding(session, tasks, module, model)) if tasks.decoding is not None else None
     cluster = _try(session, lambda: _cluster(session, module, task))
-    plan = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
-    written = None
-    if plan is not None and plan[1] and model is not None:
+    plan: PlannedStrategy | None = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
+    written: tuple[Model, Model | None] | None = None
+    updates: Updates | None = None
+    serial: Updates | None = None
+    if plan is not None and plan.cuts and model is not None:
+        written, names, cuts = (model, other), Names(), plan.cuts
+        serial = _try(session, lambda: _updates(session, module, entry, tasks, model, names.copy(), precision))
+        session.cuts = edges_of(cuts, index_model(model))
+        try:
+            model, other = _model(session, module, task, names, precision, frozen)
+        finally:
+            session.cuts = {}
+        plan = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
+    if plan is not None and plan.by_hand and model is not None:
         from compiler.evaluate.implement import implemented
 
-        written = model, other
-        model, other = implemented(model, plan[1]), other and implemented(other, plan[1])
+        written = written or (model, other)
+        model, other = implemented(model, plan.by_hand), other and implemented(other, plan.by_hand)
     updates = _try(session, lambda: _updates(session, module, entry, tasks, model, names, precision))
+    if serial is not None and updates is not None and model is not None and tasks.optimizer is not None:
+        where, by = next(iter(cuts.values())).span, tasks.optimizer.call.function.id
+        found = updates[0]
+        _try(session, lambda: check_updates(found, model.pieces, by, where))
     data = _try(session, lambda: _data(tasks.data, module, model)) if session.sizes is None else None
     seed = _try(session, lambda: _seed(tasks.seed, module))
     if session.failures > before or model is None or plan is None or updates is None or seed is None:
@@ -97,7 +114,7 @@ def build_job(
     return Job(
         entry.name,
         model,
-        plan[0],
+        plan.strategy,
         precision,
         updates[0],
         updates[1],
@@ -108,6 +125,8 @@ def build_job(
         item.name.span,
         other,
         written,
+        serial[0] if serial is not None else None,
+        decoding,
     )
 
 
@@ -124,6 +143,7 @@ def _sort(session: Session, item: ast.Job) -> _Tasks:
     tasks = _Tasks()
     kinds: dict[type[ast.Statement], str] = {
         ast.Task: "task",
+        ast.Decode: "decoding",
         ast.OptimizerUse: "optimizer",
         ast.Precision: "precision",
         ast.Data: "data",
@@ -173,6 +193,30 @@ def _check_frozen(tasks: _Tasks, model: Model, frozen: Patterns) -> None:
         raise fail("E0314", "only training has frozen weights", tasks.frozen[0].span)
 
 
+def _decoding(session: Session, tasks: _Tasks, module: Module, model: Model | None) -> Decoding:
+    statement = tasks.decoding
+    assert statement is not None and tasks.task is not None
+    if tasks.task.kind.id == "train":
+        help = "`infer MODEL(…)` in a job of its own"
+        raise fail("E0314", "only a job that infers decodes", statement.span, help=help)
+    prefill = 1
+    if statement.prefill is not None:
+        value = evaluate(statement.prefill, static_scope(module))
+        prefill = static.integer(value, "`prefill`", statement.prefill.span)
+    dim = statement.dim.id
+    sizes = {d.name: d.size for i in model.inputs for d in i.value.type.dims} if model is not None else {dim: prefill}
+    if dim not in sizes:
+        help = did_you_mean(dim, sizes) or f"its data has {', '.join(sizes)}"
+        raise fail("E0781", f"no data of the model has a dim `{dim}`", statement.dim.span, help=help)
+    if session.sizes is not None:
+        prefill = min(prefill, sizes[dim])
+    if not 1 <= prefill <= sizes[dim]:
+        span = statement.prefill.span if statement.prefill is not None else statement.span
+        message = f"{prefill} positions at a time along `{dim}`, which has {sizes[dim]}"
+        raise fail("E0781", message, span, help=f"choose 1 to {sizes[dim]}")
+    return Decoding(dim, prefill, statement.span)
+
+
 def _model(
     session: Session, module: Module, task: ast.Task, names: Names, precision: Precision, frozen: Patterns
 ) -> tuple[Model, Model | None]:
@@ -198,12 +242,12 @@ def _strategy(
     override: ast.Name | None,
     model: Model | None,
     cluster: Cluster | None,
-) -> tuple[Strategy, tuple[Implementation, ...]]:
+) -> PlannedStrategy:
     name = override or task.strategy
     if name is None:
-        return SERIAL, ()
+        return PlannedStrategy(SERIAL)
     if name.id == "serial" and ("strategy", "serial") not in module.entries:
-        return SERIAL, ()
+        return PlannedStrategy(SERIAL)
     index: ModelIndex | None = index_model(model) if model else None
     return build_plan(session, module, name, index, cluster)
 
@@ -217,7 +261,7 @@ def _microbatches(
     alone.sizes, alone.replaced = session.sizes, session.replaced
     before = session.failures
     try:
-        found, _ = _strategy(alone, module, task, override, None, None)
+        found = _strategy(alone, module, task, override, None, None).strategy
     except (ParcError, Skip):
         session.failures = before
         return 1, None

@@ -210,7 +210,8 @@ class TreeBuilder(Expressions):
 
     def layout(self, c: Children) -> ast.LayoutDecl:
         dims = tuple((g.names[0], g.names[1:]) for g in every(NameList, c))
-        return ast.LayoutDecl(cast(ast.Path, c[1]), dims, span=self._span(c))
+        tensor, *scope = every(ast.Path, c)
+        return ast.LayoutDecl(tensor, dims, scope[0] if scope else None, span=self._span(c))
 
     def layout_dim(self, c: Children) -> NameList:
         return NameList(self._ids(c), span=self._span(c))
@@ -225,7 +226,7 @@ class TreeBuilder(Expressions):
         value = c[1] if isinstance(c[1], ast.Syntax) else self._name(c[1])
         return KeywordClause(cast(Token, c[0]).text, (value,), span=self._span(c))
 
-    schedule = cuts = master = loss_scale = _keyword_clause
+    schedule = cuts = master = loss_scale = prefill = _keyword_clause
 
     def microbatches(self, c: Children) -> ast.Microbatches:
         twice, pad = (find(word, c) < len(c) for word in ("TWO", "PAD"))
@@ -278,6 +279,11 @@ class TreeBuilder(Expressions):
         scale = cast(ast.Expr, clauses["loss_scale"].values[0]) if "loss_scale" in clauses else None
         return ast.Precision(self._name(c[1]), master, scale, span=self._span(c))
 
+    def decode(self, c: Children) -> ast.Decode:
+        clauses = self._clauses(c)
+        first = cast(ast.Expr, clauses["prefill"].values[0]) if "prefill" in clauses else None
+        return ast.Decode(self._name(c[2]), first, span=self._span(c))
+
     def data(self, c: Children) -> ast.Data:
         return ast.Data(cast(ast.Call, c[1]), span=self._span(c))
 
@@ -286,6 +292,15 @@ class TreeBuilder(Expressions):
 
     def bare_call(self, c: Children) -> ast.Call:
         return ast.Call(self._name(c[0]), (), span=self._span(c))
+
+    def scope(self, c: Children) -> ast.Path:
+        parts = every(ast.Path, c)
+        bounds = tuple(b for p in parts for b in p.bounds)
+        names = tuple(n for p in parts for n in p.parts)
+        return ast.Path(names, bounds if any(b is not None for b in bounds) else (), span=self._span(c))
+
+    def scope_part(self, c: Children) -> ast.Path:
+        return ast.Path((self._name(c[0]),), (first(ast.Expr, c),), span=self._span(c))
 
     def path(self, c: Children) -> ast.Path:
         return ast.Path(self._ids(c), span=self._span(c))

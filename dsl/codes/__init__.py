@@ -9,6 +9,7 @@
     E05xx  pipeline, schedule, micro-batches         schedule.py
     E06xx  text of lowered programs, the verifier    program.py
     E07xx  runs, data, memory                        running.py
+    E078x  decoding                                  decoding.py
     E08xx  what a job costs                          cost.py
     E09xx  limits                                    limits.py
     E10xx  files of other systems                    foreign.py
@@ -18,7 +19,21 @@ Each module has a tuple `CODES`. Nothing else imports this package at start-up: 
 
 from __future__ import annotations
 
-from dsl.codes import by_hand, cost, foreign, graph, limits, names, program, running, schedule, strategy, syntax, types
+from dsl.codes import (
+    by_hand,
+    cost,
+    decoding,
+    foreign,
+    graph,
+    limits,
+    names,
+    program,
+    running,
+    schedule,
+    strategy,
+    syntax,
+    types,
+)
 from dsl.codes.code import Code
 
 __all__ = ["CODES", "Code"]
@@ -33,6 +48,7 @@ _FAMILIES = (
     ("E05", schedule.CODES),
     ("E06", program.CODES),
     ("E07", running.CODES),
+    ("E07", decoding.CODES),
     ("E08", cost.CODES),
     ("E09", limits.CODES),
     ("E10", foreign.CODES),

@@ -63,7 +63,7 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0008",
         "a clause is given twice",
-        "Each clause of a statement (`schedule`, `cuts`, `master`, `loss_scale`) stands at most once.",
+        "Each clause of a statement (`schedule`, `cuts`, `master`, `loss_scale`, `prefill`) stands at most once.",
         "strategy deep {\n  mesh (pp = 2)\n  pipeline block on pp, cuts [1], cuts [2]\n}\n",
         "strategy deep {\n  mesh (pp = 2)\n  pipeline block on pp, cuts [1]\n}\n",
     ),

@@ -228,11 +228,15 @@ def _verify(
     backend: Backend,
     options: Options,
 ) -> Proof:
-    from compiler.driver import compile_job
+    from dataclasses import replace
+
+    from compiler.driver import compile_job, joined
+    from compiler.model import DECODING, INFER
     from parc.machine import Asked, require_machine
     from parc.room import require_room
     from runtime.data import open_data
     from runtime.prove import prove, prove_evaluation
+    from runtime.prove.decoding import prove_decoding
     from runtime.rank.executor import RankExecutor
     from runtime.stacked import Emulator
 
@@ -257,7 +261,7 @@ def _verify(
         chosen = engine.executor
     program = compiled.program
     reader = open_data(None if exact else compiled.job.data, program.inputs, _filled(compiled))
-    return (prove if compiled.training.trains else prove_evaluation)(
+    proof = (prove if compiled.training.trains else prove_evaluation)(
         compiled.training,
         program,
         steps,
@@ -268,6 +272,12 @@ def _verify(
         first=at_step,
         beside=Emulator if engine is not None else None,
     )
+    decoding = compiled.job.decoding
+    if decoding is None or compiled.training.entry != INFER:
+        return proof
+    entries = joined([compile_job(compiled.job, entry).program for entry in DECODING])
+    rows = prove_decoding(compiled.training, entries, decoding, tolerance=tolerance, exact=exact, executor=chosen)
+    return replace(proof, rows=(*proof.rows, *rows))
 
 
 def shrink(file: File, **options: Unpack[Options]) -> Small:

@@ -40,6 +40,7 @@ _KINDS = {
     "emulated": "the emulator's loss",
     "metric": "metrics",
     "output": "outputs",
+    "decoded": "outputs, position by position",
     "gradient": "gradients",
     "weight": "weights",
     "state": "states",

@@ -159,6 +159,7 @@ tasks = st.one_of(
         maybe(bare_calls),
         maybe(names),
     ),
+    st.builds(ast.Decode, names, maybe(expressions)),
     st.builds(ast.OptimizerUse, bare_calls),
     st.builds(ast.Frozen, tuples(patterns), tuples(patterns)).filter(lambda f: f.weights or f.keep),
     st.builds(ast.Precision, names, maybe(names), maybe(expressions)),

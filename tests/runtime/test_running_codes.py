@@ -1,4 +1,4 @@
-"""The catalogue's examples of E07xx: the failing one yields the code when it is run, the mended one runs."""
+"""The catalogue's examples of E07xx, but those of decoding: the failing one yields the code, the mended one runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from compiler.driver import compile_job
 from compiler.evaluate import evaluate
 from compiler.text import parse_located
-from dsl.codes import CODES, Code
+from dsl.codes import Code
+from dsl.codes.running import CODES
 from dsl.diagnostics import Diagnostic, ParcError
 from runtime.data import open_data
 from runtime.data.synthetic import synthetic
@@ -18,7 +19,7 @@ from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = [c for c in CODES.values() if c.code.startswith("E07")]
+OURS = CODES
 EMULATED = [c for c in OURS if not any(line.startswith("# --") for line in c.failing.splitlines())]
 """Those that a program has by itself: the others are of an engine, of checkpoints (tests/cli/test_catalogue.py)."""
 

@@ -1,0 +1,131 @@
+"""The model of the next positions: what the outputs need there, of new values and of what earlier ones have left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import compiler.incremental.along  # noqa: F401 - enters its rules
+from compiler.graph import Builder, Dim, Names, Type, Value
+from compiler.incremental.chunk import Demand, Increment, resized
+from compiler.incremental.positions import Positions, unused
+from compiler.incremental.reach import Analysis
+from compiler.incremental.refusals import looks_ahead, no_dim, pairs, renewed
+from compiler.model import DataInput, Init, Model, State
+from compiler.ops.elementwise import Map
+from compiler.origin import Origin, Role
+from dsl.source import NOWHERE, Span
+
+NEXT = "next"
+"""What the dim is called of which there is one position at a time: no rule splits it."""
+
+
+def incremental(model: Model, dim: str, length: int, span: Span, called: str = NEXT) -> Model:
+    """The model that takes `length` new positions along `dim` and gives the outputs there.
+
+    Its states are the number of positions that went before (`position`), and what later ones need of them. Several new
+    positions are those of `dim`, for the rules of strategies too; one is that of a dim of its own.
+
+    Args:
+        model: as `infer` runs it; its dim is as long as positions there can be at all.
+        dim: of its data, along which it is causal.
+        length: how many positions come at a time.
+        span: where errors point at.
+        called: the last part of the names of its data.
+
+    Raises ParcError: E0780 with the op that looks ahead, E0781 for a dim that no data has, E0782 for what has no
+    incremental form.
+    """
+    if not any(i.value.type.has(dim) for i in model.inputs):
+        raise no_dim(model, dim, span)
+    contents = model.graph.outputs[len(model.graph.outputs) - len(model.states) :]
+    for state, content in zip(model.states, contents, strict=True):
+        if content is not state.value:
+            raise renewed(state.value, dim)
+    positions = Positions(model, dim)
+    if not 1 <= length <= positions.size:
+        raise no_dim(model, dim, span, length)
+    analysis = Analysis(model, positions)
+    if any(analysis.of(v).ahead is not None for v in model.of_outputs):
+        analysis = Analysis(model, positions, guarded=True)
+    for name, v in zip(model.outputs, model.of_outputs):
+        reach = analysis.of(v)
+        if reach.ahead is not None:
+            raise looks_ahead(reach.ahead, dim, positions, name, span)
+        if len(reach.bound) > 1:
+            raise pairs(v, name, span)
+    top = _Top(model, analysis, Dim(dim if length > 1 else unused(model, NEXT), length), called)
+    outputs = [top.chunk.need(v, top.chunk.natural(v)) for v in model.of_outputs]
+    return top.model(model, outputs)
+
+
+class _Top:
+    """The graph of the whole model on its way, and its states."""
+
+    def __init__(self, model: Model, analysis: Analysis, new: Dim, called: str) -> None:
+        self.names = Names(() if model.step is None else (model.step.name,))
+        self.builder = Builder(self.names)
+        self.new, self.called = new, called
+        self.states: list[State] = []
+        self.contents: list[Value | None] = []
+        self.inputs: dict[Value, Value] = {}
+        self.data = {i.value: i for i in model.inputs}
+        self.step = model.step
+        self.position: Value | None = None
+        self.chunk = Increment(analysis, new, self, model.graph, self.builder)
+
+    def gives(self, v: Value, demand: Demand) -> bool:
+        """New positions of data; all of everything else."""
+        return demand == self.chunk.natural(v) if v in self.data else not demand
+
+    def source(self, v: Value, demand: Demand) -> Value:
+        """An input of the model; of data with new positions only these."""
+        if v is self.step:
+            return v
+        if v not in self.inputs:
+            name = v.name
+            if v in self.data:
+                name = f"{name}.{self.called}"
+            type = resized(v.type, demand, self.new)
+            self.inputs[v] = Value(self.names.fresh(name), type, v.span, v.origin)
+        return self.inputs[v]
+
+    def pos(self) -> Value:
+        """How many positions went before."""
+        if self.position is None:
+            self.position, number = self.state("position", Type("int32"), Init("zeros"), Origin("position"), None)
+            new = Map("add", (None, self.new.size))
+            self.renew(number, self.builder.add(new, self.position, name="position.next"))
+        return self.position
+
+    def state(
+        self, name: str, type: Type, init: Init, origin: Origin, of: Value | None, loops: tuple[str, ...] = ()
+    ) -> tuple[Value, int]:
+        """A state, and its number for `renew`."""
+        value = Value(self.names.fresh(name), type, of.span if of is not None else NOWHERE, origin)
+        self.states.append(State(value, init, Role.STATE, loops=loops))
+        self.contents.append(None)
+        return value, len(self.states) - 1
+
+    def renew(self, number: int, value: Value) -> None:
+        self.contents[number] = value
+
+    def model(self, whole: Model, outputs: Sequence[Value]) -> Model:
+        """All of it."""
+        data = [(self.inputs[i.value], i) for i in whole.inputs if i.value in self.inputs]
+        weights = [replace(w, value=self.inputs[w.value]) for w in whole.weights if w.value in self.inputs]
+        kept = [(s, self.inputs[s.value]) for s in whole.states if s.value in self.inputs]
+        states = [*(replace(s, value=v) for s, v in kept), *self.states]
+        contents = [*(v for _, v in kept), *(v for v in self.contents if v is not None)]
+        step = [self.step] if self.step is not None and any(self.step in n.inputs for n in self.builder.nodes) else []
+        given = [*(v for v, _ in data), *(w.value for w in weights), *(s.value for s in states), *step]
+        graph = self.builder.graph(whole.graph.name, given, [*outputs, *contents])
+        return replace(
+            whole,
+            inputs=tuple(DataInput(v, i.low, i.high) for v, i in data),
+            weights=tuple(weights),
+            graph=graph,
+            metrics=(),
+            states=tuple(states),
+            scored=False,
+        )

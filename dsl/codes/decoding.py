@@ -1,0 +1,60 @@
+"""Codes E078x: jobs that decode, and generation."""
+
+from __future__ import annotations
+
+from dsl.codes.code import Code
+
+
+def _job(body: str, decode: str = "decode over s") -> str:
+    return f"""\
+use std.layers (embedding, softmax)
+model m() {{
+  dim b = 2, s = 8, v = 11, d = 4
+  input tokens : int32[b, s] in 0..v
+  x = embedding(tokens, over v, over d)
+{body}
+  output y
+}}
+job serve {{
+  infer m()
+  {decode}
+}}
+"""
+
+
+_SUMS = "  y = cumsum(x, over s)"
+_ALL = """\
+  dim t = s
+  key[b, t, d] = rename(x, s -> t)
+  scores[b, s, t] = x @ key
+  y[b, s, d] = softmax(scores, over t{}) @ key"""
+
+CODES: tuple[Code, ...] = (
+    Code(
+        "E0780",
+        "the model looks ahead",
+        "A job that decodes (`decode over s`) makes positions one after the other, so an output may hang on earlier "
+        "ones and its own, not on later ones. The message names the op by which it does: a softmax or a norm over the "
+        "dim, attention without a mask, experts that are chosen among all positions. What is taken over other "
+        "positions is masked by their numbers (`keep = iota(s) >= iota(t)`), or by comparisons of them that are "
+        "joined by `and`.",
+        _job(_ALL.format("")),
+        _job(_ALL.format(", keep = iota(s) >= iota(t)")),
+    ),
+    Code(
+        "E0781",
+        "no such positions",
+        "`decode over s` names a dim of the model's data, and `prefill` says how many positions of it come at once at "
+        "first: from 1 to all.",
+        _job(_SUMS, "decode over s, prefill 9"),
+        _job(_SUMS, "decode over s, prefill 8"),
+    ),
+    Code(
+        "E0782",
+        "no incremental form",
+        "What a job decodes must be known position by position. A state that the model renews itself counts passes, "
+        "not positions: how often it is renewed would depend on how many positions come at once.",
+        _job("  state passes\n  passes = passes + 1.0\n  y = x + passes").replace("state passes", "state passes : f32"),
+        _job("  y = x + cast(iota(s), f32)"),
+    ),
+)

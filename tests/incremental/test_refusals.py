@@ -1,0 +1,79 @@
+"""What looks ahead is refused by the name of the op that does, where it stands."""
+
+from __future__ import annotations
+
+import pytest
+
+from compiler.incremental.derive import incremental
+from dsl.diagnostics import Diagnostic, ParcError
+from dsl.source import NOWHERE
+from tests.incremental.serial import model_of
+from tests.incremental.test_derive import BY_HAND
+
+AHEAD = {
+    "softmax over positions": ("  y = softmax(x, over s)", "max"),
+    "a norm over positions": ("  y = x / sum(x * x, over s)", "sum"),
+    "the mean": ("  y = x - mean(x, over (s, d))", "sum"),
+    "attention both ways": ("  y = x + attention(x, 2, causal = false)", "max"),
+    "no mask by hand": (BY_HAND.format("raw"), "max"),
+    "a mask that leaves one more": (BY_HAND.format("where(iota(t) <= iota(s) + 1, raw, -1e9)"), "max"),
+    "a mask the wrong way": (BY_HAND.format("where(iota(t) >= iota(s), raw, -1e9)"), "max"),
+    "a weak mask": (BY_HAND.format("where(iota(t) <= iota(s), raw, -50.0)"), "@"),
+    "masked by or": (BY_HAND.format("where(iota(t) <= iota(s) or iota(t) == 3, raw, -1e9)"), "max"),
+    "no mask of a product": (
+        "  dim t = s\n  z[b,s,t] = x @ rename(x, s -> t)\n  y[b,s,d] = z @ rename(x, s -> t)",
+        "@",
+    ),
+    "the next one": ("  y = shift(x, s, by = -1)", "shift"),
+    "round the end": ("  y = shift(x, s, by = 1, around = true)", "shift"),
+    "backwards": ("  y = flip(x, over s)", "flip"),
+    "sums from the end": ("  y = flip(cumsum(flip(x, over s), over s), over s)", "flip"),
+    "experts": ("  out, balance = moe(x, 4, 8)\n  y = x + out", "merge"),
+    "the best positions": (
+        "  dim few = 3\n  best, at = top_k(x, over s -> few)\n  y = x + sum(best, over few)",
+        "top_k",
+    ),
+    "both sides": (
+        "  dim o = s, near = 3\n  w = window(x, s -> (o, near), pad = 1)\n  y = rename(sum(w, over near), o -> s)",
+        "window",
+    ),
+    "the last one": ("  dim one = 1\n  y = x + sum(slice(x, s -> one, 7..8), over one)", "slice"),
+    "where the largest is": ("  y = x * cast(argmax(x, over s), compute)", "argmax"),
+    "in pieces": ("  dim p = 2, q = 4\n  z = split(x, s -> (p, q))\n  y = x + sum(z, over (p, q))", "split"),
+    "found by data": ("  y = take(rename(x, s -> u), tokens % 8, over u)", "take"),
+}  # fmt: skip
+
+
+def refused(body: str) -> Diagnostic:
+    with pytest.raises(ParcError) as error:
+        incremental(model_of(body), "s", 1, NOWHERE)
+    (found,) = error.value.diagnostics
+    return found
+
+
+@pytest.mark.parametrize("name", AHEAD)
+def test_by_the_name_of_the_op(name: str) -> None:
+    body, op = AHEAD[name]
+    found = refused(body)
+    assert found.code == "E0780" and found.message.startswith(f"`{op}` over "), found.message
+    assert found.span is not None and found.span != NOWHERE
+
+
+def test_pairs_are_refused() -> None:
+    found = refused("  dim t = s\n  y[b,s,t] = x @ rename(x, s -> t)")
+    assert found.code == "E0780" and "pairs" in found.message
+    incremental(
+        model_of("  dim t = s\n  y[b,s,t] = where(iota(t) <= iota(s), x @ rename(x, s -> t), 0.0)"), "s", 1, NOWHERE
+    )
+
+
+def test_what_no_output_needs_may_look_ahead() -> None:
+    incremental(model_of("  last = sum(x, over s)\n  y = x + 1.0"), "s", 1, NOWHERE)
+
+
+def test_lengths_and_dims() -> None:
+    model = model_of("  y = x")
+    for dim, length in (("z", 1), ("s", 0), ("s", 9)):
+        with pytest.raises(ParcError) as error:
+            incremental(model, dim, length, NOWHERE)
+        assert error.value.diagnostics[0].code == "E0781"
