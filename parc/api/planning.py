@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from parc.api.options import File
     from parc.certifying.check import Certified
     from parc.planning.answer import FoundPlan
+    from parc.planning.filled_answer import FilledPlan
     from parc.planning.search import Counts, PricedPlan
 
 Minimised = Literal["step", "memory", "days"]
@@ -25,8 +26,10 @@ def plan(
     keep: int = 5,
     told: Callable[[PricedPlan, Counts], None] | None = None,
     **options: Unpack[Options],
-) -> FoundPlan:
+) -> FoundPlan | FilledPlan:
     """Search the strategies of a job on its cluster for the best: `.text` is the file with it.
+
+    Where the file leaves numbers open (`auto`), these alone are searched: all else is kept as it is written.
 
     Args:
         file: the path of a `.par` file, or a `Source`.
@@ -43,13 +46,17 @@ def plan(
     from dsl.files import load
     from dsl.source import Source
     from parc.planning.answer import planned_file
+    from parc.planning.holes import has_holes
 
     source = file if isinstance(file, Source) else load(file)
     params = texts(options.get("params"))
     search = "memory" if minimise == "memory" else "step"
-    return planned_file(
-        source, params, options.get("job"), options.get("strategy"), devices, search, within, keep, told
-    )
+    job, strategy = options.get("job"), options.get("strategy")
+    if has_holes(source, job, strategy, params):
+        from parc.planning.filled_answer import filled_file
+
+        return filled_file(source, params, job, strategy, devices, search, within, keep)
+    return planned_file(source, params, job, strategy, devices, search, within, keep, told)
 
 
 def certify(file: File, certificate: object, *, job: str | None = None) -> Certified:

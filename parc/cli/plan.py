@@ -93,8 +93,24 @@ def command(
             step, size = seconds(plan.price.seconds), amount(plan.price.needed)
             out.say(f"{counts.priced:,} priced: a step of {step}, {size}")
 
+    from parc.planning.filled_answer import FilledPlan
+
     options = choice(out, params, job, strategy)
     found = api.plan(source, devices=devices, minimise=minimise, within=within, keep=keep, told=told, **options)
+    if isinstance(found, FilledPlan):
+        if certificate is not None:
+            raise click.UsageError("a certificate is of a search for strategies, not of numbers that are left open")
+        from parc.cli import filled
+
+        out.result = filled.as_json(found, output)
+        if output is not None:
+            write_output(output, found.text)
+        if as_csv:
+            out.data(filled.as_csv(found), newline=False)
+        elif output is None:
+            out.data(found.text, newline=False)
+        out.say(filled.shown(found))
+        return
     out.result = _json(found, tokens, output)
     if certificate is not None:
         import json
