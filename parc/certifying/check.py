@@ -16,7 +16,7 @@ from compiler.strategy import MeshAxis, PipelineRule, RecomputeRule, ShardRule, 
 from compiler.walk import bodies, graph_values
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
-from dsl.source import Source
+from dsl.source import Source, Span
 from parc.certifying.counting import FIELDS, IN_TURN, SpaceTally, StatedSpace, count, group, stated_space
 from parc.certifying.floors import Floors, numbers
 from parc.certifying.stated import StatedPart, Unfounded, alike
@@ -163,7 +163,8 @@ def _choices(entry: StatedPart, space: StatedSpace) -> tuple[dict[str, int], int
 def strategy_of(
     entry: StatedPart, mesh: Mapping[str, int], m: int, rules: Mapping[str, Any], space: StatedSpace, stated: StatedPart
 ) -> Strategy:
-    """The rules that a candidate's choices stand for (docs/plan.md)."""
+    """The rules that a candidate's choices stand for (docs/plan.md); each stands at a place of its own."""
+    place = iter([Span("<certificate>", n, n + 1) for n in range(3 * len(mesh) + 64)])
     of = stated["space"]
     batch = of["batch"]["dim"].text()
     splits, shards, pipelines = [], [], []
@@ -176,16 +177,16 @@ def strategy_of(
         if kind == "inner":
             dims = [d for d in space.splits["inner"] if space.sizes[d] % size == 0]
             dims += [rules["along"]] if rules["along"] else []
-            splits.append(SplitRule(tuple(dims), axis))
+            splits.append(SplitRule(tuple(dims), axis, span=next(place)))
             continue
         if kind == "positions":
             dims = [*(space.heads(mesh) if rules["heads"] else []), space.dim(axis)]
-            splits.append(SplitRule(tuple(dims), axis, ("activations",)))
+            splits.append(SplitRule(tuple(dims), axis, ("activations",), span=next(place)))
         else:
             before = space.splits["experts"] if kind == "experts" else space.splits["rows"] if rules["rows"] else ()
-            splits.append(SplitRule((*before, batch), axis))
+            splits.append(SplitRule((*before, batch), axis, span=next(place)))
         if rules["zero"]:
-            shards.append(ShardRule(CLASSES[: rules["zero"]], axis))
+            shards.append(ShardRule(CLASSES[: rules["zero"]], axis, span=next(place)))
     scopes = of["recompute"].each()[rules["recompute"]].each()
     return Strategy(
         "certified",
@@ -193,9 +194,10 @@ def strategy_of(
         tuple(splits),
         tuple(shards),
         pipelines=tuple(pipelines),
-        recomputes=tuple(RecomputeRule(s.text()) for s in scopes),
+        recomputes=tuple(RecomputeRule(s.text(), span=next(place)) for s in scopes[:32]),
         microbatches=m,
         microbatch_dim=batch or None,
+        microbatch_span=next(place),
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from itertools import count
 
-from compiler.strategy import MeshAxis, PipelineRule, RecomputeRule, ShardRule, SplitRule, Strategy
+from compiler.strategy import CLASSES, MeshAxis, PipelineRule, RecomputeRule, ShardRule, SplitRule, Strategy
+from dsl.source import Span
 from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, STAGES, AxisRole, PlanChoice, PlanSpace
 
 SHARDED = ((), ("optimizer",), ("optimizer", "gradients"), ("optimizer", "gradients", "weights"))
@@ -27,18 +29,18 @@ def dims_of(space: PlanSpace, of: PlanChoice, kind: str, dim: str = "", size: in
 
 
 def strategy_of(space: PlanSpace, of: PlanChoice, name: str = "planned") -> Strategy:
-    """The rules of a candidate."""
+    """The rules of a candidate. Each stands somewhere: one that changes nothing is refused, as it is in a file."""
     rules, batch = of.rules, space.split.batch
+    at = (Span("<plan>", n, n + 1) for n in count())
     splits = []
     shards = []
     for role, size in of.axes:
         if role.kind != STAGES:
             dims = dims_of(space, of, role.kind, role.dim, size)
-            splits.append(
-                SplitRule(dims, role.name, ("activations",)) if role.kind == POSITIONS else SplitRule(dims, role.name)
-            )
+            classes = ("activations",) if role.kind == POSITIONS else CLASSES
+            splits.append(SplitRule(dims, role.name, classes, span=next(at)))
         if role.kind in (DATA, EXPERTS, POSITIONS) and rules.zero:
-            shards.append(ShardRule(SHARDED[rules.zero], role.name))
+            shards.append(ShardRule(SHARDED[rules.zero], role.name, span=next(at)))
     stages = [role.name for role, _ in of.axes if role.kind == STAGES]
     parts = tuple(label for label, _ in space.split.loops)
     pipelines = tuple(PipelineRule(parts, axis, rules.schedule, rules.chunks) for axis in stages)
@@ -48,9 +50,10 @@ def strategy_of(space: PlanSpace, of: PlanChoice, name: str = "planned") -> Stra
         tuple(splits),
         tuple(shards),
         pipelines=pipelines,
-        recomputes=tuple(RecomputeRule(scope) for scope in space.recomputes[rules.recompute]),
+        recomputes=tuple(RecomputeRule(scope, span=next(at)) for scope in space.recomputes[rules.recompute]),
         microbatches=of.mesh.microbatches,
         microbatch_dim=batch or None,
+        microbatch_span=next(at),
     )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 
 import pytest
 
+from compiler.evaluate import evaluate_file
+from dsl.source import Source
 from parc.planning.dims import splittable
 from parc.planning.space import PlanSpace, divisors, factors, ordered
 from parc.planning.written import strategy_of
 from tests.planning.brute import candidates, space_of
-from tests.planning.models import MODELS, job_of
+from tests.planning.models import MODELS, job_of, text_of
 
 
 @pytest.mark.parametrize("n", [1, 2, 12, 30, 64, 72, 97])
@@ -56,3 +59,14 @@ def test_what_can_be_split_follows_from_what_is_computed() -> None:
 def test_one_device_has_one_mesh() -> None:
     space, _ = space_of(job_of("layers", inside=1, outside=1, batch=1))
     assert isinstance(space, PlanSpace) and space.total == 1 == len(list(candidates(space)))
+
+
+def test_names_of_dims_mean_nothing() -> None:
+    job = job_of("layers")
+    text = text_of("layers")
+    for old, new in (("b", "people"), ("d", "q"), ("f", "b")):
+        text = re.sub(rf"\b{old}\b(?! *GB| *MB)", f"_{new}", text)
+    other = evaluate_file(Source("job.par", text.replace("_", "z"))).job
+    a, b = space_of(job)[0], space_of(other)[0]
+    assert b.split.inner == ("zb",) and b.split.batch == "zpeople" and a.total == b.total
+    assert [c.rules for c in candidates(a)] == [c.rules for c in candidates(b)]
