@@ -27,7 +27,7 @@ def test_bounds_are_admissible(model: str, sizes: dict[str, float]) -> None:
     space, bounds = space_of(job)
     pricer = StrategyPricer(job)
     seen = 0
-    for of in some(space, 8, 7):
+    for of in some(space, 5, 7):
         full = priced(job, space, of)
         try:
             needed = pricer.needed(strategy_of(space, of))
@@ -38,4 +38,4 @@ def test_bounds_are_admissible(model: str, sizes: dict[str, float]) -> None:
         assert bounds.seconds(of) <= full.seconds, of
         assert bounds.bytes(of) <= full.needed, of
         seen += 1
-    assert seen >= 4
+    assert seen >= 2
