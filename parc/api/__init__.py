@@ -24,7 +24,7 @@ from parc.api.options import (
     is_stage,
 )
 from parc.api.planning import Minimised, certify, plan
-from parc.api.pricing import cost, devices, estimate, price, remedies, report, sweep, trace
+from parc.api.pricing import cost, devices, estimate, price, remedies, report, report_compared, sweep, trace
 from parc.api.running import batches, run, shrink, verify
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "publish",
     "remedies",
     "report",
+    "report_compared",
     "run",
     "shrink",
     "sweep",
