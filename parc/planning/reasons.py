@@ -47,7 +47,7 @@ def why(best: PricedPlan, other: PricedPlan) -> str:
     """Why it is not the best, by figures."""
     slower = other.price.seconds / best.price.seconds - 1
     more = other.price.needed - best.price.needed
-    size = f"{amount(abs(more))} {'more' if more > 0 else 'less'}"
+    size = f"{amount(abs(more))} {'more' if more > 0 else 'less'}" if more else "as much"
     if slower > 0:
         return f"{seconds(other.price.seconds - best.price.seconds)} slower ({slower:+.2%}), needs {size}"
     return f"as fast, needs {size}" if slower == 0 else f"{-slower:.2%} faster, needs {size}"
