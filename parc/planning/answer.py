@@ -90,9 +90,7 @@ def _nothing(planned: Planned) -> Exception:
         help = "`--within` gives it more time; `-D` or `--devices` another job"
     elif not counts.unfit and not counts.too_large:
         codes = f", or is refused ({', '.join(sorted(counts.refused))})" if counts.refused else ""
-        message = (
-            f"none of the {counts.total:,} strategies can be: nothing has so many equal parts{codes}"
-        )
+        message = f"none of the {counts.total:,} strategies can be: nothing has so many equal parts{codes}"
         help = f"another number of devices than {planned.space.devices:,} (`--devices`)"
     else:
         message = f"none of the {counts.total:,} strategies fits into the devices' {there}"
