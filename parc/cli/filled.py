@@ -10,7 +10,7 @@ from typing import Any
 from parc.cli.common import color
 from parc.cli.tables import amount, seconds, table
 from parc.planning.filled_answer import FilledPlan
-from parc.planning.filling import Filling
+from parc.planning.filling import FilledValues
 
 
 def as_json(found: FilledPlan, output: str | None) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def as_json(found: FilledPlan, output: str | None) -> dict[str, Any]:
     }
 
 
-def _row(of: Filling) -> dict[str, Any]:
+def _row(of: FilledValues) -> dict[str, Any]:
     values = {h.name: n for h, n in of.values}
     return {"values": values, "step_seconds": of.price.seconds, "needed_bytes": of.price.needed, "bound": of.bound}
 

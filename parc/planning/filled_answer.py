@@ -15,7 +15,7 @@ from dsl.diagnostics import fail
 from dsl.parser import parse
 from dsl.printer import format_source
 from dsl.source import Source
-from parc.planning.filling import Filled, Filling, fill
+from parc.planning.filling import Filled, FilledValues, fill
 from parc.planning.holes import Hole, open_file
 from parc.planning.text import edited
 from parc.price import price
@@ -29,7 +29,7 @@ class FilledPlan:
     text: str
     strategy: str
     holes: tuple[Hole, ...]
-    best: tuple[Filling, ...]
+    best: tuple[FilledValues, ...]
     filled: Filled
     minimise: str
 
@@ -66,7 +66,7 @@ def filled_file(
     minimise: str,
     within: float | None,
     keep: int,
-    told: Callable[[Filling], None] | None = None,
+    told: Callable[[FilledValues], None] | None = None,
 ) -> FilledPlan:
     """Fill the holes of the job's strategy and of the parameters. Raises ParcError: E0951 if nothing fits, E0134 for a
     number of devices that is open, what is wrong with all values otherwise."""

@@ -24,7 +24,7 @@ WHOLE = ("E0134", "E0001", "E0801")
 
 
 @dataclass(frozen=True, slots=True)
-class Filling:
+class FilledValues:
     """Values of the holes, and what a step takes and needs with them. value: what is minimised."""
 
     values: tuple[tuple[Hole, int], ...]
@@ -39,7 +39,7 @@ class Filled:
     cluster; refused: by code; not_better: by bounds; left: not looked at; least: their lowest bound."""
 
     total: int
-    fitting: list[Filling] = field(default_factory=list)
+    fitting: list[FilledValues] = field(default_factory=list)
     numbers: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     unfit: int = 0
@@ -58,7 +58,7 @@ def fill(
     devices: int,
     minimise: str,
     within: float | None,
-    told: Callable[[Filling], None] | None = None,
+    told: Callable[[FilledValues], None] | None = None,
 ) -> Filled:
     """Try all values. Raises ParcError for what is wrong with all of them alike."""
     began = monotonic()
@@ -105,7 +105,7 @@ def fill(
                 found.smallest = min(took.needed, found.smallest or took.needed)
                 continue
             value = took.seconds if minimise == STEP else float(took.needed)
-            found.fitting.append(Filling(values, took, value, bound))
+            found.fitting.append(FilledValues(values, took, value, bound))
             if value < best:
                 best = value
                 if told is not None:
