@@ -65,7 +65,8 @@ def findings(text: str, code: str, folder: Path) -> list[str]:
     environment = dict(word.split("=", 1) for line in lines for word in line if not line[0].startswith("-"))
     run = ["run", "--steps", "1"]
     families = {"E07": run, "E08": ["cost"], "E10": ["init", "--from"]}
-    command = {"E0910": run, "E0932": run, "E0933": ["cost"]}.get(code) or families.get(code[:3], ["check"])
+    own = {"E0910": run, "E0932": run, "E0933": ["cost"], "E0951": ["plan"]}
+    command = own.get(code) or families.get(code[:3], ["check"])
     result = CliRunner().invoke(cli, [*command, str(file), "--json", *options], env=environment)
     found = json.loads(result.stdout)
     errors = [d for d in found["diagnostics"] if d["severity"] == "error"]

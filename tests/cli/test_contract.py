@@ -34,6 +34,7 @@ COMMAND: dict[str, list[str]] = {
     "verify": ["verify", "FILE", "--steps", "1"],
     "cost": ["cost", "FILE"],
     "sweep": ["sweep", "FILE"],
+    "plan": ["plan", "FILE", "--within", "0.2s"],
     "trace": ["trace", "FILE"],
     "report": ["report", "FILE"],
     "explain": ["explain", "FILE", "y"],
@@ -56,6 +57,7 @@ BEHIND = {
     "verify": "verify",
     "cost": "compile",
     "sweep": "sweep",
+    "plan": "plan",
     "trace": "trace",
     "report": "report",
     "explain": "explain_tensor",
@@ -161,6 +163,8 @@ def test_strategies(name: str, file: str) -> None:
     assert run(name, file, "--strategy", "both").exit_code == 0
     if name in ("check", "cost"):
         assert '"strategy": "both"' in shown
+    elif name == "plan":  # that of which it fills what is left open: nothing, here
+        assert '"strategy": "planned"' in shown
     elif name in ("run", "evaluate", "convert", "verify", "sweep", "trace", "report"):
         assert shown != json.dumps(found(run(name, file, "--json")))
     else:
@@ -204,6 +208,7 @@ SINGLE = {
     "verify": ["--tolerance 1", "--executor private"],
     "cost": [],
     "sweep": [],
+    "plan": ["-o x", "--within 1s", "--devices 2"],
     "trace": ["-o x", "--detail none"],
     "report": ["-o x"],
     "explain": [],
