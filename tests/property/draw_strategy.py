@@ -104,7 +104,7 @@ def _by_layers(rng: Random, case: Case, loops: dict[str, int]) -> Case:
     more = [f"recompute {part(loop)}"]
     if "data_parallel" in {p.kind for p in case.rules}:
         more.append(f"shard {rng.choice(['optimizer', 'optimizer, gradients, weights'])} on dp in {part(loop)}")
-    rules.append(Piece("layers", tuple(rng.sample(more, rng.randint(1, len(more))))))
+    rules.insert(0, Piece("layers", tuple(rng.sample(more, rng.randint(1, len(more))))))  # earlier rules count first
     return replace(case, rules=tuple(rules))
 
 
