@@ -8,7 +8,7 @@ from compiler.program import DeviceClass, LoopRange, StateDecl
 
 def logical(decl: StateDecl) -> str:
     """The state's name in the serial program."""
-    return decl.logical or decl.name
+    return decl.whole or decl.logical or decl.name
 
 
 def range_of(decl: StateDecl, cls: DeviceClass) -> LoopRange | None:
@@ -24,5 +24,5 @@ def logical_type(decl: StateDecl, cls: DeviceClass) -> Type:
     r = range_of(decl, cls)
     if r is None:
         return decl.type
-    dims = tuple(Dim(d.name, r.total) if d.name == r.dim else d for d in decl.type.dims)
+    dims = tuple(Dim(*r.whole) if d.name == r.dim else d for d in decl.type.dims)
     return Type(decl.type.dtype, dims)

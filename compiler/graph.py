@@ -131,6 +131,12 @@ class Node:
         (value,) = self.outputs
         return value
 
+    @property
+    def far(self) -> int | None:
+        """Which operand rests in another memory, where rows of it are read or renewed; None: none does."""
+        at = self.op.reaches
+        return at if at is not None and self.inputs[at].memory != FIRST else None
+
     def same(self, other: Node) -> bool:
         """Whether both give the same values by the same op of operands that are called alike."""
         return self is other or (

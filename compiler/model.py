@@ -12,6 +12,8 @@ from compiler.cluster import Device as Device
 from compiler.cluster import Level as Level
 from compiler.graph import Graph, Value
 from compiler.lists import row_lists
+from compiler.loop_pieces import LoopPiece as LoopPiece
+from compiler.loop_pieces import whole_path, with_numbers
 from compiler.origin import Role
 from compiler.strategy import SERIAL, Strategy
 from dsl.data import dataclass
@@ -85,6 +87,7 @@ class Model:
     graph.outputs = loss (a scalar, where it is `scored`), then the metrics (scalars), then the outputs, then what
     becomes of the states.
     scored: it has a loss. What only computes outputs has none.
+    pieces: loops that are parts of others, where the strategy speaks of some iterations of a loop.
     """
 
     name: str
@@ -97,6 +100,15 @@ class Model:
     scored: bool = True
     calls: Mapping[str, Any] = field(default_factory=dict)
     """By path, the calls of functions, while strategies are evaluated (`compiler.evaluate.calls.CallRecord`)."""
+    pieces: tuple[LoopPiece, ...] = ()
+
+    def whole(self, name: str) -> str:
+        """What a weight or a state (of an optimizer, too) is called in the model as it is written."""
+        return whole_path(name, self.pieces)
+
+    def with_numbers(self, path: str) -> str:
+        """A path as a strategy writes it: `block[0..4].mlp`, where the loop is cut."""
+        return with_numbers(path, self.pieces)
 
     @property
     def loss(self) -> Value:
@@ -227,9 +239,16 @@ class Job:
     """The model in entries that train nothing, where it differs from `model`: in jobs of the kind `infer` what computes
     the outputs."""
     written: tuple[Model, Model | None] | None = None
+<<<<<<< HEAD
     """`model` and `evaluated` as they are written, where implementations take the place of scopes in them: proofs
     compare with these."""
     decoding: Decoding | None = None
+=======
+    """`model` and `evaluated` as they are written, where implementations take the place of scopes in them or loops are
+    cut: proofs compare with these."""
+    written_updates: tuple[WeightUpdate, ...] | None = None
+    """The updates of that, where loops are cut."""
+>>>>>>> main
 
     @property
     def entry(self) -> str:
@@ -242,7 +261,9 @@ class Job:
         if self.written is None:
             return self
         model, evaluated = self.written
-        return replace(self, model=model, evaluated=evaluated, strategy=SERIAL, written=None)
+        updates = self.updates if self.written_updates is None else self.written_updates
+        plain = replace(self, written=None, written_updates=None)
+        return replace(plain, model=model, evaluated=evaluated, strategy=SERIAL, updates=updates)
 
     def model_of(self, entry: str) -> Model:
         """The model as an entry runs it."""

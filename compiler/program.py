@@ -43,21 +43,46 @@ class Affine:
 
 
 @dataclass(frozen=True, slots=True)
+class WholeLoop:
+    """The loop of the serial program of which another is a part: `total` iterations, of which it begins at `first`."""
+
+    label: str
+    first: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class LoopRange:
-    """Which part of the rolled loop `dim` a chunk holds: iterations first(g) … first(g)+count-1 of `total`."""
+    """Which part of the rolled loop `dim` a chunk holds: iterations first(g) … first(g)+count-1 of `total`.
+
+    within: the loop of the serial program, where `dim` is itself a part of one (a strategy speaks of some of its
+    iterations).
+    """
 
     dim: str
     chunk: int
     first: Affine
     count: int
     total: int
+    within: WholeLoop | None = None
+
+    @property
+    def whole(self) -> tuple[str, int]:
+        """The loop's name in the serial program, and how many iterations it has there."""
+        return (self.dim, self.total) if self.within is None else (self.within.label, self.within.total)
+
+    @property
+    def start(self) -> Affine:
+        """The first iteration that a group holds, as the serial program counts them."""
+        return self.first if self.within is None else Affine(self.first.base + self.within.first, self.first.slope)
 
 
 @dataclass(frozen=True, slots=True)
 class StateDecl:
     """A named buffer of each device of a class.
 
-    `logical` is the name in the serial program: chunks and copies have names of their own.
+    `logical` is the name in the model that was placed: chunks and copies have names of their own.
+    whole: the name in the serial program, where it has one for all parts of a loop that the strategy has cut.
     frozen: a weight that no update renews.
     numbers: of a gradient that is a list of rows, the buffer with their numbers.
     Types of stacked tensors have the local count of layers as the size of the loop dim; see LoopRange.
@@ -73,6 +98,7 @@ class StateDecl:
     logical: str = ""
     frozen: bool = False
     numbers: str = ""
+    whole: str = ""
 
 
 def listed(decl: StateDecl) -> bool:

@@ -69,7 +69,7 @@ class ShardMap:
                     continue
                 name, r = logical(decl), range_of(decl, cls)
                 self.tensors.setdefault(name, LastingTensor(name, decl.role, logical_type(decl, cls)))
-                part = name, None if r is None else (r.dim, r.first.at(g), r.count)
+                part = name, None if r is None else (r.whole[0], r.start.at(g), r.count)
                 if part not in seen:
                     seen.add(part)
                     self._mine.setdefault(g, []).append((decl, cls))
@@ -106,7 +106,7 @@ class ShardMap:
             low, high = piece_of_dim(dim.size, split, self.sizes, at) if split else (0, dim.size)
             if low >= high:
                 return None
-            first = r.first.at(group) if r is not None and dim.name == r.dim else 0
+            first = r.start.at(group) if r is not None and dim.name == r.dim else 0
             found.append((first + low, first + high))
         return tuple(found)
 

@@ -14,8 +14,9 @@ from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
 CLASSES = ("weights", "activations", "gradients", "optimizer")
-MOVED = ("optimizer", "weights", "activations")
-"""The classes of tensors that can rest in another memory than the devices' own."""
+MOVED = ("optimizer", "weights", "activations", "rows")
+"""The classes of tensors that can rest in another memory than the devices' own. Rows: of the weights that the model
+reads by `take` alone, with the optimizer's states of them; those that are used are moved, not the tables."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,8 +76,10 @@ class Keeper:
             moment = found.manifest.moment
             return Beginning(resumed(found, self.program), moment.step, moment.data, str(found.folder))
         assert k.given is not None
-        found = Checkpoint.latest(Path(k.given))
-        return Beginning(taken(found, self.program), found.manifest.moment.step, 0, str(found.folder))
+        from parc.importing.weights import weights_of
+
+        given = weights_of(k.given)
+        return Beginning(taken(given, self.program), given.manifest.moment.step, 0, str(given.folder))
 
     def after(self, run: Executor, data: int, last: bool) -> Saved | None:
         """Save the run if it is time; data: batches that were read."""

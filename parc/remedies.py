@@ -230,7 +230,8 @@ def _recompute(compiled: Compiled, needs: Needs) -> Iterator[RuleChange]:
         if scope in done or None in done or (scope and not done.isdisjoint(scopes(scope))):
             continue
         rule = RecomputeRule(scope, (), strategy.span)
-        yield RuleChange("recompute", f"recompute {scope}" if scope else "recompute", _added("recomputes", rule))
+        told = f"recompute {compiled.job.model.with_numbers(scope)}" if scope else "recompute"
+        yield RuleChange("recompute", told, _added("recomputes", rule))
 
 
 def _shards(compiled: Compiled, data: Sequence[str]) -> Iterator[RuleChange]:
@@ -248,16 +249,17 @@ def _shards(compiled: Compiled, data: Sequence[str]) -> Iterator[RuleChange]:
 
 
 def _offloads(compiled: Compiled) -> Iterator[RuleChange]:
-    """To the host, if the cluster has one with memory: the optimizer's states; weights and what is saved, too."""
+    """To the host, if there is one: rows of tables; the optimizer's states; weights and what is saved, too."""
     job = compiled.job
     if job.cluster is None or HOST not in job.cluster.tiers:
         return
     done = {c for r in job.strategy.offloads if r.scope is None for c in r.classes}
     there = {c for c, names in resting(compiled.training).paths.items() if names and c not in done}
-    classes = [c for c in MOVED if c in there]
-    for n in range(1, len(classes) + 1):
-        rule = OffloadRule(tuple(classes[:n]), HOST, None, span=job.strategy.span)
-        yield RuleChange("offload", f"offload {', '.join(classes[:n])} to {HOST}", _added("offloads", rule))
+    classes = tuple(c for c in MOVED if c in there and c != "rows")
+    for some in (("rows",) if "rows" in there else (), *(classes[:n] for n in range(1, len(classes) + 1))):
+        if some:
+            rule = OffloadRule(some, HOST, None, span=job.strategy.span)
+            yield RuleChange("offload", f"offload {', '.join(some)} to {HOST}", _added("offloads", rule))
 
 
 def _uneven(compiled: Compiled, axis: str) -> bool:

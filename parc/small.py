@@ -74,6 +74,7 @@ def small(evaluate: Evaluate) -> Small:
     search.outline = outline(compile_job(evaluate(Sizes())).program)
     search.shrink_all()
     search.mend()
+    search.be_legal()
     return search.result()
 
 
@@ -189,6 +190,27 @@ class _Search:
                 else:
                     self.instead, self.job = kept, job
 
+    def be_legal(self) -> None:
+        """Give back numbers of the file where there is no program of the smaller ones: one, or as many as it takes."""
+        if self._lowers():
+            return
+        kept = self.instead
+        for span in kept:
+            self.instead = {s: n for s, n in kept.items() if s != span}
+            if self._try({}) == frozenset() and self._lowers():
+                return
+        self.instead = dict(kept)
+        while self.instead and not self._lowers():
+            self.instead.popitem()
+        self.job = self.evaluate(Sizes(self.instead, bare=True))
+
+    def _lowers(self) -> bool:
+        try:
+            self._compiled()
+        except ParcError:
+            return False
+        return True
+
     def _compiled(self) -> Compiled:
         return compile_job(self.evaluate(Sizes(self.instead)))
 
@@ -253,6 +275,7 @@ def facts(job: Job, full: Job) -> dict[Fact, Any]:
             frozenset(n == 1 for n in own),
             frozenset(tuple(n % c == 0 for c in counts[: len(groups)]) for n in own),
             frozenset(all(n % c == 0 for c in counts[len(groups) :]) for n in own),
+            frozenset(tuple(-(-n // micro) % c == 0 for c in counts[: len(groups)]) for n in own if dim == batch),
             all(n >= sizes[a] for n in own if n > 1 for a in over if a not in everywhere),
             choices.get(dim, frozenset()),
         )

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[Any]]
-    Dims = Sequence[tuple[str, int]]
+
+Dims = Sequence[tuple[str, int]]
+"""Names and sizes of a weight's dims, in order."""
 
 _WEIGHT = re.compile(r"([\w.]+)\[([^\]]*)\]")
 _AXIS = re.compile(r"(\+?)(?:\(([^)]*)\)|(\w+))")
@@ -103,6 +105,58 @@ def _weight(name: str, text: str) -> StoredWeight:
 # --- arrays ------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class NamedTensor:
+    """A tensor of the checkpoint: its name and shape, and the pieces of weights that it is made of, in order.
+
+    axis: the axis along which they are joined, each with `before` groups of its own; sizes: how far they reach there.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    pieces: tuple[WeightPiece, ...]
+    axis: int
+    before: int
+    sizes: tuple[int, ...]
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(p.weight for p in self.pieces)
+
+    def made(self, weights: Mapping[str, Any]) -> Array:
+        """Its numbers. weights: whole logical arrays, or what gives a part of one when it is asked for an index."""
+        import numpy as np
+
+        pieces = [p.out(weights[p.weight]) for p in self.pieces]
+        joined = np.concatenate(pieces, axis=self.axis + 1) if len(pieces) > 1 else pieces[0]
+        return np.ascontiguousarray(joined.reshape(self.shape))
+
+    def parts(self, whole: Array) -> list[Array]:
+        """What its pieces give back of its numbers: each `weight[piece.index]`. ValueError for another shape."""
+        import numpy as np
+
+        if whole.shape != self.shape:
+            raise ValueError(f"{self.name} is {list(whole.shape)}, not {list(self.shape)}")
+        apart = (*self.shape[: self.axis], self.before, sum(self.sizes), *self.shape[self.axis + 1 :])
+        split = np.split(whole.reshape(apart), np.cumsum(self.sizes)[:-1], axis=self.axis + 1)
+        return [p.back(part) for p, part in zip(self.pieces, split, strict=True)]
+
+
+def named(table: Iterable[StoredTensor], dims: Mapping[str, Dims]) -> Iterator[NamedTensor]:
+    """The checkpoint's tensors, in the table's order. dims: names and sizes of the dims of each weight.
+
+    Raises KeyError for a weight that has no dims.
+    """
+    for tensor in table:
+        for name, at in _each(tensor, dims):
+            pieces = tuple(_piece(w, dims[w.name], at) for w in tensor.weights)
+            axis, first = tensor.weights[0].joined, pieces[0].shape
+            sizes = tuple(p.shape[axis + 1] for p in pieces)
+            shape = (*first[:axis], first[axis] * sum(sizes), *first[axis + 2 :])
+            yield NamedTensor(name, shape, pieces, axis, first[axis], sizes)
+
+
 def to_checkpoint(
     table: Iterable[StoredTensor], weights: Mapping[str, Array], dims: Mapping[str, Dims]
 ) -> Iterator[tuple[str, Array]]:
@@ -111,13 +165,7 @@ def to_checkpoint(
     weights: whole logical arrays; dims: names and sizes of the dims of each. Raises KeyError for a weight that is not
     there.
     """
-    import numpy as np
-
-    for tensor in table:
-        for name, at in _each(tensor, dims):
-            pieces = [_piece(w, dims[w.name], at).out(weights[w.name]) for w in tensor.weights]
-            joined = np.concatenate(pieces, axis=tensor.weights[0].joined + 1) if len(pieces) > 1 else pieces[0]
-            yield name, np.ascontiguousarray(_merged(joined, tensor.weights[0].joined))
+    return ((tensor.name, tensor.made(weights)) for tensor in named(table, dims))
 
 
 def from_checkpoint(
@@ -130,19 +178,12 @@ def from_checkpoint(
     import numpy as np
 
     found: dict[str, Array] = {}
-    for tensor in table:
-        for name, at in _each(tensor, dims):
-            whole, axis = tensors[name], tensor.weights[0].joined
-            pieces = [_piece(w, dims[w.name], at) for w in tensor.weights]
-            sizes = [p.shape[axis + 1] for p in pieces]
-            shape = (*pieces[0].shape[: axis + 1], sum(sizes), *pieces[0].shape[axis + 2 :])
-            if whole.shape != (there := (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])):
-                raise ValueError(f"{name} is {list(whole.shape)}, not {list(there)}")
-            parts = np.split(whole.reshape(shape), np.cumsum(sizes)[:-1], axis=axis + 1)
-            for weight, piece, part in zip(tensor.weights, pieces, parts, strict=True):
-                if weight.name not in found:
-                    found[weight.name] = np.empty([n for _, n in dims[weight.name]], whole.dtype)
-                piece.back(part, found[weight.name])
+    for tensor in named(table, dims):
+        whole = tensors[tensor.name]
+        for piece, part in zip(tensor.pieces, tensor.parts(whole), strict=True):
+            if piece.weight not in found:
+                found[piece.weight] = np.empty([n for _, n in dims[piece.weight]], whole.dtype)
+            found[piece.weight][piece.index] = part
     return found
 
 
@@ -158,25 +199,30 @@ def _each(tensor: StoredTensor, dims: Mapping[str, Dims]) -> Iterator[tuple[str,
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class WeightPiece:
     """How a part of a weight becomes a part of a tensor: `index` picks it, `grid` cuts halves, `order` is that of the
-    checkpoint, where it has `shape`: of the axis along which tensors are joined two, what is joined behind."""
+    checkpoint, where it has `shape`: of the axis along which tensors are joined two, what is joined behind. part: the
+    shape of `weight[index]`."""
 
+    weight: str
     index: tuple[int | slice, ...]
+    part: tuple[int, ...]
     grid: tuple[int, ...]
     order: tuple[int, ...]
     shape: tuple[int, ...]
 
-    def out(self, weight: Array) -> Array:
-        return weight[self.index].reshape(self.grid).transpose(self.order).reshape(self.shape)
+    def out(self, weight: Any) -> Array:
+        """Its numbers in the checkpoint's order."""
+        found: Array = weight[self.index].reshape(self.grid).transpose(self.order).reshape(self.shape)
+        return found
 
-    def back(self, part: Array, weight: Array) -> None:
+    def back(self, part: Array) -> Array:
+        """`weight[index]` of its numbers in the checkpoint's order."""
         inverse = [self.order.index(i) for i in range(len(self.order))]
-        turned = part.reshape([self.grid[i] for i in self.order]).transpose(inverse)
-        weight[self.index] = turned.reshape(weight[self.index].shape)
+        return part.reshape([self.grid[i] for i in self.order]).transpose(inverse).reshape(self.part)
 
 
-def _piece(weight: StoredWeight, dims: Dims, at: Mapping[str, int]) -> _Piece:
+def _piece(weight: StoredWeight, dims: Dims, at: Mapping[str, int]) -> WeightPiece:
     """The part of a weight at these positions."""
     index = tuple(at.get(name, slice(None)) for name, _ in dims)
     grid: list[int] = []
@@ -198,10 +244,5 @@ def _piece(weight: StoredWeight, dims: Dims, at: Mapping[str, int]) -> _Piece:
         sizes = [prod(grid[p] for p in part) for part in (before, after)]
         shape += sizes if i == weight.joined else [sizes[0] * sizes[1]]
     assert not places, f"{weight.name}: nothing is said of {', '.join(places)}"
-    return _Piece(index, tuple(grid), tuple(order), tuple(shape))
-
-
-def _merged(array: Array, axis: int) -> Array:
-    """The array with one axis in place of two."""
-    shape = array.shape
-    return array.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
+    part = tuple(size for name, size in dims if name not in at)
+    return WeightPiece(weight.name, index, part, tuple(grid), tuple(order), tuple(shape))

@@ -143,7 +143,7 @@ def own_part(array: Array, decl: StateDecl, cls: DeviceClass, group: int) -> Arr
     r = range_of(decl, cls)
     if r is None:
         return array
-    first = r.first.at(group)
+    first = r.start.at(group)
     return array[(slice(None),) * decl.type.index(r.dim) + (slice(first, first + r.count),)]
 
 

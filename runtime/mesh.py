@@ -75,7 +75,7 @@ def region(decl: StateDecl, cls: DeviceClass, group: int, mesh: Mesh, at: Mappin
     found = []
     for dim, split in zip(decl.type.dims, decl.layout.dims, strict=True):
         low, high = mesh.part(dim.size, split, at)
-        first = r.first.at(group) if r is not None and dim.name == r.dim else 0
+        first = r.start.at(group) if r is not None and dim.name == r.dim else 0
         found.append((first + low, first + high))
     return found
 

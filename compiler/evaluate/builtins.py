@@ -14,6 +14,7 @@ from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef, Bound, WeightVar, is_static, plain
 from compiler.evaluate.written import MESSAGES, no_random, positions, renamed, turned
 from compiler.graph import FLOATS, Value
+from compiler.loop_pieces import whole_path
 from compiler.model import STEP_DTYPE
 from compiler.ops.create import Full, Iota, Normal, Random
 from compiler.ops.elementwise import Cast, Map, StopGradient
@@ -286,6 +287,7 @@ def _drawn(of: type[Random | Normal]) -> Callable[[Args], Bound]:
         frame = scope.frame
         operands = [frame.step(), *(loop.index() for loop in frame.loops)]
         path = f"{scope.path}.{a.hint or a.name}" if scope.path else a.hint or a.name
+        path = whole_path(path, scope.making.pieces)
         op = of(scope.making.streams.fresh(path), scope.making.precision.master, a.shape("dims"))
         return scope.emit(op, *operands, span=a.span, name=a.hint)
 

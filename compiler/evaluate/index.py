@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from compiler.evaluate.session import listed
 from compiler.graph import Graph, Value
 from compiler.model import Model
 from compiler.ops.repeat import Repeat
 from compiler.origin import scopes
 from compiler.walk import bodies
 from dsl.data import dataclass
+from dsl.diagnostics import ParcError, did_you_mean, fail
+from dsl.source import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,14 @@ class ModelIndex:
     def has(self, path: str) -> bool:
         """Whether a scope or a tensor has this path."""
         return path in self.tensors or path in self.scopes
+
+    def unknown(self, path: str, span: Span) -> ParcError:
+        """Says that nothing has a path, and what to write in its place."""
+        tails = [p for p in self.paths if p.endswith(f".{path}")]
+        tops = sorted({p for p in self.scopes if "." not in p})
+        help = f"did you mean `{tails[0]}`?" if tails else did_you_mean(path, self.paths)
+        help = help or (f"the outermost are {listed(tops)}" if tops else None)
+        return fail("E0404", f"`{self.model.name}` has no scope or tensor `{path}`", span, help=help)
 
     @property
     def paths(self) -> list[str]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compiler.evaluate import dtypes, static
 from compiler.evaluate.calls import bind
@@ -14,24 +14,24 @@ from compiler.evaluate.cluster import build_cluster
 from compiler.evaluate.expressions import evaluate, static_of
 from compiler.evaluate.frozen import Everything, Patterns
 from compiler.evaluate.index import ModelIndex, index_model
+from compiler.evaluate.layers import check_updates, edges_of
 from compiler.evaluate.model import build_model
 from compiler.evaluate.modules import Module
 from compiler.evaluate.optimizer import build_updates
-from compiler.evaluate.plan import build_plan
+from compiler.evaluate.plan import PlannedStrategy, build_plan
 from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Defined, Skip
 from compiler.graph import BEYOND_F32, FLOATS, Graph, Names
 from compiler.model import Cluster, DataSpec, Decoding, Job, Model, Precision, WeightUpdate
 from compiler.readers import check_data
-from compiler.strategy import SERIAL, Strategy
+from compiler.strategy import SERIAL
 from dsl import ast
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
 
-if TYPE_CHECKING:
-    from compiler.implement.replacing import Implementation
+Updates = tuple[tuple[WeightUpdate, ...], float | None]
 
 _MAX_SEED = 2**63 - 1
 
@@ -84,14 +84,29 @@ def build_job(
         _try(session, lambda: _check_frozen(tasks, model, frozen))
     decoding = _try(session, lambda: _decoding(session, tasks, module, model)) if tasks.decoding is not None else None
     cluster = _try(session, lambda: _cluster(session, module, task))
-    plan = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
-    written = None
-    if plan is not None and plan[1] and model is not None:
+    plan: PlannedStrategy | None = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
+    written: tuple[Model, Model | None] | None = None
+    updates: Updates | None = None
+    serial: Updates | None = None
+    if plan is not None and plan.cuts and model is not None:
+        written, names, cuts = (model, other), Names(), plan.cuts
+        serial = _try(session, lambda: _updates(session, module, entry, tasks, model, names.copy(), precision))
+        session.cuts = edges_of(cuts, index_model(model))
+        try:
+            model, other = _model(session, module, task, names, precision, frozen)
+        finally:
+            session.cuts = {}
+        plan = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
+    if plan is not None and plan.by_hand and model is not None:
         from compiler.evaluate.implement import implemented
 
-        written = model, other
-        model, other = implemented(model, plan[1]), other and implemented(other, plan[1])
+        written = written or (model, other)
+        model, other = implemented(model, plan.by_hand), other and implemented(other, plan.by_hand)
     updates = _try(session, lambda: _updates(session, module, entry, tasks, model, names, precision))
+    if serial is not None and updates is not None and model is not None and tasks.optimizer is not None:
+        where, by = next(iter(cuts.values())).span, tasks.optimizer.call.function.id
+        found = updates[0]
+        _try(session, lambda: check_updates(found, model.pieces, by, where))
     data = _try(session, lambda: _data(tasks.data, module, model)) if session.sizes is None else None
     seed = _try(session, lambda: _seed(tasks.seed, module))
     if session.failures > before or model is None or plan is None or updates is None or seed is None:
@@ -99,7 +114,7 @@ def build_job(
     return Job(
         entry.name,
         model,
-        plan[0],
+        plan.strategy,
         precision,
         updates[0],
         updates[1],
@@ -110,7 +125,11 @@ def build_job(
         item.name.span,
         other,
         written,
+<<<<<<< HEAD
         decoding,
+=======
+        serial[0] if serial is not None else None,
+>>>>>>> main
     )
 
 
@@ -226,12 +245,12 @@ def _strategy(
     override: ast.Name | None,
     model: Model | None,
     cluster: Cluster | None,
-) -> tuple[Strategy, tuple[Implementation, ...]]:
+) -> PlannedStrategy:
     name = override or task.strategy
     if name is None:
-        return SERIAL, ()
+        return PlannedStrategy(SERIAL)
     if name.id == "serial" and ("strategy", "serial") not in module.entries:
-        return SERIAL, ()
+        return PlannedStrategy(SERIAL)
     index: ModelIndex | None = index_model(model) if model else None
     return build_plan(session, module, name, index, cluster)
 
@@ -245,7 +264,7 @@ def _microbatches(
     alone.sizes, alone.replaced = session.sizes, session.replaced
     before = session.failures
     try:
-        found, _ = _strategy(alone, module, task, override, None, None)
+        found = _strategy(alone, module, task, override, None, None).strategy
     except (ParcError, Skip):
         session.failures = before
         return 1, None

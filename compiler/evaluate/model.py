@@ -83,19 +83,20 @@ def _made(making: Making, entry: Defined, arguments: dict[str, Bound | None]) ->
     states = tuple(s.declared for s in making.model_states)
     contents = [s.declared.value if s.final is None else s.final for s in making.model_states]
     step = (frame.used_step,) if frame.used_step else ()
-    inputs = (
+    params = (
         *(i.value for i in making.inputs),
         *(w.value for _, w in making.weights),
         *(s.value for s in states),
         *step,
     )
     results = (*loss, *(value for _, value in (*making.metrics, *making.outputs)), *contents)
-    graph = Graph(entry.name, inputs, tuple(frame.builder.nodes), results)
+    graph = Graph(entry.name, params, tuple(frame.builder.nodes), results)
     _check_labels(making)
     found = reached(graph.nodes, loss)
     weights = tuple(replace(w, trained=w.trained and w.value in found) for _, w in making.weights)
     metrics, outputs = (tuple(n for n, _ in found) for found in (making.metrics, making.outputs))
-    return Model(entry.name, tuple(making.inputs), weights, graph, metrics, outputs, states, bool(loss), making.calls)
+    inputs, scored, pieces = tuple(making.inputs), bool(loss), tuple(making.pieces)
+    return Model(entry.name, inputs, weights, graph, metrics, outputs, states, scored, making.calls, pieces)
 
 
 def _check(making: Making, entry: Defined) -> None:

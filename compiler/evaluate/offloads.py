@@ -24,7 +24,7 @@ def offload_rule(
     by: Span | None,
 ) -> OffloadRule:
     """The rule of a statement whose classes and scope are known. Raises ParcError: E0412 for a memory that there is
-    not, or not on this cluster, E0570 for a distance that is none."""
+    not, or not on this cluster, E0570 for a distance that is none, E0571 for one of rows."""
     memory, ahead = statement.memory.id, statement.prefetch
     if memory not in EXAMPLES:
         help = did_you_mean(memory, EXAMPLES) or f"there are {listed(EXAMPLES)}"
@@ -34,6 +34,9 @@ def offload_rule(
         notes = [("this is the cluster", cluster.span)]
         raise fail("E0412", message, statement.memory.span, notes=notes, help=f"describe it there: {EXAMPLES[memory]}")
     count = 1
+    if ahead is not None and classes == ("rows",):
+        message = "rows are fetched as soon as their numbers are known, which is not ahead of the step"
+        raise fail("E0571", message, ahead.span, help="leave out `prefetch`")
     if ahead is not None:
         count = static.integer(evaluate(ahead, scope), "`prefetch`", ahead.span)
         if not 0 <= count <= limits.MAX_PREFETCH:

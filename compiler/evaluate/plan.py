@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import field, fields
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from compiler.evaluate.axes import check_axes, idle_axes
 from compiler.evaluate.index import ModelIndex
+from compiler.evaluate.layers import LoopCuts
 from compiler.evaluate.modules import Module
 from compiler.evaluate.pipelines import Microbatches, check_microbatches
 from compiler.evaluate.session import Session
@@ -17,6 +19,7 @@ from compiler.evaluate.values import Defined, Skip
 from compiler.model import Cluster
 from compiler.strategy import Strategy
 from dsl import ast
+from dsl.data import dataclass
 from dsl.diagnostics import ParcError, fail, plural
 
 if TYPE_CHECKING:
@@ -27,13 +30,23 @@ def build_strategy(
     session: Session, module: Module, name: ast.Name, index: ModelIndex | None, cluster: Cluster | None
 ) -> Strategy:
     """The strategy of this name for a model and a cluster (each may be unknown). Raises ParcError or Skip."""
-    return build_plan(session, module, name, index, cluster)[0]
+    return build_plan(session, module, name, index, cluster).strategy
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStrategy:
+    """A strategy, and what it says by hand. cuts: loops that are to be cut before it can be told for the model: there
+    it is not what counts."""
+
+    strategy: Strategy
+    by_hand: tuple[Implementation, ...] = ()
+    cuts: Mapping[str, LoopCuts] = field(default_factory=dict)
 
 
 def build_plan(
     session: Session, module: Module, name: ast.Name, index: ModelIndex | None, cluster: Cluster | None
-) -> tuple[Strategy, tuple[Implementation, ...]]:
-    """As `build_strategy`, and what it says by hand."""
+) -> PlannedStrategy:
+    """As `build_strategy`, and what else it says."""
     entry = module.find("strategy", name)
     item = entry.item
     assert isinstance(item, ast.Strategy)
@@ -45,6 +58,8 @@ def build_plan(
     expander.run(item.body, static_scope(entry.module))
     rules = expander.rules
     by_hand: tuple[Implementation, ...] = ()
+    if expander.cuts and session.failures == before:
+        return PlannedStrategy(Strategy(entry.name, tuple(rules.axes), span=item.span), cuts=expander.cuts)
     if index is not None:
         try:
             check_microbatches(rules.microbatches, rules.splits, rules.axes, index)
@@ -71,7 +86,7 @@ def build_plan(
     _check_cluster(rules, entry, cluster)
     for warning in idle_axes(found):
         session.diagnostics.add(warning)
-    return found, by_hand
+    return PlannedStrategy(found, by_hand)
 
 
 def _by_hand(rules: StrategyRules, index: ModelIndex) -> tuple[Implementation, ...]:

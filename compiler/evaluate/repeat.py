@@ -3,6 +3,8 @@ what has the dim that is scanned) put together from all positions."""
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from compiler.evaluate import limits, static
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.frame import Frame
@@ -11,6 +13,7 @@ from compiler.evaluate.statements import assigned, run
 from compiler.evaluate.states import finish_states, leave
 from compiler.evaluate.values import Bound, Broken, Skip, WeightVar, kind_of
 from compiler.graph import Dim, Graph, Node, Type, Value
+from compiler.model import LoopPiece
 from compiler.ops.elementwise import Transpose
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Rename
@@ -25,7 +28,26 @@ def repeat(statement: ast.Repeat, scope: Scope) -> None:
     count = static.integer(evaluate(statement.count, scope), "the count of `repeat`", statement.count.span, 1)
     if count > limits.MAX_COUNT:
         raise fail("E0908", f"`repeat` of {count} iterations, the most is 10^9", statement.count.span)
-    _Loop(statement, scope, count).run()
+    span, making = statement.label.span, scope.making
+    label, path = _named(statement, scope)
+    edges = scope.session.cuts.get(path) if making.kind == "model" and scope.frame.parent is None else None
+    if edges is None:
+        _Loop(statement, scope, count, label, path).run()
+        return
+    streams = making.streams
+    for low, high in pairwise(edges):
+        making.streams = streams.copy()  # an iteration draws the same numbers, in whichever piece it is
+        own = making.named("label", f"{label}_{low}_{high}", span, making.labels)
+        inside = making.named("scope", f"{path}_{low}_{high}", span, making.scopes)
+        making.pieces.append(LoopPiece(own, inside, label, path, low, high - low, count))
+        _Loop(statement, scope, high - low, own, inside).run()
+
+
+def _named(statement: ast.Repeat | ast.Scan, scope: Scope) -> tuple[str, str]:
+    """The label of a loop, and its path."""
+    span, making = statement.label.span, scope.making
+    label = making.named("label", statement.label.id, span, making.labels)
+    return label, scope.child_path(statement.label.id, span)
 
 
 def scan(statement: ast.Scan, scope: Scope) -> None:
@@ -37,7 +59,7 @@ def scan(statement: ast.Scan, scope: Scope) -> None:
     if dim.name in scope.making.counts:
         message = f"a `scan` cannot go over `{dim.name}`, whose size is known at run time only"
         raise fail("E0220", message, statement.dim.span, help="declare it of the bound's size, and use `where`")
-    _Loop(statement, scope, dim.size, dim).run()
+    _Loop(statement, scope, dim.size, *_named(statement, scope), dim).run()
 
 
 class _Loop:
@@ -46,7 +68,15 @@ class _Loop:
     carried: variable -> its value outside, and the parameter that it enters as. sliced: likewise, of what has the dim.
     """
 
-    def __init__(self, statement: ast.Repeat | ast.Scan, scope: Scope, count: int, dim: Dim | None = None) -> None:
+    def __init__(
+        self,
+        statement: ast.Repeat | ast.Scan,
+        scope: Scope,
+        count: int,
+        label: str,
+        path: str,
+        dim: Dim | None = None,
+    ) -> None:
         self.statement, self.scope, self.dim = statement, scope, dim
         scope.session.spend_node(statement.span)
         if len(scope.frame.loops) >= MAX_LOOPS:
@@ -54,10 +84,7 @@ class _Loop:
         if dim is not None and statement.label.id in scope.making.dim_names:
             message = f"`{statement.label.id}` is the label of a `scan` and also the name of a dim"
             raise fail("E0306", message, statement.label.span, help="rename one of them")
-        span = statement.label.span
-        label = scope.making.named("label", statement.label.id, span, scope.making.labels)
-        path = scope.child_path(statement.label.id, span)
-        scope.making.loop_labels[label] = span
+        scope.making.loop_labels[label] = statement.label.span
         self.frame = frame = Frame(scope.making.names, path, scope.frame, label, count, dim is not None)
         self.inner = inner = Scope(scope.module, scope.making, frame, path, scope.what)
         inner.in_repeat = inner.in_loop = True

@@ -14,7 +14,7 @@ from compiler.evaluate.ranges import Extent, extents
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Skip, WeightVar, kind_of
 from compiler.graph import DTYPES, FLOATS, Dim, Names, Type, Value
-from compiler.model import STEP_DTYPE, DataInput, Precision, State, Weight
+from compiler.model import STEP_DTYPE, DataInput, LoopPiece, Precision, State, Weight
 from compiler.ops.base import Misuse, Op, OpError
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast
@@ -90,6 +90,7 @@ class Making:
         self.inputs: list[DataInput] = []
         self.weights: list[tuple[WeightVar, Weight]] = []
         self.states: dict[str, State] = {}  # by what the optimizer calls them
+        self.pieces: list[LoopPiece] = []  # of loops that are cut
         self.model_states: list[StateVar] = []
         self.counts: dict[str, Value] = {}  # of dims with a run-time size: how many positions count
         self.used_dims: set[str] = set()  # names of all dims that tensors have

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -45,6 +45,7 @@ class Session:
             1,
             None,
         )  # of the job: how many, of which dim
+        self.cuts: Mapping[str, Sequence[int]] = {}  # loops of a model, by path: where their pieces begin, and the end
         self.replaced: dict[str, str] = {}  # dtypes as written -> what stands for them (`verify --double`)
 
     def failed(self, error: ParcError | Skip) -> None:

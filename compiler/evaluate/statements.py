@@ -17,6 +17,7 @@ from compiler.evaluate.states import model_states
 from compiler.evaluate.values import BROKEN, Bound, Broken, CallResults, Skip, WeightVar, is_static, kind_of
 from compiler.evaluate.written import not_by_hand, own_weight, state_pieces
 from compiler.graph import FLOATS, RANGES, Dim, Type, Value
+from compiler.loop_pieces import whole_path
 from compiler.model import DataInput, Init, State, Weight
 from compiler.ops.elementwise import Cast, Transpose
 from compiler.origin import Origin, Role
@@ -249,7 +250,7 @@ def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None
     frames = [f for f in scope.frame.loops if not f.scan]  # positions that are scanned share it
     loops = tuple(f.loop for f in frames)
     path = making.named("weight", f"{scope.path}.{name}" if scope.path else name, target.span, making.names)
-    frozen = making.frozen is not None and making.frozen.hold(path)
+    frozen = making.frozen is not None and making.frozen.hold(whole_path(path, making.pieces))
     # What no update renews needs no more than is computed with.
     type = Type(making.precision.compute if frozen else making.precision.master, (*loops, *own))
     if len(set(type.names)) != len(type.names):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,14 @@ from compiler.evaluate import limits, static
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
+from compiler.evaluate.layers import LoopCuts, ScopeRange, bounds_of
 from compiler.evaluate.offloads import offload_rule
 from compiler.evaluate.pipelines import Microbatches, pipeline_rule, schedule_microbatches
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
+from compiler.loop_pieces import LoopPiece, together
 from compiler.model import Cluster
 from compiler.origin import within
 from compiler.strategy import (
@@ -77,7 +79,8 @@ class Expander:
         self.index = index
         self.cluster = cluster
         self.rules = StrategyRules()
-        self.within: str | None = None  # scope that the applied tactics are narrowed to
+        self.within: ScopeRange | None = None  # what the applied tactics are narrowed to
+        self.cuts: dict[str, LoopCuts] = {}  # loops of which rules speak in part, by path
         self.applied: list[ast.Apply] = []
 
     def run(self, body: Sequence[ast.Statement], scope: Scope) -> None:
@@ -97,19 +100,20 @@ class Expander:
                 axis, span = self.axis(statement.axis, scope), self.span(statement)
                 dims = self.dims(statement.dims, scope)
                 classes = self._classes(statement.classes, CLASSES) or CLASSES
-                where = self._scope(statement.scope)
-                rules.splits.append(SplitRule(dims, axis.name, classes, where, statement.pad, span, self.by))
+                for where in self._scopes(statement.scope, scope):
+                    rules.splits.append(SplitRule(dims, axis.name, classes, where, statement.pad, span, self.by))
             case ast.Shard():
                 classes = self._classes(statement.classes, _SHARDED)
-                axis = self.axis(statement.axis, scope)
-                where = self._scope(statement.scope)
-                rules.shards.append(ShardRule(classes, axis.name, where, statement.pad, self.span(statement), self.by))
+                axis, span = self.axis(statement.axis, scope), self.span(statement)
+                for where in self._scopes(statement.scope, scope):
+                    rules.shards.append(ShardRule(classes, axis.name, where, statement.pad, span, self.by))
             case ast.ReduceDecl():
                 self._classes(statement.classes, _REDUCED)
-                axis, where = self.axis(statement.axis, scope), self._scope(statement.scope)
-                rules.reductions.append(ReduceRule(axis.name, statement.per, where, self.span(statement), self.by))
+                axis, span = self.axis(statement.axis, scope), self.span(statement)
+                for where in self._scopes(statement.scope, scope):
+                    rules.reductions.append(ReduceRule(axis.name, statement.per, where, span, self.by))
             case ast.LayoutDecl():
-                rules.layouts.append(self._layout(statement, scope))
+                rules.layouts += self._layouts(statement, scope)
             case ast.Pipeline():
                 self._pipeline(statement, scope)
             case ast.Microbatches():
@@ -117,15 +121,16 @@ class Expander:
                 self.set_microbatches(count, statement.dim, statement.pad, scope, statement)
                 rules.two_passes = statement.two_passes
             case ast.PlaceDecl():
-                rules.places.append(self._place(statement, scope))
+                rules.places += self._places(statement, scope)
             case ast.Recompute():
-                keep = tuple(self._path(p) for p in statement.keep)
-                where = self._scope(statement.scope)
-                rules.recomputes.append(RecomputeRule(where, keep, self.span(statement), self.by))
+                keep = [k for p in statement.keep for k in self._all(self._range(p, scope))]
+                for where in self._scopes(statement.scope, scope):
+                    own = tuple(k for k in keep if together(k, where, self.pieces))
+                    rules.recomputes.append(RecomputeRule(where, own, self.span(statement), self.by))
             case ast.Offload():
-                classes, where = self._classes(statement.classes, MOVED), self._scope(statement.scope)
-                span = self.span(statement)
-                rules.offloads.append(offload_rule(statement, classes, where, scope, self.cluster, span, self.by))
+                classes, span = self._classes(statement.classes, MOVED), self.span(statement)
+                for where in self._scopes(statement.scope, scope):
+                    rules.offloads.append(offload_rule(statement, classes, where, scope, self.cluster, span, self.by))
             case ast.Implement():
                 self._implement(statement, scope)
             case ast.Apply():
@@ -195,22 +200,41 @@ class Expander:
                 raise fail("E0403", f"there is no class of tensors `{name.id}` here", name.span, help=help)
         return tuple(dict.fromkeys(n.id for n in names))
 
-    def _scope(self, path: ast.Path | None) -> str | None:
-        """A scope, within the one that the applied tactic is narrowed to."""
-        return self.within if path is None else self._path(path)
+    @property
+    def pieces(self) -> tuple[LoopPiece, ...]:
+        """Of the model's loops, once they are cut."""
+        return self.index.model.pieces if self.index is not None else ()
+
+    def _scopes(self, path: ast.Path | None, scope: Scope) -> tuple[str | None, ...]:
+        """A scope, within what the applied tactic is narrowed to: of loops that are cut, those of all pieces meant."""
+        narrowed = self.within if path is None else self._range(path, scope)
+        return (None,) if narrowed is None else self._all(narrowed)
+
+    def _range(self, path: ast.Path, scope: Scope) -> ScopeRange:
+        """A path, with the iterations of a loop that are meant (`block[0..4].mlp`)."""
+        text, outer = self._path(path), self.within
+        own = bounds_of(path, text, scope, self.index) if self.index is not None else None
+        if own is None:
+            inside = outer is not None and outer.loop and within(text, outer.loop)
+            return replace(outer, path=text) if outer is not None and inside else ScopeRange(text)
+        return own if outer is None or outer.loop != own.loop else own.common(outer, path.span)
+
+    def _all(self, found: ScopeRange) -> tuple[str, ...]:
+        """The paths that are meant, in the model as it is cut. Before it is, it becomes known where."""
+        if found.loop and self.index is not None and not self.pieces:
+            self.cuts.setdefault(found.loop, LoopCuts(found.span)).edges.update((found.low, found.high))
+        return found.paths(self.pieces)
 
     def _path(self, path: ast.Path) -> str:
         text = str(path)
-        if self.within and not within(text, self.within):
-            text = f"{self.within}.{text}"
+        if self.within and not within(text, self.within.path):
+            text = f"{self.within.path}.{text}"
         index = self.index
-        if index is not None and not index.has(text) and not any(i.has(text) for i in self.rules.by_hand):
-            tails = [p for p in index.paths if p.endswith(f".{text}")]
-            help = f"did you mean `{tails[0]}`?" if tails else did_you_mean(text, index.paths)
-            if help is None:
-                tops = sorted({p for p in index.scopes if "." not in p})
-                help = f"the outermost are {listed(tops)}" if tops else None
-            raise fail("E0404", f"`{index.model.name}` has no scope or tensor `{text}`", path.span, help=help)
+        known = index is None or any(
+            index.has(t) or any(i.has(t) for i in self.rules.by_hand) for t in ScopeRange(text).paths(self.pieces)
+        )
+        if index is not None and not known:
+            raise index.unknown(text, path.span)
         return text
 
     # --- rules --------------------------------------------------------------------------------------------
@@ -240,11 +264,23 @@ class Expander:
             raise fail("E0405", f"axis `{name.id}` has size {size}; it must be 1 to 10^9", expr.span)
         return size
 
-    def _layout(self, statement: ast.LayoutDecl, scope: Scope) -> LayoutRule:
-        tensor = self._path(statement.tensor)
-        if tensor in self.rules.laid_out:
-            notes = [("the first is here", self.rules.laid_out[tensor])]
-            raise fail("E0415", f"the layout of `{tensor}` is given twice", statement.span, notes=notes)
+    def _layouts(self, statement: ast.LayoutDecl, scope: Scope) -> list[LayoutRule]:
+        whole = self._range(statement.tensor, scope)
+        if statement.scope is not None:
+            inside = self._range(statement.scope, scope)
+            if not within(whole.path, inside.path):
+                raise fail("E0413", f"`{whole.path}` is not in `{inside.path}`", statement.scope.span)
+            whole = replace(inside, path=whole.path)
+        found = [self._layout(statement, tensor, scope) for tensor in self._all(whole)]
+        for rule in found:
+            key = f"{rule.tensor} {whole.low} {whole.high}" if self.cuts else rule.tensor
+            if key in self.rules.laid_out:
+                notes = [("the first is here", self.rules.laid_out[key])]
+                raise fail("E0415", f"the layout of `{rule.tensor}` is given twice", statement.span, notes=notes)
+            self.rules.laid_out[key] = statement.span
+        return found
+
+    def _layout(self, statement: ast.LayoutDecl, tensor: str, scope: Scope) -> LayoutRule:
         used: dict[str, str] = {}
         dims: list[tuple[str, tuple[str, ...]]] = []
         for name, axes in statement.dims:
@@ -266,7 +302,6 @@ class Expander:
                 message = f"`{tensor}` has the dims {listed(own)}, the layout {listed(d for d, _ in dims)}"
                 raise fail("E0413", message, statement.span, help=f"`layout {tensor}[{', '.join(own)}]`")
             dims.sort(key=lambda d: own.index(d[0]))
-        self.rules.laid_out[tensor] = statement.span
         return LayoutRule(tensor, tuple(dims), self.span(statement), self.by)
 
     def _pipeline(self, statement: ast.Pipeline, scope: Scope) -> None:
@@ -283,12 +318,15 @@ class Expander:
     def _parts(self, path: ast.Path, scope: Scope) -> list[str]:
         """A loop's path or label, a scope's path; those that a tactic's parameter stands for (`over block`)."""
         value = scope.vars.get(path.parts[0].id) if len(path.parts) == 1 else None
-        found = value.names if isinstance(value, Words) else (str(path),)
-        if self.within is None or self.index is None:
-            return list(found)
-        known = (self.index.paths_of_loops, self.index.scopes)
-        inner = [(text, f"{self.within}.{text}") for text in found]
-        return [path if any(path in of for of in known) else text for text, path in inner]
+        found = list(value.names) if isinstance(value, Words) else [str(path)]
+        if self.index is None:
+            return found
+        if self.within is not None:
+            known = (self.index.paths_of_loops, self.index.scopes, {p.of_path for p in self.pieces})
+            inner = [(text, f"{self.within.path}.{text}") for text in found]
+            found = [path if any(path in of for of in known) else text for text, path in inner]
+        parts = ([p.path for p in self.pieces if text in (p.of, p.of_path)] or [text] for text in found)
+        return [part for of in parts for part in of]
 
     def set_microbatches(self, count: int, dim: ast.Name | None, pad: bool, scope: Scope, at: ast.Statement) -> None:
         if self.rules.microbatches is not None:
@@ -303,7 +341,7 @@ class Expander:
                 raise fail("E0411", message, dim.span if dim else at.span)
         self.rules.microbatches = Microbatches(count, name, pad, self.span(at))
 
-    def _place(self, statement: ast.PlaceDecl, scope: Scope) -> PlaceRule:
+    def _places(self, statement: ast.PlaceDecl, scope: Scope) -> list[PlaceRule]:
         axis = self.axis(statement.axis, scope)
         at = statement.index
         index = None if at is None else static.integer(evaluate(at, scope), "the place", at.span)
@@ -312,19 +350,21 @@ class Expander:
         if axis.size > limits.MAX_STAGES:
             message = f"`{axis.name}` has {axis.size} places, the most is {limits.MAX_STAGES:,}"
             raise fail("E0908", message, statement.axis.span)
-        return PlaceRule(self._path(statement.scope), axis.name, index, self.span(statement))
+        paths = self._all(self._range(statement.scope, scope))
+        return [PlaceRule(path, axis.name, index, self.span(statement)) for path in paths]
 
     # --- tactics ------------------------------------------------------------------------------------------
 
     def _implement(self, statement: ast.Implement, scope: Scope) -> None:
-        path, index = self._path(statement.scope), self.index
+        paths, index = self._all(self._range(statement.scope, scope)), self.index
         if index is None:
             return
         from compiler.evaluate.implement import implementation, rule
 
-        found = implementation(self.session, statement, path, index, scope, self.rules.axes)
-        self.rules.by_hand.append(found)
-        self.rules.implementations.append(rule(found, self.by, self.span(statement)))
+        for path in paths:
+            found = implementation(self.session, statement, path, index, scope, self.rules.axes)
+            self.rules.by_hand.append(found)
+            self.rules.implementations.append(rule(found, self.by, self.span(statement)))
 
     def _apply(self, statement: ast.Apply, scope: Scope) -> None:
         call = statement.call
@@ -336,7 +376,7 @@ class Expander:
         inner = static_scope(entry.module)
         outer_within = self.within
         if statement.scope is not None:
-            self.within = self._path(statement.scope)
+            self.within = self._range(statement.scope, scope)
         self.applied.append(statement)
         self.session.stack.append(SourceCall(entry, call.span))
         try:

@@ -96,6 +96,9 @@ class _Explainer:
         )
 
     def _find(self, name: str) -> Value:
+        model = self.training.model
+        written = {model.with_numbers(v): v for v in self.index.values} if model.pieces else {}
+        name = written.get(name, name)
         finish = self.training.finish
         first = ("loss",) if self.training.model.scored else ()
         ends = dict(zip((*first, *self.training.summed), self.placed.forward.outputs, strict=False))
@@ -111,7 +114,9 @@ class _Explainer:
             named = [
                 v for v in self.index.values if v not in self.index.made or self.index.made[v].outputs[0].span.source
             ]
+            cut = [f"`{w}`" for w, v in written.items() if name == model.whole(v) and w != v]
             help = f"there is `{inside[0]}`" if inside else did_you_mean(name, named)
+            help = f"its loop is cut: there are {' and '.join(cut[:8])}" if cut else help
             raise fail("E0101", f"there is no tensor `{name}`", help=help)
         return self.index.values[name]
 

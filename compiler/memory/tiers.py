@@ -15,6 +15,10 @@ FIRST = "hbm"
 FILES = ("nvme",)
 """Memories that are files where programs are run here."""
 
+GRAINS = {"host": 64, "nvme": 4096}
+"""Bytes that are read or written at once where less is wanted. Sources: JEDEC JESD79-5 (a burst of DDR5 is 64 bytes, a
+line of a processor's cache); NVMe disks have blocks of 4 KiB."""
+
 EXAMPLES = {"host": "`host memory 768 GiB, 200 GB/s over 32 GB/s`", "nvme": "`nvme capacity 3.2 TB over 6 GB/s`"}
 """The memories that a server may have besides its devices' own, each as a cluster describes it."""
 
@@ -68,6 +72,12 @@ def require_memory(memories: Mapping[str, Memory], name: str, span: Span) -> Non
         raise fail(
             "E0412", f"the program has values in `{name}`, a memory that the cluster does not have", span, help=help
         )
+
+
+def row_bytes(memory: str, rows: float, row: int) -> int:
+    """Bytes that so many rows of `row` bytes move which lie anywhere in a memory: whole grains of it."""
+    grain = GRAINS.get(memory, 1)
+    return round(rows * -(-row // grain) * grain)
 
 
 def move_rate(memories: Mapping[str, Memory], source: str, target: str) -> float:

@@ -113,6 +113,8 @@ class Op:
     message: other devices take part; what it gives lies in a communication buffer.
     renews: the operand whose memory the result may take where nothing needs the operand any more: it is the same but
         for some elements. (Of a pointwise op, any operand's of the result's type.)
+    reaches: the operand of which rows alone are read or renewed, so that it may lie in another memory than what is
+        computed: the rows cross. A result that renews it lies there, too.
     follows: the operand whose layout says which axes split a loop that walks one of its dims; where the op renews that
         operand, no other axis splits anything: what is large stays where it is.
     """
@@ -127,6 +129,7 @@ class Op:
     leaf: ClassVar[bool] = False
     message: ClassVar[bool] = False
     renews: ClassVar[int | None] = None
+    reaches: ClassVar[int | None] = None
     follows: ClassVar[int | None] = None
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:

@@ -34,6 +34,7 @@ class Take(Op):
     mnemonic: ClassVar[str] = "take"
     builtin: ClassVar[str] = "take"
     spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"),)
+    reaches: ClassVar[int | None] = 0
     dim: str
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:

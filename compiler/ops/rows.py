@@ -103,6 +103,7 @@ class ReadRows(Op):
 
     mnemonic: ClassVar[str] = "read_rows"
     spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"), ("of", "parts"), ("in", "pieces"))
+    reaches: ClassVar[int | None] = 0
     follows: ClassVar[int | None] = 1
     dim: str
     parts: int
@@ -138,6 +139,7 @@ class WriteRows(Op):
     mnemonic: ClassVar[str] = "write_rows"
     spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"), ("in", "pieces"))
     renews: ClassVar[int | None] = 0
+    reaches: ClassVar[int | None] = 0
     follows: ClassVar[int | None] = 0
     dim: str
     pieces: int

@@ -16,6 +16,7 @@ from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import substituted
+from compiler.passes.far_rows import casts_behind
 from compiler.passes.paged import Tier
 from compiler.program import ORIGINS
 from compiler.walk import graph_values
@@ -59,7 +60,8 @@ class Elsewhere:
                 found.append(replace(node, outputs=(env[node.output],)))
             else:
                 found.append(substituted(node, env))
-        return replace(body, nodes=tuple(self._fetched(found, far, False)[0]))
+        rows = {v for v, tier in far.items() if tier.rows}
+        return replace(body, nodes=tuple(self._fetched(casts_behind(found, rows, self.names), far, False)[0]))
 
     # --- what is read
 
@@ -74,7 +76,7 @@ class Elsewhere:
         for i, node in enumerate(nodes):
             part += isinstance(node.op, Repeat)  # loops, and what stands between them: they last
             parts.append(part)
-            for v in self._reads(node):
+            for v in self._reads(node, far):
                 if v in far:
                     readers.setdefault((v, part), i)
             part += isinstance(node.op, Repeat)
@@ -94,12 +96,16 @@ class Elsewhere:
                 op = Move(key[0].memory, FIRST, far[key[0]].ahead if inside else 0)
                 found.append(Node(op, key[:1], (env[key],)))
             if i < len(nodes):
-                found.append(self._on(nodes[i], {v: env[v, p] for v, p in env if p == parts[i]}))
+                found.append(self._on(nodes[i], {v: env[v, p] for v, p in env if p == parts[i]}, far))
         return found, tuple(env.get((v, part), v) for v in results)
 
-    def _reads(self, node: Node) -> Sequence[Value]:
-        """What it reads in the devices' memory: of a loop all but the stacks of which its body moves slices."""
+    def _reads(self, node: Node, far: Mapping[Value, Tier]) -> Sequence[Value]:
+        """What it reads in the devices' memory: of a loop all but the stacks of which its body moves slices. Of a table
+        that rests elsewhere whoever takes rows reads them there."""
         op = node.op
+        at = node.far
+        if at is not None and node.inputs[at] in far and far[node.inputs[at]].rows:
+            return (*node.inputs[:at], *node.inputs[at + 1 :])
         if isinstance(op, Move) and op.source != FIRST:
             return ()
         return (
@@ -108,11 +114,12 @@ class Elsewhere:
             else node.inputs
         )
 
-    def _on(self, node: Node, env: Mapping[Value, Value]) -> Node:
+    def _on(self, node: Node, env: Mapping[Value, Value], far: Mapping[Value, Tier]) -> Node:
         """The node on what was moved in."""
         op = node.op
         if not isinstance(op, Repeat):
-            return substituted(node, env) if self._reads(node) else node
+            read = self._reads(node, far)
+            return substituted(node, {v: env[v] for v in read if v in env}) if read else node
         stacks = range(op.carries, op.carries + op.stacks)
         inputs = (v if k in stacks else env.get(v, v) for k, v in enumerate(node.inputs))
         return replace(node, inputs=tuple(inputs))

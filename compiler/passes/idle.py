@@ -33,8 +33,14 @@ def report_idle(rows: Iterable[tuple[Rule, object, Idle | None]], diagnostics: D
     """
     rows = list(rows)
     useful = {(r.by, kind) for r, kind, idle in rows if idle is None or idle.said}
+    somewhere = {(r.span, kind) for r, kind, idle in rows if idle is None}  # of a loop that is cut, in some pieces
     for r, kind, idle in rows:
-        if idle is None or r.span == NOWHERE or (r.by is not None and (r.by, kind) in useful):
+        if (
+            idle is None
+            or r.span == NOWHERE
+            or (r.span, kind) in somewhere
+            or (r.by is not None and (r.by, kind) in useful)
+        ):
             continue
         notes = [("by this rule of the tactic", r.span)] if r.by not in (None, r.span) else []
         diagnostics.error("E0542", idle.message, r.by or r.span, notes=[*notes, *idle.notes], help=idle.help)

@@ -28,6 +28,7 @@ from compiler.passes.messages import NOTHING, Ways, messages
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
 from compiler.passes.stage import ALL, Stage, Staged
+from compiler.passes.whole_loops import in_whole_loops
 from compiler.program import (
     Affine,
     Axis,
@@ -62,7 +63,8 @@ def lower(placed: Placed, staged: Staged, over: Across) -> Program:
     places = place_axes(job.strategy)
     axes += [Axis(a.name, a.size, "place" if a.name in places else "mesh") for a in job.strategy.mesh if a.size > 1]
     inputs = tuple(map(InputDecl.of, placed.training.model.inputs))
-    return Program(job.name, tuple(axes), inputs, (Entry(entry, tuple(found)),), job.seed, staged.homes)
+    whole = tuple(in_whole_loops(c, placed.training.model) for c in found)
+    return Program(job.name, tuple(axes), inputs, (Entry(entry, whole),), job.seed, staged.homes)
 
 
 def _messages(placed: Placed, staged: Staged) -> tuple[Ways, Ways]:

@@ -20,6 +20,7 @@ from compiler.ops.move import Move
 from compiler.origin import Role, within
 from compiler.passes.copying import substituted
 from compiler.passes.elsewhere import Elsewhere, away, here
+from compiler.passes.far_rows import in_place_of, renewed, tables
 from compiler.passes.paged import Tier, paged
 from compiler.program import DeviceClass, Function, FunctionPhase, Program, StateDecl
 from compiler.strategy import OffloadRule
@@ -33,11 +34,16 @@ CLASS_OF = {Role.OPTIMIZER: "optimizer", Role.WEIGHT: "weights", Role.SAVED: "ac
 @dataclass(frozen=True, slots=True)
 class Resting:
     """What can rest in another memory: class of tensors -> name -> the path that scopes speak of. owner: of a state the
-    weight; loops: of a weight the dims that count iterations."""
+    weight; loops: of a weight the dims that count iterations. kind: of what several classes have, the one that counts.
+    """
 
     paths: Mapping[str, Mapping[str, str]]
     owner: Mapping[str, str]
     loops: Mapping[str, frozenset[str]]
+
+    def kind(self, cls: str, name: str) -> str:
+        """Rows are weights, or the optimizer's."""
+        return cls if cls != "rows" else "optimizer" if name in self.owner else "weights"
 
 
 def resting(training: Training) -> Resting:
@@ -46,6 +52,9 @@ def resting(training: Training) -> Resting:
     weights = training.model.weights
     saved = {v.name: v.origin.path for v in training.saved}
     paths = {"optimizer": owner, "weights": {w.name: w.name for w in weights}, "activations": saved}
+    of_rows = tables(training.job.model)
+    paths["rows"] = {w.name: w.name for w in weights if w.name in of_rows}
+    paths["rows"] |= {name: of for name, of in owner.items() if of in of_rows}
     return Resting(paths, owner, {w.name: frozenset(w.loops) for w in weights})
 
 
@@ -58,7 +67,8 @@ def offload(program: Program, rules: Sequence[OffloadRule], of: Resting) -> Prog
     for rule in reversed(rules):  # the first counts
         for kind in rule.classes:
             names = (name for name, path in of.paths[kind].items() if within(path, rule.scope))
-            tiers.update(dict.fromkeys(((kind, name) for name in names), Tier(rule.memory, rule.prefetch)))
+            tier = Tier(rule.memory, rule.prefetch, kind == "rows")
+            tiers.update(dict.fromkeys(((of.kind(kind, name), name) for name in names), tier))
     made: dict[int, tuple[Function, ...]] = {}
     classes: list[DeviceClass] = []
     for cls in program.classes:
@@ -104,7 +114,7 @@ class _Update:
             if isinstance(node.op, Write) and node.op.name in self.tiers:
                 found += self._written(node, node.op.name, env)
             else:
-                found.append(node if _works_there(node) else substituted(node, env))
+                found.append(node if self._works_there(node) else substituted(node, env))
         return replace(body, nodes=_named(found, called(body.nodes)))
 
     def _rests(self, node: Node, env: dict[Value, Value]) -> Node:
@@ -116,9 +126,19 @@ class _Update:
             return replace(node, outputs=(far,))
         found = substituted(node, env)
         if isinstance(node.op, Call):
-            found = self._paged(found, node.op)
+            found = self._by_rows(found, node.op) or self._paged(found, node.op)
             env.update((old, new) for old, new in zip(node.outputs, found.outputs, strict=True) if old is not new)
+        elif self._works_there(found):
+            found = renewed(found, env)
         return found
+
+    def _works_there(self, node: Node) -> bool:
+        """Whether it takes what rests elsewhere as it is: `read`, functions that move it, what needs rows of it."""
+        if isinstance(node.op, Call):
+            return any(v.memory != FIRST for v in node.op.body.inputs)
+        at = node.far
+        rows = at is not None and (node.inputs[at] not in self.far or self.tiers[self.far[node.inputs[at]]].rows)
+        return rows or isinstance(node.op, Read)
 
     def _ahead(self, nodes: Sequence[Node]) -> dict[int, list[Value]]:
         """By instruction, what is moved in before it: what it reads, and what weights behind it read."""
@@ -127,7 +147,7 @@ class _Update:
             for v in node.inputs:
                 name = self.far.get(v)
                 kept = isinstance(node.op, Write) and node.op.name == name  # it is what it was
-                if name is not None and not kept and not _works_there(node):
+                if name is not None and not kept and not self._works_there(node):
                     first.setdefault(v, i)
         groups: dict[Hashable, int] = {}
         for v, i in sorted(first.items(), key=lambda x: x[1]):
@@ -152,6 +172,23 @@ class _Update:
         yield Node(Move(FIRST, memory), (made,) if old is None else (made, old), (moved,))
         yield replace(node, inputs=(moved,))
 
+    def _by_rows(self, node: Node, op: Call) -> Node | None:
+        """A call that needs rows alone of what rests elsewhere, as one of a function that renews them there."""
+        given = {k: self.tiers[self.far[v]] for k, v in enumerate(node.inputs) if v in self.far}
+        if not any(tier.rows for tier in given.values()):
+            return None
+        key = (id(op.body), *((k, tier.memory) for k, tier in given.items()))
+        if key not in self.known:
+            self.known[key] = in_place_of(op.body, {k: tier.memory for k, tier in given.items()})
+        return self._calling(node, op, self.known[key])
+
+    def _calling(self, node: Node, op: Call, body: Graph | None) -> Node | None:
+        """The call, of another function."""
+        if body is None:
+            return None
+        outputs = (replace(v, memory=r.memory) for v, r in zip(node.outputs, body.outputs, strict=True))
+        return Node(replace(op, body=body), node.inputs, tuple(outputs), node.span)
+
     def _paged(self, node: Node, op: Call) -> Node:
         """A call that renews what rests elsewhere, as one of a function that moves an iteration at a time; itself where
         that cannot be."""
@@ -167,11 +204,7 @@ class _Update:
         key = (id(op.body), lead, *tiers.items(), *results.items())
         if key not in self.known:
             self.known[key] = paged(op.body, lead, tiers, results)
-        body = self.known[key]
-        if body is None:
-            return node
-        outputs = [replace(v, memory=body.outputs[j].memory) if j in results else v for j, v in enumerate(node.outputs)]
-        return Node(replace(op, body=body), node.inputs, tuple(outputs), node.span)
+        return self._calling(node, op, self.known[key]) or node
 
 
 def _at_once(nodes: Sequence[Node], buffers: Collection[str]) -> Iterator[Node]:
@@ -209,11 +242,4 @@ def _named(nodes: Sequence[Node], before: Sequence[Graph]) -> tuple[Node, ...]:
     return tuple(
         replace(n, op=replace(n.op, body=new[id(n.op.body)])) if isinstance(n.op, Call) and id(n.op.body) in new else n
         for n in nodes
-    )
-
-
-def _works_there(node: Node) -> bool:
-    """Whether it takes what rests elsewhere as it is: `read`, and functions that move it."""
-    return isinstance(node.op, Read) or (
-        isinstance(node.op, Call) and any(v.memory != FIRST for v in node.op.body.inputs)
     )

@@ -17,10 +17,12 @@ from compiler.walk import graph_values
 
 
 class Tier(NamedTuple):
-    """Where a buffer rests, and how many are moved in ahead of the one that is read."""
+    """Where a buffer rests, and how many are moved in ahead of the one that is read. rows: what needs rows of it alone
+    reads them there."""
 
     memory: str
     ahead: int
+    rows: bool = False
 
 
 BEFORE, INSIDE, BEHIND = 0, 1, 2

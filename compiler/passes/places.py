@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from compiler.graph import Graph, Node, Value
@@ -144,14 +145,21 @@ def ranks(graph: Graph, fixed: Mapping[str, int | None], groups: int) -> tuple[i
                 after[source].add(place)
             sources = frozenset((place,))
         came.update((v.name, sources) for v in node.outputs)
-    before = {g: {a for a in after if g in after[a]} for g in after}
-    order: list[int] = []
-    while len(order) < groups:
-        free = [g for g in after if g not in order and before[g] <= set(order)]
+    waits = dict.fromkeys(after, 0)
+    for targets in after.values():
+        for g in targets:
+            waits[g] += 1
+    free = [g for g, n in waits.items() if n == 0]  # a heap: in the order of numbers
+    found: list[int] = [-1] * groups
+    for position in range(groups):
         if not free:
             return None
-        order.append(free[0])
-    return tuple(order.index(g) for g in range(groups))
+        found[g := heappop(free)] = position
+        for other in after[g]:
+            waits[other] -= 1
+            if waits[other] == 0:
+                heappush(free, other)
+    return tuple(found)
 
 
 def of_weights(graph: Graph, fixed: Mapping[str, int | None], weights: Container[str]) -> frozenset[Node]:

@@ -8,7 +8,18 @@ from compiler.homes import Homes
 from compiler.memory.tiers import FIRST
 from compiler.ops.common import listed
 from compiler.origin import DECLARED
-from compiler.program import Axis, DeviceClass, Entry, Function, InputDecl, LoopRange, Program, Schedule, StateDecl
+from compiler.program import (
+    Axis,
+    DeviceClass,
+    Entry,
+    Function,
+    InputDecl,
+    LoopRange,
+    Program,
+    Schedule,
+    StateDecl,
+    WholeLoop,
+)
 from compiler.text.locations import HEAD, Locations, Site
 from compiler.text.printer import show_devices, show_entry
 from compiler.text.schedules import ScheduleParser
@@ -243,9 +254,19 @@ class _Parser(ScheduleParser):
         total = self.natural()
         self.word("from")
         first = self.group_affine()
+        within = self._whole_loop() if self.take_word("in") else None
         chunk = self.natural() if self.take_word("chunk") else 0
         self.end_line()
-        return LoopRange(dim, chunk, first, count, total)
+        return LoopRange(dim, chunk, first, count, total, within)
+
+    def _whole_loop(self) -> WholeLoop:
+        label, total = self.text("the whole loop's name"), self.natural()
+        self.word("from")
+        return WholeLoop(label, self.natural(), total)
+
+    def _part_of(self) -> str:
+        self.word("of")
+        return self.text()
 
     def _state(self) -> StateDecl | None:
         try:
@@ -263,11 +284,12 @@ class _Parser(ScheduleParser):
             init = self.initialiser() if self.take("=") else None
             memory = self.text() if self.take_word("in") else FIRST
             logical = self.text() if self.take_word("of") else name
+            whole = self._part_of() if self.take_word("part") else ""
             numbers = self.text() if self.take_word("at") else ""
             chunk = self.natural() if self.take_word("chunk") else 0
             frozen = self.take_word("frozen")
             self.end_line()
-            return StateDecl(name, role, type, layout, chunk, init, memory, logical, frozen, numbers)
+            return StateDecl(name, role, type, layout, chunk, init, memory, logical, frozen, numbers, whole)
         except ParcError as error:
             self.skip(error)
             return None

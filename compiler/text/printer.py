@@ -156,8 +156,9 @@ def _joined(starts: Sequence[int], block: int) -> list[tuple[int, int]]:
 
 
 def _range(r: LoopRange) -> str:
-    chunk = f" chunk {r.chunk}" if r.chunk else ""
-    return f"loop {quote(r.dim)}: {r.count} of {r.total} from {show_affine(r.first)}{chunk}"
+    chunk, w = f" chunk {r.chunk}" if r.chunk else "", r.within
+    inside = "" if w is None else f" in {quote(w.label)} {w.total} from {w.first}"
+    return f"loop {quote(r.dim)}: {r.count} of {r.total} from {show_affine(r.first)}{inside}{chunk}"
 
 
 def _state(s: StateDecl, sizes: Sizes) -> str:
@@ -169,6 +170,8 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
         text += f" in {quote(s.memory)}"
     if s.logical != s.name:
         text += f" of {quote(s.logical)}"
+    if s.whole:
+        text += f" part of {quote(s.whole)}"
     if s.numbers:
         text += f" at {quote(s.numbers)}"
     if s.chunk:

@@ -195,6 +195,7 @@ class _Parser(FactParser, BodyParser, SpanParser):
             there = os.path.normpath(os.path.join(folder, facts["data"].folder))
             facts["data"] = replace(facts["data"], folder=there)
         results, scored = (facts.pop("metrics", ()), facts.pop("outputs", ())), facts.pop("scored", True)
+        pieces = facts.pop("pieces", ())
         self.placed = stage == "placed"
         inputs, weights = [], []
         while self.take_word("input"):
@@ -209,7 +210,9 @@ class _Parser(FactParser, BodyParser, SpanParser):
         if self.take_word("step"):
             step.append(self.declared())
             self.end_line()
-        model = Model(name, tuple(inputs), tuple(weights), Graph(name, (), (), ()), *results, states, scored)
+        model = Model(
+            name, tuple(inputs), tuple(weights), Graph(name, (), (), ()), *results, states, scored, pieces=pieces
+        )
         if stage == "graph":
             self.skip_lines()
             self.word("model")

@@ -16,7 +16,7 @@ from dataclasses import fields, replace
 from compiler.graph import Graph, Value
 from compiler.layout import Layout
 from compiler.memory.tiers import FIRST
-from compiler.model import Cluster, DataInput, DataSpec, Finish, Init, Job, Model, Precision, State, Training
+from compiler.model import Cluster, DataInput, DataSpec, Finish, Init, Job, LoopPiece, Model, Precision, State, Training
 from compiler.ops.base import Op
 from compiler.origin import Phase
 from compiler.passes.place.place import Placed
@@ -46,6 +46,7 @@ PHASES = {
 FACTS = {
     **{"seed": int, "kind": str, "clip": float, "precision": Precision, "strategy": Strategy, "cluster": Cluster},
     **{"data": DataSpec, "metrics": tuple[str, ...], "outputs": tuple[str, ...], "scored": bool},
+    "pieces": tuple[LoopPiece, ...],
 }
 """Facts of a job and of its model, and their types."""
 
@@ -86,7 +87,7 @@ def show_stage(found: Job | Training | Placed, folder: str | None = None) -> str
     if isinstance(found, Job):
         models = [show_graph(found.model.graph, "model")]
         if found.evaluated is not None:
-            head = "".join(f"{line}\n" for line in _results(found.evaluated))
+            head = "".join(f"{line}\n" for line in _results(found.evaluated, False))
             models.append(head + show_graph(found.evaluated.graph, "evaluated"))
         parts = ["graph " + _header(folder, found, found.model), *models, *_updates(found)]
         others = [found.evaluated.graph] if found.evaluated is not None else []
@@ -174,10 +175,11 @@ def _header(
     return "\n".join(lines) + "\n"
 
 
-def _results(model: Model) -> list[str]:
+def _results(model: Model, trains: bool = True) -> list[str]:
     """What the model gives besides the loss, and whether it has one, if not."""
     found = {"metrics": model.metrics, "outputs": model.outputs}
     told = [f"{word} {show_fact(names)}" for word, names in found.items() if names]
+    told += [f"pieces {show_fact(model.pieces)}"] if model.pieces and trains else []
     return told if model.scored else [*told, f"scored {show_fact(False)}"]
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 
-from compiler.declared import logical
 from compiler.graph import Graph, Node, Value
 from compiler.ops.base import Op
 from compiler.ops.call import Call
@@ -66,6 +65,11 @@ class _Reduction:
     brought: dict[int, frozenset[Source]] = field(default_factory=dict)
 
 
+def _own_name(decl: StateDecl) -> str:
+    """Of what a buffer is a copy or a stage's piece: parts of a loop that are loops of their own are apart."""
+    return decl.logical or decl.name
+
+
 def check_across(program: Program, report: Report) -> None:
     """All functions, U above all, if there are several groups."""
     if program.groups > 1:
@@ -83,9 +87,9 @@ class _Checker:
                 cut = cut_dim(s, cls) is not None
                 if s.role is Role.GRADIENT or cut:
                     kind = "piece" if cut else "gradient"
-                    self.places.setdefault((kind, logical(s)), set()).update((g, s.chunk) for g in cls.groups)
+                    self.places.setdefault((kind, _own_name(s)), set()).update((g, s.chunk) for g in cls.groups)
                 if s.role is not Role.GRADIENT and not cut:
-                    self.holders.setdefault(logical(s), set()).update(cls.groups)
+                    self.holders.setdefault(_own_name(s), set()).update(cls.groups)
         self.reductions: dict[str, _Reduction] = {}
 
     def run(self) -> None:
@@ -162,7 +166,7 @@ class _Checker:
     # --- buffers and reductions ----------------------------------------------------------------------
 
     def read(self, decl: StateDecl, cls: DeviceClass) -> State:
-        name = logical(decl)
+        name = _own_name(decl)
         dim = cut_dim(decl, cls)
         if dim is not None:
             return StagePiece(dim, decl.chunk, frozenset((name,)))
@@ -179,7 +183,7 @@ class _Checker:
         return part
 
     def write(self, decl: StateDecl, value: State, cls: DeviceClass) -> None:
-        dim, name = cut_dim(decl, cls), logical(decl)
+        dim, name = cut_dim(decl, cls), _own_name(decl)
         if isinstance(value, StagePart):
             raise Wrong(f"{told_part(value)}, which other stages have parts of")
         if dim is not None:

@@ -45,11 +45,21 @@ def check_classes(program: Program, report: Report) -> None:
 
 
 def _check_coverage(program: Program, report: Report) -> None:
-    """Each iteration of a loop that is cut over the stages belongs to one of them."""
+    """Each iteration of a loop that is cut over the stages belongs to one of them, and so to one of its parts."""
     pieces: dict[str, list[tuple[int, int, int, int]]] = {}
+    apart: dict[str, set[tuple[str, int, int, int, int]]] = {}  # of what is a part of a loop
+    cut = {r.dim for cls in program.classes for r in cls.ranges if r.count < r.total}
     for c, cls in enumerate(program.classes):
         for r in cls.ranges:
-            pieces.setdefault(r.dim, []).extend((r.first.at(g), r.count, r.total, c) for g in cls.groups)
+            if r.dim in cut or r.within is None:  # else stages may have the same
+                pieces.setdefault(r.dim, []).extend((r.first.at(g), r.count, r.total, c) for g in cls.groups)
+            if r.within is not None:
+                part = r.dim, r.within.first, r.total, r.within.total, c
+                apart.setdefault(r.within.label, set()).add(part)
+    for label, parts in apart.items():
+        place = {dim: c for dim, _, _, _, c in sorted(parts, reverse=True)}
+        once = {(dim, at, count, total) for dim, at, count, total, _ in parts}
+        pieces[label] = [(at, count, total, place[dim]) for dim, at, count, total in once]
     for dim, found in pieces.items():
         at, total = 0, found[0][2]
         found.sort()

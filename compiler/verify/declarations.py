@@ -87,7 +87,7 @@ def _list(s: StateDecl, cls: DeviceClass) -> str | None:
     index = next((o for o in cls.states if o.name == s.numbers and o.role is Role.ROWS), None)
     if index is None:
         return f"there are no {Role.ROWS} {s.numbers} here"
-    weight = next((o for o in cls.states if o.role is Role.WEIGHT and logical(o) == logical(s)), None)
+    weight = next((o for o in cls.states if o.role is Role.WEIGHT and o.logical == s.logical), None)
     if weight is None or s.role is not Role.GRADIENT:
         return "it is no gradient of a weight that is here"
     own = [d for d in s.type.dims if d not in index.type.dims]

@@ -53,6 +53,11 @@ class _Checker:
                 self.lie(instr, instr.outputs, target, "is moved to", site)
             case Read(name) | Write(name) | Accumulate(name) | Save(name) | Load(name):
                 self.lie(instr, (*ins, *instr.outputs), self.buffers[name], f"goes with {name}, which lies in", site)
+            case op if op.reaches is not None:
+                there = ins[op.reaches].memory
+                self.lie(instr, [v for i, v in enumerate(ins) if i != op.reaches], FIRST, "is read in", site)
+                made = there if op.renews == op.reaches else FIRST
+                self.lie(instr, instr.outputs, made, "is made in", site)
             case _:
                 self.lie(instr, ins, FIRST, "is read in", site)
                 self.lie(instr, instr.outputs, FIRST, "is made in", site)

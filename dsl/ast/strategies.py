@@ -44,9 +44,11 @@ class Level(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Path(Syntax):
-    """`block.attention.wq`: a scope or a tensor."""
+    """`block.attention.wq`: a scope or a tensor. `block[0..4].attention`: bounds, one per part, say which iterations of
+    a loop are meant (a `Range`, or the number of one); none where all are, everywhere."""
 
     parts: tuple[Name, ...]
+    bounds: tuple[Expr | None, ...] = ()
 
     def __str__(self) -> str:
         return ".".join(p.id for p in self.parts)
@@ -92,10 +94,11 @@ class ReduceDecl(Statement):
 
 @dataclass(frozen=True, slots=True)
 class LayoutDecl(Statement):
-    """`layout block.mlp.w1[d, f/tp]`: per dim, the axes (`f/tp/dp`: tp is major)."""
+    """`layout block.mlp.w1[d, f/tp] in block[0..4]`: per dim, the axes (`f/tp/dp`: tp is major)."""
 
     tensor: Path
     dims: tuple[tuple[Name, tuple[Name, ...]], ...]
+    scope: Path | None = None
 
 
 SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")

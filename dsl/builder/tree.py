@@ -210,7 +210,8 @@ class TreeBuilder(Expressions):
 
     def layout(self, c: Children) -> ast.LayoutDecl:
         dims = tuple((g.names[0], g.names[1:]) for g in every(NameList, c))
-        return ast.LayoutDecl(cast(ast.Path, c[1]), dims, span=self._span(c))
+        tensor, *scope = every(ast.Path, c)
+        return ast.LayoutDecl(tensor, dims, scope[0] if scope else None, span=self._span(c))
 
     def layout_dim(self, c: Children) -> NameList:
         return NameList(self._ids(c), span=self._span(c))
@@ -291,6 +292,15 @@ class TreeBuilder(Expressions):
 
     def bare_call(self, c: Children) -> ast.Call:
         return ast.Call(self._name(c[0]), (), span=self._span(c))
+
+    def scope(self, c: Children) -> ast.Path:
+        parts = every(ast.Path, c)
+        bounds = tuple(b for p in parts for b in p.bounds)
+        names = tuple(n for p in parts for n in p.parts)
+        return ast.Path(names, bounds if any(b is not None for b in bounds) else (), span=self._span(c))
+
+    def scope_part(self, c: Children) -> ast.Path:
+        return ast.Path((self._name(c[0]),), (first(ast.Expr, c),), span=self._span(c))
 
     def path(self, c: Children) -> ast.Path:
         return ast.Path(self._ids(c), span=self._span(c))

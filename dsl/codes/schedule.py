@@ -30,6 +30,27 @@ job fit {
 }
 """
 
+_TABLE = """\
+use std.optimizers (rowwise_adagrad)
+
+model net() {
+  dim b = 8, u = 100, d = 4
+  input user : int32[b] in 0..u
+  input x : f32[b, d]
+  weight table[u, d] ~ normal(0.1)
+  loss mean((take(table, user, over u) - x) ** 2)
+}
+strategy plan for net {
+  mesh (dp = 2)
+  split b on dp
+  RULE
+}
+job fit {
+  train net() using plan
+  optimizer rowwise_adagrad(lr = 0.1)
+}
+"""
+
 _STATE = """\
 use std.optimizers (sgd)
 
@@ -290,5 +311,13 @@ CODES: tuple[Code, ...] = (
         "`prefetch 0` moves each when it is read.",
         _file("split b on pp\noffload optimizer to host prefetch -1").replace("lr = 0.1", "lr = 0.1, momentum = 0.9"),
         _file("split b on pp\noffload optimizer to host prefetch 2").replace("lr = 0.1", "lr = 0.1, momentum = 0.9"),
+    ),
+    Code(
+        "E0571",
+        "rows that would be fetched ahead",
+        "Rows of a table that rests in another memory are fetched by their numbers, which come with the data of the\n"
+        "step: as soon as they are known, beside the computation. There is nothing to fetch before that.",
+        _TABLE.replace("RULE", "offload rows to host prefetch 2"),
+        _TABLE.replace("RULE", "offload rows to host"),
     ),
 )

@@ -47,6 +47,12 @@ job fit {{
 """
 
 
+_WHOLE = """
+optimizer whole(lr) {
+  w = w - lr * g / (1.0 + sum(w * w))
+}
+"""
+
 CODES: tuple[Code, ...] = (
     Code(
         "E0401",
@@ -173,5 +179,29 @@ CODES: tuple[Code, ...] = (
         "Where a cluster has more devices than a strategy knows work for, that is what remains for them.",
         _file("split b on dp", mesh="dp = 2, tp = 2"),
         _file("split b on dp\nsplit f on tp", mesh="dp = 2, tp = 2"),
+    ),
+    Code(
+        "E0440",
+        "numbers behind what has no iterations",
+        "`in block[0..4]` speaks of some iterations of the loop `block`, a `repeat` at the top of the model, by its\n"
+        "path. The loop is cut there. Positions of a `scan`, and iterations of a loop in a loop, are all alike.",
+        _file("recompute block.mlp[0..2]"),
+        _file("recompute block[0..2].mlp"),
+    ),
+    Code(
+        "E0441",
+        "iterations that a loop does not have",
+        "Iterations are counted from 0; of a range `a..b` the last is `b - 1`. It has at least one. A tactic that is\n"
+        "narrowed to some iterations cannot speak of others.",
+        _file("recompute block[2..5]"),
+        _file("recompute block[2..4]"),
+    ),
+    Code(
+        "E0442",
+        "an update that looks at all iterations of a loop",
+        "Where rules speak of some iterations of a loop, its weights are updated in parts. An optimizer that takes a\n"
+        "sum over a whole weight, with the loop's dim in it, has no parts.",
+        _file("recompute block[0..2]").replace("optimizer sgd", "optimizer whole") + _WHOLE,
+        _file("recompute block").replace("optimizer sgd", "optimizer whole") + _WHOLE,
     ),
 )

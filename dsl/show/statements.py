@@ -6,7 +6,7 @@ Blocks, comments and blank lines are `dsl.printer`'s.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import singledispatch
 
 from dsl import ast
@@ -42,8 +42,8 @@ def _bindings(pairs: Iterable[tuple[ast.Name, ast.Expr]]) -> list[Doc]:
     return [[f"{name.id} = ", *expression(value)] for name, value in pairs]
 
 
-def _scope(scope: ast.Path | None) -> str:
-    return f" in {scope}" if scope else ""
+def _scope(scope: ast.Path | None) -> Doc:
+    return [" in ", *_path(scope)] if scope else []
 
 
 def _init(init: ast.Expr | None) -> Doc:
@@ -149,30 +149,30 @@ def _(node: ast.Mesh) -> Doc:
 def _(node: ast.Split) -> Doc:
     classes = f" for {names(node.classes)}" if node.classes else ""
     pad = " pad" if node.pad else ""
-    return [f"split {names(node.dims)} on {node.axis.id}{classes}{_scope(node.scope)}{pad}"]
+    return [f"split {names(node.dims)} on {node.axis.id}{classes}", *_scope(node.scope), pad]
 
 
 @statement.register
 def _(node: ast.Shard) -> Doc:
     pad = " pad" if node.pad else ""
-    return [f"shard {names(node.classes)} on {node.axis.id}{_scope(node.scope)}{pad}"]
+    return [f"shard {names(node.classes)} on {node.axis.id}", *_scope(node.scope), pad]
 
 
 @statement.register
 def _(node: ast.ReduceDecl) -> Doc:
-    return [f"reduce {names(node.classes)} on {node.axis.id} per {node.per}{_scope(node.scope)}"]
+    return [f"reduce {names(node.classes)} on {node.axis.id} per {node.per}", *_scope(node.scope)]
 
 
 @statement.register
 def _(node: ast.Offload) -> Doc:
     ahead: Doc = [" prefetch ", *expression(node.prefetch)] if node.prefetch is not None else []
-    return [f"offload {names(node.classes)} to {node.memory.id}{_scope(node.scope)}", *ahead]
+    return [f"offload {names(node.classes)} to {node.memory.id}", *_scope(node.scope), *ahead]
 
 
 @statement.register
 def _(node: ast.LayoutDecl) -> Doc:
     dims: list[Doc] = [["/".join(n.id for n in (dim, *axes))] for dim, axes in node.dims]
-    return [f"layout {node.tensor}", Bracket("[", tuple(dims), "]")]
+    return [f"layout {node.tensor}", Bracket("[", tuple(dims), "]"), *_scope(node.scope)]
 
 
 @statement.register
@@ -199,8 +199,22 @@ def _(node: ast.PlaceDecl) -> Doc:
 
 @statement.register
 def _(node: ast.Recompute) -> Doc:
-    scope = f" {node.scope}" if node.scope else ""
-    return [f"recompute{scope}{_paths(' keep', node.keep)}"]
+    keep: Doc = [" keep ", *_listed([_path(p) for p in node.keep])] if node.keep else []
+    return ["recompute", *([" ", *_path(node.scope)] if node.scope else []), *keep]
+
+
+def _path(path: ast.Path) -> Doc:
+    """A scope, with the iterations that are meant."""
+    doc: Doc = []
+    for i, part in enumerate(path.parts):
+        doc.append(f".{part.id}" if i else part.id)
+        if path.bounds and (bound := path.bounds[i]) is not None:
+            doc.append(Bracket("[", (expression(bound),), "]"))
+    return doc
+
+
+def _listed(docs: Sequence[Doc]) -> Doc:
+    return [x for i, doc in enumerate(docs) for x in ([", ", *doc] if i else doc)]
 
 
 def _paths(word: str, paths: tuple[ast.Path, ...]) -> str:
@@ -209,12 +223,12 @@ def _paths(word: str, paths: tuple[ast.Path, ...]) -> str:
 
 @statement.register
 def _(node: ast.Implement) -> Doc:
-    return [f"implement {node.scope} by ", *expression(node.call)]
+    return ["implement ", *_path(node.scope), " by ", *expression(node.call)]
 
 
 @statement.register
 def _(node: ast.Apply) -> Doc:
-    return [*expression(node.call), _scope(node.scope)]
+    return [*expression(node.call), *_scope(node.scope)]
 
 
 @statement.register

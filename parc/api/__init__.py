@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parc.api.checkpoints import convert
+from parc.api.checkpoints import convert, publish
 from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, evaluate, fmt, load_program
 from parc.api.explaining import explain, explain_tensor
 from parc.api.exporting import export
@@ -60,6 +60,7 @@ __all__ = [
     "is_stage",
     "load_program",
     "price",
+    "publish",
     "remedies",
     "report",
     "run",

@@ -11,6 +11,7 @@ from parc.api.options import Options, is_program, name_of
 if TYPE_CHECKING:
     from parc.api.options import File
     from runtime.checkpoints.converting import Conversion
+    from runtime.checkpoints.publishing import Publication
 
     Path = str | os.PathLike[str]
 
@@ -21,8 +22,9 @@ def convert(
     """Make a checkpoint for a job of another, whatever strategies and devices the two have: the same numbers.
 
     Args:
-        checkpoint: a checkpoint, or a folder of some, of which the last is meant; without `output` a `.par` or `.npu`
-            file will do, of whose job nothing has been saved yet.
+        checkpoint: a checkpoint, or a folder of some, of which the last is meant, or the folder of a published model
+            (`config.json` and safetensors); without `output` a `.par` or `.npu` file will do, of whose job nothing has
+            been saved yet.
         file: a `.par` file, or a lowered `.npu`: whose checkpoint it is to be.
         output: the folder that it becomes; None: it is only told what would be written and moved.
         from_job: the job of a `.par` file in place of a checkpoint, if it has several.
@@ -33,8 +35,8 @@ def convert(
     """
     import pathlib
 
+    from parc.importing.weights import weights_of
     from runtime.checkpoints.converting import convert, plan_checkpoint, plan_programs
-    from runtime.checkpoints.reading import Checkpoint
 
     program = load_program(file, **options)
     given = os.fspath(checkpoint)
@@ -44,7 +46,32 @@ def convert(
             {} if is_program(given) else {"job": from_job, "params": options.get("params", {}) if same else {}}
         )
         return plan_programs(load_program(given, **own), program)
-    found = Checkpoint.latest(pathlib.Path(given))
+    found = weights_of(given)
     if output is None:
         return plan_checkpoint(found, program)[0]
     return convert(found, program, pathlib.Path(output))
+
+
+def publish(checkpoint: Path, config: File, output: Path) -> Publication:
+    """Write the weights of a checkpoint as files of Hugging Face: `config.json` and safetensors under the names of its
+    family, which transformers reads.
+
+    Args:
+        checkpoint: a checkpoint of a job that `init` has made, or a folder of some, of which the last is meant.
+        config: the `config.json` that the job was made of; it is copied.
+        output: the folder that is made.
+
+    Raises:
+        ParcError: for what is wrong with the configuration (E1001 to E1005), or with the files: E0770 to E0773.
+    """
+    import pathlib
+
+    from dsl.files import load
+    from dsl.source import Source
+    from parc.importing.importing import public_names
+    from runtime.checkpoints.publishing import publish
+    from runtime.checkpoints.reading import Checkpoint
+
+    source = config if isinstance(config, Source) else load(config)
+    found = Checkpoint.latest(pathlib.Path(checkpoint))
+    return publish(found, public_names(source), source.text.encode(), pathlib.Path(output))

@@ -254,7 +254,6 @@ def joined_entries(compiled: Sequence[Compiled]) -> Program:
     Raises ParcError, at the states' declarations."""
     from dataclasses import replace
 
-    from compiler.declared import logical
     from compiler.driver import joined
     from compiler.text.locations import Locations, Site
     from compiler.verify import verify
@@ -266,7 +265,7 @@ def joined_entries(compiled: Sequence[Compiled]) -> Program:
     values = [*(w.value for w in job.model.weights), *(s.value for s in job.model.states)]
     declared = {v.name: v.span for v in values}
     classes = enumerate(cls for entry in program.entries for cls in entry.classes)
-    states = ((Site(c, "state", i), logical(s)) for c, cls in classes for i, s in enumerate(cls.states))
+    states = ((Site(c, "state", i), s.logical) for c, cls in classes for i, s in enumerate(cls.states))
     found = verify(program, Locations({site: declared[name] for site, name in states if name in declared}))
     if found:
         raise ParcError(*(replace(d, span=d.span or job.strategy.span) for d in found))

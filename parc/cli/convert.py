@@ -1,7 +1,8 @@
-"""`parc convert`: a checkpoint for another strategy."""
+"""`parc convert`: a checkpoint for another strategy, or for another system."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
 
 @click.command("convert", cls=Command)
 @click.argument("checkpoint", metavar="CHECKPOINT")
-@click.option("--to", "file", required=True, metavar="FILE", help="The `.par` file (or `.npu`) that it is to be for.")
+@click.option(
+    "--to",
+    "file",
+    required=True,
+    metavar="FILE|hf",
+    help="The `.par` file (or `.npu`) that it is to be for; `hf`: files that transformers reads.",
+)
+@click.option("--config", metavar="CONFIG", help="With `--to hf`: the config.json that the job was made of.")
 @click.option("-o", "--output", metavar="DIR", help="The folder that is made.")
 @click.option("--plan", is_flag=True, help="Write nothing: say what would be written and moved.")
 @click.option("--from-job", metavar="NAME", type=Name(), help="With `--plan`: the job of a `.par` file with several.")
@@ -26,6 +34,7 @@ def command(
     out: Output,
     checkpoint: str,
     file: str,
+    config: str | None,
     output: str | None,
     plan: bool,
     from_job: str | None,
@@ -36,8 +45,17 @@ def command(
     """Make of CHECKPOINT (or the last in a folder) one for the job of FILE: other devices, another strategy.
 
     The numbers stay as they are; a job that infers takes the weights alone, in the type of its computation. With
-    `--plan` CHECKPOINT may be a `.par` file, of which nothing has been saved yet.
+    `--plan` CHECKPOINT may be a `.par` file, of which nothing has been saved yet. It may also be the folder of a
+    published model, with its config.json; and the weights of a job that `parc init` made of one go back there:
+
+    \b
+    parc convert saved --to hf --config config.json -o model
     """
+    if (file == "hf") != (config is not None):
+        raise click.UsageError("`--to hf` and `--config CONFIG` go together: it says what the weights are called")
+    if config is not None:
+        _publish(out, checkpoint, config, output, bool(plan or from_job or params or job or strategy))
+        return
     if (output is None) != plan:
         raise click.UsageError("`-o DIR` says what is to be made, or `--plan` that nothing is")
     check_program(out, file, params=params, job=job, strategy=strategy)
@@ -47,14 +65,27 @@ def command(
     out.data(_shown(found, output))
 
 
+def _publish(out: Output, checkpoint: str, config: str, output: str | None, more: bool) -> None:
+    if output is None or more:
+        raise click.UsageError("`--to hf` takes `--config CONFIG` and `-o DIR`, and nothing else")
+    source = read_source(out, config)
+    found = api.publish(checkpoint, source, output)
+    out.result = asdict(found) | {"output": output}
+    head = f"{plural(found.before, 'device')} -> hf: {plural(found.tensors, 'tensor')}, {amount(found.bytes)}"
+    out.data("\n".join([f"{head} in {plural(found.files, 'file')}", *_left_out(found.dropped), output]))
+
+
+def _left_out(dropped: Sequence[str]) -> list[str]:
+    return [f"left out: {plural(len(dropped), 'tensor')}, such as {dropped[0]}"] if dropped else []
+
+
 def _shown(found: Conversion, output: str | None) -> str:
     devices = f"{plural(found.before, 'device')} -> {found.after:,}"
     size = f"{amount(found.bytes)}, of which {amount(found.moved)} move to another device"
     lines = [f"{devices}: {plural(found.tensors, 'tensor')}, {size}"]
     if found.cast:
         lines.append(f"in another type: {plural(len(found.cast), 'tensor')}")
-    if found.dropped:
-        lines.append(f"left out: {plural(len(found.dropped), 'tensor')}, such as {found.dropped[0]}")
+    lines += _left_out(found.dropped)
     if output is not None:
         lines.append(output)
     return "\n".join(lines)

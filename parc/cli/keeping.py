@@ -34,7 +34,7 @@ def save_options(function: F) -> F:
 
 def from_option(function: F) -> F:
     """`--from CHECKPOINT`."""
-    what = "Begin with the weights and states of this checkpoint, or of the last in this folder."
+    what = "Begin with the weights and states of this checkpoint, the last in this folder, or a published model."
     return click.option("--from", "given", metavar="CHECKPOINT", help=what)(function)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dsl.data import dataclass
 from dsl.diagnostics import did_you_mean, fail
@@ -13,6 +14,9 @@ from parc.importing.families.known import KNOWN, family_of
 from parc.importing.strategy import chosen
 from parc.importing.writer import Degrees, job_text
 from runtime.checkpoint_names import StoredTensor
+
+if TYPE_CHECKING:
+    from runtime.checkpoints.public import PublicNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,24 @@ def import_config(
     return ImportedJob(text(degrees), kind, parameters, cluster[0] if cluster else 1, fits, described.table)
 
 
-def _described(config: Config, ignored: Sequence[str]) -> tuple[str, str, Described]:
+def public_names(source: Source) -> PublicNames:
+    """What checkpoints call the weights of a configuration's model, as its job names them.
+
+    Keys that are not understood are no matter: the job that was made of them says what is computed. Raises ParcError
+    (E1001 to E1005).
+    """
+    from compiler.evaluate import evaluate_file
+    from runtime.checkpoints.public import PublicNames
+
+    kind, _, described = _described(read_config(source))
+    model = evaluate_file(Source("job.par", job_text(kind, described, [], Degrees(), None, "f32"))).job.model
+    values = [*(w.value for w in model.weights), *(s.value for s in model.states)]
+    dims = {v.name: tuple((d.name, d.size) for d in v.type.dims) for v in values}
+    return PublicNames(kind, described.table, dims)
+
+
+def _described(config: Config, ignored: Sequence[str] | None = None) -> tuple[str, str, Described]:
+    """The family, what trains it, and the model. ignored: keys that change nothing; None: what was not read may."""
     kind = config.text("model_type", "")
     if not kind:
         help = "it says which family of models it is, such as `llama`"
@@ -66,7 +87,8 @@ def _described(config: Config, ignored: Sequence[str]) -> tuple[str, str, Descri
         if name != family.trained:
             config.refuse("architectures", f"`{name[:60]}`", f"of {kind} there is {family.trained}")
     described = family.describe(config)
-    config.unread(ignored)
+    if ignored is not None:
+        config.unread(ignored)
     return kind, family.trained, described
 
 

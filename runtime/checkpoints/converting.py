@@ -6,16 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from compiler.graph import ITEMSIZE
 from compiler.program import Program
 from compiler.shards import ShardMap, Spans, common, elements, files
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from dsl.replacing import new_folder
-from runtime.checkpoints.manifest import Manifest, SavedFile
-from runtime.checkpoints.reading import Checkpoint, fitting_names
+from runtime.checkpoints.manifest import Manifest
+from runtime.checkpoints.reading import Owned, WeightSource, fitting_names
 from runtime.checkpoints.saving import (
     LARGEST,
     digest,
@@ -24,11 +22,7 @@ from runtime.checkpoints.saving import (
     unwritable,
     write_manifest,
 )
-from runtime.checkpoints.shard_file import STORED, Array, Disk, Watch, read_shard, write_shard
-from runtime.numpy import STORAGE
-
-Owned = Mapping[int, Sequence[tuple[str, Spans]]]
-"""By the rank of a device: the parts of tensors that it writes."""
+from runtime.checkpoints.shard_file import Disk, Watch, write_shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +41,6 @@ class Conversion:
     cast: tuple[str, ...]
     bytes: int
     moved: int
-
-
-def owned_by(found: Manifest) -> Owned:
-    """What each device wrote of a checkpoint."""
-    owned: dict[int, list[tuple[str, Spans]]] = {}
-    for file in found.files:
-        owned.setdefault(_rank(file), []).extend(file.parts)
-    return owned
-
-
-def _rank(file: SavedFile) -> int:
-    return int(file.name.removeprefix("device-").partition(".")[0])
 
 
 class Owners(Mapping[int, Sequence[tuple[str, Spans]]]):
@@ -100,13 +82,13 @@ def plan(before: Owned, devices: int, types: Mapping[str, str], after: ShardMap)
     )
 
 
-def plan_checkpoint(found: Checkpoint, program: Program) -> tuple[Conversion, ShardMap]:
+def plan_checkpoint(found: WeightSource, program: Program) -> tuple[Conversion, ShardMap]:
     """What a checkpoint becomes for a program. Raises ParcError: E0772 where it lacks tensors, or has other sizes."""
     manifest = found.manifest
     fitting_names(manifest, program, found.folder)
     shards = ShardMap(program)
     types = {name: t.dtype for name, t in manifest.tensors.items()}
-    return plan(owned_by(manifest), manifest.moment.devices, types, shards), shards
+    return plan(found.owned(), manifest.moment.devices, types, shards), shards
 
 
 def plan_programs(before: Program, after: Program) -> Conversion:
@@ -128,7 +110,7 @@ def _check_same(one: ShardMap, other: ShardMap) -> None:
 
 
 def convert(
-    found: Checkpoint,
+    found: WeightSource,
     program: Program,
     folder: Path,
     largest: int = LARGEST,
@@ -136,7 +118,7 @@ def convert(
 ) -> Conversion:
     """Write the checkpoint `folder`, which a run of the program can go on from: the same numbers.
 
-    In memory are one file that is written and one that is read, at most. What program was saved is that of the new
+    In memory is one file that is written, at most. What program was saved is that of the new
     one: its step, data position and seed are as they were.
 
     Raises ParcError: E0771 for a file that is not what was written, E0772, E0773 where it cannot be written, or is
@@ -145,7 +127,7 @@ def convert(
     told, shards = plan_checkpoint(found, program)
     if folder.exists():
         raise fail("E0773", f"cannot write `{folder}`: it is there", help="name a folder that is to be made")
-    source, tensors = _Source(found), saved_tensors(shards)
+    source, tensors = found.parts(), saved_tensors(shards)
     written = 0
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -165,38 +147,3 @@ def convert(
         raise unwritable(folder, error) from None
     assert written == told.bytes, (written, told)
     return told
-
-
-class _Source:
-    """The files of a checkpoint, of which one at a time is in memory."""
-
-    def __init__(self, found: Checkpoint) -> None:
-        self.found = found
-
-    def read(self, parts: Sequence[tuple[str, Spans]], dtypes: Mapping[str, str]) -> dict[tuple[str, Spans], Array]:
-        """These parts of tensors, in the dtypes that they are to be written in."""
-        made = {
-            (name, spans): np.empty([high - low for low, high in spans], STORED[dtypes[name]]) for name, spans in parts
-        }
-        manifest = self.found.manifest
-        for file in manifest.files:
-            shared = [
-                (k, part, both)
-                for k, (name, there) in enumerate(file.parts)
-                for part in parts
-                if part[0] == name and (both := common(there, part[1])) is not None
-            ]
-            if not shared:
-                continue
-            arrays = read_shard(self.found.folder / file.name, file, manifest.tensors)
-            for k, part, both in shared:
-                x = arrays[k][_within(both, file.parts[k][1])]
-                if x.dtype != STORED[dtypes[part[0]]]:
-                    x = x.astype(STORAGE[dtypes[part[0]]])  # as a run that begins with them rounds them
-                made[part][_within(both, part[1])] = x
-        return made
-
-
-def _within(spans: Spans, whole: Spans) -> tuple[slice, ...]:
-    """Where a part of a tensor is in a larger part."""
-    return tuple(slice(low - first, high - first) for (low, high), (first, _) in zip(spans, whole, strict=True))

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from compiler.origin import Role
 from compiler.program import Program
-from compiler.shards import ShardMap
+from compiler.shards import ShardMap, Spans
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics, fail
 from runtime.checkpoints.manifest import NAME, Manifest
+from runtime.checkpoints.parts import PartReader, SavedParts
 from runtime.checkpoints.saving import digest, whole
 from runtime.checkpoints.shard_file import Array, read_shard
 from runtime.numpy import STORAGE
+
+Owned = Mapping[int, Sequence[tuple[str, Spans]]]
+"""By the rank of a device: the parts of tensors that it writes, or wrote."""
+
+
+class WeightSource(Protocol):
+    """What weights are taken of: a folder, and what it says of its tensors."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def without(self) -> tuple[Role, ...]:
+        """Roles of tensors that it never has: those begin as they are declared."""
+
+    def arrays(self, names: Iterable[str] | None = None) -> dict[str, Array]:
+        """Whole tensors by name, as numpy holds numbers of their dtypes; all, if none are named. Raises ParcError."""
+
+    def owned(self) -> Owned:
+        """What each device wrote."""
+
+    def parts(self) -> PartReader:
+        """What reads parts of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +52,7 @@ class Checkpoint:
 
     folder: Path
     manifest: Manifest
+    without: tuple[Role, ...] = ()
 
     @staticmethod
     def latest(folder: Path) -> Checkpoint:
@@ -54,6 +83,18 @@ class Checkpoint:
                     found[name][tuple(slice(*span) for span in spans)] = part
         return found
 
+    def owned(self) -> Owned:
+        """What each device wrote."""
+        owned: dict[int, list[tuple[str, Spans]]] = {}
+        for file in self.manifest.files:
+            rank = int(file.name.removeprefix("device-").partition(".")[0])
+            owned.setdefault(rank, []).extend(file.parts)
+        return owned
+
+    def parts(self) -> SavedParts:
+        """What reads parts of it, of whose files little is in memory."""
+        return SavedParts(self.folder, self.manifest)
+
 
 def resumed(found: Checkpoint, program: Program) -> dict[str, Array]:
     """All that a run goes on from, bit for bit. Raises ParcError: E0774 where another program was saved, E0771."""
@@ -65,17 +106,26 @@ def resumed(found: Checkpoint, program: Program) -> dict[str, Array]:
     return found.arrays()
 
 
-def taken(found: Checkpoint, program: Program) -> dict[str, Array]:
+def taken(found: WeightSource, program: Program) -> dict[str, Array]:
     """What a program takes of a checkpoint that another one may have made: all weights and states that it has, but for
     counters and states of an optimizer that are not there. Raises ParcError: E0772 where they do not fit, E0771."""
-    return found.arrays(fitting_names(found.manifest, program, found.folder, (Role.COUNTER, Role.OPTIMIZER)))
+    return found.arrays(
+        fitting_names(found.manifest, program, found.folder, (Role.COUNTER, Role.OPTIMIZER, *found.without))
+    )
 
 
 def fitting_names(manifest: Manifest, program: Program, folder: Path, others: tuple[Role, ...] = ()) -> list[str]:
     """The program's tensors, all of which the checkpoint has, in the same shapes; `others`: roles that may begin as
     declared. Raises ParcError: E0772."""
     wrong, names = Diagnostics(), []
-    for kept in ShardMap(program).tensors.values():
+    wanted = ShardMap(program).tensors.values()
+    if Role.OPTIMIZER not in others and all(t.role != Role.OPTIMIZER for t in manifest.tensors.values()):
+        lacking = next((kept for kept in wanted if kept.role == Role.OPTIMIZER), None)
+        if lacking is not None:
+            help = f"`--from {folder}` begins training with them; what infers can have a checkpoint of weights alone"
+            message = f"`{folder}` has weights alone, and `{program.name}` has an optimizer with `{lacking.name}`"
+            raise fail("E0772", message, help=help)
+    for kept in wanted:
         there = manifest.tensors.get(kept.name)
         if there is None and kept.role in others:
             continue
@@ -84,11 +134,13 @@ def fitting_names(manifest: Manifest, program: Program, folder: Path, others: tu
             help = f"it was saved by `{manifest.moment.job}`, whose model has no such {kept.role}"
             wrong.error("E0772", f"`{folder}` has no tensor `{kept.name}`", help=help)
         elif there.shape != kept.type.shape:
-            message = f"`{kept.name}` is {_shape(there.shape)} in `{folder}`, and {_shape(kept.type.shape)} here"
+            message = (
+                f"`{kept.name}` is {shown_shape(there.shape)} in `{folder}`, and {shown_shape(kept.type.shape)} here"
+            )
             wrong.error("E0772", message, help="models of other sizes have other weights")
     wrong.raise_if_any()
     return names
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def shown_shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "a number"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from compiler.declared import logical
 from compiler.graph import ITEMSIZE
 from compiler.program import LASTING, Program
 from compiler.shards import Lot, ShardMap, Spans, common, files
@@ -49,7 +50,7 @@ def saved_tensors(shards: ShardMap) -> dict[str, SavedTensor]:
     sizes = shards.sizes
     for cls in shards.program.classes:
         for decl in cls.states:
-            name = decl.logical or decl.name
+            name = logical(decl)
             if decl.role in LASTING and name not in found:
                 kept = shards.tensors[name]
                 shown = show_type(decl.type, decl.layout, sizes)

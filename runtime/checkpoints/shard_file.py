@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,21 @@ def part_key(name: str, spans: Spans, whole: Sequence[int]) -> str:
 
 
 def header(parts: Sequence[tuple[str, Spans]], tensors: dict[str, SavedTensor]) -> bytes:
-    """The beginning of the file: its length in 8 bytes, and what follows, as safetensors has it."""
-    found: dict[str, Any] = {"__metadata__": {"format": "parc"}}
+    """The beginning of a file of these parts."""
+    shapes = [(name, spans, [high - low for low, high in spans]) for name, spans in parts]
+    return safetensors_header(
+        "parc", [(part_key(n, spans, tensors[n].shape), tensors[n].dtype, shape) for n, spans, shape in shapes]
+    )
+
+
+def safetensors_header(format: str, entries: Iterable[tuple[str, str, Sequence[int]]]) -> bytes:
+    """The beginning of a safetensors file: its length in 8 bytes, and what follows. entries: name, dtype and shape of
+    each tensor, in order; format: what the metadata calls it (transformers wants `pt`)."""
+    found: dict[str, Any] = {"__metadata__": {"format": format}}
     at = 0
-    for name, spans in parts:
-        t = tensors[name]
-        end = at + elements(spans) * ITEMSIZE[t.dtype]
-        shape = [high - low for low, high in spans]
-        found[part_key(name, spans, t.shape)] = {"dtype": DTYPES[t.dtype], "shape": shape, "data_offsets": [at, end]}
+    for name, dtype, shape in entries:
+        end = at + prod(shape) * ITEMSIZE[dtype]
+        found[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [at, end]}
         at = end
     text = json.dumps(found, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -132,6 +140,9 @@ def _synced(opened: int) -> None:
 class _Hashing:
     """A digest that is computed on a thread of its own, beside what writes or reads the bytes."""
 
+    AHEAD = 4
+    """Blocks that may be on their way."""
+
     def __enter__(self) -> _Hashing:
         self._hash = sha256()
         self._thread = ThreadPoolExecutor(1)
@@ -142,9 +153,9 @@ class _Hashing:
         self._thread.shutdown()
 
     def update(self, block: memoryview) -> None:
-        """Take in some bytes, which must stay as they are until the end; a few such at most are on their way."""
+        """Take in some bytes, which must stay as they are until `AHEAD` more have been taken in."""
         self._waiting.append(self._thread.submit(self._hash.update, block))
-        if len(self._waiting) > 4:
+        if len(self._waiting) > self.AHEAD:
             self._waiting.pop(0).result()
 
     def digest(self) -> str:
@@ -160,32 +171,84 @@ def read_shard(path: Path, file: SavedFile, tensors: dict[str, SavedTensor]) -> 
 
     Raises ParcError: E0771 where a byte is another, or the file cannot be read.
     """
+    content = np.empty(file.bytes, np.uint8)
+    view = content.data
+    _through(path, file, lambda at: view[at : at + CHUNK])
+    _check_header(path, file, tensors, content[: _begin(content[:8].tobytes())].tobytes())
+    found = []
+    for (name, spans), at in zip(file.parts, offsets(path, file, tensors), strict=True):
+        stored = STORED[tensors[name].dtype]
+        part = np.frombuffer(content, stored, elements(spans), at).reshape([high - low for low, high in spans])
+        found.append(part)
+    return found
+
+
+def check_shard(path: Path, file: SavedFile, tensors: dict[str, SavedTensor]) -> list[int]:
+    """Where each part of a file begins, once its digest is that of what was written; little of it is in memory.
+
+    Raises ParcError: E0771 as `read_shard` does.
+    """
+    block = min(CHUNK, max(2**14, file.bytes // 16))
+    ring = [np.empty(block, np.uint8).data for _ in range(_Hashing.AHEAD + 2)]  # one is read, those are being hashed
+    head = bytearray()
+
+    def buffer(at: int) -> memoryview:
+        return ring[at // block % len(ring)][: file.bytes - at]
+
+    def keep(block: memoryview) -> None:
+        if len(head) < 8 or len(head) < _begin(bytes(head[:8])):
+            head.extend(block)
+
+    _through(path, file, buffer, keep)
+    _check_header(path, file, tensors, bytes(head[: _begin(bytes(head[:8]))]))
+    return offsets(path, file, tensors)
+
+
+def offsets(path: Path, file: SavedFile, tensors: dict[str, SavedTensor]) -> list[int]:
+    """Where each part of a file begins. Raises ParcError: E0771 where they need another number of bytes than it has."""
+    at = len(header(file.parts, tensors))
+    found = []
+    for name, spans in file.parts:
+        found.append(at)
+        at += elements(spans) * ITEMSIZE[tensors[name].dtype]
+    if at != file.bytes:
+        raise damaged(path, "it is longer or shorter than its parts")
+    return found
+
+
+def _begin(start: bytes) -> int:
+    return 8 + int.from_bytes(start, "little")
+
+
+def _check_header(path: Path, file: SavedFile, tensors: dict[str, SavedTensor], there: bytes) -> None:
+    if there != header(file.parts, tensors):
+        raise damaged(path, "its header is not that of the parts that the manifest lists")
+
+
+def _through(
+    path: Path,
+    file: SavedFile,
+    buffer: Callable[[int], memoryview],
+    keep: Callable[[memoryview], None] = lambda block: None,
+) -> None:
+    """Read a file into buffers, each filled to its end, and compare its digest. Raises E0771."""
     try:
-        content = np.empty(file.bytes, np.uint8)
         with path.open("rb", buffering=0) as opened, _Hashing() as hashing:
             if (there := os.fstat(opened.fileno()).st_size) != file.bytes:
                 raise damaged(path, f"it has {there:,} bytes, {file.bytes:,} were written")
-            view, at = content.data, 0
+            at = 0
             while at < file.bytes:
-                got = opened.readinto(view[at : at + CHUNK])
-                if not got:
-                    raise damaged(path, f"it ends at byte {at:,}")
-                hashing.update(view[at : at + got])
-                at += got
+                block = buffer(at)
+                filled = 0
+                while filled < len(block):
+                    got = opened.readinto(block[filled:])
+                    if not got:
+                        raise damaged(path, f"it ends at byte {at + filled:,}")
+                    filled += got
+                hashing.update(block)
+                keep(block)
+                at += filled
             if hashing.digest() != file.sha256:
                 raise damaged(path, "its bytes are not those that were written")
     except OSError as error:
         raise damaged(path, f"it cannot be read: {error.strerror}") from None
-    begin = 8 + int.from_bytes(content[:8].tobytes(), "little")
-    if content[:begin].tobytes() != header(file.parts, tensors):
-        raise damaged(path, "its header is not that of the parts that the manifest lists")
-    found = []
-    for name, spans in file.parts:
-        stored = STORED[tensors[name].dtype]
-        count = elements(spans)
-        part = np.frombuffer(content, stored, count, begin).reshape([high - low for low, high in spans])
-        begin += count * stored.itemsize
-        found.append(part)
-    if begin != file.bytes:
-        raise damaged(path, "it is longer or shorter than its parts")
-    return found

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from compiler.readers import STORED
+from dsl.data import dataclass
 from dsl.diagnostics import did_you_mean, fail
 from runtime.data.stored import DataFile, Stored
 
@@ -80,33 +81,50 @@ def _npy_dtype(file: DataFile, descr: Any) -> str:
 
 def safetensors(file: DataFile, name: str) -> Stored:
     """The tensor of that name. Raises E0761 where the file's header is not right, E0706 where it has no such tensor."""
+    found = tensors(file)
+    if name not in found:
+        known = sorted(found)
+        help = did_you_mean(name, known) or f"there are {', '.join(known[:10]) or 'none'}"
+        raise fail("E0706", f"`{file.path}` has no tensor `{name}`", file.span, help=help)
+    return found[name].stored(file)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTensor:
+    """What a safetensors file says of a tensor: its name, dtype (in its own words), shape, and where it begins."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    at: int
+
+    def stored(self, file: DataFile) -> Stored:
+        """It, to be read. Raises E0761 where its numbers are of a kind that is not read."""
+        if self.dtype not in _SAFETENSORS:
+            what = f"has the tensor `{self.name}` in {self.dtype:.20}, which is not read here"
+            file.wrong(what, f"there are {', '.join(_SAFETENSORS)}")
+        return Stored.whole(file, f"{self.name}` of `{file.path}", self.at, _SAFETENSORS[self.dtype], self.shape)
+
+
+def tensors(file: DataFile) -> dict[str, HeldTensor]:
+    """All tensors of a file, by name. Raises E0761 where its header is not right."""
     start = file.head(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > file.size - 8:
         file.wrong("is no safetensors file, or is cut off: its header would be longer than it")
     if length > _SAFETENSORS_HEADER:
         file.wrong(f"has a header of {length} bytes, the most are {_SAFETENSORS_HEADER}", "write fewer tensors")
-    tensors = _entries(file, file.head(length, 8))
+    found = _entries(file, file.head(length, 8))
     space = file.size - 8 - length
     at = 0
-    for shown, (_, _, begin, end) in sorted(tensors.items(), key=lambda item: item[1][2:]):
+    for shown, (_, _, begin, end) in sorted(found.items(), key=lambda item: item[1][2:]):
         if begin != at:
             what = "overlaps with another" if begin < at else f"leaves a hole of {begin - at} bytes before it"
             file.wrong(f"is no safetensors file: the tensor `{shown:.60}` {what}")
         at = end
     if at != space:
         file.wrong(f"has tensors of {at} bytes in all, and {space} bytes behind its header: is it cut off?")
-    if name not in tensors:
-        known = sorted(tensors)
-        help = did_you_mean(name, known) or f"there are {', '.join(known[:10]) or 'none'}"
-        raise fail("E0706", f"`{file.path}` has no tensor `{name}`", file.span, help=help)
-    dtype, shape, begin, _ = tensors[name]
-    if dtype not in _SAFETENSORS:
-        file.wrong(
-            f"has the tensor `{name}` in {dtype:.20}, which is not read here", f"there are {', '.join(_SAFETENSORS)}"
-        )
-    at, shown = 8 + length + begin, f"{name}` of `{file.path}"
-    return Stored.whole(file, shown, at, _SAFETENSORS[dtype], shape)
+    return {name: HeldTensor(name, t, shape, 8 + length + begin) for name, (t, shape, begin, _) in found.items()}
 
 
 def _entries(file: DataFile, text: bytes) -> dict[str, tuple[str, tuple[int, ...], int, int]]:

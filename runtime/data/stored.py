@@ -75,7 +75,12 @@ class DataFile:
     @staticmethod
     def find(path: str, folder: str, span: Span | None) -> DataFile:
         """The file at `path` from `folder`; E0704 where there is no ordinary one inside the project."""
-        real, opening = os.fspath(data_file(path, folder, span)), next(_OPENINGS)
+        return DataFile.at(path, os.fspath(data_file(path, folder, span)), span)
+
+    @staticmethod
+    def at(path: str, real: str, span: Span | None = None) -> DataFile:
+        """The file at `real`, wherever that is; E0704 where it is no ordinary one."""
+        opening = next(_OPENINGS)
         try:
             found = os.fstat(_handle(real, opening).number)
         except OSError as error:

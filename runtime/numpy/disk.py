@@ -185,6 +185,24 @@ class DiskArray:
             key: tuple[Any, ...] = (*at_index, ...)
             self.block.file.write(memoryview(data[key].reshape(-1)).cast("B"), at)
 
+    def transpose(self, order: Sequence[int]) -> DiskArray:
+        """A view with its axes in another order."""
+        shape, strides = (tuple(of[i] for i in order) for of in (self.shape, self.strides))
+        return DiskArray(self.block, self.offset, shape, strides, self.dtype)
+
+    def picked(self, numbers: Array, axes: int) -> Array:
+        """Its parts by number, counted through the first `axes` axes: those alone are read, each once."""
+        each, inverse = np.unique(numbers, return_inverse=True)
+        found = np.empty((len(each), *self.shape[axes:]), self.dtype)
+        for k, at in enumerate(zip(*np.unravel_index(each, self.shape[:axes]), strict=True)):
+            found[k] = self[tuple(map(int, at))].read()
+        return found[inverse.reshape(numbers.shape)]
+
+    def put(self, numbers: Array, parts: Array) -> None:
+        """Replace parts along the first axis, by number."""
+        for i, part in zip(numbers, parts, strict=True):
+            self[int(i)].write(part)
+
     def fill(self, value: float) -> None:
         """Give it one number everywhere."""
         if self.shape and self.nbytes > CHUNK:

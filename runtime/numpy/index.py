@@ -15,6 +15,7 @@ from compiler.ops.index import Scatter, ScatterAdd, Take
 from dsl.data import dataclass
 from runtime.backend import Renewing
 from runtime.numpy.base import Array, CallContext, Env, Kernel, LocalValue, Offset, finish, kernel, spread
+from runtime.numpy.disk import DiskArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +65,37 @@ def plan_take(op: Take, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
 
     offset, rank = rows.offset, len(index.type.names)
 
-    def take(ctx: CallContext, x: Array, i: Array) -> Array:
+    def take(ctx: CallContext, x: Array | DiskArray, i: Array) -> Array:
         start = offset(ctx)
-        if not batched and perm != tuple(range(len(perm))) and prod(i.shape[:lead]) == 1 and np.size(start) == 1:
+        in_file = isinstance(x, DiskArray)
+        if (
+            not in_file
+            and not batched
+            and perm != tuple(range(len(perm)))
+            and prod(i.shape[:lead]) == 1
+            and np.size(start) == 1
+        ):
             # Along a dim in the middle: a matrix of rows would be a copy of the whole table.
             local = i.reshape(i.shape[lead:]) - np.reshape(start, ())
-            found = x.take(np.clip(local, 0, rows.rows - 1), axis=lead + at)
+            found = np.asarray(x).take(np.clip(local, 0, rows.rows - 1), axis=lead + at)
             inside = (local >= 0) & (local < rows.rows)
             if not inside.all():
                 shape = (*(1,) * (lead + at), *inside.shape, *(1,) * (found.ndim - lead - at - rank))
                 found = np.where(inside.reshape(shape), found, np.zeros((), x.dtype))
             return np.moveaxis(found, range(lead + at, lead + at + rank), range(lead, lead + rank))
         number, inside = rows.number(ctx, i, x.shape[:lead])
-        matrix = x.transpose(perm).reshape(-1, width)
+        parts = x.transpose(perm)
+
+        def numbered(number: Array) -> Array:
+            if isinstance(parts, DiskArray):
+                return parts.picked(number, lead + len(batched) + 1).reshape(*number.shape, width)
+            return parts.reshape(-1, width).take(number, axis=0)
+
         if inside is None:
-            return matrix.take(number, axis=0).reshape(number.shape + rest)
+            return numbered(number).reshape(number.shape + rest)
         inside = np.broadcast_to(inside, number.shape)
         out = np.zeros((*number.shape, width), x.dtype)
-        out[inside] = matrix.take(number[inside], axis=0)
+        out[inside] = numbered(number[inside])
         return out.reshape(number.shape + rest)
 
     return take

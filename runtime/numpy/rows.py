@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
 from runtime.backend import Renewing
 from runtime.numpy.base import Array, CallContext, Env, Kernel, LocalValue, kernel, rounded
+from runtime.numpy.disk import DiskArray
 
 
 @kernel(UniqueRows)
@@ -73,7 +75,7 @@ def plan_read_rows(op: ReadRows, ins: Sequence[LocalValue], outs: Sequence[Local
     at, count = table.type.index(op.dim), table.type.size(op.dim)
     offset = env.offset(table, at)
 
-    def read(ctx: CallContext, x: Array, numbers: Array) -> Array:
+    def read(ctx: CallContext, x: Array | DiskArray, numbers: Array) -> Array:
         first = offset(ctx)
         spans = np.broadcast_shapes(x.shape[:lead], numbers.shape[:lead], np.shape(first) if lead else ())
         slots = numbers.shape[-1]
@@ -81,7 +83,9 @@ def plan_read_rows(op: ReadRows, ins: Sequence[LocalValue], outs: Sequence[Local
         for where in _positions(spans):
             local, inside = _local(numbers, first, where, lead, count)
             target: Array = np.moveaxis(out[where], at, 0)
-            target[inside] = np.moveaxis(_at(x, where, lead), at, 0)[local[inside]]
+            mine = _first(_at(x, where, lead), at)
+            here = local[inside]
+            target[inside] = mine.picked(here, 1) if isinstance(mine, DiskArray) else mine[here]
         return out
 
     return read
@@ -97,18 +101,23 @@ def plan_write_rows(op: WriteRows, ins: Sequence[LocalValue], outs: Sequence[Loc
     perm = tuple(rows.type.index(n) for n in names)
     offset = env.offset(table, at)
 
-    def put(ctx: CallContext, out: Array, new: Array, numbers: Array) -> None:
+    def put(ctx: CallContext, out: Array | DiskArray, new: Array, numbers: Array) -> None:
         first = offset(ctx)
         for where in _positions(out.shape[:lead]):
             local, inside = _local(numbers, first, where, lead, count)
-            target: Array = np.moveaxis(out[where], at, 0)
-            target[local[inside]] = np.moveaxis(_at(new, where, lead).transpose(perm), at, 0)[inside]
+            target, here = _first(out[where], at), local[inside]
+            rows = np.moveaxis(_at(new, where, lead).transpose(perm), at, 0)[inside]
+            if isinstance(target, DiskArray):
+                target.put(here, rows)
+            else:
+                target[here] = rows
 
-    def write(ctx: CallContext, x: Array, new: Array, numbers: Array) -> Array:
+    def write(ctx: CallContext, x: Array | DiskArray, new: Array, numbers: Array) -> Array | DiskArray:
         first = offset(ctx)
         leads = (a.shape[:lead] for a in (x, new, numbers))
         spans = np.broadcast_shapes(*leads, np.shape(first) if lead else ())
-        out = np.broadcast_to(x, spans + x.shape[lead:]).copy()
+        whole = np.broadcast_to(x, spans + x.shape[lead:])
+        out = DiskArray.of(whole, lead) if isinstance(x, DiskArray) else whole.copy()
         put(ctx, out, new, numbers)
         return out
 
@@ -123,6 +132,11 @@ def _local(numbers: Array, first: Array | int, where: tuple[int, ...], lead: int
     return local, np.flatnonzero(named & (local >= 0) & (local < count))
 
 
+def _first(x: Any, axis: int) -> Any:
+    """A view with this axis before the others."""
+    return x.transpose((axis, *(i for i in range(x.ndim) if i != axis)))
+
+
 def _positions(spans: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     return product(*map(range, spans))
 
@@ -132,6 +146,6 @@ def _clipped(where: tuple[int, ...], spans: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(i if n > 1 else 0 for i, n in zip(where, spans, strict=True))
 
 
-def _at(x: Array, where: tuple[int, ...], lead: int) -> Array:
+def _at(x: Any, where: tuple[int, ...], lead: int) -> Any:
     """What a device has of a stacked array."""
     return x[_clipped(where, x.shape[:lead])] if x.ndim >= lead and lead else x

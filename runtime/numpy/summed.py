@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from compiler.ops.index import ScatterAdd, Take
 from dsl.data import dataclass
 from runtime.distribute import reduce_lead
 from runtime.numpy.base import Array, CallContext, Env, Kernel, LocalValue
+from runtime.numpy.disk import DiskArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +49,19 @@ def plan_summed(op: Summed, ins: Sequence[LocalValue], outs: Sequence[LocalValue
         return product if times == 1 else lambda ctx, x, y: product(ctx, x, y) * np.asarray(times, x.dtype)
     if isinstance(op.op, ScatterAdd):
         return plan_scatter_add_over(op.op, ins, outs, env, sizes)
-    if isinstance(op.op, Take) and (found := _whole_take(op.op, op.leads, ins, out, env)) is not None:
-        return found
     every = replace(out, lead=tuple(sizes.get(i, n) for i, n in enumerate(out.lead)))
     each = plan(op.op, ins, (every,), env)
 
-    def summed(ctx: CallContext, *operands: Array) -> Array:
+    def summed(ctx: CallContext, *operands: Any) -> Array:
         x: Array = each(ctx, *operands)
         for i, n in sizes.items():
             x = reduce_lead(x, i, n, "sum")
         return x
 
-    return summed
+    whole = _whole_take(op.op, op.leads, ins, out, env) if isinstance(op.op, Take) else None
+    if whole is None:
+        return summed
+    return lambda ctx, x, i: summed(ctx, x, i) if isinstance(x, DiskArray) else whole(ctx, x, i)
 
 
 def _whole_take(op: Take, leads: Sequence[int], ins: Sequence[LocalValue], out: LocalValue, env: Env) -> Kernel | None:

@@ -263,7 +263,7 @@ class Rank:
         """The first iteration that this device holds of the loop that an `iota` numbers."""
         for r in self.cls.ranges:
             if isinstance(op, Iota) and (r.dim, r.count, r.chunk) == (op.dim.name, op.dim.size, self.chunk):
-                return r.first.at(self.group)
+                return r.start.at(self.group)
         return 0
 
     def local(self, var: Value) -> Type:

@@ -67,7 +67,7 @@ class _Group:
         """What an update has made in the place of a state, and nobody else holds."""
         self.saved: dict[tuple[str, int], Array] = {}
         self.inputs: list[Array] = []
-        self.firsts = [np.int32(r.first.at(index)) for r in stage.cls.ranges]
+        self.firsts = [np.int32(r.start.at(index)) for r in stage.cls.ranges]
         self.mail: dict[Any, Array] = {}
         self.doing = ""
 

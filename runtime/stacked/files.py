@@ -37,7 +37,7 @@ def beginning(decl: StateDecl, cls: DeviceClass, group: int, mesh: Mesh, seed: i
     for low, high in _rows(decl):
         region, dims = [], list(decl.type.dims)
         for i, d in enumerate(decl.type.dims):
-            first = range.first.at(group) if range is not None and range.dim == d.name else 0
+            first = range.start.at(group) if range is not None and range.dim == d.name else 0
             a, b = (low, high) if i == 0 else (0, d.size)
             region.append((first + a, first + b))
             dims[i] = Dim(d.name, b - a)

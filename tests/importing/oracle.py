@@ -94,12 +94,18 @@ GIVEN: dict[str, Callable[[Arrays], Arrays]] = {
 
 def reference(config: Mapping[str, Any], tensors: Arrays, batch: Arrays, folder: Path) -> np.ndarray[Any, Any]:
     """The logits that transformers computes of a checkpoint with these tensors, in f32. Its names must all be known."""
-    import torch
-    import transformers
     from safetensors.numpy import save_file
 
     (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return read_by_transformers(config, batch, folder)
+
+
+def read_by_transformers(config: Mapping[str, Any], batch: Arrays, folder: Path) -> np.ndarray[Any, Any]:
+    """The logits that transformers computes of a folder, in f32."""
+    import torch
+    import transformers
+
     model, told = getattr(transformers, config["architectures"][0]).from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )

@@ -38,4 +38,7 @@ def with_table(rng: Random, case: Case, sizes: dict[str, int]) -> Case:
     optimizer = case.optimizer if rng.random() < 0.3 else rng.choice(OPTIMIZERS)
     if optimizer is not case.optimizer and rng.random() < 0.3:
         optimizer = f"{optimizer[:-1]}, clip = 0.1)"
+    apart = Random(f"rows {case.seed}")
+    if apart.random() < 0.4:
+        rules = (Piece("rows", (f"offload rows to {apart.choice(['host', 'nvme'])} in looked",)), *rules)
     return replace(case, before=(Piece(kind, tuple(lines)), *case.before), rules=rules, optimizer=optimizer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
 
 from compiler.cost.kernels.work import Work
@@ -73,3 +73,9 @@ def masked_again(instrs: Sequence[Node], values: Mapping[str, Lifted]) -> list[N
             before.add(condition)
         by[instr.outputs[0].name] = before
     return found
+
+
+def is_waited_for(at: int, drafts: Sequence[Draft], grown: Collection[int]) -> bool:
+    """Whether another draft depends on this one: one that was begun later, or a message that has `grown` since."""
+    later = (drafts[i] for i in range(len(drafts) - 1, at, -1))
+    return any(at in d.deps for d in later) or any(at in drafts[i].deps for i in grown)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from compiler.cost.kernels.drafts import Draft, Lifted
+from compiler.cost.kernels.drafts import Draft, Lifted, is_waited_for
+from compiler.cost.kernels.rows import rows_copy
 from compiler.cost.kernels.sized import Sized
 from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkLoop
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
@@ -105,6 +106,9 @@ class _Lift:
         return Sized(self.body, self.values, self.drafts, self.sunk, self.carries, *of).part(lifter.update)
 
     def lift(self, instr: Node) -> None:
+        if instr.far is not None:  # rows of a table in another memory: copied beside computation
+            self.add(instr, rows_copy(instr, self.body.nodes, self.lifter.sizes))
+            return
         op = type(instr.op)
         way = _WAYS.get(op)
         if way is None:
@@ -221,7 +225,7 @@ class _Lift:
         for at in owners[:-1]:
             draft = self.drafts[at]
             alike = draft.joins and last.joins and draft.size == last.size == size
-            if not alike or draft.closed or self.is_waited_for(at):
+            if not alike or draft.closed or is_waited_for(at, self.drafts, self.grown):
                 continue
             last.instrs = draft.instrs + last.instrs
             last.deps |= draft.deps
@@ -234,11 +238,6 @@ class _Lift:
                 view.owner = owners[-1]
                 self.views.setdefault(owners[-1], []).append(view)
             draft.instrs, draft.deps, draft.carries = [], set(), set()
-
-    def is_waited_for(self, at: int) -> bool:
-        """Whether another node depends on this one: one that was begun later, or a message that has grown since."""
-        later = (self.drafts[i] for i in range(len(self.drafts) - 1, at, -1))
-        return any(at in d.deps for d in later) or any(at in self.drafts[i].deps for i in self.grown)
 
     def collective(self, instr: Node) -> None:
         op = instr.op

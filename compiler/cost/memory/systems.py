@@ -109,8 +109,8 @@ class Systems:
 
 def _moves_in(update: Graph) -> list[str]:
     """What an update moves into the devices' memory, by name: the only room that it needs."""
-    moves = (n for body in bodies(update) for n in body.nodes if isinstance(n.op, Move) and n.op.target == FIRST)
-    return [n.output.name for n in moves]
+    nodes = [n for body in bodies(update) for n in body.nodes if isinstance(n.op, Move) or n.far is not None]
+    return [n.output.name for n in nodes if n.output.memory == FIRST]
 
 
 # --- the accounting, with other sizes ---------------------------------------------------------------------------------

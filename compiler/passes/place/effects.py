@@ -217,16 +217,20 @@ def _offloads(training: Training, strategy: Strategy) -> Iterator[tuple[OffloadR
     """A rule moves what it speaks of first. (Another entry than the training may have nothing that it could move.)"""
     if not training.trains:
         return
-    there = resting(training).paths
+    of = resting(training)
+    there = of.paths
     said: dict[tuple[str, str], Span] = {}  # (class, tensor) -> the rule that spoke of it first
     for r in strategy.offloads:
         text = f"`offload {', '.join(r.classes)} to {r.memory}`"
-        pairs = [(c, name) for c in r.classes for name, path in there[c].items() if within(path, r.scope)]
+        pairs = [
+            (of.kind(c, name), name) for c in r.classes for name, path in there[c].items() if within(path, r.scope)
+        ]
         before = [said[p] for p in pairs if p in said]
         said.update((p, r.span) for p in pairs if p not in said)
         if not pairs:
             where = f" in `{r.scope}`" if r.scope else ""
             kept = {"optimizer": "the optimizer has no states", "activations": "nothing is saved"}
+            kept["rows"] = "no weight is read by `take` alone"
             why = " and ".join(kept.get(c, f"there are no {c}") for c in r.classes)
             help = "leave out `in …`" if r.scope and any(there[c] for c in r.classes) else "leave the rule out"
             yield r, Idle(f"{text} moves nothing: {why}{where}", help)

@@ -241,7 +241,8 @@ def iota(op: Iota, node: Node, w: Writer) -> str:
     text = f"torch.arange({w.local(y).shape[0]}, dtype=torch.int32, device=DEVICE)"
     for r in w.cls.ranges:
         if (r.dim, r.count, r.chunk) == (op.dim.name, op.dim.size, w.chunk):
-            start = f"{r.first.base} + {r.first.slope} * GROUP" if r.first.slope else str(r.first.base)
+            at = r.start
+            start = f"{at.base} + {at.slope} * GROUP" if at.slope else str(at.base)
             text += f" + {start}" if start != "0" else ""
     begins = [o for o in (w.offset(y, 0), *map(w.ref, node.inputs)) if o]
     return " + ".join([text, *begins])

@@ -7,6 +7,7 @@ from zlib import crc32
 
 import parc.exporting.torch.comm
 import parc.exporting.torch.emitters  # noqa: F401 (both enter their emitters)
+from compiler.declared import logical
 from compiler.graph import Dim, Node, Type
 from compiler.layout import TIME
 from compiler.numbering import Ranks
@@ -63,7 +64,7 @@ def export_torch(program: Program) -> str:
 def _results(program: Program) -> dict[str, str]:
     """Buffers of losses, metrics and reports, and what they are called."""
     states = (s for e in program.entries for c in e.classes for s in c.states if s.role in RESULTS)
-    return {s.name: s.logical or s.name for s in states}
+    return {s.name: logical(s) for s in states}
 
 
 def _head(program: Program, used: Sequence[str]) -> str:
@@ -221,22 +222,22 @@ class _Class:
         for s in self.cls.states:
             if s.role is Role.OUTPUT:
                 r = _range(s, self.cls)
-                loop = f"({s.type.index(r.dim)}, {affine(r.first)}, {r.count})" if r is not None else "None"
+                loop = f"({s.type.index(r.dim)}, {affine(r.start)}, {r.count})" if r is not None else "None"
                 own, axes = TIME in s.layout.split_axes, _axes_of(s.layout.dims)
-                logical = string(s.logical or s.name)
-                lines.append(f"    {string(s.name)}: ({logical}, {_shape(_whole(s, r))}, {axes}, {loop}, {own}),")
+                name = string(logical(s))
+                lines.append(f"    {string(s.name)}: ({name}, {_shape(_whole(s, r))}, {axes}, {loop}, {own}),")
         return "\n".join([*lines, "}"])
 
     def _buffer(self, s: StateDecl) -> str:
         r = _range(s, self.cls)
         type = _whole(s, r)
         kind, args = (s.init.kind, s.init.args) if s.init is not None else ("zeros", ())
-        logical = s.logical or s.name
+        name = logical(s)
         axes = tuple_of([quoted(a) if a else "()" for a in s.layout.dims]) if s.layout.dims else "()"
         init = f"{string(kind)}, {tuple_of(map(number, args)) if args else '()'}"
-        text = f"{string(logical)}, {crc32(logical.encode())}, {_shape(type)}, {axes}, {DTYPES[s.type.dtype]}, {init}"
+        text = f"{string(name)}, {crc32(name.encode())}, {_shape(type)}, {axes}, {DTYPES[s.type.dtype]}, {init}"
         if r is not None:
-            text += f", ({s.type.index(r.dim)}, {affine(r.first)}, {r.count})"
+            text += f", ({s.type.index(r.dim)}, {affine(r.start)}, {r.count})"
         return text
 
     def _asks(self, written: dict[str, Written]) -> str:
@@ -338,4 +339,4 @@ def _whole(s: StateDecl, r: LoopRange | None) -> Type:
     """The type of the whole tensor, with all iterations."""
     if r is None:
         return s.type
-    return Type(s.type.dtype, tuple(Dim(d.name, r.total) if d.name == r.dim else d for d in s.type.dims))
+    return Type(s.type.dtype, tuple(Dim(*r.whole) if d.name == r.dim else d for d in s.type.dims))

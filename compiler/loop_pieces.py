@@ -1,0 +1,44 @@
+"""Loops that are parts of others, where a strategy speaks of some iterations of a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from compiler.origin import within
+from dsl.data import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LoopPiece:
+    """A loop that is a part of one that the model has: its `count` iterations are those from `first` on of `total`.
+
+    label, path: its own; of, of_path: those of the whole.
+    """
+
+    label: str
+    path: str
+    of: str
+    of_path: str
+    first: int
+    count: int
+    total: int
+
+
+def whole_path(path: str, pieces: Iterable[LoopPiece]) -> str:
+    """A path as it is without the pieces: in the loops of which they are parts."""
+    piece = next((p for p in pieces if within(path, p.path)), None)
+    return path if piece is None else piece.of_path + path[len(piece.path) :]
+
+
+def with_numbers(path: str, pieces: Iterable[LoopPiece]) -> str:
+    """A path as a strategy writes it: `block[0..4].mlp`, where the loop is cut."""
+    piece = next((p for p in pieces if within(path, p.path)), None)
+    if piece is None:
+        return path
+    return f"{piece.of_path}[{piece.first}..{piece.first + piece.count}]{path[len(piece.path) :]}"
+
+
+def together(path: str, scope: str | None, pieces: Iterable[LoopPiece]) -> bool:
+    """Whether one rule can speak of both: not where they are in two parts of one loop."""
+    of = {p.of: p.path for p in pieces if within(path, p.path)}
+    return not any(of.get(p.of, p.path) != p.path for p in pieces if scope is not None and within(scope, p.path))

@@ -1,0 +1,29 @@
+"""Folders of published models, by their configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dsl.files import load
+from parc.importing.importing import public_names
+from runtime.checkpoints.public import CONFIG, PublicModel
+from runtime.checkpoints.reading import Checkpoint, WeightSource
+
+
+def weights_of(given: str) -> WeightSource:
+    """What a folder has: a checkpoint (or the last of several), or a published model with its `config.json`.
+
+    Raises ParcError: E0770 where it is neither, and for what is wrong with it.
+    """
+    folder = Path(given)
+    return Checkpoint.latest(folder) if not is_public(folder) else public_model(folder)
+
+
+def is_public(folder: Path) -> bool:
+    """Whether a folder is that of a published model, and no checkpoint."""
+    return (folder / CONFIG).is_file()
+
+
+def public_model(folder: Path) -> PublicModel:
+    """Raises ParcError: E1001 to E1005 for its configuration, E0770, E0761, E0772 for its files."""
+    return PublicModel(folder, public_names(load(folder / CONFIG)))

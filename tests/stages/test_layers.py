@@ -1,0 +1,166 @@
+"""Rules for some iterations of a loop (`in block[0..4]`): in pairs with all that strategies have, and wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+
+import parc
+from compiler.ops.effects import Save
+from compiler.ops.repeat import Repeat
+from compiler.program import Program
+from compiler.verify import verify
+from dsl.diagnostics import ParcError
+from dsl.source import Source
+from runtime.prove import prove
+from runtime.stacked import Emulator
+from tests.stages.build import judged
+
+MODEL = """
+use std.implementations
+use std.layers
+use std.optimizers
+use std.tactics
+
+model m(layers) {
+  dim b = 8, s = 2, d = 4, v = 6
+  input words, targets : int32[b, s] in 0..v
+  weight table[v, d] ~ normal(0.5)
+  x = take(table, words, over v)
+  repeat layers as block {
+    state seen[d]
+    seen = 0.9 * seen + 0.1
+    x = x + dropout(mlp(layer_norm(x), 8), 0.2)
+    x = x + seen * 0.5
+  }
+  logits[b, s, v] = layer_norm(x) @ table
+  loss cross_entropy(logits, targets, over v)
+}
+"""
+
+
+def text(mesh: str, rules: Sequence[str], optimizer: str = "adamw(lr = 0.1, clip = 0.5)", layers: int = 6) -> str:
+    lines = "\n".join(f"  {r}" for r in ([f"mesh ({mesh})"] if mesh else []) + list(rules))
+    job = f"job j {{\n  train m({layers}) using plan\n  optimizer {optimizer}\n}}\n"
+    return f"{MODEL}\nstrategy plan for m {{\n{lines}\n}}\n\n{job}"
+
+
+TACTICS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "dp": ("dp = 2", ("split b on dp",)),
+    "zero": ("zp = 2", ("split b on zp", "shard optimizer on zp in block[2..6]", "shard weights on zp in block[3..5]")),
+    "tp": ("tp = 2", ("split f on tp in block[0..3]", "split d on tp in block[4].layer_norm")),
+    "recompute": ("", ("recompute block[0..2]", "recompute block[5].mlp keep block[5].mlp.u")),
+    "microbatches": ("", ("microbatches 2 over b",)),
+    "one_f_one_b": ("pp = 2", ("pipeline block on pp, schedule one_f_one_b(microbatches = 4)", "recompute block[3]")),
+    "interleaved": ("pp = 2", ("pipeline block on pp, schedule interleaved(microbatches = 2, chunks = 2)",)),
+    "zero_bubble": ("pp = 3", ("pipeline block on pp, schedule zero_bubble(microbatches = 4), cuts [2, 5]",)),
+    "by_hand": ("hp = 2", ("implement block[1..4].mlp by tensor_parallel_mlp(hp)",)),
+    "layout": ("lp = 2", ("layout block.mlp.w1[d, f/lp] in block[2..6]",)),
+    "tactic": ("np = 2", ("megatron(np) in block[3..6]",)),
+}
+ALWAYS = {
+    ("dp", "zero"),
+    ("zero", "one_f_one_b"),
+    ("tp", "recompute"),
+    ("tp", "zero_bubble"),
+    ("recompute", "interleaved"),
+    ("microbatches", "by_hand"),
+    ("one_f_one_b", "by_hand"),
+    ("zero", "tactic"),
+    ("interleaved", "layout"),
+}
+ORDERS = {"microbatches", "one_f_one_b", "interleaved", "zero_bubble"}
+
+
+def _pairs() -> list[object]:
+    found = []
+    for a, b in combinations(TACTICS, 2):
+        if not {a, b} <= ORDERS:
+            marks = () if (a, b) in ALWAYS else pytest.mark.nightly
+            found.append(pytest.param(a, b, id=f"{a}-{b}", marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("first", "second"), _pairs())
+def test_rules_of_layers_compose(first: str, second: str) -> None:
+    meshes, rules = zip(TACTICS[first], TACTICS[second], strict=True)
+    own = [r for of in rules for r in of]
+    if not any("[" in r for r in own):
+        own.append("recompute block[1..3]")
+    judged(text(", ".join(filter(None, meshes)), own))
+
+
+def _loops(program: Program) -> list[tuple[str, int]]:
+    found = {(n.op.label, n.op.count) for c in program.classes for f in c.functions for n in f.body.nodes
+             if isinstance(n.op, Repeat)}  # fmt: skip
+    return sorted(found)
+
+
+def test_a_loop_is_cut_into_as_many_as_there_are_ranges() -> None:
+    rules = ("recompute block[0..3]", "shard optimizer on dp in block[2..6]", "split b on dp")
+    for layers, last in ((6, 6), (600, 600)):
+        program = parc.compile(Source("main.par", text("dp = 2", rules, layers=layers))).program
+        pieces = {"block_0_2": 2, "block_2_3": 1, "block_3_6": 3}
+        pieces |= {f"block_6_{last}": last - 6} if last > 6 else {}
+        assert dict(_loops(program)) == pieces
+    saved = {op.name for f in program.classes[0].functions for n in f.body.nodes if isinstance(op := n.op, Save)}
+    assert {n for n in saved if n.startswith("block_0_2")} == {"block_0_2.x.saved"}
+
+
+def test_without_effect_on_the_whole_it_is_the_same_step() -> None:
+    whole = parc.compile(Source("main.par", text("dp = 2", ("split b on dp",))), double=True).program
+    cut = parc.compile(Source("main.par", text("dp = 2", ("split b on dp", "split d on dp in block[0..3].mlp"))))
+    assert "block[0..3]" in cut.job.model.with_numbers("block_0_3.mlp") and "block_0_3" not in str(whole)
+
+
+def test_checkpoints_have_the_tensors_of_the_model() -> None:
+    rules = ("split b on dp", "shard weights, optimizer on dp in block[1..4]")
+    compiled = parc.compile(Source("main.par", text("dp = 2", rules)), double=True)
+    run = Emulator(compiled.program)
+    names = {"block.mlp.w1", "block.mlp.w1.m", "block.seen"}
+    assert names <= run.lasting.keys() and not any("block_" in n for n in run.lasting)
+
+
+def test_a_lost_offset_is_found() -> None:
+    compiled = parc.compile(Source("main.par", text("dp = 2", ("split b on dp in block[2..4]",))), double=True)
+    program = compiled.program
+    (cls,) = program.classes
+    ranges = tuple(replace(r, within=replace(r.within, first=0)) if r.within and r.within.first == 2 else r
+                   for r in cls.ranges)  # fmt: skip
+    wrong = program.with_classes((replace(cls, ranges=ranges),))
+    assert [(d.code, d.message) for d in verify(wrong)] == [
+        ("E0650", "stage 0: loop block: iteration 0 is on two stages")
+    ]
+    with pytest.raises(ParcError, match="E0703"):
+        prove(compiled.training, wrong)
+
+
+@pytest.mark.parametrize(
+    ("rule", "code", "part"),
+    [
+        ("recompute block[0..7]", "E0441", "`block` has 6 iterations, not 0..7"),
+        ("recompute block[6]", "E0441", "not 6"),
+        ("recompute block[3..3]", "E0441", "not 3..3"),
+        ("split b on dp in block.mlp[0..2]", "E0440", "`block.mlp` is no loop"),
+        ("split b on dp in table[0]", "E0440", "no loop"),
+        ("halves(dp) in block[0..2]", "E0441", "none of the iterations 2..4"),
+        ("layout table[v, d] in block[0..2]", "E0413", "is not in"),
+        ("recompute blok[0..2]", "E0404", "blok"),
+    ],
+)
+def test_wrong_ones(rule: str, code: str, part: str) -> None:
+    tactic = "\ntactic halves(x) {\n  split d on x in block[2..4]\n}\n"
+    with pytest.raises(ParcError) as caught:
+        parc.compile(Source("main.par", text("dp = 2", ("split b on dp", rule)) + tactic))
+    assert [d.code for d in caught.value.diagnostics] == [code]
+    assert part in caught.value.diagnostics[0].message
+
+
+def test_updates_by_all_iterations_together_are_refused() -> None:
+    own = "\noptimizer together(lr) {\n  w = w - lr * g / (1.0 + sum(w * w))\n}\n"
+    with pytest.raises(ParcError) as caught:
+        parc.compile(Source("main.par", text("", ("recompute block[0..2]",), "together(lr = 0.1)") + own))
+    assert [d.code for d in caught.value.diagnostics] == ["E0442"]
