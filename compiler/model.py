@@ -239,16 +239,11 @@ class Job:
     """The model in entries that train nothing, where it differs from `model`: in jobs of the kind `infer` what computes
     the outputs."""
     written: tuple[Model, Model | None] | None = None
-<<<<<<< HEAD
-    """`model` and `evaluated` as they are written, where implementations take the place of scopes in them: proofs
-    compare with these."""
-    decoding: Decoding | None = None
-=======
     """`model` and `evaluated` as they are written, where implementations take the place of scopes in them or loops are
     cut: proofs compare with these."""
     written_updates: tuple[WeightUpdate, ...] | None = None
     """The updates of that, where loops are cut."""
->>>>>>> main
+    decoding: Decoding | None = None
 
     @property
     def entry(self) -> str:

@@ -125,11 +125,8 @@ def build_job(
         item.name.span,
         other,
         written,
-<<<<<<< HEAD
-        decoding,
-=======
         serial[0] if serial is not None else None,
->>>>>>> main
+        decoding,
     )
 
 
