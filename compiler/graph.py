@@ -133,9 +133,11 @@ class Node:
 
     @property
     def far(self) -> int | None:
-        """Which operand rests in another memory, where rows of it are read or renewed; None: none does."""
+        """Which operand rests in another memory than the others, where rows of it are read or renewed; None: none."""
         at = self.op.reaches
-        return at if at is not None and self.inputs[at].memory != FIRST else None
+        if at is None or len({v.memory for v in self.inputs}) == 1:
+            return None
+        return at
 
     def same(self, other: Node) -> bool:
         """Whether both give the same values by the same op of operands that are called alike."""

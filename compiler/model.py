@@ -239,8 +239,7 @@ class Job:
     """The model in entries that train nothing, where it differs from `model`: in jobs of the kind `infer` what computes
     the outputs."""
     written: tuple[Model, Model | None] | None = None
-    """`model` and `evaluated` as they are written, where implementations take the place of scopes in them or loops are
-    cut: proofs compare with these."""
+    """Both as they are written, where implementations take the place of scopes or loops are cut: for proofs."""
     written_updates: tuple[WeightUpdate, ...] | None = None
     """The updates of that, where loops are cut."""
     decoding: Decoding | None = None
@@ -312,9 +311,8 @@ class Training:
               gradient that is lists of rows (`compiler.passes.sparse`) it is the rows of the first; their numbers and
               further lists are outputs behind all gradients, `beside` them.
     update:   inputs = gradients, what is beside them, trained weights, states; outputs = new weights, new states, then
-              the reported scalars
-              (`grad_norm` if clipped…). The counter of updates (int32, "step" where nothing else is called so) is the
-              first of the states.
+              the reported scalars (`grad_norm` if clipped…). The counter of updates (int32, "step" where nothing else
+              is called so) is the first of the states.
 
     Entries that train nothing have no gradients: backward and update are empty, `trained` too.
     """

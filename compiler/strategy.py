@@ -146,6 +146,22 @@ class OffloadRule:
     by: Span | None = field(default=None, compare=False)
 
 
+RUN = ("update", "take")
+"""What can be computed elsewhere than on the devices."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRule:
+    """Of the weights in the scope (None: all) these run on `place`, the hosts' processors: the optimizer's update, and
+    `take` of rows that rest there."""
+
+    kinds: tuple[str, ...]
+    place: str
+    scope: str | None = None
+    span: Span = field(default=NOWHERE, compare=False)
+    by: Span | None = field(default=None, compare=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Strategy:
     """Layouts, places and an order. `microbatches` of dim `microbatch_dim` (None: first dim of the first input).
@@ -171,6 +187,7 @@ class Strategy:
     microbatch_span: Span = field(default=NOWHERE, compare=False)
     microbatch_pad: bool = False
     implementations: tuple[ImplementRule, ...] = ()
+    runs: tuple[RunRule, ...] = ()
 
     @property
     def devices(self) -> int:

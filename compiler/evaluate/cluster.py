@@ -15,7 +15,7 @@ from compiler.evaluate.session import Session, listed
 from compiler.evaluate.software import check_stack, foreign_stack
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Defined, Skip
-from compiler.memory.tiers import EXAMPLES, Memory
+from compiler.memory.tiers import EXAMPLES, HOST, Memory
 from compiler.model import TOPOLOGIES, Cluster, Device, Level
 from dsl import ast, units
 from dsl.diagnostics import ParcError, did_you_mean, fail
@@ -35,6 +35,7 @@ def _cluster(session: Session, entry: Defined, scope: Scope) -> Cluster:
     device: tuple[str, Device | None] | None = None  # None: erroneous, which is reported
     levels: list[Level] = []
     memories: list[Memory] = []
+    processors: list[tuple[float, ast.Setting]] = []
     stack: tuple[ast.Setting, str] | None = None
     broken = False
     before = session.failures
@@ -61,6 +62,10 @@ def _cluster(session: Session, entry: Defined, scope: Scope) -> Cluster:
                     stack = statement, _names(statement, 1, help)[0]
                 case ast.Setting(keyword=ast.Name(id="topology")):
                     _topology(statement, levels)
+                case ast.Setting(keyword=ast.Name(id="host")) if [w.id for w in statement.words] == ["compute"]:
+                    if processors:
+                        raise fail("E0102", "what the hosts compute is said twice", statement.span)
+                    processors.append(_processors(statement, scope))
                 case ast.Setting():
                     memories.append(_memory(statement, memories, scope))
         except (ParcError, Skip) as error:
@@ -79,6 +84,11 @@ def _cluster(session: Session, entry: Defined, scope: Scope) -> Cluster:
         check_stack(*stack, device[1], entry.module)
     software = stack[1] if stack else ""
     span = stack[0].span if stack else entry.item.span
+    for compute, said in processors:
+        if not any(m.name == HOST for m in memories):
+            help = f"describe their memory, too: {EXAMPLES[HOST]}"
+            raise fail("E0313", "hosts that compute have memory", said.span, help=help)
+        memories = [replace(m, compute=compute) if m.name == HOST else m for m in memories]
     shared = tuple(replace(m, sharing=levels[0].count) for m in memories)  # one per server: the innermost level
     cluster = Cluster(name.id, device[1], tuple(levels), shared, entry.item.span, software, span)
     for warning in foreign_stack(cluster):
@@ -123,6 +133,14 @@ def _topology(s: ast.Setting, levels: list[Level]) -> None:
         help = did_you_mean(kind, TOPOLOGIES) or f"there are {listed(TOPOLOGIES)}"
         raise fail("E0313", f"there is no topology `{kind}`", s.span, help=help)
     levels[at] = replace(levels[at], topology=kind)
+
+
+def _processors(statement: ast.Setting, scope: Scope) -> tuple[float, ast.Setting]:
+    """`host compute 3 TFLOP/s`: of all processors of a server."""
+    if len(statement.values) != 1 or statement.clauses:
+        help = "`host compute 3 TFLOP/s`, of all processors of a server"
+        raise fail("E0313", "this does not say what hosts compute", statement.span, help=help)
+    return positive(statement.values[0], units.FLOP_PER_SECOND, "what hosts compute", scope), statement
 
 
 def _memory(statement: ast.Setting, memories: Sequence[Memory], scope: Scope) -> Memory:

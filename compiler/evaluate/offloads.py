@@ -1,17 +1,28 @@
-"""`offload`: which classes of tensors rest in which memory, and how many of them are fetched ahead."""
+"""`offload`: which classes of tensors rest in which memory, and how many of them are fetched ahead; `run … on host`."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from compiler.evaluate import limits, static
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
-from compiler.memory.tiers import EXAMPLES
+from compiler.memory.tiers import EXAMPLES, HOST
 from compiler.model import Cluster
-from compiler.strategy import OffloadRule
+from compiler.strategy import RUN, OffloadRule, RunRule
 from dsl import ast
 from dsl.diagnostics import did_you_mean, fail
 from dsl.source import Span
+
+
+def classes_of(names: Sequence[ast.Name], allowed: Sequence[str]) -> tuple[str, ...]:
+    """The classes of tensors that a rule names. Raises ParcError (E0403) for what is none of those allowed."""
+    for name in names:
+        if name.id not in allowed:
+            help = did_you_mean(name.id, allowed) or f"there are {listed(allowed)}"
+            raise fail("E0403", f"there is no class of tensors `{name.id}` here", name.span, help=help)
+    return tuple(dict.fromkeys(n.id for n in names))
 
 
 def offload_rule(
@@ -45,3 +56,28 @@ def offload_rule(
                 "E0570", message, ahead.span, help="`prefetch 1`, as without the word: one, while one is computed"
             )
     return OffloadRule(classes, memory, where, count, span, by)
+
+
+def run_rule(statement: ast.RunOn, where: str | None, cluster: Cluster | None, span: Span, by: Span | None) -> RunRule:
+    """The rule of a statement, for a scope. Raises ParcError: E0412 for hosts of which the cluster says nothing,
+    E0572 if it does not say what they compute, E0573 for what runs nowhere else, and for a place where none does."""
+    for name in statement.kinds:
+        if name.id not in RUN:
+            help = did_you_mean(name.id, RUN) or f"there are {listed(RUN)}"
+            raise fail("E0573", f"`{name.id}` is nothing that can run elsewhere", name.span, help=help)
+    place = statement.place
+    if place.id != HOST:
+        raise fail(
+            "E0573", f"nothing runs on `{place.id}`", place.span, help=f"`on {HOST}`: on the servers' processors"
+        )
+    if cluster is not None:
+        notes = [("this is the cluster", cluster.span)]
+        host = cluster.tiers.get(HOST)
+        if host is None:
+            message = f"the cluster `{cluster.name}` does not describe its hosts"
+            raise fail("E0412", message, place.span, notes=notes, help=f"describe them there: {EXAMPLES[HOST]}")
+        if not host.compute:
+            message = f"the cluster `{cluster.name}` does not say what its hosts compute"
+            help = "beside `host memory …`: `host compute 3 TFLOP/s`, of all processors of a server"
+            raise fail("E0572", message, place.span, notes=notes, help=help)
+    return RunRule(tuple(dict.fromkeys(n.id for n in statement.kinds)), place.id, where, span, by)

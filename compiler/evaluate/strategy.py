@@ -12,7 +12,7 @@ from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.layers import LoopCuts, ScopeRange, bounds_of
-from compiler.evaluate.offloads import offload_rule
+from compiler.evaluate.offloads import classes_of, offload_rule, run_rule
 from compiler.evaluate.pipelines import Microbatches, pipeline_rule, schedule_microbatches
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
@@ -32,6 +32,7 @@ from compiler.strategy import (
     PlaceRule,
     RecomputeRule,
     ReduceRule,
+    RunRule,
     ShardRule,
     SplitRule,
 )
@@ -62,6 +63,7 @@ class StrategyRules:
     places: list[PlaceRule] = field(default_factory=list)
     recomputes: list[RecomputeRule] = field(default_factory=list)
     offloads: list[OffloadRule] = field(default_factory=list)
+    runs: list[RunRule] = field(default_factory=list)
     implementations: list[ImplementRule] = field(default_factory=list)
     by_hand: list[Implementation] = field(default_factory=list)
     microbatches: Microbatches | None = None
@@ -99,16 +101,16 @@ class Expander:
             case ast.Split():
                 axis, span = self.axis(statement.axis, scope), self.span(statement)
                 dims = self.dims(statement.dims, scope)
-                classes = self._classes(statement.classes, CLASSES) or CLASSES
+                classes = classes_of(statement.classes, CLASSES) or CLASSES
                 for where in self._scopes(statement.scope, scope):
                     rules.splits.append(SplitRule(dims, axis.name, classes, where, statement.pad, span, self.by))
             case ast.Shard():
-                classes = self._classes(statement.classes, _SHARDED)
+                classes = classes_of(statement.classes, _SHARDED)
                 axis, span = self.axis(statement.axis, scope), self.span(statement)
                 for where in self._scopes(statement.scope, scope):
                     rules.shards.append(ShardRule(classes, axis.name, where, statement.pad, span, self.by))
             case ast.ReduceDecl():
-                self._classes(statement.classes, _REDUCED)
+                classes_of(statement.classes, _REDUCED)
                 axis, span = self.axis(statement.axis, scope), self.span(statement)
                 for where in self._scopes(statement.scope, scope):
                     rules.reductions.append(ReduceRule(axis.name, statement.per, where, span, self.by))
@@ -128,9 +130,12 @@ class Expander:
                     own = tuple(k for k in keep if together(k, where, self.pieces))
                     rules.recomputes.append(RecomputeRule(where, own, self.span(statement), self.by))
             case ast.Offload():
-                classes, span = self._classes(statement.classes, MOVED), self.span(statement)
+                classes, span = classes_of(statement.classes, MOVED), self.span(statement)
                 for where in self._scopes(statement.scope, scope):
                     rules.offloads.append(offload_rule(statement, classes, where, scope, self.cluster, span, self.by))
+            case ast.RunOn():
+                for where in self._scopes(statement.scope, scope):
+                    rules.runs.append(run_rule(statement, where, self.cluster, self.span(statement), self.by))
             case ast.Implement():
                 self._implement(statement, scope)
             case ast.Apply():
@@ -192,13 +197,6 @@ class Expander:
             message += listed(n for n, _ in unknown)
             raise fail("E0402", message, span, help=help)
         return tuple(n for n, _ in found)
-
-    def _classes(self, names: Sequence[ast.Name], allowed: Sequence[str]) -> tuple[str, ...]:
-        for name in names:
-            if name.id not in allowed:
-                help = did_you_mean(name.id, allowed) or f"there are {listed(allowed)}"
-                raise fail("E0403", f"there is no class of tensors `{name.id}` here", name.span, help=help)
-        return tuple(dict.fromkeys(n.id for n in names))
 
     @property
     def pieces(self) -> tuple[LoopPiece, ...]:

@@ -12,6 +12,9 @@ from dsl.source import Span
 FIRST = "hbm"
 """The memory in which devices compute. What is said to be in none lies there."""
 
+HOST = "host"
+"""The memory of a server's processors, which compute, too."""
+
 FILES = ("nvme",)
 """Memories that are files where programs are run here."""
 
@@ -44,6 +47,7 @@ class Memory:
         bandwidth: bytes per second, of all of it.
         sharing: how many devices have it together.
         link: bytes per second between it and one device.
+        compute: FLOP/s of all processors whose memory it is (0: of none is anything known).
     """
 
     name: str
@@ -51,6 +55,7 @@ class Memory:
     bandwidth: float
     sharing: int = 1
     link: float = inf
+    compute: float = 0.0
 
     @property
     def share(self) -> Share:

@@ -6,17 +6,18 @@ soon as it is made, in a loop iteration by iteration.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
-from compiler.memory.tiers import FIRST
+from compiler.memory.tiers import FIRST, HOST
 from compiler.ops.effects import Load, Read, Save
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import substituted
 from compiler.passes.far_rows import casts_behind
+from compiler.passes.on_host import taken_there
 from compiler.passes.paged import Tier
 from compiler.program import ORIGINS
 from compiler.walk import graph_values
@@ -39,8 +40,9 @@ def _moved(value: Value, name: str, memory: str, names: Names) -> Value:
 class Elsewhere:
     """Of one function that runs for each micro-batch; tiers: by buffer."""
 
-    def __init__(self, tiers: Mapping[str, Tier]) -> None:
-        self.tiers = tiers
+    def __init__(self, tiers: Mapping[str, Tier], taken: Collection[str] = ()) -> None:
+        """taken: buffers of tables of which the hosts take rows."""
+        self.tiers, self.taken = tiers, taken
 
     def run(self, body: Graph) -> Graph:
         """The function, with moves; the same where nothing of it rests elsewhere."""
@@ -50,18 +52,21 @@ class Elsewhere:
         self.names = Names(v.name for v in graph_values(body))
         nodes = self._saved(body.nodes)
         far: dict[Value, Tier] = {}
+        names: dict[Value, str] = {}
         env: dict[Value, Value] = {}
-        found = []
+        found: list[Node] = []
         for node in nodes:
             if isinstance(node.op, Read | Load) and node.op.name in self.tiers:
                 tier = self.tiers[node.op.name]
                 env[node.output] = replace(node.output, memory=tier.memory)
-                far[env[node.output]] = tier
+                far[env[node.output]], names[env[node.output]] = tier, node.op.name
                 found.append(replace(node, outputs=(env[node.output],)))
             else:
                 found.append(substituted(node, env))
-        rows = {v for v, tier in far.items() if tier.rows}
-        return replace(body, nodes=tuple(self._fetched(casts_behind(found, rows, self.names), far, False)[0]))
+        taken = {v for v in far if names[v] in self.taken and v.memory == HOST}
+        found = casts_behind(found, {v for v, tier in far.items() if tier.rows} | taken, self.names)
+        found = taken_there(found, taken, self.names)
+        return replace(body, nodes=tuple(self._fetched(found, far, False)[0]))
 
     # --- what is read
 
@@ -104,6 +109,8 @@ class Elsewhere:
         that rests elsewhere whoever takes rows reads them there."""
         op = node.op
         at = node.far
+        if node.op.reaches is not None and at is None and node.output.memory != FIRST:
+            return ()  # computed where it rests
         if at is not None and node.inputs[at] in far and far[node.inputs[at]].rows:
             return (*node.inputs[:at], *node.inputs[at + 1 :])
         if isinstance(op, Move) and op.source != FIRST:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from compiler.strategy import LayoutRule, OffloadRule, RecomputeRule, ReduceRule, ShardRule, SplitRule
+from compiler.strategy import LayoutRule, OffloadRule, RecomputeRule, ReduceRule, RunRule, ShardRule, SplitRule
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics, Note
 from dsl.source import NOWHERE
 
-Rule = SplitRule | ShardRule | ReduceRule | LayoutRule | RecomputeRule | OffloadRule
+Rule = SplitRule | ShardRule | ReduceRule | LayoutRule | RecomputeRule | OffloadRule | RunRule
 
 
 @dataclass(frozen=True, slots=True)

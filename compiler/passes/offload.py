@@ -12,18 +12,19 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
-from compiler.memory.tiers import FIRST
+from compiler.memory.tiers import FIRST, HOST
 from compiler.model import Training
 from compiler.ops.call import Call
 from compiler.ops.effects import Read, Write
 from compiler.ops.move import Move
 from compiler.origin import Role, within
 from compiler.passes.copying import substituted
-from compiler.passes.elsewhere import Elsewhere, away, here
+from compiler.passes.elsewhere import Elsewhere, away
 from compiler.passes.far_rows import in_place_of, renewed, tables
+from compiler.passes.on_host import Copies, between, on_host
 from compiler.passes.paged import Tier, paged
 from compiler.program import DeviceClass, Function, FunctionPhase, Program, StateDecl
-from compiler.strategy import OffloadRule
+from compiler.strategy import OffloadRule, RunRule
 from compiler.walk import called, graph_values
 from dsl.data import dataclass
 
@@ -58,10 +59,10 @@ def resting(training: Training) -> Resting:
     return Resting(paths, owner, {w.name: frozenset(w.loops) for w in weights})
 
 
-def offload(program: Program, rules: Sequence[OffloadRule], of: Resting) -> Program:
+def offload(program: Program, rules: Sequence[OffloadRule], runs: Sequence[RunRule], of: Resting) -> Program:
     """The program with buffers where the rules say, and with what moves their contents. Classes of devices that share
     their functions share them again."""
-    if not rules:
+    if not rules and not runs:
         return program
     tiers: dict[tuple[str, str], Tier] = {}
     for rule in reversed(rules):  # the first counts
@@ -75,7 +76,8 @@ def offload(program: Program, rules: Sequence[OffloadRule], of: Resting) -> Prog
         mine = {s.name: tiers[key] for s in cls.states if (key := (CLASS_OF.get(s.role, ""), s.logical)) in tiers}
         states = tuple(replace(s, memory=mine[s.name].memory) if s.name in mine else s for s in cls.states)
         if id(cls.functions) not in made:
-            update, others = _Update(cls.states, mine, of), Elsewhere(mine)
+            taken = {s.name for s in cls.states if s.role is Role.WEIGHT and _runs(runs, "take", s.logical)}
+            update, others = _Update(cls.states, mine, of, runs), Elsewhere(mine, taken)
             made[id(cls.functions)] = tuple(
                 replace(f, body=(update if f.phase is FunctionPhase.UPDATE else others).run(f.body))
                 for f in cls.functions
@@ -84,37 +86,50 @@ def offload(program: Program, rules: Sequence[OffloadRule], of: Resting) -> Prog
     return program.with_classes(classes)
 
 
+def _runs(runs: Sequence[RunRule], kind: str, weight: str) -> bool:
+    """Whether this runs on the hosts for a weight."""
+    return any(kind in r.kinds and within(weight, r.scope) for r in runs)
+
+
 class _Update:
     """Of one class of devices: what the update reads and writes of buffers that rest elsewhere."""
 
-    def __init__(self, states: Sequence[StateDecl], tiers: Mapping[str, Tier], of: Resting) -> None:
-        """tiers: by buffer."""
-        self.tiers, self.loops = tiers, of.loops
-        self.groups: dict[str, Hashable] = {s.name: (of.owner.get(s.logical, s.logical), s.chunk) for s in states}
+    def __init__(
+        self, states: Sequence[StateDecl], tiers: Mapping[str, Tier], of: Resting, runs: Sequence[RunRule]
+    ) -> None:
+        """tiers: by buffer; runs: what runs on the hosts."""
+        self.tiers, self.loops, self.runs = tiers, of.loops, runs
+        owner = {s.name: of.owner.get(s.logical, s.logical) for s in states}
+        self.groups: dict[str, Hashable] = {s.name: (owner[s.name], s.chunk) for s in states}
+        renewed = (s.name for s in states if s.role in (Role.WEIGHT, Role.OPTIMIZER))
+        self.hosted = {name for name in renewed if _runs(runs, "update", owner[name])}
 
     def run(self, body: Graph) -> Graph:
         """The body, with moves."""
-        if not self.tiers:
+        if not self.tiers and not self.hosted:
             return body
         self.names = Names(v.name for v in graph_values(body))
         self.known: dict[tuple[Hashable, ...], Graph | None] = {}
+        self.hosts: set[Node] = set()
         writes = ((n.inputs[0], n.op.name) for n in body.nodes if isinstance(n.op, Write))
         self.written = {v: name for v, name in writes if name in self.tiers}
         self.readers = Counter(v.name for n in body.nodes for v in {*n.inputs} if not isinstance(n.op, Write))
         self.far: dict[Value, str] = {}
         env: dict[Value, Value] = {}
+        self.there = between(body.nodes, self.hosted)
         nodes = [self._rests(node, env) for node in _at_once(body.nodes, self.tiers)]
         ahead = self._ahead(nodes)
-        env = {}
+        copies = Copies(self.names)
         found: list[Node] = []
         for i, node in enumerate(nodes):
-            for far in ahead.get(i, ()):
-                env[far] = here(far, self.names)
-                found.append(Node(Move(far.memory, FIRST), (far,), (env[far],)))
+            for far, memory in ahead.get(i, ()):
+                copies.at(far, memory, found)
             if isinstance(node.op, Write) and node.op.name in self.tiers:
-                found += self._written(node, node.op.name, env)
+                found += self._written(node, node.op.name, copies)
             else:
-                found.append(node if self._works_there(node) else substituted(node, env))
+                wanted = tuple(copies.at(v, m, found) for v, m in zip(node.inputs, self._wants(node), strict=True))
+                same = all(a is b for a, b in zip(wanted, node.inputs, strict=True))
+                found.append(node if same else replace(node, inputs=wanted))
         return replace(body, nodes=_named(found, called(body.nodes)))
 
     def _rests(self, node: Node, env: dict[Value, Value]) -> Node:
@@ -126,40 +141,55 @@ class _Update:
             return replace(node, outputs=(far,))
         found = substituted(node, env)
         if isinstance(node.op, Call):
-            found = self._by_rows(found, node.op) or self._paged(found, node.op)
-            env.update((old, new) for old, new in zip(node.outputs, found.outputs, strict=True) if old is not new)
-        elif self._works_there(found):
+            if node in self.there:
+                found = self._computed_there(found, node.op, node.outputs)
+            else:
+                found = self._by_rows(found, node.op) or self._paged(found, node.op)
+        elif node in self.there:
+            renews = node.op.reaches is not None and node.op.renews == node.op.reaches
+            place = found.inputs[0].memory if renews and found.inputs[0].memory != FIRST else HOST
+            found = replace(found, outputs=tuple(replace(v, memory=place) for v in node.outputs))
+            self.hosts.add(found)
+        elif self._reads_rows(found):
             found = renewed(found, env)
+        env.update((old, new) for old, new in zip(node.outputs, found.outputs, strict=True) if old is not new)
         return found
 
-    def _works_there(self, node: Node) -> bool:
-        """Whether it takes what rests elsewhere as it is: `read`, functions that move it, what needs rows of it."""
-        if isinstance(node.op, Call):
-            return any(v.memory != FIRST for v in node.op.body.inputs)
+    def _reads_rows(self, node: Node) -> bool:
+        """Whether it needs rows alone of what rests elsewhere, and may have them there."""
         at = node.far
-        rows = at is not None and (node.inputs[at] not in self.far or self.tiers[self.far[node.inputs[at]]].rows)
-        return rows or isinstance(node.op, Read)
+        return at is not None and (node.inputs[at] not in self.far or self.tiers[self.far[node.inputs[at]]].rows)
 
-    def _ahead(self, nodes: Sequence[Node]) -> dict[int, list[Value]]:
-        """By instruction, what is moved in before it: what it reads, and what weights behind it read."""
-        first: dict[Value, int] = {}
+    def _wants(self, node: Node) -> list[str]:
+        """In which memory it needs each operand."""
+        if isinstance(node.op, Call):
+            return [v.memory for v in node.op.body.inputs]
+        found = [HOST if node in self.hosts else FIRST] * len(node.inputs)
+        at = node.op.reaches
+        if at is not None and node.inputs[at].memory != FIRST and (node in self.hosts or self._reads_rows(node)):
+            found[at] = node.inputs[at].memory
+        return found
+
+    def _ahead(self, nodes: Sequence[Node]) -> dict[int, list[tuple[Value, str]]]:
+        """By instruction, what is moved before it, and where to: what it reads, and what weights behind it read."""
+        first: dict[tuple[Value, str], int] = {}
         for i, node in enumerate(nodes):
-            for v in node.inputs:
+            for v, memory in zip(node.inputs, self._wants(node), strict=True):
                 name = self.far.get(v)
                 kept = isinstance(node.op, Write) and node.op.name == name  # it is what it was
-                if name is not None and not kept and not self._works_there(node):
-                    first.setdefault(v, i)
+                if name is not None and not kept and v.memory != memory:
+                    first.setdefault((v, memory), i)
         groups: dict[Hashable, int] = {}
-        for v, i in sorted(first.items(), key=lambda x: x[1]):
+        for (v, _), i in sorted(first.items(), key=lambda x: x[1]):
             groups.setdefault(self.groups[self.far[v]], i)
         order = list(groups)
-        found: dict[int, list[Value]] = {}
-        for v, i in sorted(first.items(), key=lambda x: order.index(self.groups[self.far[x[0]]])):
+        found: dict[int, list[tuple[Value, str]]] = {}
+        for (v, memory), i in sorted(first.items(), key=lambda x: order.index(self.groups[self.far[x[0][0]]])):
             at = order.index(self.groups[self.far[v]]) - self.tiers[self.far[v]].ahead
-            found.setdefault(min(i, groups[order[max(0, at)]]), []).append(v)
+            found.setdefault(min(i, groups[order[max(0, at)]]), []).append((v, memory))
         return found
 
-    def _written(self, node: Node, name: str, env: Mapping[Value, Value]) -> Iterator[Node]:
+    def _written(self, node: Node, name: str, copies: Copies) -> Iterator[Node]:
         """A `write` of what was made here, or rests there already."""
         (value,) = node.inputs
         memory = self.tiers[name].memory
@@ -167,10 +197,22 @@ class _Update:
         if value is old or (value.memory == memory and value not in self.far):
             yield node
             return
-        made = env.get(value, value)
+        made = copies.made.get((value, FIRST), value)
         moved = away(made, memory, self.names)
-        yield Node(Move(FIRST, memory), (made,) if old is None else (made, old), (moved,))
+        yield Node(Move(made.memory, memory), (made,) if old is None else (made, old), (moved,))
         yield replace(node, inputs=(moved,))
+
+    def _computed_there(self, node: Node, op: Call, results: Sequence[Value]) -> Node:
+        """A call that the hosts compute. results: what it gave before."""
+        given = []
+        for v in node.inputs:
+            tier = self.tiers[self.far[v]] if v in self.far else None
+            given.append(v.memory if tier is None or tier.rows or tier.memory == HOST else HOST)
+        wanted = [None if v in self.written else FIRST for v in results]
+        key = (id(op.body), *given, *wanted)
+        if key not in self.known:
+            self.known[key] = on_host(op.body, given, wanted)
+        return self._calling(node, op, self.known[key]) or node
 
     def _by_rows(self, node: Node, op: Call) -> Node | None:
         """A call that needs rows alone of what rests elsewhere, as one of a function that renews them there."""

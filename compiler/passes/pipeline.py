@@ -197,7 +197,7 @@ def _early_writes(w: Work) -> None:
 
 
 def _offload(w: Work) -> None:
-    w.program = offload(w.program, w.job.strategy.offloads, resting(w.training))
+    w.program = offload(w.program, w.job.strategy.offloads, w.job.strategy.runs, resting(w.training))
 
 
 def _mark_regions(w: Work) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from compiler.graph import Graph, Node, Value
-from compiler.memory.tiers import FIRST
+from compiler.memory.tiers import FIRST, HOST
 from compiler.ops.call import Call
-from compiler.ops.effects import Accumulate, Load, Read, Save, Write
+from compiler.ops.effects import Accumulate, Effect, Load, Read, Save, Write
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.program import DeviceClass, Program
@@ -53,14 +53,19 @@ class _Checker:
                 self.lie(instr, instr.outputs, target, "is moved to", site)
             case Read(name) | Write(name) | Accumulate(name) | Save(name) | Load(name):
                 self.lie(instr, (*ins, *instr.outputs), self.buffers[name], f"goes with {name}, which lies in", site)
-            case op if op.reaches is not None:
-                there = ins[op.reaches].memory
-                self.lie(instr, [v for i, v in enumerate(ins) if i != op.reaches], FIRST, "is read in", site)
-                made = there if op.renews == op.reaches else FIRST
+            case op:
+                others = [v for i, v in enumerate(ins) if i != op.reaches]
+                place = self.place(instr, others)
+                self.lie(instr, others, place, "is read in", site)
+                made = place if op.reaches is None or op.renews != op.reaches else ins[op.reaches].memory
                 self.lie(instr, instr.outputs, made, "is made in", site)
-            case _:
-                self.lie(instr, ins, FIRST, "is read in", site)
-                self.lie(instr, instr.outputs, FIRST, "is made in", site)
+
+    def place(self, instr: Node, ins: Sequence[Value]) -> str:
+        """Where it is computed: on the hosts, if all that it reads and makes is there; messages are the devices'."""
+        if instr.op.message or isinstance(instr.op, Effect):
+            return FIRST
+        there = {v.memory for v in (*ins, *(() if instr.op.reaches == instr.op.renews == 0 else instr.outputs))}
+        return HOST if there == {HOST} else FIRST
 
     def early(self, op: Move, instr: Node, site: Site) -> None:
         """Iterations that have not begun have slices, and what is the same in all; nothing else is there of them."""

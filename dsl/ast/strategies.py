@@ -160,6 +160,15 @@ class Offload(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class RunOn(Statement):
+    """`run update, take on host in table`: what computes elsewhere than on the devices, and for which weights."""
+
+    kinds: tuple[Name, ...]
+    place: Name
+    scope: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Implement(Statement):
     """`implement block.mlp by tensor_parallel_mlp(tp)`: the scope is computed by a device-local function."""
 

@@ -208,6 +208,10 @@ class TreeBuilder(Expressions):
         prefetch = first(ast.Expr, c)
         return ast.Offload(self._ids(c[:to]), self._name(c[to + 1]), first(ast.Path, c), prefetch, span=self._span(c))
 
+    def run_on(self, c: Children) -> ast.RunOn:
+        on = find("ON", c)
+        return ast.RunOn(self._ids(c[:on]), self._name(c[on + 1]), first(ast.Path, c), span=self._span(c))
+
     def layout(self, c: Children) -> ast.LayoutDecl:
         dims = tuple((g.names[0], g.names[1:]) for g in every(NameList, c))
         tensor, *scope = every(ast.Path, c)

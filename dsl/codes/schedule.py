@@ -51,6 +51,17 @@ job fit {
 }
 """
 
+_HOSTS = """\
+use std.devices (a100_80)
+
+cluster pod {
+  device gpu = a100_80
+  level box = 2 gpu over 300 GB/s, 2 us
+  host memory 512 GiB, 200 GB/s over 25 GB/s
+  COMPUTE
+}
+""" + _TABLE.replace("using", "on pod using").replace("RULE", "run update on host")
+
 _STATE = """\
 use std.optimizers (sgd)
 
@@ -319,5 +330,22 @@ CODES: tuple[Code, ...] = (
         "step: as soon as they are known, beside the computation. There is nothing to fetch before that.",
         _TABLE.replace("RULE", "offload rows to host prefetch 2"),
         _TABLE.replace("RULE", "offload rows to host"),
+    ),
+    Code(
+        "E0572",
+        "hosts of which nobody knows what they compute",
+        "`run … on host` computes on the servers' processors. What that costs depends on how fast they are: the\n"
+        "cluster says so beside their memory, `host compute 3 TFLOP/s`, of all processors of a server.",
+        _HOSTS.replace("  COMPUTE\n", ""),
+        _HOSTS.replace("COMPUTE", "host compute 3 TFLOP/s"),
+    ),
+    Code(
+        "E0573",
+        "what cannot run elsewhere",
+        "`run` says what the servers' processors compute: `update`, the optimizer's for the weights of the scope, and\n"
+        "`take`, of rows of tables that rest in their memory. All else is computed by the devices, and nothing is\n"
+        "computed on disks.",
+        _TABLE.replace("RULE", "run update on nvme"),
+        _TABLE.replace("RULE", "run update on host"),
     ),
 )

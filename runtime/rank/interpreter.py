@@ -74,7 +74,7 @@ class Rank:
 
     def coming(self, handle: Handle[Array], var: Value) -> HeldArray:
         """New memory for a value that will be there when it is read."""
-        held = self.new(self.backend.empty(self.local(var).shape, var.type.dtype), var.type.dtype)
+        held = self.new(self.backend.empty(self.local(var).shape, var.type.dtype), var.type.dtype, var.memory)
         held.buffer.coming = handle, held.array
         return held
 

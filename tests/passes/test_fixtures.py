@@ -156,7 +156,7 @@ def _offload(text: str, note: str) -> str:
     loops = {w: frozenset(d.name for d in states[w].type.dims[:1] if d.name == "block") for w in owner.values()}
     saved = {n: n for n, s in states.items() if s.role == "saved"}
     of = Resting({"optimizer": owner, "weights": {w: w for w in loops}, "activations": saved}, owner, loops)
-    return show(offload(program, [OffloadRule(tuple(classes), memory, None, int(ahead))], of))
+    return show(offload(program, [OffloadRule(tuple(classes), memory, None, int(ahead))], [], of))
 
 
 def _mark_regions(text: str, note: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import field
 
 from compiler.cost.kernels.work import Work
 from compiler.graph import Node, Type
+from compiler.memory.tiers import FIRST
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
@@ -44,6 +45,7 @@ class Draft:
     dims: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
     count: int = 1  # tensors that go together
+    memory: str = FIRST  # that of the processors which compute it
 
 
 def is_where(instr: Node) -> bool:
@@ -79,3 +81,8 @@ def is_waited_for(at: int, drafts: Sequence[Draft], grown: Collection[int]) -> b
     """Whether another draft depends on this one: one that was begun later, or a message that has `grown` since."""
     later = (drafts[i] for i in range(len(drafts) - 1, at, -1))
     return any(at in d.deps for d in later) or any(at in drafts[i].deps for i in grown)
+
+
+def dims_of(ins: Sequence[Lifted], outs: Sequence[Lifted]) -> set[str]:
+    """The names of the dims of all these values."""
+    return set().union(*[v.type.names for v in (*ins, *outs)])

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from compiler.cost.kernels.drafts import Draft, Lifted, is_waited_for
-from compiler.cost.kernels.rows import rows_copy
+from compiler.cost.kernels.drafts import Draft, Lifted, dims_of, is_waited_for
+from compiler.cost.kernels.rows import rows_elsewhere, rows_work
 from compiler.cost.kernels.sized import Sized
 from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkLoop
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
@@ -106,8 +106,8 @@ class _Lift:
         return Sized(self.body, self.values, self.drafts, self.sunk, self.carries, *of).part(lifter.update)
 
     def lift(self, instr: Node) -> None:
-        if instr.far is not None:  # rows of a table in another memory: copied beside computation
-            self.add(instr, rows_copy(instr, self.body.nodes, self.lifter.sizes))
+        if rows_elsewhere(instr):  # of a table in another memory: beside computation
+            self.add(instr, rows_work(instr, self.body.nodes, self.lifter.sizes))
             return
         op = type(instr.op)
         way = _WAYS.get(op)
@@ -170,7 +170,9 @@ class _Lift:
         left, right = (self.values[v.name].type for v in instr.inputs)
         result = self.lifter.value(instr.outputs[0]).type
         work = Product.of(left, right, result)
-        if work is None or 1 in (work.m, work.n):  # a matrix times a vector is read once, for one addition each
+        if (
+            work is None or 1 in (work.m, work.n) or instr.output.memory != FIRST
+        ):  # a matrix times a vector is read once, for one addition each
             self.vector(instr)
             return
         self.add(instr, work)
@@ -195,7 +197,8 @@ class _Lift:
             joins
             and draft is not None
             and draft.joins
-            and (size == draft.size or (size < draft.size and _dims(ins, outs) <= draft.dims))
+            and draft.memory == instr.outputs[0].memory
+            and (size == draft.size or (size < draft.size and dims_of(ins, outs) <= draft.dims))
             and not (draft.closed and any(v.name in draft.closed for v in instr.inputs))
         )
         if fits and draft is not None:
@@ -204,7 +207,8 @@ class _Lift:
             draft.deps.discard(at)
             draft.carries |= carries
         else:
-            draft = Draft(instr.outputs[0].name, [instr], None, owners, carries, joins, size, _dims(ins, outs))
+            draft = Draft(instr.outputs[0].name, [instr], None, owners, carries, joins, size, dims_of(ins, outs))
+            draft.memory = instr.outputs[0].memory
             self.drafts.append(draft)
             at = len(self.drafts) - 1
         for k, value in enumerate(outs):
@@ -224,7 +228,7 @@ class _Lift:
         last = self.drafts[owners[-1]]
         for at in owners[:-1]:
             draft = self.drafts[at]
-            alike = draft.joins and last.joins and draft.size == last.size == size
+            alike = draft.joins and last.joins and draft.size == last.size == size and draft.memory == last.memory
             if not alike or draft.closed or is_waited_for(at, self.drafts, self.grown):
                 continue
             last.instrs = draft.instrs + last.instrs
@@ -391,7 +395,3 @@ def _way(op: type[Op]) -> Callable[[_Lift, Node], None]:
     if issubclass(op, comm.Comm) and op.message:
         return _Lift.collective if op.pattern in GROUPED else _Lift.message
     return _Lift.vector
-
-
-def _dims(ins: Sequence[Lifted], outs: Sequence[Lifted]) -> set[str]:
-    return set().union(*[v.type.names for v in (*ins, *outs)])

@@ -6,10 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field, replace
 
 from compiler.cost.kernels.drafts import Draft, Lifted, masked_again
-from compiler.cost.kernels.work import Collective, Part, Product, Vector
+from compiler.cost.kernels.work import Collective, Hosted, Part, Product, Vector
 from compiler.cost.kernels.work import WorkNode as Kernel
 from compiler.graph import Graph, Node
+from compiler.memory.tiers import FIRST
 from compiler.ops import comm, effects
+from compiler.ops.contract import Contract
 from compiler.ops.index import Take
 from compiler.ops.rows import ReadRows, WriteRows
 from compiler.regions.marks import Regions
@@ -52,6 +54,8 @@ class Sized:
             work = draft.work
             if work is None:
                 work = self._vector(at, draft, readers, at in cores)
+                if draft.memory != FIRST:
+                    work = Hosted(work.bytes, work.flops + self._products(draft), draft.memory)
             elif isinstance(work, Product):
                 work = self._product(draft, work, cores, fed)
             elif isinstance(work, Collective) and work.comm.pattern is comm.Pattern.DIRECT and draft.count == 1:
@@ -205,6 +209,11 @@ class Sized:
             return {table: 0, out: self._size(instr.inputs[1].name)}
         return {}
 
+    def _products(self, draft: Draft) -> float:
+        """Operations of products that no matrix unit computes."""
+        types = ([self.values[v.name].type for v in (*i.inputs, *i.outputs)] for i in draft.instrs if _contracts(i))
+        return sum(work.flops for of in types if (work := Product.of(*of)) is not None)
+
     def _product(self, draft: Draft, work: Product, cores: Cores, fed: Collection[str]) -> Product:
         (instr,) = draft.instrs
         operands, out = [v.name for v in instr.inputs], instr.outputs[0].name
@@ -217,3 +226,7 @@ class Sized:
         weights = any(self.values[n].taint == "weights" for n in operands) or out in self.sunk
         groups = work.batch if weights else 1
         return Product(work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, kept, most, groups)
+
+
+def _contracts(instr: Node) -> bool:
+    return isinstance(instr.op, Contract)

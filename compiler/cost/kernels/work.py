@@ -108,6 +108,15 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
+class Hosted:
+    """Work of the processors whose memory this is: bytes that are read and written there, and operations."""
+
+    bytes: int
+    flops: float
+    memory: str
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """For what virtual stage (own + source) sends under this name."""
 
@@ -152,7 +161,7 @@ class WorkLoop:
     body: Part
 
 
-Work = Union[Product, Vector, Collective, Copy, Wait, Post, Meet, WorkLoop]  # noqa: UP007 (recursive)
+Work = Union[Product, Vector, Collective, Copy, Hosted, Wait, Post, Meet, WorkLoop]  # noqa: UP007 (recursive)
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,9 +108,9 @@ class Systems:
 
 
 def _moves_in(update: Graph) -> list[str]:
-    """What an update moves into the devices' memory, by name: the only room that it needs."""
+    """What an update moves from one memory to another, by name: the only room that it needs."""
     nodes = [n for body in bodies(update) for n in body.nodes if isinstance(n.op, Move) or n.far is not None]
-    return [n.output.name for n in nodes if n.output.memory == FIRST]
+    return [n.output.name for n in nodes]
 
 
 # --- the accounting, with other sizes ---------------------------------------------------------------------------------

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from math import prod, sqrt
 
-from compiler.cost.kernels.work import Product, Vector
+from compiler.cost.kernels.work import Hosted, Product, Vector
 from compiler.cost.price.calibration import Calibration
 from compiler.cost.price.machine import Machine
+from compiler.memory.tiers import require_memory
+from dsl.diagnostics import fail
 
 SMALLER = ((1.0, 1.0, 1.0), (1.0, 0.5, 0.93), (0.5, 0.5, 0.8), (0.5, 0.25, 0.6))
 """Tiles that libraries choose from, as parts of the economical one, and what a full one reaches of its speed.
@@ -97,3 +99,17 @@ def launches(work: Product | Vector, cal: Calibration) -> float:
     if work.core and cal.fused_attention > 0:
         return 0.0
     return work.ops + (1 - work.ops) * cal.fusion
+
+
+def hosted_seconds(work: Hosted, machine: Machine) -> float:
+    """max(bytes / bandwidth, ops / peak) of a device's part of its server's processors, as all devices of a server have
+    theirs. What a cluster states of hosts is what they reach (roofline: Williams, Waterman, Patterson 2009).
+
+    Raises ParcError (E0572) where it does not say what they compute.
+    """
+    require_memory(machine.memories, work.memory, machine.described)
+    host = machine.memories[work.memory]
+    if not host.compute:
+        help = "beside `host memory …`: `host compute 3 TFLOP/s`, of all processors of a server"
+        raise fail("E0572", "the cluster does not say what its hosts compute", machine.described, help=help)
+    return max(work.bytes / host.bandwidth, work.flops / host.compute) * host.sharing

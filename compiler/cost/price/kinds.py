@@ -8,12 +8,14 @@ from enum import Enum, StrEnum
 class Stream(StrEnum):
     """What runs on a device one after the other. Messages over a level of the cluster have a stream of their own.
 
-    Copies into the device's memory and out of it have one each: links to hosts carry both at once.
+    Copies into the device's memory and out of it have one each: links to hosts carry both at once. What hosts compute
+    for a device is a stream, too: its part of their processors.
     """
 
     COMPUTE = "compute"
     COPY_IN = "copy in"
     COPY_OUT = "copy out"
+    HOST = "host"
     SEND = "send"
 
     @staticmethod
@@ -30,6 +32,7 @@ class Kind(StrEnum):
     COLLECTIVE = "collective"
     SEND = "send"
     COPY = "copy"
+    HOSTED = "on the host"
     EXPOSED = "exposed"  # waits for a message
     WAIT = "wait"
     HOST = "host"
@@ -43,6 +46,7 @@ class Way(Enum):
     MESH = "mesh"  # messages of a collective, over axes of the mesh
     STAGES = "stages"  # what device groups send each other
     COPY = "copy"  # to and from host or NVMe memory
+    HOSTED = "host"  # what is computed there
     SLOWER = "slower devices"  # peers that are late: more than the messages themselves take
 
 
@@ -71,4 +75,5 @@ class Over(str):
 NOTHING = Over()
 STAGES = Over(way=Way.STAGES)
 COPIES = Over(way=Way.COPY)
+HOSTS = Over(way=Way.HOSTED)
 SLOWER = Over(way=Way.SLOWER)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 
-from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkNode
+from compiler.cost.kernels.work import Collective, Copy, Hosted, Meet, Part, Post, Product, Vector, Wait, Work, WorkNode
 from compiler.cost.price.calibration import Calibration
 from compiler.cost.price.collectives import (
     collective_seconds,
@@ -18,8 +18,8 @@ from compiler.cost.price.collectives import (
     point_seconds,
     sent_bytes,
 )
-from compiler.cost.price.compute import launches, product_seconds, vector_seconds
-from compiler.cost.price.kinds import COPIES, NOTHING, Kind, Over, Stream
+from compiler.cost.price.compute import hosted_seconds, launches, product_seconds, vector_seconds
+from compiler.cost.price.kinds import COPIES, HOSTS, NOTHING, Kind, Over, Stream
 from compiler.cost.price.machine import Machine
 from compiler.memory.tiers import FIRST
 from compiler.ops.comm import Pattern
@@ -29,8 +29,9 @@ from dsl.data import dataclass
 PICOSECONDS = 10**12
 """Per second. Time is counted in whole picoseconds here, in seconds outside of the cost model."""
 
-COMPUTE, COPY_IN, COPY_OUT, COMM = 0, 1, 2, 3
-"""Streams of a device: computation, copies into its memory and out of it; from COMM on one per level of the cluster."""
+COMPUTE, COPY_IN, COPY_OUT, HOST_WORK, COMM = 0, 1, 2, 3, 4
+"""Streams of a device: computation, copies into its memory and out of it, what hosts compute for it; from COMM on one
+per level of the cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Pricer:
         self.in_update = cal.changed(launch=0.0)
         self.slower: Sequence[tuple[float, ...]] = ()
         levels = [Stream.comm(level.name) for level in machine.levels]
-        self.names = (Stream.COMPUTE, Stream.COPY_IN, Stream.COPY_OUT, *(levels or [Stream.comm()]))
+        self.names = (Stream.COMPUTE, Stream.COPY_IN, Stream.COPY_OUT, Stream.HOST, *(levels or [Stream.comm()]))
 
     def shared(self, slower: Sequence[tuple[float, ...]]) -> Pricer:
         """The same prices, where sends take longer: `slower` times, per device group and level."""
@@ -123,6 +124,8 @@ class Pricer:
             stream, both = COPY_IN if work.target == FIRST else COPY_OUT, FIRST not in (work.source, work.target)
             also = ((COPY_IN, ps),) if both and work.source != work.target else ()  # over the device: in and out again
             return Priced(stream, ps, axes=COPIES, kind=Kind.COPY, sent=float(work.bytes), also=also)
+        if isinstance(work, Hosted):
+            return Priced(HOST_WORK, picoseconds(hosted_seconds(work, machine)), axes=HOSTS, kind=Kind.HOSTED)
         raise TypeError(f"{type(work).__name__} has no price of its own")
 
     def _hidden(self, work: Collective, seconds: float, cal: Calibration) -> float:

@@ -16,9 +16,9 @@ from compiler.ops.call import Call
 from compiler.ops.repeat import Repeat
 from compiler.origin import within
 from compiler.passes.idle import Idle, Rule, report_idle
-from compiler.passes.offload import resting
+from compiler.passes.offload import Resting, resting
 from compiler.passes.place.rules import Rules
-from compiler.strategy import CLASSES, LayoutRule, OffloadRule, ReduceRule, ShardRule, SplitRule, Strategy
+from compiler.strategy import CLASSES, LayoutRule, OffloadRule, ReduceRule, RunRule, ShardRule, SplitRule, Strategy
 from compiler.walk import walk
 from dsl.data import dataclass
 from dsl.diagnostics import Note
@@ -45,6 +45,7 @@ def check_effects(training: Training, rules: Rules, compute: dict[str, Layout]) 
     rows += [(r, ("reduce", r.axis), idle) for r, idle in _reductions(training, rules, compute)]
     rows += [(r, ("layout", r.tensor), _layout(r, rules)) for r in strategy.layouts]
     rows += [(r, ("offload", r.memory), idle) for r, idle in _offloads(training, strategy)]
+    rows += [(r, ("run", r.place), idle) for r, idle in _runs(training, strategy)]
     report_idle(rows, rules.diagnostics)
 
 
@@ -240,3 +241,41 @@ def _offloads(training: Training, strategy: Strategy) -> Iterator[tuple[OffloadR
             yield r, Idle(f"{text} changes nothing: earlier rules say where all of it rests", help, notes, True)
         else:
             yield r, None
+
+
+# --- run -----------------------------------------------------------------------------------------------------
+
+
+def _runs(training: Training, strategy: Strategy) -> Iterator[tuple[RunRule, Idle | None]]:
+    """Updates of weights that are trained, and `take` of rows that rest where it is to run."""
+    if not training.trains:
+        return
+    of = resting(training)
+    said: dict[tuple[str, str], Span] = {}  # (kind, weight) -> the rule that spoke of it first
+    for r in strategy.runs:
+        text = f"`run {', '.join(r.kinds)} on {r.place}`"
+        there = {"update": [w.name for w in training.trained], "take": _taken(strategy, of, r.place)}
+        pairs = [(k, name) for k in r.kinds for name in there[k] if within(name, r.scope)]
+        before = [said[p] for p in pairs if p in said]
+        said.update((p, r.span) for p in pairs if p not in said)
+        where = f" in `{r.scope}`" if r.scope else ""
+        if pairs and len(before) == len(pairs):
+            notes = tuple[Note, ...](("this rule says so before", span) for span in dict.fromkeys(before))
+            yield r, Idle(f"{text} changes nothing: earlier rules say all of it", "leave it out", notes, True)
+        elif pairs:
+            yield r, None
+        elif "take" in r.kinds:
+            message = f"{text} changes nothing: no rows are taken of what rests there{where}"
+            yield r, Idle(message, f"`offload rows to {r.place}{f' in {r.scope}' if r.scope else ''}`")
+        else:
+            yield r, Idle(f"{text} changes nothing: no weight is trained{where}", "leave the rule out")
+
+
+def _taken(strategy: Strategy, of: Resting, place: str) -> list[str]:
+    """The tables that rest in a memory: of several rules the first counts."""
+    found: dict[str, str] = {}
+    for r in reversed(strategy.offloads):
+        for kind in r.classes:
+            mine = of.paths["rows"] if kind in ("weights", "rows") else {}
+            found.update((name, r.memory) for name in mine if name not in of.owner and within(name, r.scope))
+    return [name for name, memory in found.items() if memory == place]
