@@ -171,7 +171,7 @@ def _(node: ast.Offload) -> Doc:
 
 @statement.register
 def _(node: ast.RunOn) -> Doc:
-    return [f"run {names(node.kinds)} on {node.place.id}{_scope(node.scope)}"]
+    return [f"run {names(node.kinds)} on {node.place.id}", *_scope(node.scope)]
 
 
 @statement.register

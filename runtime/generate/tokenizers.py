@@ -34,7 +34,7 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Bytes:
+class ByteTokens:
     """The bytes of the text as UTF-8."""
 
     size: int = 256
@@ -46,7 +46,7 @@ class Bytes:
         return bytes(t for t in tokens if t < 256).decode("utf-8", "replace")
 
 
-class Characters:
+class CharacterTokens:
     """As `data text(…, level = "char")` numbers them."""
 
     def __init__(self, known: Sequence[str], source: str) -> None:
@@ -64,7 +64,7 @@ class Characters:
         return "".join(self.known[t] if t < self.size else "�" for t in tokens)
 
 
-class Words:
+class WordTokens:
     """As `data text(…, level = "word")` numbers them: 0 is all that there is no room for."""
 
     def __init__(self, known: Sequence[str]) -> None:
@@ -112,7 +112,7 @@ def tokenizer_of(named: str | None, data: DataSpec | None, high: int | None) -> 
     """
     found: Tokenizer
     if named == BYTE:
-        found = Bytes()
+        found = ByteTokens()
     elif named is not None:
         if not Path(named).is_file():
             raise fail("E0785", f"there is no tokenizer `{named}`", help="`byte`, or the path of a `tokenizer.json`")
@@ -120,9 +120,9 @@ def tokenizer_of(named: str | None, data: DataSpec | None, high: int | None) -> 
     elif data is not None and data.reader == "text":
         words = dict(data.options).get("level", "char") == "word"
         known = vocabulary(data, high)
-        found = Words(known) if words else Characters(known, str(data.path))
+        found = WordTokens(known) if words else CharacterTokens(known, str(data.path))
     else:
-        found = Bytes()
+        found = ByteTokens()
     if high is not None and found.size > high:
         raise _too_many(found.size, high, data)
     return found

@@ -14,7 +14,7 @@ from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc.cli import cli
 from runtime.generate.sampling import Sampling
-from runtime.generate.tokenizers import Bytes, HuggingFace
+from runtime.generate.tokenizers import ByteTokens, HuggingFace
 from runtime.numpy import STORAGE
 from runtime.prove.serial import run_graph
 
@@ -154,7 +154,7 @@ def test_words_and_bytes(tmp_path: Path) -> None:
     plain = source(tmp_path, **{'  data text("text.txt")\n  decode': "  decode", "v = 80": "v = 256"})
     (made,) = parc.generate(plain, ["é"], 3, job="write").texts
     assert made.prompt_tokens == 2
-    assert Bytes().decode(Bytes().encode("a é 漢")) == "a é 漢"
+    assert ByteTokens().decode(ByteTokens().encode("a é 漢")) == "a é 漢"
 
 
 @pytest.mark.parametrize(
