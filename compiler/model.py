@@ -236,13 +236,12 @@ class Job:
     kind: str = "train"
     span: Span = field(default=NOWHERE, compare=False)
     evaluated: Model | None = None
-    """The model in entries that train nothing, where it differs from `model`: in jobs of the kind `infer` what computes
-    the outputs."""
+    """The model in entries that train nothing, where it differs: in jobs of the kind `infer` what makes the outputs."""
     written: tuple[Model, Model | None] | None = None
-    """Both as they are written, where implementations take the place of scopes or loops are cut: for proofs."""
-    written_updates: tuple[WeightUpdate, ...] | None = None
-    """The updates of that, where loops are cut."""
+    """Both as they are written, before implementations, cuts of loops and orders: for proofs."""
+    written_updates: tuple[WeightUpdate, ...] | None = None  # of that, where loops are cut
     decoding: Decoding | None = None
+    by_hand: Model | None = None  # `model` behind implementations, before any dim lies in another order
 
     @property
     def entry(self) -> str:
@@ -256,7 +255,7 @@ class Job:
             return self
         model, evaluated = self.written
         updates = self.updates if self.written_updates is None else self.written_updates
-        plain = replace(self, written=None, written_updates=None)
+        plain = replace(self, written=None, written_updates=None, by_hand=None)
         return replace(plain, model=model, evaluated=evaluated, strategy=SERIAL, updates=updates)
 
     def model_of(self, entry: str) -> Model:

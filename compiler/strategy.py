@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from math import prod
 
+from compiler.homes import Homes
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
@@ -30,7 +31,10 @@ class MeshAxis:
 
 @dataclass(frozen=True, slots=True)
 class SplitRule:
-    """Of each tensor of the classes in the scope, the first of `dims` that it has is split on `axis`."""
+    """Of each tensor of the classes in the scope, the first of `dims` that it has is split on `axis`.
+
+    zigzag: of twice as many blocks as the axis has devices, device i has block i and, behind it, block 2n-1-i.
+    """
 
     dims: tuple[str, ...]
     axis: str
@@ -39,6 +43,7 @@ class SplitRule:
     pad: bool = False
     span: Span = field(default=NOWHERE, compare=False)
     by: Span | None = field(default=None, compare=False)
+    zigzag: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +84,23 @@ class LayoutRule:
 
 
 @dataclass(frozen=True, slots=True)
+class ActionRow:
+    """`count` times the same actions (pass, chunk, micro-batch the first time), on micro-batches that come `by` later
+    each time."""
+
+    steps: tuple[tuple[str, int, int], ...]
+    count: int = 1
+    by: int = 1
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineRule:
     """A row of parts is cut into stages along `axis`: rolled loops, by label, and scopes, by path.
 
     A loop has as many places for a cut as it has iterations, a scope is one. `cuts`: of each stage but the first, the
-    first iteration (or scope), counted through the row.
+    first iteration (or scope), counted through the row. homes: of each stage its place on the axis; (): round and
+    round. orders: what the devices of each place do, where the schedule is written by hand.
     """
 
     parts: tuple[str, ...]
@@ -92,6 +109,12 @@ class PipelineRule:
     chunks: int = 1
     cuts: tuple[int, ...] | None = None
     span: Span = field(default=NOWHERE, compare=False)
+    homes: tuple[int, ...] = ()
+    orders: tuple[tuple[ActionRow, ...], ...] = ()
+
+    def where(self, places: int) -> Homes:
+        """Where its stages are. places: of the axis."""
+        return Homes(self.homes) if self.homes else Homes.dealt(places, places * self.chunks)
 
     def length(self, loops: Mapping[str, int]) -> int:
         """Iterations and scopes in the row; loops: label -> count."""
@@ -192,6 +215,12 @@ class Strategy:
     @property
     def devices(self) -> int:
         return prod(a.size for a in self.mesh)
+
+    @property
+    def zigzags(self) -> tuple[SplitRule, ...]:
+        """The rules that say an order, along axes that split anything."""
+        sizes = {a.name: a.size for a in self.mesh}
+        return tuple(r for r in self.splits if r.zigzag and sizes[r.axis] > 1)
 
 
 SERIAL = Strategy("serial")

@@ -111,7 +111,7 @@ class _Printer:
         """One statement or item, with its body if it has one, and the comment behind it."""
         if isinstance(node, ast.If):
             self.if_else(node, indent, "")
-        elif isinstance(node, ast.Definition | ast.Repeat | ast.Scan):
+        elif isinstance(node, ast.Definition | ast.Repeat | ast.Scan | ast.Order):
             self.head(node, indent, "")
             self.block(node.body, self._region(node.span.start), indent)
             self.lines.append(indent + "}")

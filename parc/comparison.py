@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from compiler.cost.price.kinds import Over
 from compiler.cost.time.breakdown import unhidden
 from dsl.data import dataclass
 from parc.estimate import Estimate
+from parc.units import amount, seconds
 
 EQUAL = 0.005
 """Relative difference below which two figures are called the same."""
@@ -71,3 +73,24 @@ def called_alike(before: Estimate, after: Estimate) -> dict[Over, Over]:
 def relative(before: float, after: float) -> float:
     """By how much of `before` it changes; 0 where that is nothing."""
     return after / before - 1 if before else 0.0
+
+
+def verdict(names: Sequence[str], compared: Comparison) -> str:
+    """Which takes longer, why, and who needs more memory: one sentence."""
+    a, b = names
+    if compared.equal:
+        says = f"{b} takes as long as {a}"
+    elif compared.step > 0:
+        says = f"{b} takes {compared.step:.0%} longer than {a}"
+    else:
+        says = f"{b} takes {-compared.step:.0%} less time than {a}"
+    if compared.cause is not None:
+        what, change = compared.cause
+        says += f", most of all for {what} ({'+' if change > 0 else '-'}{seconds(abs(change))})"
+    more = compared.after.needed - compared.before.needed
+    if not compared.equal_memory:
+        says += f"; it needs {amount(abs(more))} of device memory {'more' if more > 0 else 'less'}"
+    after = compared.after
+    if after.needed > after.capacity:
+        says += ", which there is not" if more > 0 and not compared.equal_memory else "; it does not fit"
+    return f"{says}."

@@ -24,6 +24,7 @@ from dsl.parser import parse
 from dsl.source import Source
 from parc.cli import COMMANDS, cli
 from parc.training import run
+from runtime.prove import prove
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -142,6 +143,24 @@ def test_lines_are_left_out_where_the_page_says_so() -> None:
     assert without_left_out(["a", "b", "c"], ["a", "c"]) == ["a", "b", "c"]
     assert without_left_out(["a", "c"], ["a", "…", "c"]) == ["a", "c"]
     assert without_left_out(["a", "b"], ["a", "…", "d"]) == ["a", "b"]
+
+
+LEVELS = [e for e in examples() if e.page.name == "levels.md" and e.error is None and "job " in e.text]
+
+
+@pytest.mark.parametrize("example", LEVELS, ids=str)
+def test_each_level_of_programming_computes_what_the_model_does(example: Example, tmp_path: Path) -> None:
+    for name, text in {**example.files, "main.par": example.text}.items():
+        smaller = text.replace("hidden = 64", "hidden = 16").replace("vocab = 128", "vocab = 24")
+        (tmp_path / name).write_text(smaller.replace("seq = 32", "seq = 8"))
+    compiled = parc.compile(tmp_path / "main.par", double=True)
+    assert compiled.program.devices == 8
+    proof = prove(compiled.training, compiled.program, 1)
+    assert proof.ok, proof.worst
+
+
+def test_there_are_three_levels() -> None:
+    assert len(LEVELS) == 3
 
 
 def test_the_job_of_the_onboarding_page_is_the_file_beside_it() -> None:

@@ -344,6 +344,7 @@ BUILTINS: dict[str, Builtin] = {
     },
     "as_sum": Builtin((_X, _AXIS), MESSAGES["as_sum"]),
     "rank": Builtin((_AXIS,), MESSAGES["rank"]),
+    "in_zigzag": Builtin((P("dim", "dims"),), MESSAGES["in_zigzag"]),
     "uniform": Builtin((P("dims", "shape", optional=True, many=True),), _drawn(Random)),
     "normal": Builtin((P("dims", "shape", optional=True, many=True),), _drawn(Normal)),
 }

@@ -22,7 +22,7 @@ from compiler.implement.replacing import Implementation, ReplacedScope, replaced
 from compiler.model import Model
 from compiler.origin import Origin, within
 from compiler.passes.copying import copy_graph
-from compiler.strategy import ImplementRule, MeshAxis
+from compiler.strategy import ImplementRule, MeshAxis, SplitRule
 from compiler.walk import graph_values
 from dsl import ast
 from dsl.diagnostics import did_you_mean, fail
@@ -30,11 +30,18 @@ from dsl.source import Span
 
 
 def implementation(
-    session: Session, statement: ast.Implement, path: str, index: ModelIndex, scope: Scope, axes: Sequence[MeshAxis]
+    session: Session,
+    statement: ast.Implement,
+    path: str,
+    index: ModelIndex,
+    scope: Scope,
+    axes: Sequence[MeshAxis],
+    splits: Sequence[SplitRule] = (),
 ) -> Implementation:
     """The local graph of the function, right as far as types see. Its device dims are named later (`named`).
 
-    scope: the strategy's. axes: of the mesh so far. Raises ParcError, or Skip for what is reported.
+    scope: the strategy's. axes: of the mesh so far; splits: the rules so far, which may say orders. Raises ParcError,
+    or Skip for what is reported.
     """
     model = index.model
     record = _called(path, index, statement)
@@ -43,7 +50,8 @@ def implementation(
     own = [p for p in parameters if p.target.name.id not in record.arguments]
     given = bind(statement.call, own, f"`{entry.name}`", lambda e: _static(e, scope))
     making = Making(session, Names(), record.making.precision, "implementation")
-    making.by_hand = by_hand = ByHand(_weights(path, record))
+    orders = {r.dims[0]: r.axis for r in reversed(splits) if r.zigzag and within(path, r.scope)}
+    making.by_hand = by_hand = ByHand(_weights(path, record), orders=orders)
     making.labels = Names({d for v in graph_values(model.graph) for d in v.type.names})
     frame = Frame(making.names, path)
     inner = Scope(entry.module, making, frame, path, "function")
@@ -63,7 +71,7 @@ def implementation(
         params = [v for v, _, _ in by_hand.inputs]
         graph = _called_as_written(Graph(path, tuple(params), tuple(frame.builder.nodes), tuple(results)))
         spans = _returned(entry, len(results))
-        entered = (of_dims(dims) for _, _, dims in by_hand.inputs)
+        entered = (of_dims(dims, lies) for (_, _, dims), lies in zip(by_hand.inputs, by_hand.lies, strict=True))
         pieces = check_graph(graph, entered, sizes, spans)
         dims = tuple(
             tuple((d, p.split(d)) for d in v.type.names if p.split(d))
@@ -72,7 +80,8 @@ def implementation(
         _check_results(record, graph.outputs, dims, sizes, entry, spans)
     devices = tuple(DeviceDim(a, Dim(a, n)) for a, n in sizes.items())
     inputs = tuple((name, of) for _, name, of in by_hand.inputs)
-    return Implementation(path, graph, inputs, dims, devices, statement.span)
+    lies = tuple(by_hand.lies), tuple(p.zigzag() for p in pieces)
+    return Implementation(path, graph, inputs, dims, devices, statement.span, lies)
 
 
 def _called_as_written(graph: Graph) -> Graph:

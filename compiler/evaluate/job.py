@@ -102,6 +102,16 @@ def build_job(
 
         written = written or (model, other)
         model, other = implemented(model, plan.by_hand), other and implemented(other, plan.by_hand)
+    by_hand = model
+    if plan is not None and model is not None and plan.strategy.zigzags:
+        from compiler.evaluate.zigzags import check_decoded
+        from compiler.ordered import ordered
+
+        zigzags = plan.strategy.zigzags
+        _try(session, lambda: check_decoded(decoding, zigzags))
+        written = written or (model, other)
+        rules, pair = plan.strategy, (model, other)
+        model, other = _try(session, lambda: [m and ordered(m, rules) for m in pair]) or pair
     updates = _try(session, lambda: _updates(session, module, entry, tasks, model, names, precision))
     if serial is not None and updates is not None and model is not None and tasks.optimizer is not None:
         where, by = next(iter(cuts.values())).span, tasks.optimizer.call.function.id
@@ -127,6 +137,7 @@ def build_job(
         written,
         serial[0] if serial is not None else None,
         decoding,
+        by_hand,
     )
 
 

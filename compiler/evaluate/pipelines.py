@@ -8,6 +8,7 @@ from math import prod
 from compiler.evaluate import limits, static
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
+from compiler.evaluate.orders import homes_of
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef
@@ -24,6 +25,7 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
     "one_f_one_b": ("microbatches", "over", "pad"),
     "interleaved": ("microbatches", "chunks", "over", "pad"),
     "zero_bubble": ("microbatches", "over", "pad"),
+    "by_hand": ("microbatches", "over", "pad"),
 }
 """Schedules and their parameters."""
 
@@ -49,7 +51,7 @@ def pipeline_rule(
 ) -> PipelineRule:
     """The rule, its numbers checked against what is cut. named: parts, by path or label, and where they are named;
     others: the rules of what is cut together with this, of which the first says axis and schedule."""
-    schedule, chunks = "gpipe", 1
+    schedule, chunks, homes = "gpipe", 1, tuple[int, ...]()
     first = next(iter(others), None)
     if first is not None:
         notes = [("the first is here", first.span)]
@@ -59,10 +61,13 @@ def pipeline_rule(
         if statement.schedule is not None:
             message = "the schedule is given twice"
             raise fail("E0415", message, statement.schedule.span, notes=notes, help="it is that of the first pipeline")
-        schedule, chunks = first.schedule, first.chunks
+        schedule, chunks, homes = first.schedule, first.chunks, first.homes
     if statement.schedule is not None:
         schedule = _schedule(statement.schedule)
         chunks = _chunks(statement.schedule, schedule, scope)
+    if statement.chunks is not None:
+        homes = homes_of(statement.chunks, axis, scope)
+        chunks = len(homes) // axis.size
     stages = axis.size * chunks
     cuts = _cuts(statement.cuts, scope) if statement.cuts is not None else None
     parts = tuple(path for path, _ in named)
@@ -80,7 +85,7 @@ def pipeline_rule(
             raise fail("E0408", message, span, help=_fewer(axis, chunks, count))
     if stages > limits.MAX_STAGES:
         raise fail("E0908", f"the pipeline has {stages} stages, the most is {limits.MAX_STAGES:,}", span)
-    return PipelineRule(parts, axis.name, schedule, chunks, cuts, span)
+    return PipelineRule(parts, axis.name, schedule, chunks, cuts, span, homes)
 
 
 def _part(path: str, named: ast.Path, axis: AxisRef, index: ModelIndex) -> str:

@@ -11,11 +11,14 @@ from compiler.evaluate.axes import check_axes, idle_axes
 from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.layers import LoopCuts
 from compiler.evaluate.modules import Module
+from compiler.evaluate.orders import with_orders
 from compiler.evaluate.pipelines import Microbatches, check_microbatches
 from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
-from compiler.evaluate.strategy import Expander, StrategyRules
+from compiler.evaluate.strategy import Expander
+from compiler.evaluate.strategy_rules import StrategyRules
 from compiler.evaluate.values import Defined, Skip
+from compiler.evaluate.zigzags import check_microbatch_order
 from compiler.model import Cluster
 from compiler.strategy import Strategy
 from dsl import ast
@@ -60,15 +63,21 @@ def build_plan(
     by_hand: tuple[Implementation, ...] = ()
     if expander.cuts and session.failures == before:
         return PlannedStrategy(Strategy(entry.name, tuple(rules.axes), span=item.span), cuts=expander.cuts)
+    micro = rules.microbatches or Microbatches(1, None, False, item.span)
+    if session.failures == before:
+        rules.pipelines = with_orders(rules.pipelines, rules.by_stage, micro.count, rules.axes)
     if index is not None:
         try:
             check_microbatches(rules.microbatches, rules.splits, rules.axes, index)
+            if rules.microbatches is not None and rules.microbatches.count > 1:
+                first = next((i.value.type.names[0] for i in index.model.inputs if i.value.type.dims), "")
+                dim = rules.microbatches.dim or first
+                check_microbatch_order(dim, rules.splits, rules.microbatches.span)
             by_hand = _by_hand(rules, index) if rules.by_hand else ()
         except ParcError as error:
             session.failed(error)
     if session.failures > before:
         raise Skip
-    micro = rules.microbatches or Microbatches(1, None, False, item.span)
     collected = {f.name: getattr(rules, f.name, None) for f in fields(Strategy)}
     by_kind: dict[str, Any] = {kind: tuple(found) for kind, found in collected.items() if isinstance(found, list)}
     found = Strategy(

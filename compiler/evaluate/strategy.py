@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field, replace
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -13,61 +13,37 @@ from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.layers import LoopCuts, ScopeRange, bounds_of
 from compiler.evaluate.offloads import classes_of, offload_rule, run_rule
+from compiler.evaluate.orders import add_order
 from compiler.evaluate.pipelines import Microbatches, pipeline_rule, schedule_microbatches
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
+from compiler.evaluate.strategy_rules import StrategyRules
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
+from compiler.evaluate.zigzags import in_zigzag
 from compiler.loop_pieces import LoopPiece, together
 from compiler.model import Cluster
 from compiler.origin import within
 from compiler.strategy import (
     CLASSES,
     MOVED,
-    ImplementRule,
     LayoutRule,
     MeshAxis,
-    OffloadRule,
-    PipelineRule,
     PlaceRule,
     RecomputeRule,
     ReduceRule,
-    RunRule,
     ShardRule,
     SplitRule,
 )
 from dsl import ast
-from dsl.data import dataclass
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
 
 if TYPE_CHECKING:
-    from compiler.implement.replacing import Implementation
+    pass
 
 _SHARDED = ("optimizer", "gradients", "weights")
 _REDUCED = ("gradients",)
-
-
-@dataclass
-class StrategyRules:
-    """The rules found so far. A list is a field of `Strategy`, of the same name."""
-
-    axes: list[MeshAxis] = field(default_factory=list)
-    mesh: Span | None = None
-    splits: list[SplitRule] = field(default_factory=list)
-    shards: list[ShardRule] = field(default_factory=list)
-    reductions: list[ReduceRule] = field(default_factory=list)
-    layouts: list[LayoutRule] = field(default_factory=list)
-    laid_out: dict[str, Span] = field(default_factory=dict)
-    pipelines: list[PipelineRule] = field(default_factory=list)
-    places: list[PlaceRule] = field(default_factory=list)
-    recomputes: list[RecomputeRule] = field(default_factory=list)
-    offloads: list[OffloadRule] = field(default_factory=list)
-    runs: list[RunRule] = field(default_factory=list)
-    implementations: list[ImplementRule] = field(default_factory=list)
-    by_hand: list[Implementation] = field(default_factory=list)
-    microbatches: Microbatches | None = None
-    two_passes: bool = False
 
 
 class Expander:
@@ -102,8 +78,9 @@ class Expander:
                 axis, span = self.axis(statement.axis, scope), self.span(statement)
                 dims = self.dims(statement.dims, scope)
                 classes = classes_of(statement.classes, CLASSES) or CLASSES
-                for where in self._scopes(statement.scope, scope):
-                    rules.splits.append(SplitRule(dims, axis.name, classes, where, statement.pad, span, self.by))
+                zigzag = in_zigzag(statement, dims, classes, axis, rules.by_hand)
+                rule = SplitRule(dims, axis.name, classes, None, statement.pad, span, self.by, zigzag)
+                rules.splits += [replace(rule, scope=where) for where in self._scopes(statement.scope, scope)]
             case ast.Shard():
                 classes = classes_of(statement.classes, _SHARDED)
                 axis, span = self.axis(statement.axis, scope), self.span(statement)
@@ -138,6 +115,8 @@ class Expander:
                     rules.runs.append(run_rule(statement, where, self.cluster, self.span(statement), self.by))
             case ast.Implement():
                 self._implement(statement, scope)
+            case ast.Order():
+                rules.by_stage = add_order(statement, self.axis(statement.axis, scope), scope, rules.by_stage)
             case ast.Apply():
                 self._apply(statement, scope)
             case ast.If():
@@ -305,13 +284,11 @@ class Expander:
     def _pipeline(self, statement: ast.Pipeline, scope: Scope) -> None:
         axis = self.axis(statement.axis, scope)
         named = [(name, part) for part in statement.parts for name in self._parts(part, scope)]
-        span = self.span(statement)
-        rule = pipeline_rule(statement, named, axis, scope, self.index, span, self.rules.pipelines)
+        rule = pipeline_rule(statement, named, axis, scope, self.index, self.span(statement), self.rules.pipelines)
         self.rules.pipelines.append(rule)
-        if statement.schedule is not None:
-            found = schedule_microbatches(statement.schedule, scope)
-            if found is not None:
-                self.set_microbatches(*found, scope, statement)
+        found = schedule_microbatches(statement.schedule, scope) if statement.schedule is not None else None
+        if found is not None:
+            self.set_microbatches(*found, scope, statement)
 
     def _parts(self, path: ast.Path, scope: Scope) -> list[str]:
         """A loop's path or label, a scope's path; those that a tactic's parameter stands for (`over block`)."""
@@ -360,7 +337,7 @@ class Expander:
         from compiler.evaluate.implement import implementation, rule
 
         for path in paths:
-            found = implementation(self.session, statement, path, index, scope, self.rules.axes)
+            found = implementation(self.session, statement, path, index, scope, self.rules.axes, self.rules.splits)
             self.rules.by_hand.append(found)
             self.rules.implementations.append(rule(found, self.by, self.span(statement)))
 

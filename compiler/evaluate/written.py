@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
+from math import prod
 from typing import TYPE_CHECKING
 
 from compiler.evaluate.session import listed
@@ -41,13 +42,18 @@ class ByHand:
     """An implementation that is being evaluated.
 
     weights: of the scope, by path, as the graph around it sees them (None: those of a loop inside). pieces: dims of
-    which devices have pieces: the size of one, the axes, major first.
+    which devices have pieces: the size of one, the axes, major first. orders: dims of the model with the axes along
+    which the strategy says that they lie in zig-zag order; zigzag: of `pieces`, those that do, with the axis.
     """
 
     weights: Mapping[str, Value | None]
     inputs: list[tuple[Value, str, Dims]] = field(default_factory=list)
     variables: dict[str, WeightVar] = field(default_factory=dict)
     pieces: dict[str, tuple[int, tuple[AxisRef, ...]]] = field(default_factory=dict)
+    orders: Mapping[str, str] = field(default_factory=dict)
+    zigzag: dict[str, str] = field(default_factory=dict)
+    lies: list[frozenset[str]] = field(default_factory=list)
+    """Of each of the inputs, the dims that lie in zig-zag order."""
 
 
 def not_by_hand(span: Span, what: str) -> ParcError:
@@ -120,12 +126,30 @@ def enter(target: ast.Target, type: Type, name: str, scope: Scope, by_hand: ByHa
     """A value of the model, called `name` there, enters in the pieces that the target states."""
     dims = axes_of(target, type.names[len(type.names) - len(target.axes) :], scope) if target.axes else ()
     piece = local(type, dims, span)
+    lies: list[str] = []
     for dim, axes in dims:
         if axes:
             by_hand.pieces[dim] = (piece.size(dim), axes)
+            by_hand.zigzag.pop(dim, None)
+        axis = by_hand.orders.get(dim)
+        if name not in by_hand.weights and any(a.name == axis and a.size > 1 for a in axes):
+            expect_zigzag(dim, piece.size(dim), axes, axis or "", target.span)
+            by_hand.zigzag[dim] = axes[0].name
+            lies.append(dim)
+    by_hand.lies.append(frozenset(lies))
     value = scope.frame.param(target.name.id, piece, target.span)
     by_hand.inputs.append((value, name, tuple((d, tuple(a.name for a in axes)) for d, axes in dims)))
     return value
+
+
+def expect_zigzag(dim: str, size: int, axes: Sequence[AxisRef], axis: str, span: Span) -> None:
+    """Pieces of this size can be two blocks each. Raises E0435 and E0438."""
+    if axes[0].name != axis:
+        message = f"`{dim}` lies in zig-zag order along `{axis}`, but its pieces are those of `{axes[0].name}` first"
+        raise fail("E0438", message, span, help=f"`{'/'.join((dim, axis))}/…`: the axis of the order comes first")
+    if (size * prod(a.size for a in axes[1:])) % 2:
+        message = f"pieces of `{dim}` in zig-zag order are two blocks, but have {size} elements each"
+        raise fail("E0435", message, span, help="choose a size that divides by twice the devices")
 
 
 def own_weight(target: ast.Target, scope: Scope, by_hand: ByHand) -> WeightVar:
@@ -180,6 +204,20 @@ def _fn(a: Args) -> str:
     return str(fn)
 
 
+def _zigzag(a: Args, dim: str, axis: AxisRef) -> bool:
+    """Whether the pieces of the dim along the axis lie in zig-zag order."""
+    by_hand = a.scope.making.by_hand
+    return by_hand is not None and by_hand.zigzag.get(dim) == axis.name
+
+
+def _in_zigzag(a: Args) -> Bound:
+    (dim,) = a.scope.dim_list(a.dim_names("dim")[0][:1])[:1]
+    by_hand = a.scope.making.by_hand
+    if by_hand is None:
+        raise not_by_hand(a.span, f"`{a.name}`")
+    return dim.name in by_hand.zigzag
+
+
 def _all_reduce(a: Args) -> Bound:
     axis = _axis(a)
     return _emit(a, WrittenAllReduce(axis.name, axis.size, _fn(a)), a.tensor("x"))
@@ -189,7 +227,7 @@ def _all_gather(a: Args) -> Bound:
     axis, x = _axis(a), a.tensor("x")
     dim, _, new = a.one_dim("over", x)
     into = a.scope.new_name(new) if new else dim
-    found = _emit(a, WrittenAllGather(axis.name, axis.size, dim, into), x)
+    found = _emit(a, WrittenAllGather(axis.name, axis.size, dim, into, _zigzag(a, dim, axis)), x)
     if new:
         a.scope.learn(new, found.type.size(into))
     return found
@@ -201,8 +239,10 @@ def _into(of: type[WrittenReduceScatter] | type[WrittenShard]) -> Callable[[Args
         dim, _, new = a.one_dim("over", x)
         if new:
             raise fail("E0210", f"`{a.name}` does not rename", a.expr("over").span)
-        more = (_fn(a),) if of is WrittenReduceScatter else ()
-        return _emit(a, of(axis.name, axis.size, dim, *more), x)
+        zigzag = _zigzag(a, dim, axis)
+        if of is WrittenReduceScatter:
+            return _emit(a, WrittenReduceScatter(axis.name, axis.size, dim, _fn(a), zigzag), x)
+        return _emit(a, WrittenShard(axis.name, axis.size, dim, zigzag), x)
 
     return make
 
@@ -213,7 +253,8 @@ def _all_to_all(a: Args) -> Bound:
     if new is None:
         raise fail("E0209", "`all_to_all` takes pieces from one dim to another", a.span, help="`over s -> h`")
     into = a.scope.dim(new).name
-    return _emit(a, WrittenAllToAll(axis.name, axis.size, dim, into), x)
+    zigzag = _zigzag(a, dim, axis), _zigzag(a, into, axis)
+    return _emit(a, WrittenAllToAll(axis.name, axis.size, dim, into, *zigzag), x)
 
 
 def turned(a: Args, axis: AxisRef) -> Bound:
@@ -229,7 +270,7 @@ def _rank(a: Args) -> Bound:
 def _as_split(a: Args) -> Bound:
     axis, x = _axis(a), a.tensor("x")
     dim, _, _ = a.one_dim("over", x)
-    return _emit(a, WrittenClaim(axis.name, axis.size, dim), x)
+    return _emit(a, WrittenClaim(axis.name, axis.size, dim, _zigzag(a, dim, axis)), x)
 
 
 def _as_sum(a: Args) -> Bound:
@@ -249,7 +290,8 @@ def positions(dim: Dim, scope: Scope, span: Span, hint: str | None) -> Value | N
     size, axes = by_hand.pieces.get(dim.name, (0, ())) if by_hand is not None else (0, ())
     if size != dim.size:
         return None
-    op = WrittenPositions(dim, tuple((a.name, a.size) for a in axes))
+    zigzag = by_hand is not None and dim.name in by_hand.zigzag
+    op = WrittenPositions(dim, tuple((a.name, a.size) for a in axes), zigzag)
     return scope.emit(op, span=span, name=hint)
 
 
@@ -258,6 +300,9 @@ def renamed(old: Dim, new: str, scope: Scope) -> None:
     by_hand = scope.making.by_hand
     if by_hand is not None and old.name in by_hand.pieces:
         by_hand.pieces[new] = by_hand.pieces[old.name]
+        by_hand.zigzag.pop(new, None)
+        if old.name in by_hand.zigzag:
+            by_hand.zigzag[new] = by_hand.zigzag[old.name]
 
 
 MESSAGES: dict[str, Callable[[Args], Bound]] = {
@@ -269,5 +314,6 @@ MESSAGES: dict[str, Callable[[Args], Bound]] = {
     "rank": _rank,
     "as_split": _as_split,
     "as_sum": _as_sum,
+    "in_zigzag": _in_zigzag,
 }
 """Built-in functions of implementations; `shift` is one of all functions."""

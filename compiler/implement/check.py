@@ -11,7 +11,7 @@ from math import nan
 
 from compiler.graph import Graph, Node, Value
 from compiler.implement import messages
-from compiler.implement.pieces import MINE, WHOLE, Owner, Pieces, Split, of_dims
+from compiler.implement.pieces import MINE, MINE_IN_ZIGZAG, WHOLE, Owner, Pieces, Split, of_dims
 from compiler.implement.written import (
     WrittenAllGather,
     WrittenAllReduce,
@@ -60,7 +60,8 @@ class Checker:
             elif isinstance(node.op, WrittenMessage):
                 self._written(node, node.op)
             elif isinstance(node.op, WrittenPositions):
-                self.known[node.output] = of_dims([(node.op.dim.name, [a for a, _ in node.op.pieces])])
+                dim, axes = node.op.dim.name, [a for a, _ in node.op.pieces]
+                self.known[node.output] = of_dims([(dim, axes)], [dim] if node.op.zigzag else ())
             elif isinstance(node.op, WrittenType):
                 self._stated(node, node.op)
             else:
@@ -116,6 +117,8 @@ class Checker:
                 summed.add(a)
             elif loop.kind != "pass" or loop.placed:
                 why[a] = OwnBecause(messages.of_loop(node.op, loop, a), node.span)
+            elif any(o.zigzag for _, o in split[here[0]]) and (odd := _odd(node, loop)):
+                why[a] = OwnBecause(messages.of_odd(odd, a), node.span)
         own = frozenset(why)
         for j, out in enumerate(node.outputs):
             dims: dict[str, Split] = {}
@@ -215,6 +218,8 @@ class Checker:
                 raise messages.not_split(node, op, x, found)
             if split[-1][0] != a:
                 raise messages.not_minor(node, op, x, [b for b, _ in split])
+            if split[-1][1].zigzag != op.zigzag:
+                raise messages.in_another_order(node, op, x, split[-1][1])
             if not split[-1][1].own:
                 raise messages.of_others(node, op, x, split[-1][1])
             if split[:-1]:
@@ -224,7 +229,10 @@ class Checker:
         into = {WrittenReduceScatter: "dim", WrittenAllToAll: "into", WrittenShard: "dim"}.get(type(op))
         if into is not None:
             name = getattr(op, into)
-            dims[name] = (*dims.get(name, ()), (a, MINE))
+            zigzag = op.into_zigzag if isinstance(op, WrittenAllToAll) else op.zigzag  # type: ignore[attr-defined]
+            if zigzag and dims.get(name):
+                raise messages.order_inside(node, op, x, name)
+            dims[name] = (*dims.get(name, ()), (a, MINE_IN_ZIGZAG if zigzag else MINE))
         self.known[node.output] = Pieces(dims, pending, found.own)
 
     def _claimed(self, node: Node, op: WrittenClaim, found: Pieces) -> Pieces:
@@ -234,7 +242,9 @@ class Checker:
         dims = {d: tuple((b, o) for b, o in of if b != a) for d, of in found.dims.items()}
         pending = dict(found.pending)
         if op.dim:
-            dims[op.dim] = (*dims.get(op.dim, ()), (a, MINE))
+            if op.zigzag and dims.get(op.dim):
+                raise messages.order_inside(node, op, x, op.dim)
+            dims[op.dim] = (*dims.get(op.dim, ()), (a, MINE_IN_ZIGZAG if op.zigzag else MINE))
         else:
             pending[a] = "sum"
         return Pieces({d: of for d, of in dims.items() if of}, pending, found.own - {a})
@@ -345,6 +355,12 @@ class Checker:
         if after.each != before.each or (known is not None and known != step):
             return None
         return before if known is not None else before.growing(op.label, step, n)
+
+
+def _odd(node: Node, loop: Loop) -> str:
+    """A dim that the loop walks, of which a piece is no two blocks; "" if there is none."""
+    rows = (*zip(node.outputs, loop.outs), *zip(node.inputs, loop.ins))
+    return next((name for v, name in rows if name is not None and v.type.size(name) % 2), "")
 
 
 def _constant(node: Node, given: Sequence[Pieces]) -> float | None:

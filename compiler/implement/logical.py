@@ -9,7 +9,7 @@ of implementations; placement splits device dims over their axes, and these very
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from compiler.graph import Dim, Graph, Names, Node, Type, Value
@@ -34,6 +34,7 @@ from compiler.ops.index import Scatter, ScatterAdd
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Concat, Merge, Shift, Split
+from compiler.ops.zigzag import ZigZag
 from compiler.origin import Origin
 from dsl.data import dataclass
 from dsl.diagnostics import fail
@@ -89,16 +90,29 @@ class Together:
 
     # --- what enters and leaves -----------------------------------------------------------------------------
 
-    def pieces(self, x: Value, param: Value, dims: Iterable[tuple[str, Sequence[str]]], span: Span) -> None:
-        """A value of the model enters as a parameter: dims with the axes that their pieces lie along."""
+    def pieces(
+        self, x: Value, param: Value, dims: Iterable[tuple[str, Sequence[str]]], lies: Collection[str], span: Span
+    ) -> None:
+        """A value of the model enters as a parameter: dims with the axes that their pieces lie along; lies: those that
+        lie in zig-zag order."""
         for dim, axes in dims:
             if axes:
-                x = self._cut(x, dim, axes, param, span)
+                x = self._cut(x, dim, axes, param, span, "piece", dim in lies)
         self.env[param] = x
 
-    def whole(self, value: Value, dims: Iterable[tuple[str, Sequence[str]]], order: Iterable[str], span: Span) -> Value:
-        """The whole that a result is pieces of; order: its dims. They are in it before pieces are joined: what comes
-        behind that has no dims of devices, and is not for pieces any more."""
+    def whole(
+        self,
+        value: Value,
+        dims: Iterable[tuple[str, Sequence[str]]],
+        order: Iterable[str],
+        lies: Collection[str],
+        span: Span,
+    ) -> Value:
+        """The whole that a result is pieces of; order: its dims; lies: those in zig-zag order.
+
+        They are in it before pieces are joined: what comes behind that has no dims of devices, and is not for pieces
+        any more.
+        """
         x, dims = self.env[value], list(dims)
         before = {dim: [self.dims[a].name for a in axes] for dim, axes in dims}
         wanted = tuple(n for dim in order for n in (*before.get(dim, ()), dim))
@@ -106,10 +120,14 @@ class Together:
             x = self.add(Transpose(wanted), x, of=value, span=span, word="each")
         for dim, axes in dims:
             if axes:
-                x = self._joined(x, dim, axes, dim, value, span, "whole")
+                x = self._joined(x, dim, axes, dim, value, span, "whole", dim in lies)
         return x
 
-    def _cut(self, x: Value, dim: str, axes: Sequence[str], of: Value, span: Span, word: str = "piece") -> Value:
+    def _cut(
+        self, x: Value, dim: str, axes: Sequence[str], of: Value, span: Span, word: str = "piece", zigzag: bool = False
+    ) -> Value:
+        if zigzag:
+            x = self.add(ZigZag(dim, self.dims[axes[0]].size), x, of=of, span=span, word="zigzag")
         devices = [self.dims[a] for a in axes]
         size = x.type.size(dim)
         for d in devices:
@@ -117,9 +135,18 @@ class Together:
         return self.add(Split(dim, (*devices, Dim(dim, size))), x, of=of, span=span, word=word)
 
     def _joined(
-        self, x: Value, dim: str, axes: Sequence[str], into: str, of: Value, span: Span, word: str = ""
+        self,
+        x: Value,
+        dim: str,
+        axes: Sequence[str],
+        into: str,
+        of: Value,
+        span: Span,
+        word: str = "",
+        zigzag: bool = False,
     ) -> Value:
-        return self.add(Merge((*(self.dims[a].name for a in axes), dim), into), x, of=of, span=span, word=word)
+        x = self.add(Merge((*(self.dims[a].name for a in axes), dim), into), x, of=of, span=span, word=word)
+        return self.add(ZigZag(into, self.dims[axes[0]].size, True), x, of=of, span=span) if zigzag else x
 
     # --- nodes ----------------------------------------------------------------------------------------------
 
@@ -166,7 +193,8 @@ class Together:
             size = op.dim.size
             for _, n in op.pieces:
                 size *= n
-            whole = self.add(Iota(Dim(op.dim.name, size)), of=out, span=span, word="all")
+            parts = op.pieces[0][1] if op.zigzag else 0
+            whole = self.add(Iota(Dim(op.dim.name, size), parts), of=out, span=span, word="all")
             return self._cut(whole, op.dim.name, [a for a, _ in op.pieces], out, span, "")
         if isinstance(op, WrittenRank):
             return self.add(Iota(self.dims[op.axis]), of=out, span=span)
@@ -174,15 +202,19 @@ class Together:
         if isinstance(op, WrittenAllReduce):
             return self.add(Reduce(op.fn, (self.dims[op.axis].name,)), x, of=out, span=span)
         if isinstance(op, WrittenAllGather):
-            return self._joined(x, op.dim, [op.axis], op.into, out, span)
+            return self._joined(x, op.dim, [op.axis], op.into, out, span, "", op.zigzag)
         if isinstance(op, WrittenReduceScatter):
             total = self.add(Reduce(op.fn, (self.dims[op.axis].name,)), x, of=out, span=span, word="sum")
-            return self._cut(total, op.dim, [op.axis], out, span, "")
+            return self._cut(total, op.dim, [op.axis], out, span, "", op.zigzag)
         if isinstance(op, WrittenAllToAll):
+            parts = self.dims[op.axis].size  # blocks change places where each device has all of them
+            if op.into_zigzag:
+                x = self.add(ZigZag(op.into, parts), x, of=out, span=span, word="zigzag")
             whole = self._joined(x, op.dim, [op.axis], op.dim, out, span, "whole")
-            return self._cut(whole, op.into, [op.axis], out, span, "")
+            cut = self._cut(whole, op.into, [op.axis], out, span, "in_pieces" if op.zigzag else "")
+            return self.add(ZigZag(op.dim, parts, True), cut, of=out, span=span) if op.zigzag else cut
         if isinstance(op, WrittenShard):
-            return self._cut(x, op.dim, [op.axis], out, span, "")
+            return self._cut(x, op.dim, [op.axis], out, span, "", op.zigzag)
         if isinstance(op, WrittenShift):
             return self.add(Shift(self.dims[op.axis].name, -op.by, 0.0, True), x, of=out, span=span)
         assert isinstance(op, WrittenClaim | WrittenType), op

@@ -81,9 +81,39 @@ def do_not_match(node: Node, loop: Loop, one: tuple[int, Split], other: tuple[in
         help += f"`all_gather({last(split.origin.path)}, {of[-1]}, over {dim})` makes the other whole"
         return fail("E0422", message, node.span, notes=_made(a, b), help=help)
     axis, owners = next((x, (p, q)) for (x, p), (_, q) in zip(one[1], other[1]) if p != q)
+    if owners[0].zigzag != owners[1].zigzag:
+        lies = [f"{name_of(v)} lies {_lies(o)}" for v, o in zip((a, b), owners)]
+        message = f"{_op(node.op)} meets pieces of `{dim}` along `{axis}` in two orders: {lies[0]}, {lies[1]}"
+        help = f"`all_gather(…, {axis}, over …)` puts pieces together, in order; `shard` takes them as their dim lies"
+        return fail("E0438", message, node.span, notes=_made(a, b), help=help)
     message = f"{_op(node.op)} meets pieces of different devices of `{axis}` along `{dim}`: "
     message += f"{name_of(a)} has that of {owners[0]}, {name_of(b)} that of {owners[1]}"
     return fail("E0423", message, node.span, notes=_made(a, b), help=f"`shift` both along `{axis}` by the same")
+
+
+def _lies(owner: Owner) -> str:
+    return "in zig-zag order" if owner.zigzag else "in its own order"
+
+
+def in_another_order(node: Node, op: WrittenMessage, x: Value, owner: Owner) -> ParcError:
+    """Pieces are gathered as if they lay in another order."""
+    taken = f"`{op.word}` takes `{getattr(op, 'dim', '')}` to be in the other order"
+    message = f"{taken}, but {name_of(x)} lies {_lies(owner)}"
+    help = "gather it along the dim of which they are pieces, before it is split, merged or called otherwise"
+    return fail("E0438", message, node.span, notes=_made(x), help=help)
+
+
+def order_inside(node: Node, op: WrittenMessage, x: Value, dim: str) -> ParcError:
+    """Pieces of pieces cannot lie in zig-zag order of the whole."""
+    message = f"`{dim}` lies in zig-zag order along `{op.axis}`, but of {name_of(x)} there are pieces along it already"
+    return fail("E0438", message, node.span, notes=_made(x), help="the axis of the order comes first")
+
+
+def of_odd(dim: str, axis: str) -> str:
+    """Why pieces in zig-zag order become each device's own."""
+    return (
+        f"pieces along `{axis}` in zig-zag order are two blocks, but of `{dim}` a piece has an odd number of elements"
+    )
 
 
 def _made(*values: Value) -> list[Note]:

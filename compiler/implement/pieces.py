@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import field
 
 from dsl.data import dataclass
@@ -11,29 +11,31 @@ from dsl.data import dataclass
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Whose piece it is: that of the device `ahead` places further along the axis, plus `each` for each iteration that
-    the loop of a label has behind it. Numbers are of an axis of so many devices, round the end."""
+    the loop of a label has behind it. Numbers are of an axis of so many devices, round the end. zigzag: pieces are two
+    blocks each, in zig-zag order."""
 
     ahead: int = 0
     each: tuple[tuple[str, int], ...] = ()
+    zigzag: bool = False
 
     def shifted(self, by: int, devices: int) -> Owner:
         """That of the device `by` places further."""
-        return Owner((self.ahead + by) % devices, self.each)
+        return Owner((self.ahead + by) % devices, self.each, self.zigzag)
 
     def growing(self, label: str, by: int, devices: int) -> Owner:
         """`by` places further with each iteration of a loop."""
         each = {**dict(self.each), label: by % devices}
-        return Owner(self.ahead, tuple(sorted((k, n) for k, n in each.items() if n)))
+        return Owner(self.ahead, tuple(sorted((k, n) for k, n in each.items() if n)), self.zigzag)
 
     def after(self, label: str, count: int, devices: int) -> Owner:
         """Behind the loop, which has run `count` times."""
         each = dict(self.each)
-        return Owner((self.ahead + each.pop(label, 0) * count) % devices, tuple(sorted(each.items())))
+        return Owner((self.ahead + each.pop(label, 0) * count) % devices, tuple(sorted(each.items())), self.zigzag)
 
     @property
     def own(self) -> bool:
         """Whether it is the device's own."""
-        return self == MINE
+        return not self.ahead and not self.each
 
     def __str__(self) -> str:
         steps = "".join(f" + {n if n > 1 else ''}{label}" for label, n in self.each)
@@ -41,6 +43,7 @@ class Owner:
 
 
 MINE = Owner()
+MINE_IN_ZIGZAG = Owner(zigzag=True)
 
 Split = tuple[tuple[str, Owner], ...]
 """The axes that pieces of a dim lie along, major first, and whose piece it is along each."""
@@ -73,6 +76,10 @@ class Pieces:
         """The dims of which there are pieces along the axis."""
         return [d for d, split in self.dims.items() if any(a == axis for a, _ in split)]
 
+    def zigzag(self) -> frozenset[str]:
+        """The dims of which there are pieces in zig-zag order."""
+        return frozenset(d for d, split in self.dims.items() if any(o.zigzag for _, o in split))
+
     def said(self, axis: str) -> str:
         """Words for how it lies along an axis."""
         if axis in self.own:
@@ -90,6 +97,8 @@ class Pieces:
 WHOLE = Pieces()
 
 
-def of_dims(dims: Iterable[tuple[str, Iterable[str]]]) -> Pieces:
-    """Of a value whose dims are split over these axes."""
-    return Pieces({d: tuple((a, MINE) for a in axes) for d, axes in dims if axes})
+def of_dims(dims: Iterable[tuple[str, Iterable[str]]], zigzag: Collection[str] = ()) -> Pieces:
+    """Of a value whose dims are split over these axes; zigzag: the dims that lie in zig-zag order of the first."""
+    return Pieces(
+        {d: tuple((a, Owner(zigzag=d in zigzag and not k)) for k, a in enumerate(axes)) for d, axes in dims if axes}
+    )

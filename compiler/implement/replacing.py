@@ -25,7 +25,8 @@ class Implementation:
     """A local graph that computes what a scope of the model does, and is right as far as types see.
 
     inputs: what each of the graph's inputs is (an argument of the scope's function, by name, or a weight, by path), and
-    the pieces in which it enters. results: the pieces of each result. devices: the axes with their dims.
+    the pieces in which it enters. results: the pieces of each result. devices: the axes with their dims. lies: of each
+    input, then of each result, the dims whose pieces lie in zig-zag order.
     """
 
     scope: str
@@ -34,6 +35,7 @@ class Implementation:
     results: tuple[Dims, ...]
     devices: tuple[DeviceDim, ...]
     span: Span
+    lies: tuple[tuple[frozenset[str], ...], tuple[frozenset[str], ...]] = ((), ())
 
     def has(self, path: str) -> bool:
         """Whether a scope or a tensor in it has this path."""
@@ -108,13 +110,14 @@ class _Replacing:
 def logical(what: Implementation, place: ReplacedScope, names: Names) -> list[Node]:
     """The implementation's nodes, which make the values that the scope's own made."""
     together = Together(names, what.devices)
-    for param, (name, dims) in zip(what.graph.inputs, what.inputs, strict=True):
-        together.pieces(place.given[name], param, dims, what.span)
+    for param, (name, dims), lies in zip(what.graph.inputs, what.inputs, what.lies[0], strict=True):
+        together.pieces(place.given[name], param, dims, lies, what.span)
     entered = set(together.env.values())
     together.run(what.graph.nodes)
     env: dict[Value, Value] = {}
-    for v, dims, result in zip(what.graph.outputs, what.results, place.results, strict=True):
-        x = together.whole(v, dims, result.type.names, what.span)
+    rows = zip(what.graph.outputs, what.results, what.lies[1], place.results, strict=True)
+    for v, dims, lies, result in rows:
+        x = together.whole(v, dims, result.type.names, lies, what.span)
         if x in entered or x in env:  # it is given back as it is, or twice
             x = together.add(Cast(result.type.dtype), x, of=result, span=what.span)
         env[x] = result

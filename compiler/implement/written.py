@@ -34,12 +34,16 @@ class WrittenAllReduce(WrittenMessage):
 
 @dataclass(frozen=True, slots=True)
 class WrittenAllGather(WrittenMessage):
-    """`all_gather(x, tp, over s -> t)`: the pieces of `dim`, one after the other, are dim `into` on every device."""
+    """`all_gather(x, tp, over s -> t)`: the pieces of `dim`, one after the other, are dim `into` on every device.
+
+    zigzag (of every message): the pieces lie in zig-zag order; the whole is in its own.
+    """
 
     mnemonic: ClassVar[str] = "all_gather"
     word: ClassVar[str] = "all_gather"
     dim: str
     into: str
+    zigzag: bool = False
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         size = expect_dim(self.word, inputs[0], self.dim)
@@ -54,6 +58,7 @@ class WrittenReduceScatter(WrittenMessage):
     word: ClassVar[str] = "reduce_scatter"
     dim: str
     fn: str = "sum"
+    zigzag: bool = False
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (cut(self.word, inputs[0], self.dim, self.devices),)
@@ -61,12 +66,14 @@ class WrittenReduceScatter(WrittenMessage):
 
 @dataclass(frozen=True, slots=True)
 class WrittenAllToAll(WrittenMessage):
-    """`all_to_all(x, cp, over s -> h)`: pieces of `dim` become pieces of `into`."""
+    """`all_to_all(x, cp, over s -> h)`: pieces of `dim` (in `zigzag`) become pieces of `into` (`into_zigzag`)."""
 
     mnemonic: ClassVar[str] = "all_to_all"
     word: ClassVar[str] = "all_to_all"
     dim: str
     into: str
+    zigzag: bool = False
+    into_zigzag: bool = False
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         size = expect_dim(self.word, inputs[0], self.dim)
@@ -81,6 +88,7 @@ class WrittenShard(WrittenMessage):
     mnemonic: ClassVar[str] = "shard"
     word: ClassVar[str] = "shard"
     dim: str
+    zigzag: bool = False
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (cut(self.word, inputs[0], self.dim, self.devices),)
@@ -113,6 +121,7 @@ class WrittenClaim(WrittenMessage):
     mnemonic: ClassVar[str] = "claim"
     word: ClassVar[str] = "as_split"
     dim: str = ""
+    zigzag: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,7 @@ class WrittenPositions(Op):
     mnemonic: ClassVar[str] = "positions"
     dim: Dim
     pieces: tuple[tuple[str, int], ...]
+    zigzag: bool = False
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         return (Type("int32", (self.dim,)),)

@@ -79,6 +79,13 @@ def expect_positive(op: str, dims: Iterable[Dim]) -> None:
             raise OpError("E0206", f"{op}: dim `{d.name}` has size {d.size}; sizes are at least 1")
 
 
+def expect_blocks(op: str, dim: str, size: int, parts: int) -> None:
+    """Raise OpError (E0435) if a dim does not divide into the blocks of a zig-zag order."""
+    if parts < 1 or size % (2 * parts):
+        message = f"{op}: `{dim}` of size {size} does not divide into 2 x {parts} blocks"
+        raise OpError("E0435", message, "choose a size that does, or another degree")
+
+
 def merged_sizes(op: str, inputs: Sequence[Type]) -> dict[str, int]:
     """Name -> size over all operands; E0203 where two operands disagree."""
     sizes: dict[str, int] = {}

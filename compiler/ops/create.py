@@ -10,6 +10,7 @@ from compiler.ops.base import Derive, Loop, Misuse, Op, OpError
 from compiler.ops.common import (
     dims_of,
     dtype_of,
+    expect_blocks,
     expect_distinct,
     expect_fill,
     expect_operands,
@@ -38,15 +39,20 @@ class Iota(_Create):
     """0, 1, 2, … along `dim`, int32: logical positions, whatever the layout.
 
     With an operand, an int32 scalar, they begin there: the positions of a piece that is known at run time.
+    zigzag: the positions in the zig-zag order of so many parts (`ops.zigzag`), unless it is 0.
     """
 
     mnemonic: ClassVar[str] = "iota"
     builtin: ClassVar[str] = "iota"
-    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"),)
-    derived: ClassVar[Mapping[str, Derive]] = {"dim": lambda t: t.dims[0] if t.dims else None}
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("over", "dim"), ("zigzag", "zigzag"))
+    derived: ClassVar[Mapping[str, Derive]] = {
+        "dim": lambda t: t.dims[0] if t.dims else None,
+        "zigzag": lambda _: 0,
+    }
     leaf: ClassVar[bool] = True
     placed: ClassVar[bool] = True
     dim: Dim
+    zigzag: int = 0
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         expect_operands("iota", inputs, min(len(inputs), 1))
@@ -54,6 +60,8 @@ class Iota(_Create):
             if t != Type("int32"):
                 raise OpError("E0202", f"iota starts at an int32 scalar, got {t}")
         expect_positive("iota", (self.dim,))
+        if self.zigzag:
+            expect_blocks("iota", self.dim.name, self.dim.size, self.zigzag)
         if self.dim.size - 1 > RANGES["int32"][1]:
             raise OpError(
                 "E0206", f"iota: int32 has no numbers for all positions of `{self.dim.name}`, {self.dim.size}"

@@ -26,6 +26,7 @@ from compiler.ops.move import Move
 from compiler.ops.reduce import Cumsum, Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window
+from compiler.ops.zigzag import ZigZag
 
 Values = Sequence[Value]
 Cotangents = list[Value | None]
@@ -219,6 +220,11 @@ def _concat(op: Concat, b: Builder, g: Value, inputs: Values, outputs: Values) -
 @derivative(Flip)
 def _flip(op: Flip, b: Builder, g: Value, inputs: Values, outputs: Values) -> Cotangents:
     return [b.add(Flip(op.dim), g)]
+
+
+@derivative(ZigZag)
+def _zigzag(op: ZigZag, b: Builder, g: Value, inputs: Values, outputs: Values) -> Cotangents:
+    return [b.add(ZigZag(op.dim, op.parts, not op.back), g)]
 
 
 @derivative(Shift)

@@ -13,7 +13,7 @@ from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class _Neighbours(Comm):
+class Neighbours(Comm):
     """Base: some rows of a piece along `dim` go to the neighbours along `axes`, and where these pieces are too short to
     their neighbours, too: straight to whoever needs them."""
 
@@ -38,7 +38,7 @@ class _Neighbours(Comm):
 
 
 @dataclass(frozen=True, slots=True)
-class _Borders(_Neighbours):
+class _Borders(Neighbours):
     """Base of exchanges of borders."""
 
     left: int
@@ -95,7 +95,7 @@ class HaloAdd(_Borders):
 
 
 @dataclass(frozen=True, slots=True)
-class ShiftAcross(_Neighbours):
+class ShiftAcross(Neighbours):
     """Every element moves `by` places along `dim`, from piece to piece along `axes`; `fill` follows, or, `around`, what
     has left at the other end."""
 

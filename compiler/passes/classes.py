@@ -11,6 +11,7 @@ from compiler.passes.place.place import Placed
 from compiler.passes.stage import ALL, Staged
 from compiler.program import Schedule
 from compiler.schedules import check_schedule, families, rolled, visits
+from compiler.schedules.by_hand import written
 
 
 def classes(staged: Staged) -> list[tuple[int, ...]]:
@@ -54,7 +55,10 @@ def schedules(
     if staged.visited:
         ahead, back = (w.edges | _carried(staged, w is ways[0]) for w in ways)
         name = staged.rule.schedule if staged.rule is not None else "one_f_one_b"
-        trains = placed.training.trains
+        trains, orders = placed.training.trains, staged.rule.orders if staged.rule is not None else ()
+        if orders and trains:
+            by_group = [written(rows) for rows in orders]
+            return [families([by_group[g] for g in groups], groups) for groups in members]
         all_groups = visits(staged.homes, staged.groups, m, ahead, back if trains else None, name)
         return [families([all_groups[g] for g in groups], groups) for groups in members]
     name, depth, chunks = "sequential", None, staged.homes.chunks

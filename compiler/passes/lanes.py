@@ -97,7 +97,8 @@ def cut_lanes(
     stage. The stages of one lane stand behind those of the lanes before."""
     cuts: list[CutLoop] = []
     rows: list[PlaceRule] = []
-    homes = tuple(g for way in found.ways for _ in range(chunks) for g in way)
+    given = next((r.homes for r in placed.training.job.strategy.pipelines if r.homes), ())
+    homes = tuple(way[g] for way in found.ways for g in given or [*range(len(way))] * chunks)
     begin = 0
     for number, way in enumerate(found.ways):
         mine = [r for r, at in zip(placed.training.job.strategy.pipelines, found.of, strict=True) if at == number]

@@ -21,7 +21,7 @@ from compiler.origin import Role, within
 from compiler.passes.copying import substituted
 from compiler.passes.elsewhere import Elsewhere, away
 from compiler.passes.far_rows import in_place_of, renewed, tables
-from compiler.passes.on_host import Copies, between, on_host
+from compiler.passes.on_host import MovedValues, between, on_host
 from compiler.passes.paged import Tier, paged
 from compiler.program import DeviceClass, Function, FunctionPhase, Program, StateDecl
 from compiler.strategy import OffloadRule, RunRule
@@ -119,7 +119,7 @@ class _Update:
         self.there = between(body.nodes, self.hosted)
         nodes = [self._rests(node, env) for node in _at_once(body.nodes, self.tiers)]
         ahead = self._ahead(nodes)
-        copies = Copies(self.names)
+        copies = MovedValues(self.names)
         found: list[Node] = []
         for i, node in enumerate(nodes):
             for far, memory in ahead.get(i, ()):
@@ -189,7 +189,7 @@ class _Update:
             found.setdefault(min(i, groups[order[max(0, at)]]), []).append((v, memory))
         return found
 
-    def _written(self, node: Node, name: str, copies: Copies) -> Iterator[Node]:
+    def _written(self, node: Node, name: str, copies: MovedValues) -> Iterator[Node]:
         """A `write` of what was made here, or rests there already."""
         (value,) = node.inputs
         memory = self.tiers[name].memory

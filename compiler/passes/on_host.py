@@ -22,7 +22,7 @@ from compiler.program import ORIGINS
 from compiler.walk import graph_values
 
 
-class Copies:
+class MovedValues:
     """What stands for values in other memories, made as it is wanted."""
 
     def __init__(self, names: Names) -> None:
@@ -57,7 +57,7 @@ def on_host(body: Graph, given: Sequence[str], results: Sequence[str | None], na
     (None: wherever they are). names: those of the function that the body stands in."""
     names = Names(v.name for v in graph_values(body)) if names is None else names
     env = {v: replace(v, memory=memory) for v, memory in zip(body.inputs, given, strict=True)}
-    copies, nodes = Copies(names), list[Node]()
+    copies, nodes = MovedValues(names), list[Node]()
     for node in body.nodes:
         computed_there(node, env, copies, nodes)
     outputs = []
@@ -83,7 +83,7 @@ def _moved_early(inputs: Sequence[Value], nodes: Sequence[Node]) -> Iterator[Nod
                 yield from moves.get(v, ())
 
 
-def computed_there(node: Node, env: dict[Value, Value], copies: Copies, nodes: list[Node]) -> None:
+def computed_there(node: Node, env: dict[Value, Value], copies: MovedValues, nodes: list[Node]) -> None:
     """Append the node, on the hosts where it can be, and what it needs for that. env: gets its results."""
     op, inputs = node.op, [env.get(v, v) for v in node.inputs]
     place = HOST if moves_with(node) else FIRST
@@ -123,7 +123,7 @@ def between(nodes: Sequence[Node], owned: Collection[str]) -> frozenset[Node]:
 
 def taken_there(nodes: Sequence[Node], tables: Collection[Value], names: Names) -> list[Node]:
     """The nodes, in which the hosts take rows of tables that rest in their memory."""
-    copies, found = Copies(names), list[Node]()
+    copies, found = MovedValues(names), list[Node]()
     for node in nodes:
         if isinstance(node.op, Take) and node.inputs[0] in tables:
             table, index = node.inputs

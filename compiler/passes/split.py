@@ -17,6 +17,9 @@ from compiler.passes.prune import prune_nodes
 from compiler.passes.readers import readers
 from compiler.passes.split_backward import Halves, split_backward
 from compiler.passes.stage import ALL, Stage, Staged
+from compiler.schedules.actions import WEIGHTS
+from compiler.schedules.by_hand import kinds_of
+from compiler.strategy import PipelineRule
 
 
 class SplitGraphs(NamedTuple):
@@ -29,7 +32,7 @@ class SplitGraphs(NamedTuple):
 def split(placed: Placed, staged: Staged) -> SplitGraphs:
     """Both as they are, unless the schedule is a zero-bubble one and there is more than one stage."""
     trains = placed.training.trains
-    if not trains or staged.groups < 2 or staged.rule is None or staged.rule.schedule != "zero_bubble":
+    if not trains or staged.groups < 2 or staged.rule is None or not _in_two(staged.rule):
         return SplitGraphs(placed, staged)
     addends = dict.fromkeys(v for parts in staged.addends for v in parts)
     urgent = dict.fromkeys(_awaited(placed.backward, addends, staged))
@@ -52,6 +55,10 @@ def split(placed: Placed, staged: Staged) -> SplitGraphs:
         replace(placed, backward=halves.first, late=halves.second, crossing=halves.crossing),
         replace(staged, backward=where, loads=loads, late_loads=late_loads),
     )
+
+
+def _in_two(rule: PipelineRule) -> bool:
+    return rule.schedule == "zero_bubble" or WEIGHTS in kinds_of(rule.orders)
 
 
 def _awaited(graph: Graph, roots: Iterable[Value], staged: Staged) -> Iterable[Value]:

@@ -157,6 +157,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     while True:
         ranked = order if order is not None and len(order) == len(row.homes) else tuple(range(len(row.homes)))
         visited = order is None or len(row.homes) > len(row.own) or len(lane.ways) > 1
+        visited = visited or (rule is not None and bool(rule.homes or rule.orders))
         here = row.cuts(cuts)
         found = Staged(groups, here, rule, {}, {}, (), {}, ranked, homes=row.homes, visited=visited, once=once)
         first = _forward(placed.forward, found, place, found.rank)

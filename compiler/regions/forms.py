@@ -205,7 +205,8 @@ def _is_causal(of: Reading, keep: Value, s: str, t: str) -> bool:
     pair = of.map(keep, "ge", None, None)
     found = [of.made.get(v) for v in pair or ()]
     if len(found) != 2 or not all(
-        n is not None and isinstance(n.op, Iota) and not n.inputs and not n.output.layout.dims[0] for n in found
+        n is not None and n.op == Iota(n.output.type.dims[0]) and not n.inputs and not n.output.layout.dims[0]
+        for n in found
     ):
         return False
     dims = [n.output.type.dims[0] for n in found if n is not None]
@@ -256,7 +257,7 @@ def picked_by(of: Reading, equal: tuple[Value, ...], v: str) -> Value | None:
     """The other operand, if one is the number of the place in dim `v`."""
     for iota, targets in (equal, equal[::-1]):
         node = of.made.get(iota)
-        if node is not None and isinstance(node.op, Iota) and not node.inputs and iota.type.names == (v,):
+        if node is not None and node.op == Iota(iota.type.dims[0]) and not node.inputs and iota.type.names == (v,):
             return targets
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import prod
-from operator import add, eq, ge, gt, le, lt, mul, ne, sub
+from operator import add, eq, floordiv, ge, gt, le, lt, mul, ne, sub
 
 from compiler.graph import Node
 from compiler.ops.create import Full, Iota
@@ -16,7 +16,7 @@ UNKNOWN = 0.5
 """Of a mask that does not hang on positions alone: what a causal one leaves."""
 
 FUNCTIONS: Mapping[str, Callable[[float, float], float]] = {
-    **{"add": add, "sub": sub, "mul": mul, "minimum": min, "maximum": max},
+    **{"add": add, "sub": sub, "mul": mul, "floordiv": floordiv, "minimum": min, "maximum": max},
     **{"lt": lt, "le": le, "gt": gt, "ge": ge, "eq": eq, "ne": ne, "and": min, "or": max},
 }
 
@@ -34,23 +34,27 @@ def kept(wheres: Iterable[Node], made: Mapping[str, Node], mesh: Mapping[str, in
     `window` positions of `s` leaves about window/s - window²/2s².
     """
     sizes: dict[str, int] = {}
-    conditions = []
+    conditions, in_order = [], []
     cuts: dict[str, tuple[int, ...]] = {}
     for where in wheres:
         condition = _expression(where.inputs[0].name, made, sizes)
         if condition is None or len(sizes) > 2:
             return UNKNOWN, 0.0
         conditions.append(condition)
+        in_order.append(_expression(where.inputs[0].name, made, {}, False) or condition)
         of = where.output
         for dim, axes in zip(of.type.dims, of.layout.dims if of.layout else ()):
             cuts[dim.name] = tuple([mesh[a] for a in axes])
     of_dims = tuple(sizes.items())
-    share, counts = _share(tuple(conditions), of_dims), tuple([cuts.get(name, ()) for name in sizes])
-    return share, _largest(tuple(conditions), of_dims, counts) if any(prod(n) > 1 for n in counts) else 0.0
+    share, counts = _share(tuple(in_order), of_dims), tuple([cuts.get(name, ()) for name in sizes])
+    if all(prod(n) == 1 for n in counts):
+        return share, 0.0
+    return share, _largest(tuple(conditions), of_dims, counts, conditions != in_order)
 
 
-def _expression(name: str, made: Mapping[str, Node], sizes: dict[str, int]) -> Expression | None:
-    """The value, if it hangs on positions alone; adds the dims that they are of."""
+def _expression(name: str, made: Mapping[str, Node], sizes: dict[str, int], placed: bool = True) -> Expression | None:
+    """The value, if it hangs on positions alone; adds the dims that they are of. placed: as they lie, which is of no
+    account to what holds of all of them together."""
     instr = made.get(name)
     if instr is None:
         return None
@@ -59,12 +63,13 @@ def _expression(name: str, made: Mapping[str, Node], sizes: dict[str, int]) -> E
         return None  # from where on, is known at run time
     if isinstance(op, Iota):
         sizes[op.dim.name] = op.dim.size
-        return "position", op.dim.name, op.dim.size
+        at = "position", op.dim.name, op.dim.size
+        return _in_zigzag(at, op.dim.size // (2 * op.zigzag), op.zigzag) if op.zigzag and placed else at
     if isinstance(op, Full):
         return "constant", float(op.value)
     if not isinstance(op, (Map, Cast, Broadcast, Transpose)) or (isinstance(op, Map) and op.fn not in FUNCTIONS):
         return None
-    found = [_expression(v.name, made, sizes) for v in instr.inputs]
+    found = [_expression(v.name, made, sizes, placed) for v in instr.inputs]
     if None in found:
         return None
     if not isinstance(op, Map):
@@ -73,6 +78,16 @@ def _expression(name: str, made: Mapping[str, Node], sizes: dict[str, int]) -> E
     left, right = (next(given) if slot is None else ("constant", float(slot)) for slot in op.slots)
     assert left is not None and right is not None
     return op.fn, left, right
+
+
+def _in_zigzag(at: Expression, length: int, parts: int) -> Expression:
+    """Which position lies at this place of the zig-zag order of blocks of a length."""
+    two, block = ("constant", 2.0), ("floordiv", at, ("constant", float(length)))
+    pair: Expression = ("floordiv", block, two)
+    second = ("sub", block, ("mul", pair, two))
+    further = ("mul", second, ("sub", ("constant", 2.0 * parts - 1), ("mul", pair, two)))
+    steps = ("sub", ("add", pair, further), block)
+    return "add", at, ("mul", steps, ("constant", float(length)))
 
 
 @lru_cache(maxsize=256)
@@ -85,13 +100,18 @@ def _share(conditions: tuple[Expression, ...], sizes: tuple[tuple[str, int], ...
 
 @lru_cache(maxsize=256)
 def _largest(
-    conditions: tuple[Expression, ...], sizes: tuple[tuple[str, int], ...], counts: tuple[tuple[int, ...], ...]
+    conditions: tuple[Expression, ...],
+    sizes: tuple[tuple[str, int], ...],
+    counts: tuple[tuple[int, ...], ...],
+    blocks: bool,
 ) -> float:
     """The share in the piece where it is largest, cut by axes of so many devices along each dim; of more than `POINTS`
-    that of some. Of uneven pieces the room behind their ends counts as the devices compute it: there a mask is what it
-    would be further on."""
+    that of some. blocks: pieces are two blocks each. Of uneven pieces the room behind their ends counts as the devices
+    compute it: there a mask is what it would be further on."""
     first, second = [_starts(size, n) for (_, size), n in zip((*sizes, ("", 1)), (*counts, ()))][:2]
-    rows, columns = [-(-POINTS // (len(first[0]) * len(second[0]))) * len(x[0]) for x in (second, first)]
+    least = -(-POINTS // (len(first[0]) * len(second[0])))
+    least += blocks * (least % 2)  # of each of two as many
+    rows, columns = [least * len(x[0]) for x in (second, first)]
     across, along = _within(first, rows), _within(second, 2 * columns)
     found = _sampled(conditions, sizes, across, along)
     totals = [0] * (len(first[0]) * len(second[0]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsl.ast.expressions import Call, Expr, Name, Syntax
+from dsl.ast.expressions import Call, Expr, Name, Range, Syntax
 from dsl.ast.statements import Statement
 from dsl.data import dataclass
 
@@ -63,13 +63,14 @@ class Mesh(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Split(Statement):
-    """`split h, f on tp for weights, activations in block.attention pad`."""
+    """`split h, f on tp for weights, activations in block.attention pad`, `split s on cp zigzag`: in an order."""
 
     dims: tuple[Name, ...]
     axis: Name
     classes: tuple[Name, ...] = ()
     scope: Path | None = None
     pad: bool = False
+    order: Name | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +102,56 @@ class LayoutDecl(Statement):
     scope: Path | None = None
 
 
-SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
+SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble", "by_hand")
 """Names of the schedules of pipelines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline(Statement):
-    """`pipeline block on pp, schedule one_f_one_b(microbatches = 8), cuts [2, 4]`; `parts`: loops by label or path,
-    and scopes, in the order in which values pass through them."""
+    """`pipeline block on pp, schedule one_f_one_b(microbatches = 8), cuts [2, 4], chunks [0, 1, 1, 0]`; `parts`: loops
+    by label or path, and scopes, in the order in which values pass through them; `chunks`: of each stage, where on the
+    axis it is."""
 
     parts: tuple[Path, ...]
     axis: Name
     schedule: Call | None = None
     cuts: Expr | None = None
+    chunks: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Actions(Syntax):
+    """`F[0..4]`, `B1[i]`: a pass (`F`, `B`, `W`) of a chunk (0 if none is named) on one micro-batch or a `Range`."""
+
+    pass_: Name
+    at: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class ActionsLoop(Syntax):
+    """`for i in 0..4 { F[i + 1] B[i] }`: the actions again and again, each time with another number."""
+
+    name: Name
+    range: Range
+    body: tuple[Actions, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRow(Statement):
+    """A line of actions, one after the other."""
+
+    items: tuple[Actions | ActionsLoop, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Order(Statement):
+    """`order pp[0] { … }`, `order pp[p in 0..4] { … }`: what the devices at one place of an axis do, or at several,
+    with a name for the number of each. Rows are of the kind `OrderRow`."""
+
+    axis: Name
+    at: Expr
+    name: Name | None
+    body: tuple[Statement, ...]
 
 
 @dataclass(frozen=True, slots=True)

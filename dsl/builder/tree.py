@@ -191,7 +191,8 @@ class TreeBuilder(Expressions):
         pad = find("PAD", c) < len(c)
         names = classes.names if classes else ()
         dims, axis = self._ids(c[:on]), self._name(c[on + 1])
-        return ast.Split(dims, axis, names, first(ast.Path, c), pad, span=self._span(c))
+        order = next(iter(self._ids(c[on + 2 : on + 3])), None)
+        return ast.Split(dims, axis, names, first(ast.Path, c), pad, order, span=self._span(c))
 
     def shard(self, c: Children) -> ast.Shard:
         on = find("ON", c)
@@ -224,13 +225,31 @@ class TreeBuilder(Expressions):
         clauses = self._clauses(c)
         schedule = cast(ast.Call, clauses["schedule"].values[0]) if "schedule" in clauses else None
         cuts = cast(ast.Expr, clauses["cuts"].values[0]) if "cuts" in clauses else None
-        return ast.Pipeline(every(ast.Path, c), self._name(c[find("ON", c) + 1]), schedule, cuts, span=self._span(c))
+        chunks = cast(ast.Expr, clauses["chunks"].values[0]) if "chunks" in clauses else None
+        axis = self._name(c[find("ON", c) + 1])
+        return ast.Pipeline(every(ast.Path, c), axis, schedule, cuts, chunks, span=self._span(c))
+
+    def actions(self, c: Children) -> ast.Actions:
+        return ast.Actions(self._name(c[0]), cast(ast.Expr, c[2]), span=self._span(c))
+
+    def actions_loop(self, c: Children) -> ast.ActionsLoop:
+        return ast.ActionsLoop(self._name(c[1]), cast(ast.Range, c[3]), every(ast.Actions, c), span=self._span(c))
+
+    def order_row(self, c: Children) -> ast.OrderRow:
+        items = tuple(x for x in c if isinstance(x, ast.Actions | ast.ActionsLoop))
+        return ast.OrderRow(items, span=self._span(c))
+
+    def order(self, c: Children) -> ast.Order:
+        name = self._name(c[3]) if find("IN", c) < len(c) else None
+        at = first(ast.Expr, c)
+        assert at is not None
+        return ast.Order(self._name(c[1]), at, name, every(ast.Statement, c), span=self._span(c))
 
     def _keyword_clause(self, c: Children) -> KeywordClause:
         value = c[1] if isinstance(c[1], ast.Syntax) else self._name(c[1])
         return KeywordClause(cast(Token, c[0]).text, (value,), span=self._span(c))
 
-    schedule = cuts = master = loss_scale = prefill = _keyword_clause
+    schedule = cuts = chunks = master = loss_scale = prefill = _keyword_clause
 
     def microbatches(self, c: Children) -> ast.Microbatches:
         twice, pad = (find(word, c) < len(c) for word in ("TWO", "PAD"))

@@ -25,6 +25,11 @@ scan over s as step {
 y = y * 1.0
 }"""
 
+_ZIGZAG = ("implement block", "split s on tp zigzag\n  implement block")
+_CUT = """\
+whole = all_gather(x, tp, over s -> n)
+mine = rename(shard(whole, tp, over n), n -> s)"""
+
 
 def _file(*changes: tuple[str, str], body: str = _RIGHT) -> str:
     """A whole file around the body of an implementation, with changes; a model with dims b, s, d, f, a loop `block`."""
@@ -202,5 +207,48 @@ CODES: tuple[Code, ...] = (
                 "y = 0.0 * y + all_reduce(more, tp)\n}",
             )
         ),
+    ),
+    Code(
+        "E0435",
+        "blocks of a zig-zag order are not even",
+        "In zig-zag order each of n devices has two blocks of one length: the dim must divide by 2n.",
+        _file(("implement block.mlp by by_hand(tp)", "split s on tp zigzag"), ("tp = 2", "tp = 4")),
+        _file(("implement block.mlp by by_hand(tp)", "split s on tp zigzag")),
+    ),
+    Code(
+        "E0436",
+        "two orders for one dim",
+        "A dim of a tensor, and all dims that are walked together with it, lie in one order. Where orders of two axes\n"
+        "would meet, narrow one of the rules, with `in SCOPE`, or say the order of one axis only.",
+        _file(
+            ("implement block.mlp by by_hand(tp)", "split s on tp zigzag\n  split s on cp zigzag"),
+            ("tp = 2", "tp = 2, cp = 2"),
+            ("s = 4", "s = 8"),
+        ),
+        _file(
+            ("implement block.mlp by by_hand(tp)", "split s on tp zigzag\n  split s on cp"),
+            ("tp = 2", "tp = 2, cp = 2"),
+            ("s = 4", "s = 8"),
+        ),
+    ),
+    Code(
+        "E0437",
+        "an order that a split cannot have",
+        "`split s on cp zigzag` says of activations how the pieces of one dim lie. What is stored (weights,\n"
+        "gradients, states), data and micro-batches are in their own order, pieces in an order are even, and\n"
+        "`implement` has to come behind the rule.",
+        _file(("implement block.mlp by by_hand(tp)", "split s on tp zagzig")),
+        _file(("implement block.mlp by by_hand(tp)", "split s on tp zigzag")),
+    ),
+    Code(
+        "E0438",
+        "pieces in two orders",
+        "Pieces of a dim lie in zig-zag order, or in their own; where they meet they lie alike. `all_gather` gives\n"
+        "the whole in its own order; `shard`, `reduce_scatter` and `all_to_all` make pieces as other pieces of a dim\n"
+        "of that name lie.",
+        _file(
+            ("fn by_hand(x[b, s, d]", "fn by_hand(x[b, s/tp, d]"), _ZIGZAG, body=f"{_WHOLE}\n{_CUT}\nreturn y + mine"
+        ),
+        _file(("fn by_hand(x[b, s, d]", "fn by_hand(x[b, s/tp, d]"), _ZIGZAG, body=f"{_WHOLE}\nreturn y"),
     ),
 )

@@ -53,6 +53,15 @@ optimizer whole(lr) {
 }
 """
 
+_ORDERS = """\
+pipeline block on pp, schedule by_hand(microbatches = 2)
+order pp[0] {
+  F[0..2] B[0..2]
+}
+order pp[1] {
+  F[0..2] B[0..2]
+}"""
+
 CODES: tuple[Code, ...] = (
     Code(
         "E0401",
@@ -203,5 +212,23 @@ CODES: tuple[Code, ...] = (
         "sum over a whole weight, with the loop's dim in it, has no parts.",
         _file("recompute block[0..2]").replace("optimizer sgd", "optimizer whole") + _WHOLE,
         _file("recompute block").replace("optimizer sgd", "optimizer whole") + _WHOLE,
+    ),
+    Code(
+        "E0443",
+        "an order by hand that is not whole",
+        "With `schedule by_hand` each place of the axis has an order: passes (F, B, and W where there is one) of each\n"
+        "of its chunks, each on each micro-batch once. `chunks [0, 1, 1, 0]` says of each stage on which place it is,\n"
+        "equally many on each. The actions of a loop go on by the same from one time to the next.",
+        _file(_ORDERS.replace("B[0..2]", "B[0]"), mesh="pp = 2"),
+        _file(_ORDERS, mesh="pp = 2"),
+    ),
+    Code(
+        "E0444",
+        "orders that hang",
+        "A forward pass waits for that of the stage before on the same micro-batch, a backward pass for that of the\n"
+        "stage behind. Where places wait for one another, nobody goes on. The message goes round: who waits before\n"
+        "what, and for what.",
+        _file(_ORDERS.replace("F[0..2] B[0..2]\n}\norder", "F[0] B[0] F[1] B[1]\n}\norder"), mesh="pp = 2"),
+        _file(_ORDERS, mesh="pp = 2"),
     ),
 )

@@ -149,7 +149,8 @@ def _(node: ast.Mesh) -> Doc:
 def _(node: ast.Split) -> Doc:
     classes = f" for {names(node.classes)}" if node.classes else ""
     pad = " pad" if node.pad else ""
-    return [f"split {names(node.dims)} on {node.axis.id}{classes}", *_scope(node.scope), pad]
+    order = f" {node.order.id}" if node.order else ""
+    return [f"split {names(node.dims)} on {node.axis.id}{order}{classes}", *_scope(node.scope), pad]
 
 
 @statement.register
@@ -187,7 +188,27 @@ def _(node: ast.Pipeline) -> Doc:
         doc += [", schedule ", *use_call(node.schedule)]
     if node.cuts:
         doc += [", cuts ", *expression(node.cuts)]
+    if node.chunks:
+        doc += [", chunks ", *expression(node.chunks)]
     return doc
+
+
+@statement.register
+def _(node: ast.Order) -> Doc:
+    name = [f"{node.name.id} in "] if node.name is not None else []
+    return [f"order {node.axis.id}[", *name, *expression(node.at), "]"]
+
+
+@statement.register
+def _(node: ast.OrderRow) -> Doc:
+    return [x for i, item in enumerate(node.items) for x in ([" "] if i else []) + _ordered(item)]
+
+
+def _ordered(item: ast.Actions | ast.ActionsLoop) -> Doc:
+    if isinstance(item, ast.Actions):
+        return [f"{item.pass_.id}[", *expression(item.at), "]"]
+    inner: Doc = [x for a in item.body for x in [" ", *_ordered(a)]]
+    return [f"for {item.name.id} in ", *expression(item.range), " {", *inner, " }"]
 
 
 @statement.register

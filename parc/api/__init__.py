@@ -24,7 +24,7 @@ from parc.api.options import (
     is_program,
     is_stage,
 )
-from parc.api.pricing import cost, devices, estimate, price, remedies, report, sweep, trace
+from parc.api.pricing import cost, devices, estimate, price, remedies, report, report_compared, sweep, trace
 from parc.api.running import batches, run, shrink, verify
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "publish",
     "remedies",
     "report",
+    "report_compared",
     "run",
     "shrink",
     "sweep",

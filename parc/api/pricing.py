@@ -133,6 +133,27 @@ def report(estimate: Estimate, command: str = "", strategy: str = "") -> str:
     return page(estimate, held, pieces, command, strategy)
 
 
+def report_compared(estimates: Sequence[tuple[str, Estimate, str]], command: str = "") -> str:
+    """Write several estimates as one page of HTML, the others held against the first.
+
+    Args:
+        estimates: of each its name, the estimate, and the source text of its strategy; two at least.
+        command: the line that made the page, to be shown.
+
+    Raises:
+        ParcError: E0931 for more actions than can be drawn, E0910 for too little memory here.
+    """
+    from compiler.memory.occupancy import occupancy
+    from parc.machine import require_drawn
+    from parc.report.compared import Side, compared
+
+    for _, e, _ in estimates:
+        require_drawn(e.compiled)
+    return compared(
+        [Side(name, e, occupancy(e.compiled.program, e.systems.memory), text) for name, e, text in estimates], command
+    )
+
+
 def remedies(compiled: Compiled) -> Remedies | None:
     """Find changes of the strategy with which a job fits in the memories of its cluster, the fastest step first.
 

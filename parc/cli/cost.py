@@ -10,7 +10,8 @@ import click
 
 from compiler.memory.tiers import FIRST
 from parc import api
-from parc.cli.common import Command, Name, Output, choice, color, json_option, params_option, read_source
+from parc.cli.common import Command, Output, choice, color, json_option, params_option, read_source
+from parc.cli.sides import sides_of, sides_options
 from parc.cli.tables import amount, facts, seconds, table
 from parc.cli.variation import Factors, variation, variation_options
 from parc.cli.waterfall import waterfall
@@ -18,7 +19,6 @@ from parc.setup import setup
 from parc.units import flops, percent
 
 if TYPE_CHECKING:
-    from parc.comparison import Comparison
     from parc.estimate import Estimate
     from parc.remedies import Remedies
 
@@ -28,22 +28,7 @@ _MOST_SHOWN = 8
 @click.command("cost", cls=Command)
 @click.argument("files", type=click.Path(allow_dash=True), nargs=-1, required=True)
 @variation_options
-@click.option(
-    "--strategy",
-    "strategies",
-    metavar="NAME",
-    multiple=True,
-    type=Name(),
-    help="Instead of the job's own; twice: of each.",
-)
-@click.option(
-    "--job",
-    "jobs",
-    metavar="NAME",
-    multiple=True,
-    type=Name(),
-    help="The job, if the file has several; twice: of each.",
-)
+@sides_options
 @params_option
 @json_option
 def command(
@@ -64,10 +49,11 @@ def command(
     parc cost old.par new.par
     parc cost gpt.par --strategy data --strategy megatron
     """
-    sides, names = _sides(files, jobs, strategies)
+    sides = sides_of(files, jobs, strategies, 2)
+    names = tuple(side.name for side in sides)
     found = []
-    for file, job, strategy in sides:
-        compiled = api.compile(read_source(out, file), **choice(out, params, job, strategy))
+    for side in sides:
+        compiled = api.compile(read_source(out, side.file), **choice(out, params, side.job, side.strategy))
         found.append(api.estimate(compiled, variation(compiled, slow, slow_link)))
     style = color(sys.stdout)
     if len(found) == 1:
@@ -75,29 +61,12 @@ def command(
         out.result = found[0].as_json() | {"remedies": tried.as_json() if tried else None}
         out.data(_shown(found[0], tried, style))
         return
-    from parc.comparison import compare
+    from parc.comparison import compare, verdict
 
     compared = compare(*found)
-    says = _verdict(names, compared)
+    says = verdict(names, compared)
     out.result = {"jobs": [f.as_json() for f in found], "comparison": compared.as_json() | {"verdict": says}}
     out.data("\n\n".join([_compared(names, found, style), says]))
-
-
-_Side = tuple[str, str | None, str | None]
-
-
-def _sides(
-    files: tuple[str, ...], jobs: tuple[str, ...], strategies: tuple[str, ...]
-) -> tuple[list[_Side], tuple[str, ...]]:
-    """File, job and strategy of what is asked for, or of two things to compare; and what to call them."""
-    given: tuple[tuple[str | None, ...], ...] = (files, jobs, strategies)
-    if any(len(g) > 2 for g in given):
-        raise click.UsageError("two things can be compared, not more")
-    count = max(map(len, given))
-    sides = [(files[i % len(files)], *((g[i % len(g)] if g else None) for g in given[1:])) for i in range(count)]
-    differ = [g for g in given if len(g) == 2]
-    names = tuple(" ".join(str(g[i]) for g in differ) for i in range(count)) if differ else files
-    return sides, names  # type: ignore[return-value]
 
 
 _FIGURES: tuple[tuple[str, Callable[[Estimate], str]], ...] = (
@@ -210,24 +179,3 @@ def _fullest(e: Estimate) -> Mapping[str, int]:
 def _change(before: float, after: float) -> str:
     """`+12%`; nothing where there is nothing to compare with."""
     return f"{after / before - 1:+.1%}" if before and abs(after / before - 1) < 100 else ""
-
-
-def _verdict(names: tuple[str, ...], compared: Comparison) -> str:
-    """Which takes longer, why, and who needs more memory: one sentence."""
-    a, b = names
-    if compared.equal:
-        says = f"{b} takes as long as {a}"
-    elif compared.step > 0:
-        says = f"{b} takes {compared.step:.0%} longer than {a}"
-    else:
-        says = f"{b} takes {-compared.step:.0%} less time than {a}"
-    if compared.cause is not None:
-        what, change = compared.cause
-        says += f", most of all for {what} ({'+' if change > 0 else '-'}{seconds(abs(change))})"
-    more = compared.after.needed - compared.before.needed
-    if not compared.equal_memory:
-        says += f"; it needs {amount(abs(more))} of device memory {'more' if more > 0 else 'less'}"
-    after = compared.after
-    if after.needed > after.capacity:
-        says += ", which there is not" if more > 0 and not compared.equal_memory else "; it does not fit"
-    return f"{says}."

@@ -12,56 +12,78 @@ from parc.cli.common import (
     Command,
     Output,
     choice,
-    file_argument,
-    job_options,
+    json_option,
     output_option,
+    params_option,
     read_source,
     smaller_named,
 )
+from parc.cli.sides import sides_of, sides_options
 from parc.cli.variation import Factors, variation, variation_options
 from parc.cli.writing import check_output, write_output
+from parc.machine import require_drawn
 from parc.units import amount
 
 if TYPE_CHECKING:
     from dsl.source import Span
+    from parc.estimate import Estimate
+
+
+MOST = 4
+"""Jobs that a page compares."""
 
 
 @click.command("report", cls=Command)
-@file_argument
+@click.argument("files", type=click.Path(allow_dash=True), nargs=-1, required=True)
 @output_option
 @variation_options
-@job_options
+@sides_options
+@params_option
+@json_option
 def command(
     out: Output,
-    file: str,
+    files: tuple[str, ...],
     output: str | None,
     slow: Factors,
     slow_link: Factors,
     params: tuple[tuple[str, str], ...],
-    job: str | None,
-    strategy: str | None,
+    jobs: tuple[str, ...],
+    strategies: tuple[str, ...],
 ) -> None:
     """Write what a step of FILE's job costs as one HTML page: times, timeline, memory, cluster, communication.
 
-    It needs no network. Nothing is run.
+    Up to four files, or jobs or strategies of one, are compared on one page. It needs no network. Nothing is run.
+
+    \b
+    parc report gpt.par -o step.html
+    parc report gpt.par --strategy data --strategy megatron -o both.html
     """
-    source = read_source(out, file)
-    check_output(output, source, dict(params).values())
-    options = choice(out, params, job, strategy)
-    compiled = api.compile(source, **options)
-    estimate = api.estimate(compiled, variation(compiled, slow, slow_link))
-    line = ["parc", "report", quote(file), *(f"-D {quote(f'{n}={v}')}" for n, v in params)]
+    sides = sides_of(files, jobs, strategies, MOST)
+    line = ["parc", "report", *map(quote, files), *(f"-D {quote(f'{n}={v}')}" for n, v in params)]
     line += [f"--slow {quote(f'{rank}={factor:g}')}" for rank, factor in slow]
     line += [f"--slow-link {quote(f'{level}={factor:g}')}" for level, factor in slow_link]
-    line += [f"--job {quote(job)}"] if job else []
-    line += [f"--strategy {quote(strategy)}"] if strategy else []
-    with smaller_named(source, options):
-        text = api.report(estimate, " ".join(line), _text(out, compiled.job.strategy.span))
-    result: dict[str, Any] = {
-        "output": output,
-        "step_seconds": estimate.timeline.step_seconds,
-        "bytes": len(text.encode()),
-    }
+    line += [f"--job {quote(job)}" for job in jobs] + [f"--strategy {quote(s)}" for s in strategies]
+    sources = {file: read_source(out, file) for file in files}
+    for source in sources.values():
+        check_output(output, source, dict(params).values())
+    found: list[tuple[str, Estimate, str]] = []
+    for side in sides:
+        options = choice(out, params, side.job, side.strategy)
+        compiled = api.compile(sources[side.file], **options)
+        with smaller_named(sources[side.file], options):
+            require_drawn(compiled)
+        estimate = api.estimate(compiled, variation(compiled, slow, slow_link))
+        found.append((side.name, estimate, _text(out, compiled.job.strategy.span)))
+    result: dict[str, Any] = {"output": output}
+    if len(found) == 1:
+        ((_, estimate, strategy),) = found
+        with smaller_named(sources[sides[0].file], options):
+            text = api.report(estimate, " ".join(line), strategy)
+        result["step_seconds"] = estimate.timeline.step_seconds
+    else:
+        text = api.report_compared(found, " ".join(line))
+        result["sides"] = [{"name": n, "step_seconds": e.timeline.step_seconds} for n, e, _ in found]
+    result["bytes"] = len(text.encode())
     if output is not None:
         write_output(output, text)
         out.say(f"{output}: {amount(result['bytes'])}")

@@ -179,7 +179,7 @@ def memory(e: Estimate, occupancy: Mapping[int, Occupancy]) -> str:
         capacity = e.capacity if kind == FIRST else 0.0
         found = levels(e.timeline, group, series)
         (full,) = (full for full in e.fullest if full.moment.memory == kind)
-        parts += [*_curve(e.timeline, full, series, found, capacity), largest(full, tuple(ROLES))]
+        parts += [*curve(e.timeline, full, series, found, capacity), largest(full, tuple(ROLES))]
     parts += [tag("h3", "Peak of every class"), _peaks(e)]
     cluster = e.compiled.job.cluster
     of = f"the stack {cluster.stack}" if cluster is not None and cluster.stack else "software of which nothing is known"
@@ -187,24 +187,44 @@ def memory(e: Estimate, occupancy: Mapping[int, Occupancy]) -> str:
     return section("memory", "Memory", note, *parts)
 
 
-def _curve(
-    timeline: Timeline, full: FullMemory, series: Series, found: Sequence[MemoryInterval], capacity: float
+@dataclass(frozen=True, slots=True)
+class CurveScale:
+    """What the edges of a curve's picture are: a time in picoseconds, bytes; whether the capacity lies within."""
+
+    length: int
+    top: float
+    far: bool
+
+    @staticmethod
+    def of(full: FullMemory, length: int, capacity: float) -> CurveScale:
+        """For one curve alone."""
+        far = capacity > FAR * full.moment.peak
+        return CurveScale(length, 1.08 * max(full.needed, 0.0 if far else capacity), far)
+
+
+def curve(
+    timeline: Timeline,
+    full: FullMemory,
+    series: Series,
+    found: Sequence[MemoryInterval],
+    capacity: float,
+    scale: CurveScale | None = None,
 ) -> list[str]:
+    """A title, a legend and the picture. scale: of several curves that are compared."""
     group, kind = full.moment.group, full.moment.memory
     shown = shown_roles(found, series.peak)
     drawn = widened(coarser(found))
-    length = found[-1].end
-    far = capacity > FAR * series.peak
-    top = 1.08 * max(full.needed, 0.0 if far else capacity)
+    scale = scale or CurveScale.of(full, found[-1].end, capacity)
+    length, top, far = scale.length, scale.top, scale.far
     areas, below = [], [0.0] * len(drawn)
     for role in shown:
         above = [b + of_role(level.roles, role, shown) for b, level in zip(below, drawn)]
         areas.append(f'<path class="m-{role}" d="{_area(drawn, below, above, length, top)}"/>')
         below = above
-    unit, scale = next((u, s) for u, s in UNITS.items() if top / s >= 1 or u == "B")
+    unit, size = next((u, s) for u, s in UNITS.items() if top / s >= 1 or u == "B")
     scales, grid = [], []
-    for t in ticks(0, top / scale, 6):
-        y = num(HEIGHT * (1 - t * scale / top) + TOP)
+    for t in ticks(0, top / size, 6):
+        y = num(HEIGHT * (1 - t * size / top) + TOP)
         grid.append(f'<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>')
         scales.append(f'<text class="tick" x="100%" y="{num(float(y) + 4)}" text-anchor="end">{num(t)} {unit}</text>')
     for t in ticks(0, length / PICOSECONDS, 8):
@@ -231,9 +251,10 @@ def _curve(
     used = f" ({percent(full.needed / capacity)} of {amount(capacity)} with what is reserved)" if capacity else ""
     at = f" in the {spoken(series.actions[series.fullest])}" if series.fullest is not None else ""
     title = f"{kind} of {which}: at most {amount(series.peak)}{at}{used}"
-    size = TOP + HEIGHT + 20
-    picture = svg(plot, *grid, label=title, width="100%", height=size, class_="plot", data_memory=kind)
-    side = tag("svg", *scales, width="100%", height=size, aria_hidden="true")
+    high = TOP + HEIGHT + 20
+    told = {"data_memory": kind, "data_length": length / (PICOSECONDS / 1e6)}
+    picture = svg(plot, *grid, label=title, width="100%", height=high, class_="plot", **told)
+    side = tag("svg", *scales, width="100%", height=high, aria_hidden="true")
     rows = tag("div", tag("div", side, class_="names"), tag("div", picture, class_="fixed"), class_="rows")
     keys = [(f"m-{role}", ROLES[role]) for role in reversed(shown)]
     return [tag("h3", esc(title)), legend(keys), rows]

@@ -10,12 +10,19 @@
     return Number((us / scale).toPrecision(4)) + " " + unit;
   }
 
+  // The data of what is pointed at: of a page that compares, one of several.
+  function side(target) {
+    const part = target.closest("[data-side]");
+    return part ? data.sides[part.dataset.side] : data;
+  }
+
   // What a box of the whole timeline tells: it stands in the data at the same place.
   function box(target) {
     const row = target.closest("g.row");
-    if (!row || !data.timeline.rows || !target.closest('[data-part="all"]')) return "";
+    const rows = side(target).timeline.rows;
+    if (!row || !rows || !target.closest('[data-part="all"]')) return "";
     const at = Array.prototype.indexOf.call(row.children, target);
-    const [kind, micro, chunk, start, duration] = data.timeline.rows[row.dataset.row][at];
+    const [kind, micro, chunk, start, duration] = rows[row.dataset.row][at];
     const of = "FBW".indexOf(kind) < 0 ? "" : " of micro-batch " + micro + (chunk ? ", chunk " + chunk : "");
     return names[kind] + of + "\n" + time(duration) + ", from " + time(start) + " to " + time(start + duration);
   }
@@ -24,10 +31,9 @@
   function memory(target, event) {
     const plot = target.closest("svg[data-memory]");
     if (!plot) return "";
-    const series = data.memory.find(function (m) { return m.memory === plot.dataset.memory; });
+    const series = side(target).memory.find(function (m) { return m.memory === plot.dataset.memory; });
     const bounds = plot.getBoundingClientRect();
-    const last = series.rows[series.rows.length - 1];
-    const at = (event.clientX - bounds.left) / bounds.width * (last[0] + last[1]);
+    const at = (event.clientX - bounds.left) / bounds.width * Number(plot.dataset.length);
     const row = series.rows.find(function (r) { return r[0] + r[1] >= at; });
     if (!row || event.clientX < bounds.left) return "";
     const parts = series.columns.slice(3).map(function (role, i) { return [role, row[i + 3]]; });

@@ -5,10 +5,8 @@ estimate, memory over time ─▶ sections (a module each: pictures are SVG) ─
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import parc
@@ -18,6 +16,7 @@ from compiler.memory.occupancy import Occupancy
 from dsl.diagnostics import plural
 from parc.estimate import Estimate
 from parc.report.cluster import cluster
+from parc.report.document import document
 from parc.report.html import esc, section, share, svg, table, tag
 from parc.report.inside import inside
 from parc.report.memory import coarser, fullest, levels, memory
@@ -30,10 +29,6 @@ from parc.units import amount, flops, percent, seconds
 
 SCHEMA = 1
 """Of the data in the page; raised when a field goes away or changes its meaning."""
-
-HERE = Path(__file__).parent
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""For the browser: nothing is loaded from anywhere, whatever stands in the page."""
 
 
 def page(e: Estimate, occupancy: Mapping[int, Occupancy], pieces: Pieces, command: str = "", strategy: str = "") -> str:
@@ -48,14 +43,6 @@ def page(e: Estimate, occupancy: Mapping[int, Occupancy], pieces: Pieces, comman
     told = f"{t.devices:,} {job.cluster.device.name} of {job.cluster.name}" + (
         f", {job.cluster.stack}" if job.cluster.stack else ""
     )
-    head = [
-        '<meta charset="utf-8"/>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>',
-        '<meta name="color-scheme" content="light dark"/>',
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"/>',
-        tag("title", esc(title)),
-        f"<style>\n{(HERE / 'page.css').read_text(encoding='utf-8')}</style>",
-    ]
     body = [
         tag(
             "header",
@@ -72,16 +59,9 @@ def page(e: Estimate, occupancy: Mapping[int, Occupancy], pieces: Pieces, comman
         cluster(e),
         _operations(t),
         _strategy(e, command, strategy),
-        tag("footer", tag("p", esc(f"parc {parc.__version__}. Nothing was run: times are the cost model's."))),
-        tag("div", id="tip", hidden="hidden"),
-        f'<script type="application/json" id="data">{_embedded(_data(e, occupancy, boxes, command))}</script>',
-        f"<script>\n{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
     ]
-    return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{_lines(head)}</head>\n<body>\n{_lines(body)}</body>\n</html>\n'
-
-
-def _lines(parts: list[str]) -> str:
-    return "".join(f"{p}\n" for p in parts if p)
+    data = {"schema": SCHEMA, "parc": parc.__version__, "command": command, **step_data(e, occupancy, boxes)}
+    return document(title, body, data)
 
 
 def _headline(e: Estimate) -> str:
@@ -142,25 +122,27 @@ def _operations(t: Timeline) -> str:
 
 
 def _strategy(e: Estimate, command: str, source: str) -> str:
-    job = e.compiled.job
-    mesh = " × ".join(f"{a.name} = {a.size}" for a in job.strategy.mesh) or "one device"
-    program = e.compiled.program
-    facts = [
-        ["mesh", esc(mesh)],
-        ["pipeline", f"{plural(program.stages, 'stage')} on {plural(program.groups, 'group')} of devices"],
-        ["micro-batches", f"{program.microbatches:,}"],
-        ["precision", esc(f"{job.precision.compute}, master {job.precision.master}")],
-    ]
-    facts += [["schedule", esc(p.schedule)] for p in job.strategy.pipelines]
-    parts = [table(["", ""], facts, left=2, class_="facts")]
+    parts = [table(["", ""], [[esc(n), esc(what)] for n, what in strategy_facts(e)], left=2, class_="facts")]
     if source:
         parts.append(tag("pre", tag("code", esc(source))))
     if command:
         parts += [tag("h3", "Made by"), tag("pre", tag("code", esc(command)))]
-    return section("strategy", f"Strategy {job.strategy.name}", "", *parts)
+    return section("strategy", f"Strategy {e.compiled.job.strategy.name}", "", *parts)
 
 
-def _data(e: Estimate, occupancy: Mapping[int, Occupancy], boxes: Rows, command: str) -> dict[str, Any]:
+def strategy_facts(e: Estimate) -> list[tuple[str, str]]:
+    """Names and what they are, as text."""
+    job, program = e.compiled.job, e.compiled.program
+    facts = [
+        ("mesh", " × ".join(f"{a.name} = {a.size}" for a in job.strategy.mesh) or "one device"),
+        ("pipeline", f"{plural(program.stages, 'stage')} on {plural(program.groups, 'group')} of devices"),
+        ("micro-batches", f"{program.microbatches:,}"),
+        ("precision", f"{job.precision.compute}, master {job.precision.master}"),
+    ]
+    return facts + [("schedule", p.schedule) for p in job.strategy.pipelines]
+
+
+def step_data(e: Estimate, occupancy: Mapping[int, Occupancy], boxes: Rows) -> dict[str, Any]:
     """What the pictures show, in seconds and bytes but where a name says otherwise."""
     t = e.timeline
     classes = []
@@ -171,9 +153,6 @@ def _data(e: Estimate, occupancy: Mapping[int, Occupancy], boxes: Rows, command:
         classes.append({**where, "busy": t.busy[c], "spent": figures, "links": links, "sends": sends})
     whole = boxes.count <= BOXES
     return {
-        "schema": SCHEMA,
-        "parc": parc.__version__,
-        "command": command,
         "estimate": e.as_json(),
         "classes": classes,
         "timeline": {
@@ -204,9 +183,3 @@ def _series(e: Estimate, occupancy: Mapping[int, Occupancy], kind: str) -> dict[
 def _span(start: int, end: int) -> tuple[float, float]:
     """(start, duration) in microseconds, to the nanosecond."""
     return start // 1000 / 1000, (end // 1000 - start // 1000) / 1000
-
-
-def _embedded(data: Mapping[str, Any]) -> str:
-    """JSON that cannot end the script it stands in."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

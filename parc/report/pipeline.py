@@ -7,6 +7,7 @@ last part box by box.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from compiler.cost.price.kinds import Kind, Stream
 from compiler.cost.price.pricer import PICOSECONDS
@@ -64,7 +65,7 @@ class MessageArrow:
 class Rows:
     """boxes: of each class of devices in order; times in picoseconds, of which `start` is the picture's left edge.
 
-    chunks: parts of the loop that a class has.
+    chunks: parts of the loop that a class has. over: when the step is over, if the picture goes on.
     """
 
     boxes: tuple[tuple[Box, ...], ...]
@@ -72,6 +73,7 @@ class Rows:
     start: int
     length: int
     chunks: int
+    over: int | None = None
 
     @property
     def count(self) -> int:
@@ -82,6 +84,15 @@ class Rows:
         boxes = tuple(tuple(b for b in row if start <= b.start and b.end <= end) for row in self.boxes)
         lines = tuple(m for m in self.lines if start <= m.start and m.end <= end)
         return Rows(boxes, lines, start, end - start, self.chunks)
+
+    def longer(self, length: int) -> Rows:
+        """In a picture of that length."""
+        return replace(self, length=length, over=self.length)
+
+    @property
+    def background(self) -> str:
+        """How far a row goes, as part of the width."""
+        return "100%" if self.over is None else share(self.at(self.over))
 
     def at(self, time: int) -> float:
         """Where in the picture's width this time is, from 0 to 1."""
@@ -109,21 +120,36 @@ def rows(timeline: Timeline) -> Rows:
 
 def pipeline(timeline: Timeline, found: Rows) -> str:
     """The section of the page."""
-    names = [(f"stage {p.group}" if len(timeline.classes) > 1 else "all devices", devices(p)) for p in timeline.classes]
-    kinds = {b.kind for row in found.boxes for b in row}
-    keys = [(k, what) for k, what in PASSES.items() if k in kinds]
-    keys += [("send", "message")] if found.lines else []
-    keys += [("idle", "waits for other stages")] if len(names) > 1 else []
+    names, keys = names_of(timeline), keys_of(timeline, found)
     note = "Each row is a class of devices that do the same; a box is a pass of one micro-batch (its number inside)."
     if found.chunks > 1:
         note += " Paler boxes belong to later chunks of the loop."
     if found.count <= BOXES:
-        return section("pipeline", "Timeline", note, legend(keys), _scrolled(names, found, "all"))
+        return section("pipeline", "Timeline", note, legend(keys), whole(names, found, "all"))
     note += f" {found.count:,} boxes are too many to be told apart: first comes how each part of the step is shared."
-    parts = [legend(keys), tag("h3", "The whole step"), _aggregated(names, found)]
+    parts = [legend(keys), tag("h3", "The whole step"), whole(names, found, "shares")]
     for title, ident, excerpt in (("How it begins", "first", _first(found)), ("How it ends", "last", _last(found))):
         parts += [tag("h3", esc(f"{title}: {seconds(excerpt.length / PICOSECONDS)}")), _scrolled(names, excerpt, ident)]
     return section("pipeline", "Timeline", note, *parts)
+
+
+def names_of(timeline: Timeline) -> list[tuple[str, str]]:
+    """What rows are called, and whose they are."""
+    several = len(timeline.classes) > 1
+    return [(f"stage {p.group}" if several else "all devices", devices(p)) for p in timeline.classes]
+
+
+def keys_of(timeline: Timeline, found: Rows) -> list[tuple[str, str]]:
+    """What the colours of a picture stand for."""
+    kinds = {b.kind for row in found.boxes for b in row}
+    keys = [(k, what) for k, what in PASSES.items() if k in kinds]
+    keys += [("send", "message")] if found.lines else []
+    return keys + ([("idle", "waits for other stages")] if len(timeline.classes) > 1 else [])
+
+
+def whole(names: Sequence[tuple[str, str]], found: Rows, ident: str) -> str:
+    """The picture of all rows: box by box (`all`), or shares of time."""
+    return _scrolled(names, found, ident) if ident == "all" else _aggregated(names, found)
 
 
 def _first(found: Rows) -> Rows:
@@ -206,7 +232,7 @@ def _boxes(found: Rows) -> str:
     parts = []
     for r, row in enumerate(found.boxes):
         y = AXIS + r * (box + gap)
-        parts.append(f'<rect class="idle" x="0" y="{y}" width="100%" height="{box}"/>')
+        parts.append(f'<rect class="idle" x="0" y="{y}" width="{found.background}" height="{box}"/>')
         shapes, texts = [], []
         for b in row:
             x, width = found.at(b.start), (b.end - b.start) / found.length
@@ -259,7 +285,7 @@ def _aggregated(names: Sequence[tuple[str, str]], found: Rows) -> str:
     parts = []
     for r, row in enumerate(found.boxes):
         y = AXIS + r * (box + gap)
-        parts.append(f'<rect class="idle" x="0" y="{y}" width="100%" height="{box}"/>')
+        parts.append(f'<rect class="idle" x="0" y="{y}" width="{found.background}" height="{box}"/>')
         total, areas = [0.0] * bins, []
         for kind in PASSES:
             taken = _shares([b for b in row if b.kind == kind], found.length, bins)

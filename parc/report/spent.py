@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from compiler.cost.price.kinds import SLOWER, Over
 from compiler.cost.time.timeline import Player, Spent, Timeline
@@ -42,10 +42,16 @@ def all_axes(timeline: Timeline) -> list[Over]:
     return sorted(longest, key=lambda a: -longest[a])
 
 
-def parts(spent: Spent, axes: Sequence[Over]) -> list[tuple[str, str, float]]:
-    """(class of the colour, name, seconds): all that a step consists of; what takes no time is left out."""
+def parts(
+    spent: Spent, axes: Sequence[Over], called: Mapping[Over, Over] | None = None
+) -> list[tuple[str, str, float]]:
+    """(class of the colour, name, seconds): all that a step consists of; what takes no time is left out.
+
+    called: what axes are called in `axes`, where that is another name.
+    """
+    exposed = {(called or {}).get(a, a): s for a, s in spent.exposed.items()}
     found = [("product", NAMES["product"], spent.products), ("vector", NAMES["vector"], spent.vectors)]
-    found += [(axis_class(a, axes), _waits(a), spent.exposed.get(a, 0.0)) for a in axes]
+    found += [(axis_class(a, axes), _waits(a), exposed.get(a, 0.0)) for a in axes]
     found += [
         ("idle", NAMES["idle"], spent.bubble),
         (FunctionPhase.UPDATE, NAMES[FunctionPhase.UPDATE], spent.update),

@@ -19,10 +19,20 @@ def plan_iota(op: Iota, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
 
     def iota(ctx: CallContext, *first: Array) -> Array:
         positions = np.asarray(spread(offset(ctx) + start, 1, 0, size), np.int32)
+        if op.zigzag:
+            positions = in_zigzag(positions, op.dim.size // (2 * op.zigzag), op.zigzag)
         positions = positions if positions.ndim > 1 else positions.reshape((*lead, size))
         return positions + first[0][..., None] if first else positions
 
     return iota
+
+
+def in_zigzag(at: Array, length: int, parts: int) -> Array:
+    """Which positions lie at these places of the zig-zag order of blocks of a length."""
+    block, inside = np.divmod(at, np.int32(length))
+    pair = block // 2
+    moved: Array = np.where(block % 2 == 0, pair, 2 * parts - 1 - pair) * np.int32(length) + inside
+    return moved
 
 
 @kernel(Full)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Shift, Slice, Split
+from compiler.ops.zigzag import ZigZag
 from runtime.numpy.base import STORAGE, Array, Env, Kernel, LocalValue, kernel
 
 
@@ -97,3 +98,24 @@ def shifted(x: Array, axis: int, by: int, fill: Any) -> Array:
     out = np.full_like(x, fill)
     out[(*before, slice(low, low + kept))] = x[(*before, slice(high, high + kept))]
     return out
+
+
+@kernel(ZigZag)
+def plan_zigzag(op: ZigZag, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans a copy in which blocks of a dim lie in zig-zag order, or in their own again."""
+    axis = env.lead + ins[0].type.index(op.dim)
+    return lambda ctx, x: zigzag(x, axis, op.parts, op.back)
+
+
+def zigzag(x: Array, axis: int, parts: int, back: bool) -> Array:
+    """Block i and block 2·parts-1-i of 2·parts behind each other, or `back`."""
+    before, behind = x.shape[:axis], x.shape[axis + 1 :]
+    length = x.shape[axis] // (2 * parts)
+    at: tuple[Any, ...] = (slice(None),) * axis
+    if back:
+        pairs = x.reshape((*before, parts, 2, length, *behind))
+        first, last = pairs[(*at, slice(None), 0)], pairs[(*at, slice(None, None, -1), 1)]
+        return np.concatenate([first, last], axis).reshape(x.shape)
+    blocks = x.reshape((*before, 2 * parts, length, *behind))
+    first, last = blocks[(*at, slice(parts))], blocks[(*at, slice(None, parts - 1, -1))]
+    return np.stack([first, last], axis + 1).reshape(x.shape)

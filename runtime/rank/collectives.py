@@ -22,6 +22,7 @@ from compiler.ops.comm import (
     Shard,
 )
 from compiler.ops.neighbours import Halo, HaloAdd, ShiftAcross
+from compiler.ops.zigzag import ZigZagAcross, sources
 from dsl.data import dataclass
 from runtime.backend import Array, Backend, Index, Shape
 from runtime.comm import Done, Handle, Network, Then
@@ -166,6 +167,48 @@ def shift_across(op: ShiftAcross, x: Array, here: Here) -> Handle[Array]:
         return used if stop - start == shape[dim] else within(used, shape, dim, 0, here)
 
     return Then(found, moved)
+
+
+@collective(ZigZagAcross)
+def zigzag_across(op: ZigZagAcross, x: Array, here: Here) -> Handle[Array]:
+    """Every device sends each other one the blocks that this one has afterwards (most get nothing)."""
+    dim, me, size = here.type.index(op.dim), here.me(op.axes), here.type.size(op.dim)
+    held, shape, backend = here.mesh.spans(size, op.axes), here.backend.shape(x), here.backend
+    start = held[me][0]
+
+    def given(to: Span, of: Span) -> list[tuple[Span, Span]]:
+        """What one piece gets of another: where it lies afterwards, and where before."""
+        found = []
+        for at, there, n in sources(op, size, *to):
+            low, high = meet((there, there + n), of)
+            if low < high:
+                found.append(((at + low - there, at + high - there), (low, high)))
+        return found
+
+    def rows(of: Sequence[tuple[Span, Span]]) -> Array:
+        parts = [piece(x, dim, before, start, here) for _, before in of]
+        return (
+            parts[0]
+            if len(parts) == 1
+            else backend.concat(parts, dim)
+            if parts
+            else piece(x, dim, (start,) * 2, start, here)
+        )
+
+    gets = [given(held[me], theirs) for theirs in held]
+    shapes = [resized(shape, dim, sum(high - low for (low, high), _ in of)) for of in gets]
+    found = here.network.over(op.axes).all_to_all([rows(given(theirs, held[me])) for theirs in held], shapes)
+
+    def ordered(parts: Sequence[Array]) -> Array:
+        there: list[tuple[Span, Array]] = []
+        for of, part in zip(gets, parts, strict=True):
+            at = 0
+            for after, (low, high) in of:
+                there.append((after, backend.part(part, span(dim, at, at + high - low))))
+                at += high - low
+        return placed(there, dim, shape, start, 0, here)
+
+    return Then(found, ordered)
 
 
 # --- pieces ---------------------------------------------------------------------------------------

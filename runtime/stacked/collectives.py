@@ -28,12 +28,13 @@ from compiler.ops.comm import (
     Shard,
 )
 from compiler.ops.neighbours import Halo, HaloAdd, ShiftAcross
+from compiler.ops.zigzag import ZigZagAcross
 from dsl.data import dataclass
 from runtime.distribute import Array, parted_along, reduce_lead
 from runtime.mesh import Mesh
 from runtime.numpy import CallContext, rounded
 from runtime.numpy.base import inverse
-from runtime.numpy.shape import shifted
+from runtime.numpy.shape import shifted, zigzag
 
 Step = Callable[[CallContext, Array], Array]
 
@@ -296,6 +297,14 @@ def shift_across(op: ShiftAcross, around: Around) -> Step:
         return cutting(ctx, np.roll(whole, op.by, at) if op.around else shifted(whole, at, op.by, op.fill))
 
     return step
+
+
+@collective(ZigZagAcross)
+def zigzag_across(op: ZigZagAcross, around: Around) -> Step:
+    """The pieces are joined, their blocks ordered and cut again."""
+    dim, mesh = around.type.index(op.dim), around.mesh
+    joining, cutting = gather(dim, op.axes, around.type.shape[dim], mesh), cut(dim, op.axes, mesh)
+    return lambda ctx, x: cutting(ctx, zigzag(joining(ctx, x), mesh.lead + dim, op.parts, op.back))
 
 
 def spread(x: Array, where: Sequence[int], mesh: Mesh) -> Array:

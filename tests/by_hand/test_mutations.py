@@ -93,11 +93,11 @@ def mutants(tree: ast.File) -> Iterator[tuple[str, ast.File]]:
                 pass
 
 
-def survives(name: str, text: str) -> bool:
+def survives(name: str, text: str, rules: str = "") -> bool:
     """Whether neither types nor the proof find anything."""
     layer, axes, mesh, _ = FUNCTIONS[name]
     source = Source(
-        "main.par", file(layer, f"{name}{axes}", mesh, own=text, uses="use std.layers (gelu, silu, softmax)\n")
+        "main.par", file(layer, f"{name}{axes}", mesh, rules, text, uses="use std.layers (gelu, silu, softmax)\n")
     )
     try:
         job = evaluate_file(source, precision=Precision("f64", "f64")).job
@@ -112,6 +112,15 @@ def test_mutants_are_found(name: str) -> None:
     assert survives(name, print_tree(tree))
     alive = [what for what, mutant in mutants(tree) if survives(name, print_tree(mutant))]
     assert sorted(alive) == SAME.get(name, [])
+
+
+def test_mutants_of_a_ring_in_zigzag_order_are_found() -> None:
+    rules = "split s on cp zigzag for activations"
+    tree = parse("\n".join(map(library, ("causal_ring", "halves"))), "std.par")
+    around = "\n".join(map(library, ("ring_attention", "attended")))
+    assert survives("ring_attention", f"{print_tree(tree)}\n{around}", rules)
+    alive = [what for what, m in mutants(tree) if survives("ring_attention", f"{print_tree(m)}\n{around}", rules)]
+    assert sorted(alive) == ["another 1e+30"]
 
 
 INVISIBLE = {

@@ -307,6 +307,17 @@ def test_one_card_trains_what_it_says() -> None:
     assert [h.text.split()[0] for h in held if not h.holds] == ["weights_more.host_memory.peak"]
 
 
+def test_ten_terabytes_of_tables_fit_where_they_do() -> None:
+    """Every check of the example holds; with 1 TiB in a server none but the one that says that it is too little."""
+    held: list[CheckResult] = []
+    file = WALLS.with_name("embeddings_10tb.par")
+    parc.check(file, told=held.append)
+    assert len(held) == file.read_text().count("\ncheck ") == 9 and all(h.holds for h in held)
+    with pytest.raises(ParcError):
+        parc.check(file, told=held.append, params={"ram": "1 TiB"})
+    assert [h.text.split()[0] for h in held if not h.holds] == ["on_hosts.host_memory.peak"]
+
+
 @pytest.mark.parametrize(
     ("change", "broken"),
     [

@@ -104,8 +104,8 @@ def test_what_begins_like_a_number_where_a_name_stands_is_one_error(word: str, h
     ("word", "help"),
     [
         ("1f1b", ": `one_f_one_b`"),
-        ("1f1b_interleaved", "; there are `gpipe`, `one_f_one_b`, `interleaved` and `zero_bubble`"),
-        ("128x", "; there are `gpipe`, `one_f_one_b`, `interleaved` and `zero_bubble`"),
+        ("1f1b_interleaved", "; there are `gpipe`, `one_f_one_b`, `interleaved`, `zero_bubble` and `by_hand`"),
+        ("128x", "; there are `gpipe`, `one_f_one_b`, `interleaved`, `zero_bubble` and `by_hand`"),
     ],
 )
 def test_of_a_schedule_that_begins_like_a_number_only_those_are_proposed_that_there_are(word: str, help: str) -> None:

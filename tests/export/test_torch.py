@@ -24,6 +24,7 @@ from runtime.stacked import Emulator
 from tests.entries import test_infer as inference
 from tests.export.exported import BACKEND, Ran, alone, judge, together
 from tests.matrix.cells import cells
+from tests.order import files as order
 from tests.place import test_uneven as uneven
 from tests.stages import test_rows as rows
 from tests.states import models as states
@@ -216,6 +217,13 @@ UNEVEN = {
 }
 
 
+_ZIGZAG = "split s on cp zigzag for activations"
+ORDERS = {
+    "zigzag": order.file(_ZIGZAG, "cp = 4", "x = x + shift(x, s, by = 1) * cast(iota(s), compute)"),
+    "zigzag_ring": order.file(f"{_ZIGZAG}\nimplement block.attention by ring_attention(cp)", "cp = 4"),
+}
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     pytest.importorskip("torch")
@@ -223,7 +231,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     programs |= {name: golden(name) for name in PROGRAMS}
     programs |= {name: states.compiled(name).program for name in STATES}
     programs |= {
-        name: parc.compile(Source("main.par", text), double=True).program for name, text in (ROWS | UNEVEN).items()
+        name: parc.compile(Source("main.par", text), double=True).program
+        for name, text in (ROWS | UNEVEN | ORDERS).items()
     }
     by_name = {str(cell): cell for size in (1, 2) for cell in cells(size)}
     programs |= {name: by_name[name].compile().program for name in CELLS}
@@ -232,7 +241,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     return together(programs, tmp_path_factory.mktemp("exported"), compiled=("compiled",))
 
 
-@pytest.mark.parametrize("name", [*DISTRIBUTED, *PROGRAMS, *STATES, *ROWS, *CELLS, *UNEVEN, "grouped", "compiled"])
+@pytest.mark.parametrize(
+    "name", [*DISTRIBUTED, *PROGRAMS, *STATES, *ROWS, *CELLS, *UNEVEN, *ORDERS, "grouped", "compiled"]
+)
 def test_in_processes(name: str, ran: dict[str, Ran]) -> None:
     judge(ran[name])
 

@@ -91,6 +91,7 @@ CASES: tuple[Case, ...] = (
     _example("streaming", layers=4, hidden=16, vocab=24, seq=4, memory=8, batch=8, dp=2, tp=2, microbatches=2),
     _example("towers", dp=2),
     _example("distill", layers=4, hidden=16, small_layers=2, small_hidden=8, heads=2, vocab=24, seq=8, dp=2, tp=2),
+    _example("schedules", layers=4, hidden=16, vocab=24, seq=8, batch=8, m=4),
 )
 
 

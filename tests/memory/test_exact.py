@@ -77,6 +77,7 @@ EVERY = [
     ("mamba", "layers=4 hidden=16 vocab=24 seq=8 batch=8 dp=2 tp=2 zero=1 microbatches=2"),
     ("mamba", "layers=4 hidden=16 vocab=24 seq=8 batch=8 pp=2 dp=2 microbatches=4"),
     ("distill", ""),
+    ("schedules", ""),
     ("streaming", "layers=4 hidden=16 vocab=24 seq=4 memory=8 batch=8 dp=2 tp=2"),
     ("streaming", "layers=4 hidden=16 vocab=24 seq=4 memory=8 batch=8 pp=2 dp=2 microbatches=4 zero=1"),
 ]
@@ -119,7 +120,12 @@ def test_the_memories_of_one_card(job: str) -> None:
 
 
 def test_no_example_is_forgotten() -> None:
-    large = {"walls", "one_card", "serving"}  # of sizes that are not run: their jobs are proved in small
+    large = {
+        "walls",
+        "one_card",
+        "serving",
+        "embeddings_10tb",
+    }  # of sizes that are not run: their jobs are proved in small
     assert {name for name, _ in EVERY} | large == {path.stem for path in EXAMPLES.glob("*.par")}
     assert set(WALLS) == set(re.findall(r"^job (\w+)", (EXAMPLES / "walls.par").read_text(), re.M))
 

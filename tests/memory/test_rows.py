@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import parc
 from compiler.cost.kernels.work import Copy
 from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job
@@ -24,6 +25,8 @@ from compiler.walk import walk
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from runtime.prove import prove
+from runtime.rank.executor import RankExecutor
+from runtime.stacked import Emulator
 from tests.memory.measured import exact
 from tests.memory.test_offload import same_bits
 
@@ -178,3 +181,19 @@ def test_a_table_that_is_read_otherwise_is_none() -> None:
     with pytest.raises(ParcError) as raised:
         compiled(RULE, text=text)
     assert {d.code for d in raised.value.diagnostics} == {"E0542"}
+
+
+def test_ten_terabytes_in_small() -> None:
+    """The example learns the ratings that are shipped, bit for bit as without the rule."""
+    file = Path(__file__).parent.parent.parent / "examples" / "embeddings_10tb.par"
+    found, plain = (parc.compile(file, job=job).program for job in ("small", "small_all_here"))
+    assert far(found) == {Take, ReadRows, WriteRows}
+    assert not [n for n in moved(found) if n.startswith(("student", "lecturer"))]  # the others are as small as a list
+    batches = list(parc.batches(file, 4, job="small"))
+    for executor in (Emulator, RankExecutor):
+        left, right = executor(found), executor(plain)
+        losses = [(left.step(b).loss, right.step(b).loss) for b in batches]
+        assert all(a == b for a, b in losses) and losses[-1][0] < losses[0][0]
+        ours, others = ({**run.weights(), **run.states()} for run in (left, right))
+        assert all((x == others[name]).all() for name, x in ours.items()) and ours.keys() == others.keys()
+    exact(found)

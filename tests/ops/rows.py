@@ -19,6 +19,7 @@ from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window
+from compiler.ops.zigzag import ZigZag
 from runtime.numpy import STORAGE, CallContext, Env, LocalValue, plan, quiet
 
 
@@ -165,6 +166,10 @@ def _shapes() -> list[Row]:
         Row(Shift("b", 2, -1), (T("int32", b=4, d=6),)),
         Row(Shift("s", 1, 0.0, True), (BSD,)),
         Row(Shift("b", -3, 0.0, True), (T("int32", b=4, d=6),)),
+        Row(ZigZag("s", 3), (BSD,)),
+        Row(ZigZag("s", 1, True), (BSD,)),
+        Row(ZigZag("b", 2), (T("int32", b=4, d=6),)),
+        Row(ZigZag("b", 2, True), (T(b=8, d=6),)),
         Row(Pad("s", 1, 2, 0.0, "t"), (BSD,)),
         Row(Pad("s", 0, 1, 1.5, "s"), (BSD,)),
         Row(Concat("s", "t"), (BSD, T(b=4, s=1, d=2), BSD)),

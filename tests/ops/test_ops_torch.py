@@ -16,6 +16,7 @@ from compiler.ops.index import Scatter, ScatterAdd, Take
 from compiler.ops.reduce import Cumsum, Reduce, TopK
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Shift, Slice, Split
 from compiler.ops.window import Fold, Window
+from compiler.ops.zigzag import ZigZag
 
 from .rows import BINARY, UNARY, D, T, run
 from .test_ops_derivative import gradients
@@ -58,6 +59,8 @@ CASES: list[tuple[Op, tuple[Type, ...], Callable[..., Any]]] = [
     (Slice("s", 1, 6, "s", 2), (BSD,), lambda x: x[:, 1:6:2]),
     (Shift("s", 2, 0.0, True), (BSD,), lambda x: torch.roll(x, 2, 1)),
     (Shift("s", 2, 3.0), (BSD,), lambda x: torch.nn.functional.pad(x[:, :-2], (0, 0, 2, 0), value=3.0)),
+    (ZigZag("s", 3), (BSD,), lambda x: x[:, [0, 5, 1, 4, 2, 3]]),
+    (ZigZag("s", 3, True), (BSD,), lambda x: x[:, [0, 2, 4, 5, 3, 1]]),
     (Pad("s", 1, 2, 3.0, "s"), (BSD,), lambda x: torch.nn.functional.pad(x, (0, 0, 1, 2), value=3.0)),
     (Concat("s", "s"), (BSD, BSD), lambda x, y: torch.cat((x, y), 1)),
     (Flip("s"), (BSD,), lambda x: x.flip(1)),

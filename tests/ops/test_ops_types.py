@@ -18,6 +18,7 @@ from compiler.ops.registry import COMPUTE
 from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window
+from compiler.ops.zigzag import ZigZag
 from runtime.numpy import PLANNERS, STORAGE
 
 from .rows import ROWS, D, Row, T, run
@@ -143,6 +144,10 @@ WRONG: list[tuple[Op, tuple[Type, ...], str]] = [
     (Shift("d", 0), (BD,), "E0206"),
     (Shift("d", 6), (BD,), "E0206"),
     (Shift("d", 1, 0.5), (T("int32", d=6),), "E0202"),
+    (ZigZag("e", 1), (BD,), "E0204"),
+    (ZigZag("d", 2), (BD,), "E0435"),
+    (ZigZag("d", 0), (BD,), "E0435"),
+    (Iota(Dim("d", 6), 2), (), "E0435"),
     (Pad("d", -1, 0, 0.0, "d"), (BD,), "E0206"),
     (Pad("d", 1, 0, 0.0, "b"), (BD,), "E0205"),
     (Concat("d", "d"), (), ""),

@@ -23,6 +23,7 @@ from compiler.ops.comm import (
     Shard,
 )
 from compiler.ops.neighbours import Halo, HaloAdd, ShiftAcross
+from compiler.ops.zigzag import ZigZagAcross
 from runtime.comm import Hub, Wait
 from runtime.distribute import Array, collect, distribute
 from runtime.mesh import Mesh
@@ -167,6 +168,28 @@ def test_shift_around_moves_elements_across_pieces_and_the_ends(n: int, m: int, 
     op = ShiftAcross("s", AXES, by, 0.0, True)
     got = both(op, distribute(x, type, layout, mesh), type, layout, layout, mesh)
     np.testing.assert_array_equal(collect(got, type, layout, mesh), np.roll(x, by, 1))
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 5), st.integers(1, 3))
+def test_zigzag_moves_blocks_across_pieces_and_back(n: int, m: int, parts: int, length: int) -> None:
+    """As the blocks of the whole lie, over one axis and two, of as many pieces and of others; what leaves counts."""
+    mesh = Mesh(AXES, {"a": n, "b": m})
+    size = 2 * parts * length
+    type, layout = Type("f64", (Dim("k", 2), Dim("s", size))), Layout(((), AXES))
+    x = np.arange(2.0 * size).reshape(2, size)
+    order = [k for i in range(parts) for k in (i, 2 * parts - 1 - i)]
+    want = x.reshape(2, 2 * parts, length)[:, order].reshape(2, size)
+    pieces = distribute(x, type, layout, mesh)
+    there = ZigZagAcross("s", AXES, parts)
+    lies = both(there, pieces, type, layout, layout, mesh)
+    np.testing.assert_array_equal(collect(lies, type, layout, mesh), want)
+    back = both(ZigZagAcross("s", AXES, parts, True), lies, type, layout, layout, mesh)
+    np.testing.assert_array_equal(collect(back, type, layout, mesh), x)
+    if size % (n * m) == 0:
+        before, after = (a.reshape(2, n * m, -1) for a in (x, want))
+        leaving = max(len(set(before[0, p]) - set(after[0, p])) for p in range(n * m))
+        piece = Type("f64", (Dim("k", 2), Dim("s", size // (n * m))))
+        assert there.sent(piece, mesh.sizes) == leaving * 2 * 8
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 13), st.integers(1, 4))

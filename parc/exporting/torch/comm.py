@@ -5,6 +5,7 @@ from __future__ import annotations
 from compiler.graph import Node
 from compiler.ops.comm import AllGather, AllReduce, AllToAll, MaskPad, OnlyFirst, ReduceScatter, Shard
 from compiler.ops.neighbours import Halo, HaloAdd, ShiftAcross
+from compiler.ops.zigzag import ZigZagAcross
 from parc.exporting.torch.writer import Writer, emit, number, quoted, string
 
 
@@ -90,3 +91,11 @@ def shift_across(op: ShiftAcross, node: Node, w: Writer) -> str:
     if op.around:
         return f"{w.use('shift_around')}({w.ref(x)}, {at}, {op.by}, {x.type.shape[at]}, {quoted(op.axes)})"
     return f"{w.use('shift_across')}({w.ref(x)}, {at}, {op.by}, {fill}, {quoted(op.axes)})"
+
+
+@emit(ZigZagAcross)
+def zigzag_across(op: ZigZagAcross, node: Node, w: Writer) -> str:
+    """Blocks to whoever has them in the other order."""
+    x, at = node.inputs[0], _at(node, op.dim)
+    order = f"{op.parts}, {op.back}, {x.type.shape[at]}"
+    return f"{w.use('zigzag_across')}({w.ref(x)}, {at}, {order}, {quoted(op.axes)})"

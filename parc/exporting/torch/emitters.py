@@ -15,6 +15,7 @@ from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window, span
+from compiler.ops.zigzag import ZigZag
 from parc.exporting.torch.writer import DTYPES, Writer, emit, number, tuple_of
 
 INFIX = {
@@ -202,6 +203,12 @@ def shift(op: Shift, node: Node, w: Writer) -> str:
     return f"functional.pad({w.ref(x)}.{kept}, {border}, value={number(op.fill)})"
 
 
+@emit(ZigZag)
+def zigzag(op: ZigZag, node: Node, w: Writer) -> str:
+    x = node.inputs[0]
+    return f"{w.use('zigzag')}({w.ref(x)}, {x.type.index(op.dim)}, {op.parts}, {op.back})"
+
+
 @emit(Window)
 def window(op: Window, node: Node, w: Writer) -> str:
     """A view of the windows that a kernel sees along a dim. A piece of a split dim comes with its borders."""
@@ -244,8 +251,11 @@ def iota(op: Iota, node: Node, w: Writer) -> str:
             at = r.start
             start = f"{at.base} + {at.slope} * GROUP" if at.slope else str(at.base)
             text += f" + {start}" if start != "0" else ""
-    begins = [o for o in (w.offset(y, 0), *map(w.ref, node.inputs)) if o]
-    return " + ".join([text, *begins])
+    first = [o for o in (w.offset(y, 0),) if o]
+    if op.zigzag:
+        length = op.dim.size // (2 * op.zigzag)
+        text, first = f"{w.use('in_zigzag')}({' + '.join([text, *first])}, {length}, {op.zigzag})", []
+    return " + ".join([text, *first, *map(w.ref, node.inputs)])
 
 
 @emit(Full)

@@ -291,4 +291,19 @@ def initial(kind, arguments, name, whole, starts, shape, dtype):
     second = fractions(hashed(key, place, 1), 53)
     std = arguments[0] if arguments else 1.0
     return (std * torch.sqrt(-2 * torch.log1p(-first)) * torch.cos(2 * math.pi * second)).to(dtype)
+
+
+def in_zigzag(at, length, parts):
+    """Which positions lie at these places of the zig-zag order of blocks of a length."""
+    pair = at // length // 2
+    return torch.where(at // length % 2 == 0, pair, 2 * parts - 1 - pair) * length + at % length
+
+
+def zigzag(x, dim, parts, back):
+    """Block i and block 2 parts - 1 - i behind each other, or `back` in their own order."""
+    if back:
+        first, last = x.unflatten(dim, (parts, 2, -1)).unbind(dim + 1)
+        return torch.cat([first, last.flip(dim)], dim).flatten(dim, dim + 1)
+    first, last = x.unflatten(dim, (2 * parts, -1)).split(parts, dim)
+    return torch.stack([first, last.flip(dim)], dim + 1).flatten(dim, dim + 2)
 '''

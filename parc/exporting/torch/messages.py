@@ -154,6 +154,48 @@ def shift_around(x, dim, by, whole, axes):
     return placed(found, x, dim, needed[me][0], x.shape[dim], 0)
 
 
+def zigzag_sources(parts, back, whole, low, high):
+    """Where elements low…high come from as the order of 2 parts blocks changes: (to, from, how many)."""
+    length, found = whole // (2 * parts), []
+    for block in range(low // length, -(-high // length)):
+        if back:
+            there = 2 * block if block < parts else 2 * (2 * parts - 1 - block) + 1
+        else:
+            there = 2 * parts - 1 - block // 2 if block % 2 else block // 2
+        start, stop = max(low, block * length), min(high, (block + 1) * length)
+        if start < stop:
+            found.append((start, there * length + start - block * length, stop - start))
+    return found
+
+
+def zigzag_across(x, dim, parts, back, whole, axes):
+    """Blocks to whoever has them in zig-zag order, or `back` in their own."""
+    me, held = piece(axes), spans(whole, axes)
+    out = torch.zeros_like(x)
+    group, order = members(axes)
+    by_member = [order.index(m) for m in range(len(order))]
+
+    def shared(to, of):
+        """What piece `to` gets of piece `of`: (to, from, how many)."""
+        found = []
+        for at, there, n in zigzag_sources(parts, back, whole, *held[to]):
+            low, high = meet((there, there + n), held[of])
+            if low < high:
+                found.append((at + low - there, low, high - low))
+        return found
+
+    moved = x.movedim(dim, 0)
+    gives, gets = [shared(p, me) for p in by_member], [shared(me, p) for p in by_member]
+    start = held[me][0]
+    sent = torch.cat([moved[:0], *(moved[low - start : low - start + n] for of in gives for _, low, n in of)])
+    lengths = [[sum(n for _, _, n in of) for of in spans_] for spans_ in (gets, gives)]
+    found = funcol.wait_tensor(funcol.all_to_all_single(sent.contiguous(), *lengths, group)).split(lengths[0])
+    for of, part in zip(gets, found):
+        for (at, _, n), rows in zip(of, part.split([n for _, _, n in of]) if of else ()):
+            out = out.slice_scatter(rows.movedim(0, dim), dim, at - start, at - start + n)
+    return out
+
+
 def stage_reduce(x, fn, groups):
     """Sum or maximum over the devices of the same place in several groups."""
     return funcol.wait_tensor(funcol.all_reduce(wide(x).contiguous(), fn, BETWEEN[groups])).to(x.dtype)

@@ -27,6 +27,11 @@ def plan_iota(op: Iota, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     def iota(ctx: TorchCall, *given: Tensor) -> Tensor:
         first = offset(ctx.micro) + start
         numbers = torch.arange(first, first + size, dtype=torch.int32, device=where.device)
+        if op.zigzag:
+            length = op.dim.size // (2 * op.zigzag)
+            block = numbers // length
+            pair = block // 2
+            numbers = torch.where(block % 2 == 0, pair, 2 * op.zigzag - 1 - pair) * length + numbers % length
         return numbers + given[0] if given else numbers
 
     return iota

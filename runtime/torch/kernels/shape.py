@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Shift, Slice, Split
+from compiler.ops.zigzag import ZigZag
 from runtime.backend import Kernel
 from runtime.torch.base import Standpoint, Values, kernel, number
 
@@ -87,3 +88,19 @@ def plan_shift(op: Shift, ins: Values, outs: Values, where: Standpoint) -> Kerne
         return out
 
     return shift
+
+
+@kernel(ZigZag)
+def plan_zigzag(op: ZigZag, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans a copy in which blocks of a dim lie in zig-zag order, or in their own again."""
+    axis, n, length = ins[0].type.index(op.dim), op.parts, ins[0].type.size(op.dim) // (2 * op.parts)
+
+    def there(ctx: object, x: Tensor) -> Tensor:
+        first, last = x.unflatten(axis, (2 * n, length)).split(n, axis)
+        return torch.stack([first, last.flip(axis)], axis + 1).flatten(axis, axis + 2)
+
+    def back(ctx: object, x: Tensor) -> Tensor:
+        first, last = x.unflatten(axis, (n, 2, length)).unbind(axis + 1)
+        return torch.cat([first, last.flip(axis)], axis).flatten(axis, axis + 1)
+
+    return back if op.back else there

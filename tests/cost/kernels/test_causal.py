@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -17,7 +18,9 @@ from compiler.cost.kernels.work import Product
 from compiler.cost.price.calibration import of_cluster
 from compiler.cost.time.simulate import Simulation
 from compiler.graph import Node, Value
+from compiler.ops.contract import Contract
 from compiler.program import Program
+from compiler.walk import walk
 from dsl.source import Source
 from runtime.data.synthetic import synthetic
 from runtime.rank.executor import RankExecutor
@@ -28,7 +31,8 @@ SEQ = 120
 
 
 def program(rules: str, devices: int, **params: int) -> Program:
-    text = GPT + f"strategy drawn for gpt {{\n{rules}\n}}\n"
+    uses = "use std.implementations (ring_attention)\n" if "ring_attention" in rules else ""
+    text = uses + GPT + f"strategy drawn for gpt {{\n{rules}\n}}\n"
     sizes = {"layers": 1, "hidden": 16, "heads": 4, "batch": 2, "seq": SEQ, "dp": devices, **params}
     return parc.compile(Source("drawn.par", text), params=sizes, strategy="drawn").program
 
@@ -41,13 +45,13 @@ def priced(p: Program) -> Product:
     return found
 
 
-def counted(p: Program, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def counted(p: Program, monkeypatch: pytest.MonkeyPatch, name: str = r"block\.attention\.mixed") -> list[int]:
     """Per device, how many multiplications of a share that is not 0 there are in that product, in a real step."""
     found: Counter[tuple[tuple[str, int], ...]] = Counter()
     compute = Rank._compute
 
     def count(rank: Rank, instr: Node, scope: Mapping[str, Value], arrays: Sequence[Any]) -> Sequence[Any]:
-        if instr.outputs[0].name == "block.attention.mixed":
+        if isinstance(instr.op, Contract) and re.fullmatch(name, instr.outputs[0].name):
             width = instr.outputs[0].type.dims[-1].size  # of a head
             found[tuple(rank.at.items())] += int(np.count_nonzero(arrays[0])) * width
         return compute(rank, instr, scope, arrays)
@@ -68,6 +72,34 @@ def test_the_last_of_the_pieces_is_priced(cp: int, monkeypatch: pytest.MonkeyPat
     assert work.flops / 2 * (work.most + itself) == pytest.approx(max(found))
     assert work.flops / 2 * (work.kept + itself) == pytest.approx(sum(found) / cp)
     assert work.most / work.kept == pytest.approx((2 * cp - 1) / cp)
+
+
+@pytest.mark.parametrize("cp", [2, 3, 4, 5])
+def test_in_zigzag_order_all_pieces_are_priced_alike(cp: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much as the mean, where in order the last has (2n-1)/n of it."""
+    p = program(f"  mesh (cp = {cp})\n  split s on cp zigzag for activations", cp)
+    work, found = priced(p), counted(p, monkeypatch)
+    assert len(found) == cp and max(found) == min(found)
+    assert work.flops / 2 * (work.kept + 1 / (2 * SEQ)) == pytest.approx(max(found))
+    assert work.most in (0.0, pytest.approx(work.kept))
+
+
+@pytest.mark.parametrize("cp", [2, 3, 5])
+def test_a_ring_of_pieces_in_zigzag_order_multiplies_what_is_seen(cp: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every device as much as the mean; but for those of its own blocks that the mask crosses, nothing besides."""
+    rules = f"  mesh (cp = {cp})\n  split s on cp zigzag for activations\n"
+    p = program(f"{rules}  implement block.attention by ring_attention(cp)", cp)
+    found = counted(p, monkeypatch, r"block\.attention\.(.*\.)?more(_\d+)?")
+    assert len(found) == cp and max(found) == min(found)
+    assert sum(found) == 2 * SEQ * (SEQ + 1) // 2 * 16  # samples, pairs, of all heads together
+    forward = next(f for f in p.entries[0].classes[0].functions if f.phase.name == "FORWARD")
+    products = [
+        node.op.flops([v.type for v in node.inputs]) * times
+        for node, times in walk(forward.body)
+        if isinstance(node.op, Contract) and re.fullmatch(r"block\.attention\.(.*\.)?more(_\d+)?", node.output.name)
+    ]
+    block = 2 * 2 * 16 * (SEQ // (2 * cp)) ** 2  # of 4 cp² in all; those that are seen are 2 cp² + cp
+    assert sum(products) / cp == (2 * cp + 1) * block
 
 
 @pytest.mark.parametrize(("axes", "rows", "there"), [("cp = 7", 18, 12), ("cp = 16", 8, 0), ("cp = 2, cq = 7", 9, 6)])
