@@ -68,6 +68,7 @@ class Increment:
         self.made = {v: (node, k) for node in graph.nodes for k, v in enumerate(node.outputs)}
         self.known: dict[tuple[Value, Demand], Value] = {}
         self._places: Value | None = None
+        self._kept_already: dict[tuple[Value, tuple[str, ...], tuple[str, ...]], Value] = {}
 
     def natural(self, v: Value) -> Demand:
         """New positions along the dim that bounds what it looks at, if it looks at data at all."""
@@ -202,6 +203,9 @@ class Increment:
         Kept is whatever has the fewest bytes on the way from where it is made: what is only called otherwise, repeated
         or cast is done again.
         """
+        same = self._named(v)
+        if same in self._kept_already:
+            return self._kept_already[same]
         way: list[Node] = []
         best, at, where = v, 0, dim
         x, d = v, dim
@@ -220,7 +224,19 @@ class Increment:
         for node in reversed(way[:at]):
             (value,) = self.emit(node.op, [value], node, ALL)
             self.known[node.outputs[0], ALL] = value
+        self._kept_already[same] = value
         return value
+
+    def _named(self, v: Value) -> tuple[Value, tuple[str, ...], tuple[str, ...]]:
+        """Of which value it is another view with the same elements, and what its dims are called there and here."""
+        there = v.type.names
+        x = v
+        while (found := self.made.get(x)) is not None and isinstance(found[0].op, (Rename, Transpose, StopGradient)):
+            if isinstance(found[0].op, Rename):
+                before = {new: old for old, new in found[0].op.pairs}
+                there = tuple(before.get(n, n) for n in there)
+            x = found[0].inputs[0]
+        return x, there, v.type.names
 
     def _cache(self, v: Value, dim: str) -> Value:
         rows, place = self.need(v, frozenset((dim,))), self.places(v)
@@ -235,9 +251,7 @@ class Increment:
 
 
 def _cheap(op: Op) -> bool:
-    """Whether its result is rather made again than kept: of one operand, element by element."""
-    if isinstance(op, Map):
-        return len([s for s in op.slots if s is None]) == 1
+    """Whether its result is rather made again than kept, of places too that are not reached yet, which are zero."""
     return isinstance(op, (Rename, Broadcast, Transpose, StopGradient, Cast))
 
 

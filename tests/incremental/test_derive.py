@@ -157,6 +157,12 @@ def test_what_is_kept() -> None:
         assert states(name) == states(name, 4)
 
 
+def test_what_is_renamed_twice_is_kept_once() -> None:
+    assert list(states("linear attention").values()) == ["int32[]", "f64[b=2, t=8, d=8]"]
+    other = model_of(MODELS["linear attention"].replace("kept @ rename(x, s -> t)", "kept @ tanh(rename(x, s -> t))"))
+    assert len(incremental(other, "s", 1, NOWHERE).states) == 3
+
+
 def test_a_mask_that_is_too_weak_is_seen() -> None:
     """Scores so low that the mask's number is no mask for them: no number rather than a wrong one."""
     import numpy as np

@@ -104,7 +104,7 @@ def test_it_is_proved(strategy: str) -> None:
     assert row.ok and row.error < 1e-9
 
 
-@pytest.mark.parametrize("strategy", ["serial", "all"])
+@pytest.mark.parametrize("strategy", ["serial", "pipeline"])
 def test_each_entry_is_its_serial_program(strategy: str) -> None:
     for c in lowered(strategy)[1:]:
         assert prove_evaluation(c.training, c.program, 2, executor=RankExecutor).ok
