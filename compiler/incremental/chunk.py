@@ -47,7 +47,7 @@ class Surroundings(Protocol):
         ...
 
     def renew(self, number: int, value: Value) -> None:
-        """What the state of that number contains afterwards."""
+        """What the state of that number contains afterwards; without, what it has contained."""
         ...
 
 
@@ -61,7 +61,18 @@ def resized(type: Type, demand: Demand, new: Dim) -> Type:
 class Increment:
     """A graph of new positions on its way, which are those of the dim `new`."""
 
-    def __init__(self, analysis: Analysis, new: Dim, around: Surroundings, graph: Graph, builder: Builder) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        new: Dim,
+        around: Surroundings,
+        graph: Graph,
+        builder: Builder,
+        begun: bool,
+        keeps: bool = True,
+    ) -> None:
+        """begun: what hangs on no position was kept by an earlier pass. keeps: there can be states."""
+        self.begun, self.keeps = begun, keeps
         self.analysis, self.new, self.around, self.builder = analysis, new, around, builder
         self.positions = analysis.positions
         self.length = new.size
@@ -84,6 +95,20 @@ class Increment:
         key = (v, demand)
         if key not in self.known:
             self.known[key] = self._make(v, demand)
+        return self.known[key]
+
+    def once(self, v: Value) -> Value:
+        """The value at all positions; of what hangs on data, but on no position, what the first pass kept."""
+        if v not in self.analysis.once or not self.keeps:
+            return self.need(v, ALL)
+        key = (v, frozenset(("once",)))
+        if key not in self.known:
+            origin = Origin(f"{v.origin.path}.once" if v.origin.path else "")
+            state, number = self.around.state(f"{v.name}.once", v.type, Init("zeros"), origin, v)
+            if not self.begun:
+                state = self.need(v, ALL)
+                self.around.renew(number, state)
+            self.known[key] = state
         return self.known[key]
 
     def _make(self, v: Value, demand: Demand) -> Value:
@@ -119,7 +144,8 @@ class Increment:
         operands = []
         for i, x in enumerate(node.inputs):
             names = frozenset(n for loop in asked if (n := loop.ins[i]) is not None)
-            operands.append(self.need(x, names))
+            moving = self.analysis.of(node.outputs[0]).bound
+            operands.append(self.once(x) if moving and not names else self.need(x, names))
         op = self._called(node, demand, asked)
         results = (operands[0],) if op is None else self.emit(op, operands, node, demand)
         if node in self.analysis.guards:
