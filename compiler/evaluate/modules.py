@@ -9,7 +9,7 @@ from typing import cast
 from compiler.evaluate import limits
 from compiler.evaluate.session import Session, is_std, listed
 from compiler.evaluate.sizes import constant
-from compiler.evaluate.values import BROKEN, Broken, Defined, Skip, Static, kind_of, show_static
+from compiler.evaluate.values import AUTO, BROKEN, Broken, Defined, Skip, Static, kind_of, show_static
 from dsl import ast
 from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail, suggest
 from dsl.files import load_use
@@ -113,7 +113,7 @@ class Module:
             if alone:
                 self.session.sizes = None  # the parameter's value counts, not the numbers that it is written with
             try:
-                value = static_value(param.default, self)
+                value = 1 if self._left_open(param) else static_value(param.default, self)
             finally:
                 self.session.sizes = sizes
             if name in self.overrides:
@@ -124,6 +124,12 @@ class Module:
             return value
         finally:
             self._open.pop()
+
+    def _left_open(self, param: ast.Param) -> bool:
+        """Whether its default is `auto`, but it is set."""
+        default = param.default
+        open = isinstance(default, ast.Name) and default.id == AUTO and AUTO not in self.params
+        return open and param.name.id in self.overrides
 
     def _check_choice(self, param: ast.Param, value: Static) -> None:
         from compiler.evaluate.expressions import static_value

@@ -12,7 +12,7 @@ from compiler.evaluate.frozen import Patterns
 from compiler.evaluate.modules import Module
 from compiler.evaluate.ranges import Extent, extents
 from compiler.evaluate.session import Session, listed
-from compiler.evaluate.values import BROKEN, Bound, Broken, DimList, Skip, WeightVar, kind_of
+from compiler.evaluate.values import AUTO, BROKEN, Bound, Broken, DimList, Skip, WeightVar, kind_of
 from compiler.graph import DTYPES, FLOATS, Dim, Names, Type, Value
 from compiler.model import STEP_DTYPE, DataInput, LoopPiece, Precision, State, Weight
 from compiler.ops.base import Misuse, Op, OpError
@@ -176,6 +176,9 @@ class Scope:
         kinds = self.module.kinds(name.id)
         if kinds:
             return fail("E0114", f"`{name.id}` is a {kinds[0]}, not a value", name.span)
+        if name.id == AUTO:
+            how = "`parc plan` finds a number, and writes the file with it; `-D` sets a parameter"
+            return fail("E0134", "`auto` leaves this open", name.span, help=how)
         known = [*self.vars, *self.dims, *self.module.param_names()]
         help = did_you_mean(name.id, known)
         return fail("E0101", f"there is no `{name.id}` here", name.span, help=help)

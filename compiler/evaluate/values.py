@@ -11,6 +11,9 @@ from dsl import ast
 from dsl.data import dataclass
 from dsl.units import Quantity
 
+AUTO = "auto"
+"""What stands for a number that `parc plan` finds, where nothing else is called so."""
+
 if TYPE_CHECKING:
     from compiler.evaluate.frame import Frame
     from compiler.evaluate.modules import Module

@@ -15,7 +15,8 @@ from dsl.data import dataclass
 class Move(Op):
     """The operand, which lies in memory `source`, in bytes of memory `target`.
 
-    A value lies in one memory (`Value.memory`) and is read there: computations and messages in that of the devices,
+    A value lies in one memory (`Value.memory`) and is read there: messages in that of the devices, computations in it,
+    too, or in that of the hosts, if all of it is there (the hosts then compute),
     effects in that of their buffer, loops wherever a slice or an invariant lies. The bytes are new ones, or those of a
     second operand, which lies in `target` and is what the result takes the place of (what a state was before).
 

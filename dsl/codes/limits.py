@@ -29,6 +29,13 @@ _REPLICAS = (
     "job fit {{\n  train m on pod using st\n  optimizer sgd(lr = 0.1)\n}}\n"
 )
 
+_SMALL_DEVICE = (
+    "use std.optimizers (sgd)\ndevice chip {{\n  compute f32 1 TFLOP/s\n  memory {} MB, 100 GB/s\n}}\n"
+    "cluster pod {{\n  device npu = chip\n  level room = 1 npu over 10 GB/s, 1 us\n}}\n"
+    "model m {{\n  dim b = 2, d = 1024, e = 1024\n  input x : f32[b,d]\n  weight w[d,e]\n  loss mean(x @ w)\n}}\n"
+    "job fit {{\n  train m on pod\n  optimizer sgd(lr = 0.1)\n}}\n"
+)
+
 _MANY_DIMS = (
     "use std.optimizers (sgd)\nmodel m {{\n  dim {}\n  weight w[{}]\n  loss mean(w)\n}}\n"
     "job fit {{\n  train m\n  optimizer sgd(lr = 0.1)\n}}\n"
@@ -144,5 +151,13 @@ CODES: tuple[Code, ...] = (
         "those that wait for slow ones are looked for device by device, among 2,000,000 at most.",
         _REPLICAS.format(10**8),
         _REPLICAS.format(8),
+    ),
+    Code(
+        "E0951",
+        "no strategy fits",
+        "`parc plan` looks for strategies that fit into the devices' memory, as `parc cost` counts it: the cluster's\n"
+        "software with all that it keeps. None of the space does, or none of those that were tried in time.",
+        _SMALL_DEVICE.format(1),
+        _SMALL_DEVICE.format(100),
     ),
 )

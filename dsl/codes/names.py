@@ -118,4 +118,13 @@ CODES: tuple[Code, ...] = (
         _TWICE + "check twice == 4\n",
         _TWICE + "check twice(2) == 4\n",
     ),
+    Code(
+        "E0134",
+        "a number is left open",
+        "`auto` stands for a number that `parc plan` finds: of a parameter (`param tp = auto in {1, 2, 4}`), of a\n"
+        "size of the mesh, of micro-batches, chunks, or a stage of ZeRO. `parc plan FILE` writes the file with\n"
+        "numbers in its place; `-D tp=2` sets a parameter that is left open. All other commands need the number.",
+        "param n = auto in {1, 2}\ncheck n > 0\n",
+        "param n = 2 in {1, 2}\ncheck n > 0\n",
+    ),
 )

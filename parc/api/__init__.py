@@ -24,6 +24,7 @@ from parc.api.options import (
     is_program,
     is_stage,
 )
+from parc.api.planning import Minimised, certify, plan
 from parc.api.pricing import cost, devices, estimate, price, remedies, report, report_compared, sweep, trace
 from parc.api.running import batches, run, shrink, verify
 
@@ -35,6 +36,7 @@ __all__ = [
     "EXECUTORS",
     "Entry",
     "Executor",
+    "Minimised",
     "OURS",
     "Options",
     "STAGES",
@@ -42,6 +44,7 @@ __all__ = [
     "Stage",
     "System",
     "batches",
+    "certify",
     "check",
     "compile",
     "convert",
@@ -61,6 +64,7 @@ __all__ = [
     "is_program",
     "is_stage",
     "load_program",
+    "plan",
     "price",
     "publish",
     "remedies",

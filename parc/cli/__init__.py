@@ -28,6 +28,7 @@ COMMANDS = {
     "verify": "Prove that the distributed run equals the serial program.",
     "cost": "Say how long a step takes, where the time goes, and what would help.",
     "sweep": "Price a job for all combinations of values of its parameters.",
+    "plan": "Find the best strategy of a job, and prove it.",
     "devices": "List the devices of the standard library, and the software that they have numbers for.",
     "trace": "Write the timeline of a step for Perfetto.",
     "report": "Write what a step costs as one page of HTML.",

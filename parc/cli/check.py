@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,17 +19,30 @@ if TYPE_CHECKING:
 
 @click.command("check", cls=Command)
 @file_argument
+@click.option("--certificate", metavar="FILE", help="Hold the certificate of a plan to the plan's file.")
 @job_options
-def command(out: Output, file: str, params: tuple[tuple[str, str], ...], job: str | None, strategy: str | None) -> None:
+def command(
+    out: Output,
+    file: str,
+    certificate: str | None,
+    params: tuple[tuple[str, str], ...],
+    job: str | None,
+    strategy: str | None,
+) -> bool | None:
     """Check FILE: every job is evaluated, differentiated, placed, lowered and verified; nothing is run.
 
     The file's checks are listed with the values found. A lowered `.npu` is read and verified.
     """
-    if check_program(out, file, params=params, job=job, strategy=strategy):
+    if check_program(out, file, certificate=certificate, params=params, job=job, strategy=strategy):
         program = api.load_program(read_source(out, file, program=True))
         out.result = {"jobs": [], "program": program.name, "devices": program.devices}
         out.say(f"{program.name}: {plural(program.devices, 'device')}: fine")
-        return
+        return None
+    if certificate is not None:
+        if params or strategy:
+            raise click.UsageError("a certificate is of a file as it is: without `-D` and `--strategy`")
+        out.result = {"jobs": [], "checks": []}
+        return _certificate(out, file, certificate, job)
     held: list[CheckResult] = []
     out.result = {"jobs": [], "checks": []}
     try:
@@ -57,6 +71,38 @@ def command(out: Output, file: str, params: tuple[tuple[str, str], ...], job: st
         out.say(str(t))
     if not found.jobs:
         out.say("fine; the file has no job")
+    return None
+
+
+def _certificate(out: Output, file: str, path: str, job: str | None) -> bool:
+    from parc.certifying.stated import Unfounded
+
+    source = read_source(out, file)
+    try:
+        with open(path, encoding="utf-8") as opened:
+            text = opened.read(MOST_READ + 1)
+        if len(text) > MOST_READ:
+            raise ValueError("it is too long")
+        value = json.loads(text)
+    except OSError as error:
+        raise click.ClickException(f"cannot read `{path}`: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        out.fail(f"`{path}` is no certificate: {error}")
+        return False
+    try:
+        found = api.certify(source, value, job=job)
+    except Unfounded as error:
+        out.fail(f"the certificate does not hold: {error}")
+        return False
+    out.result["certificate"] = {"strategies": found.strategies, "priced": found.priced, "gap": found.gap}
+    proved = "no other is better" if not found.gap else f"another can be better by {found.gap:.1%} at most"
+    size = f"{found.strategies:,} strategies, of which {found.priced:,} were priced again"
+    out.say(f"the certificate holds: of {size}, {proved}")
+    return True
+
+
+MOST_READ = 1 << 26
+"""Characters of a certificate."""
 
 
 def _shown(held: Sequence[CheckResult], style: bool) -> str:

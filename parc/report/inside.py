@@ -51,7 +51,7 @@ def inside(timeline: Timeline, pieces: Pieces, slow: bool = False) -> str:
     note += "Waits for other stages are left out."
     if "repeat" in kinds:
         note += " Of long loops most of the time is cut out, so that the rest can be seen."
-    order = ["product", "vector", *(f"x{i}" for i in range(5)), "wait", "copy", "host", "repeat"]
+    order = ["product", "vector", *(f"x{i}" for i in range(5)), "wait", "copy", "hosted", "host", "repeat"]
     keys = legend((k, kinds[k]) for k in order if k in kinds)
     return section("inside", "Inside a pass", note, keys, *parts)
 
@@ -134,7 +134,12 @@ def _class(p: Piece, axes: Sequence[Over], kinds: dict[str, str]) -> str:
         kinds.setdefault(kind, f"messages over {axis_name(p.axes, axes)} (pale: waited for)")
         return f"{kind} pale" if p.kind == Kind.EXPOSED else kind
     names = {"product": "products of matrices", "vector": "element-wise work and reductions", "copy": "copies"}
-    names |= {"wait": "waits", "host": "waits for the host", "repeat": "more iterations of a loop"}
+    names |= {
+        "hosted": "what the hosts compute",
+        "wait": "waits",
+        "host": "waits for the host",
+        "repeat": "more iterations of a loop",
+    }
     kinds.setdefault(p.kind, names[p.kind])
     return p.kind
 

@@ -30,6 +30,7 @@ KINDS = {
     "collective": "collective",
     "send": "send",
     "copy": "copy",
+    "hosted": "on the host",
     "product": "matrix product",
     "vector": "element-wise",
     "exposed": "exposed communication",

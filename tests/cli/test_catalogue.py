@@ -65,13 +65,9 @@ def findings(text: str, code: str, folder: Path) -> list[str]:
     environment = dict(word.split("=", 1) for line in lines for word in line if not line[0].startswith("-"))
     run = ["run", "--steps", "1"]
     families = {"E07": run, "E08": ["cost"], "E10": ["init", "--from"]}
-    text_of = ["generate", "--prompt", "ab", "--steps", "1"]
-    families |= dict.fromkeys(("E0783", "E0784", "E0785", "E0786"), text_of)
-    command = (
-        families.get(code)
-        or {"E0910": run, "E0932": run, "E0933": ["cost"]}.get(code)
-        or families.get(code[:3], ["check"])
-    )
+    own = {"E0910": run, "E0932": run, "E0933": ["cost"], "E0951": ["plan"]}
+    own |= dict.fromkeys(("E0783", "E0784", "E0785", "E0786"), ["generate", "--prompt", "ab", "--steps", "1"])
+    command = own.get(code) or families.get(code[:3], ["check"])
     result = CliRunner().invoke(cli, [*command, str(file), "--json", *options], env=environment)
     found = json.loads(result.stdout)
     errors = [d for d in found["diagnostics"] if d["severity"] == "error"]

@@ -37,6 +37,7 @@ COMMAND: dict[str, list[str]] = {
     "verify": ["verify", "FILE", "--steps", "1"],
     "cost": ["cost", "FILE"],
     "sweep": ["sweep", "FILE"],
+    "plan": ["plan", "FILE", "--within", "0.2s"],
     "trace": ["trace", "FILE"],
     "report": ["report", "FILE"],
     "explain": ["explain", "FILE", "y"],
@@ -59,6 +60,7 @@ BEHIND = {
     "verify": "verify",
     "cost": "compile",
     "sweep": "sweep",
+    "plan": "plan",
     "trace": "trace",
     "report": "report",
     "explain": "explain_tensor",
@@ -164,6 +166,8 @@ def test_strategies(name: str, file: str) -> None:
     assert run(name, file, "--strategy", "both").exit_code == 0
     if name in ("check", "cost"):
         assert '"strategy": "both"' in shown
+    elif name == "plan":  # that of which it fills what is left open: nothing, here
+        assert '"strategy": "planned"' in shown
     elif name in ("run", "evaluate", "convert", "verify", "sweep", "trace", "report"):
         assert shown != json.dumps(found(run(name, file, "--json")))
     else:
@@ -207,6 +211,7 @@ SINGLE = {
     "verify": ["--tolerance 1", "--executor private"],
     "cost": [],
     "sweep": [],
+    "plan": ["-o x", "--within 1s", "--devices 2"],
     "trace": ["-o x", "--detail none"],
     "report": ["-o x"],
     "explain": [],
@@ -220,7 +225,7 @@ def test_what_is_given_twice_is_misuse(name: str, file: str) -> None:
     """The last would count in silence."""
     assert "`degree` is given twice" in usage(name, file, "-D", "degree=4", "-D", "degree=8")
     assert "`degree` is given twice" in usage(name, file, "-D", "degree=4", "-D", "width=8", "-D", "degree=4")
-    common = ["--job fit", "--strategy both"] if name not in ("cost", "diff") else []
+    common = ["--job fit", "--strategy both"] if name not in ("cost", "diff", "report") else []
     for option in (*SINGLE[name], *common):
         words = option.split()
         long = "--output" if words[0] == "-o" else words[0]

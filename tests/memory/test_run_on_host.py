@@ -3,7 +3,11 @@ memory that is predicted, and at the price of their own roofline."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+from click.testing import CliRunner
 
 from compiler.cost.kernels.work import Hosted
 from compiler.cost.price.kinds import HOSTS, Kind, Stream
@@ -20,6 +24,7 @@ from compiler.text import parse_program, show
 from compiler.verify import verify
 from compiler.walk import walk
 from dsl.diagnostics import ParcError
+from parc.cli import cli
 from runtime.prove import prove
 from tests.memory import test_rows
 from tests.memory.measured import exact
@@ -150,6 +155,21 @@ def test_less_crosses_the_links() -> None:
     rest = "offload optimizer, weights to host"
     there, here = (simulation(r, "2000 GB/s").seconds() for r in (f"{rest}; {UPDATE}", rest))
     assert here - there == pytest.approx(2 * 4 * ELEMENTS / 32e9, rel=0.3)  # two states come in beside what goes
+
+
+def test_it_is_shown_as_work_of_the_hosts(tmp_path: Path) -> None:
+    """In what a step costs, in a trace and on the page."""
+    found = on_cluster(text(f"split b on dp; {STATES}", optimizer="adamw(lr = 1e-2)"))
+    slow = "host memory 1 MiB, 1 MB/s over 1 GB/s\n  host compute 1 GFLOP/s"
+    file = tmp_path / "t.par"
+    file.write_text(found.replace("host memory 1 MiB, 200 GB/s over host * 1 GB/s", slow))
+    cost = CliRunner().invoke(cli, ["cost", str(file)])
+    assert cost.exit_code == 0 and re.search(r"^host +\d", cost.output, re.M), cost.output
+    assert "What the hosts compute, beside which nothing runs" in cost.output
+    for command, word in (("trace", "on the host"), ("report", "what the hosts compute")):
+        result = CliRunner().invoke(cli, [command, str(file), "-o", str(tmp_path / command)])
+        assert result.exit_code == 0, result.output
+        assert word in (tmp_path / command).read_text()
 
 
 # --- what is wrong ---------------------------------------------------------------------------------------------------

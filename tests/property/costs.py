@@ -58,7 +58,8 @@ def cluster_text(case: Case) -> str:
         f"use std.devices ({device})\n"
         f"cluster pod() {{\n  device npu = {device}\n  level server = {inside} npu over 100 GB/s, 2 us\n"
         f"  level pod = {devices // inside} server over 10 GB/s, 5 us\n"
-        "  host memory 768 GiB, 200 GB/s over 32 GB/s\n  nvme capacity 3.2 TB, 24 GB/s over 6 GB/s\n}\n"
+        "  host memory 768 GiB, 200 GB/s over 32 GB/s\n  host compute 3 TFLOP/s\n"
+        "  nvme capacity 3.2 TB, 24 GB/s over 6 GB/s\n}\n"
     )
     text = case.text.replace("train drawn()", "train drawn() on pod")
     return cluster + text

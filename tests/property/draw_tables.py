@@ -40,5 +40,7 @@ def with_table(rng: Random, case: Case, sizes: dict[str, int]) -> Case:
         optimizer = f"{optimizer[:-1]}, clip = 0.1)"
     apart = Random(f"rows {case.seed}")
     if apart.random() < 0.4:
-        rules = (Piece("rows", (f"offload rows to {apart.choice(['host', 'nvme'])} in looked",)), *rules)
+        memory = apart.choice(["host", "nvme"])
+        there = ["run take on host in looked"] if memory == "host" and apart.random() < 0.4 else []
+        rules = (Piece("rows", (f"offload rows to {memory} in looked", *there)), *rules)
     return replace(case, before=(Piece(kind, tuple(lines)), *case.before), rules=rules, optimizer=optimizer)

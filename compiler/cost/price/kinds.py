@@ -32,7 +32,7 @@ class Kind(StrEnum):
     COLLECTIVE = "collective"
     SEND = "send"
     COPY = "copy"
-    HOSTED = "on the host"
+    HOSTED = "hosted"  # computed by the servers' processors
     EXPOSED = "exposed"  # waits for a message
     WAIT = "wait"
     HOST = "host"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from compiler.cost.kernels.work import Meet, Part, Post, Product, Vector
-from compiler.cost.price.kinds import SLOWER, STAGES, Kind, Over
+from compiler.cost.price.kinds import HOSTS, SLOWER, STAGES, Kind, Over
 from compiler.cost.price.pricer import COMM, COMPUTE, PICOSECONDS, Pricer, picoseconds
 from compiler.cost.time.clock import Durations, Result
 from compiler.cost.time.events import step_events
@@ -365,6 +365,8 @@ def _candidates(
 
 def unhidden(axes: Over) -> str:
     """What a step is spent on, of messages over these axes."""
+    if axes == HOSTS:
+        return "what the hosts compute, beside which nothing runs"
     return f"communication over {axes} that nothing hides"
 
 

@@ -13,7 +13,7 @@ from dataclasses import field, replace
 from compiler.cost.kernels.work import Product, Vector
 from compiler.cost.price.kinds import NOTHING, Kind, Over, Stream
 from compiler.cost.price.pricer import COMM, COMPUTE
-from compiler.cost.time.task import BEFORE, Rolled, Task, Tasks
+from compiler.cost.time.task import HERE, Rolled, Task, Tasks
 from compiler.cost.time.tasks import Segment
 from compiler.cost.time.timeline import Piece
 from dsl.data import dataclass
@@ -65,7 +65,7 @@ def step(
     kernels take; recording: of the first class."""
     devices = [_Device(streams, b, f) for b, f in zip(begin, factors)]
     devices[0].recording = recording
-    ends = _Stepper(devices, together).tasks(segment.tasks, list(begin), None, (begin, begin))
+    ends = _Stepper(devices, together).tasks(segment.tasks, list(begin), None)
     found = []
     for device, b, mine in zip(devices, begin, ends):
         duration = device.close(b + segment.host)
@@ -214,19 +214,20 @@ class _Stepper:
         tasks: Sequence[Tasks],
         start: list[int],
         before: list[list[int]] | None,
-        began: tuple[Sequence[int], Sequence[int]],
+        began: Sequence[Sequence[int]] = (),
     ) -> list[list[int]]:
         """Per class, when each task has ended. start: when all that they read from outside is there; before: the ends
-        in the iteration before; began: when that one began, and this one, before which nothing is gathered ahead:
-        systems gather one layer's weights while the layer before computes."""
+        in the iteration before; began: when this one began, the one before, and so on: what is fetched ahead waits for
+        one of them. (Systems gather one layer's weights while the layer before computes.)"""
         devices, together = self.devices, self.together
         ends: list[list[int]] = [[] for _ in devices]
         for task in tasks:
             ready, causes = [], []
             for c, mine in enumerate(ends):
                 at, cause = start[c], NOTHING
-                if task.prefetch and began[task.prefetch - BEFORE][c] > at:
-                    at = began[task.prefetch - BEFORE][c]
+                since = task.prefetch - HERE
+                if 0 <= since < len(began) and began[since][c] > at:
+                    at = began[since][c]
                 for d in task.deps:
                     if mine[d] > at:
                         at, cause = mine[d], tasks[d].axes
@@ -252,17 +253,18 @@ class _Stepper:
         devices = self.devices
         parties = self.parties(loop)
         before: list[list[int]] | None = None
-        began = start
+        began: list[list[int]] = []
+        deep = max((t.prefetch for tasks in (loop.tasks, loop.first, loop.last) for t in tasks), default=0)
         shape: list[tuple[int, ...]] = []
         i = 0
         while i < loop.rounds:
-            began, last = [max(d.free[COMPUTE], s) for d, s in zip(devices, start)], began
+            began = [[max(d.free[COMPUTE], s) for d, s in zip(devices, start)], *began[: max(0, deep - HERE)]]
             marks = [_Mark(device) for device in devices]
-            before = self.tasks(loop.of(i), start, before, (last, began))
+            before = self.tasks(loop.of(i), start, before, began)
             now = []
             for c, device in enumerate(devices):
                 zero = device.free[COMPUTE]
-                times = [began[c], devices[parties[c]].free[COMPUTE]]
+                times = [*(of[c] for of in began), devices[parties[c]].free[COMPUTE]]
                 times += [device.free[s] for s in loop.streams] + [before[c][d] for d in loop.needed]
                 now.append(tuple([t - zero for t in times]))
             i += 1
@@ -270,7 +272,7 @@ class _Stepper:
             if now == shape and left > 0:
                 more = [d.repeat(left, loop, mark) for d, mark in zip(devices, marks)]
                 before = [[t + by for t in ends] for ends, by in zip(before, more)]
-                began = [t + by for t, by in zip(began, more)]
+                began = [[t + by for t, by in zip(of, more)] for of in began]
                 i += left
             shape = now
         return [max([s, *ends]) for s, ends in zip(start, before or [[] for _ in start])]

@@ -9,8 +9,9 @@ from compiler.cost.kernels.work import WorkNode
 from compiler.cost.price.kinds import NOTHING, Over
 from compiler.cost.price.pricer import Priced
 
-BEFORE, HERE = 1, 2
-"""A `Task.prefetch` starts no sooner than the iteration before the one in which it stands, or than that itself."""
+HERE, BEFORE = 1, 2
+"""A task with a `prefetch` starts no sooner than the iteration in which it stands, or than the one before it; with
+n + 1, than n iterations before."""
 
 
 class Task(NamedTuple):
@@ -20,7 +21,7 @@ class Task(NamedTuple):
     deps: tasks of the same list that must have ended; carried: of the loop's iteration before. blocking: computation
     waits for it. axes: of a message, for people; over: the mesh axes of the devices that it is done with. prefetch: it
     gathers what a loop's iteration needs of weights, and nothing that the iteration computes (`BEFORE`); or what the
-    next iteration needs (`HERE`).
+    next iteration needs (`HERE`); or fetches from another memory what is needed so many iterations later.
     """
 
     node: WorkNode

@@ -158,7 +158,7 @@ def _task(
     ps = priced.ps - less
     also = tuple([(s, min(share, ps)) for s, share in priced.also])
     if not isinstance(work, Collective):
-        early = {0: HERE, 1: BEFORE}.get(work.ahead, 0) if isinstance(work, Copy) and priced.stream == COPY_IN else 0
+        early = HERE + work.ahead if isinstance(work, Copy) and priced.stream == COPY_IN else 0
         prefetch = early if inside else 0
         return Task(node, priced, priced.stream, ps, deps, carried, priced.blocking, priced.axes, also, (), prefetch)
     ahead = BEFORE if inside and work.role == "weights" and not node.deps and not node.carried else 0

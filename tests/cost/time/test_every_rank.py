@@ -10,12 +10,17 @@ import pytest
 
 import parc
 from compiler.cost.price.calibration import of_cluster
+from compiler.cost.price.kinds import Kind
 from compiler.cost.price.pricer import PICOSECONDS
 from compiler.cost.time.simulate import Simulation
 from compiler.cost.time.slow import Variation
+from compiler.cost.time.timeline import Piece
+from compiler.program import FunctionPhase
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from tests.cost.time.oracle import every_rank
+from tests.memory.test_offload import compiled as offloaded
+from tests.memory.test_offload import on_cluster, text
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 SCHEDULES = {
@@ -169,3 +174,37 @@ def test_what_comes_together_is_gathered_together(rule: str, scattered: float) -
 @pytest.mark.parametrize("start", range(100, 200, 10))
 def test_many_more(start: int) -> None:
     assert attempt(range(start, start + 10)) >= 5
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2, 3, 9])
+@pytest.mark.parametrize("link", [0.05, 3])
+def test_what_is_fetched_ahead_begins_no_sooner_than_it_may(ahead: int, link: float) -> None:
+    """So many more iterations' weights are in the devices' memory: those of later ones have no room yet."""
+    rules = f"split b on dp; offload weights, optimizer to host prefetch {ahead}"
+    found = on_cluster(text(rules)).replace("layers = 4, hidden = 8", "layers = 12, hidden = 64")
+    s = Simulation.of(offloaded(found.replace("param host = 32", f"param host = {link}")))
+    cal = of_cluster(s.cluster)
+    ranks = every_rank(s, s.pricer(cal, Variation({}, {})), range(s.program.devices), {})
+    assert round(s.run(cal).step_seconds * PICOSECONDS) == max(ranks)
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2, 3])
+def test_no_more_is_on_its_way_than_has_room(ahead: int) -> None:
+    """What an iteration reads is fetched when the one so many before it begins, however fast the link is: behind all
+    kernels of the one before that."""
+    found = on_cluster(text(f"split b on dp; offload weights to host prefetch {ahead}"))
+    found = found.replace("layers = 4, hidden = 8", "layers = 12, hidden = 64").replace("host = 32", "host = 100")
+    recorded = Simulation.of(offloaded(found)).record(10_000)
+    (forward,) = (pieces for (_, key, _), pieces in recorded.items() if key[0] == FunctionPhase.FORWARD)
+    rows: dict[tuple[str, str], list[Piece]] = {}
+    for piece in sorted(forward, key=lambda p: p.start):
+        rows.setdefault((piece.kind, piece.name), []).append(piece)
+    each = {key: mine for key, mine in rows.items() if len(mine) == 12}
+    fetched = [mine for (kind, _), mine in each.items() if kind == Kind.COPY]
+    products = [mine for (kind, _), mine in each.items() if kind == Kind.PRODUCT]
+    assert fetched and products
+    for mine in fetched:
+        for i in range(ahead + 1, 12):
+            assert mine[i].start >= max(of[i - ahead - 1].end for of in products)
+    early = any(mine[i].start < max(of[i - 1].end for of in products) for mine in fetched for i in range(1, 12))
+    assert early == (ahead > 0)

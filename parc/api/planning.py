@@ -1,0 +1,77 @@
+"""Strategies that are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, Unpack
+
+from parc.api.options import Options, texts
+
+if TYPE_CHECKING:
+    from parc.api.options import File
+    from parc.certifying.check import Certified
+    from parc.planning.answer import FoundPlan
+    from parc.planning.filled_answer import FilledPlan
+    from parc.planning.search import Counts, PricedPlan
+
+Minimised = Literal["step", "memory", "days"]
+
+
+def plan(
+    file: File,
+    *,
+    devices: int | None = None,
+    minimise: Minimised = "step",
+    within: float | None = 10.0,
+    keep: int = 5,
+    told: Callable[[PricedPlan, Counts], None] | None = None,
+    **options: Unpack[Options],
+) -> FoundPlan | FilledPlan:
+    """Search the strategies of a job on its cluster for the best: `.text` is the file with it.
+
+    Where the file leaves numbers open (`auto`), these alone are searched: all else is kept as it is written.
+
+    Args:
+        file: the path of a `.par` file, or a `Source`.
+        devices: of the cluster, in the place of as many as it has.
+        minimise: the time of a step, or the memory of the fullest device; days are steps.
+        within: seconds that the search may take; None: until it is done.
+        keep: so many of the best are told of.
+        told: hears of each better plan, as it is found.
+        options: see `Options`; the job's strategy counts for nothing, but for `auto` in it.
+
+    Raises:
+        ParcError: for what is wrong with the file; E0801 without a cluster, E0951 if nothing that fits was found.
+    """
+    from dsl.files import load
+    from dsl.source import Source
+    from parc.planning.answer import planned_file
+    from parc.planning.holes import has_holes
+
+    source = file if isinstance(file, Source) else load(file)
+    params = texts(options.get("params"))
+    search = "memory" if minimise == "memory" else "step"
+    job, strategy = options.get("job"), options.get("strategy")
+    if has_holes(source, job, strategy, params):
+        from parc.planning.filled_answer import filled_file
+
+        return filled_file(source, params, job, strategy, devices, search, within, keep)
+    return planned_file(source, params, job, strategy, devices, search, within, keep, told)
+
+
+def certify(file: File, certificate: object, *, job: str | None = None) -> Certified:
+    """Hold a certificate to the file with the plan: count its space, make every bound and every price again.
+
+    Args:
+        file: the path of the `.par` file that `parc plan` wrote, or a `Source`.
+        certificate: as JSON has it.
+        job: its name, to be sure that it is of this one.
+
+    Raises:
+        Unfounded: for what the certificate says that is not so, of this file.
+    """
+    from dsl.files import load
+    from dsl.source import Source
+    from parc.certifying.check import certified
+
+    return certified(file if isinstance(file, Source) else load(file), certificate, job)

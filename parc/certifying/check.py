@@ -1,0 +1,253 @@
+"""A certificate against the file that it came with: the space is counted again, every bound and every price is made
+again, and what was left out must have a bound that speaks against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import sha256
+from math import gcd
+from typing import Any
+
+from compiler.evaluate import evaluate_file
+from compiler.graph import Type
+from compiler.model import Job
+from compiler.strategy import MeshAxis, PipelineRule, RecomputeRule, ShardRule, SplitRule, Strategy
+from compiler.walk import bodies, graph_values
+from dsl.data import dataclass
+from dsl.diagnostics import ParcError
+from dsl.source import Source, Span
+from parc.certifying.counting import FIELDS, IN_TURN, SpaceTally, StatedSpace, count, group, stated_space
+from parc.certifying.floors import Floors, numbers
+from parc.certifying.stated import StatedPart, Unfounded, alike
+from parc.price import price
+
+FORMAT = 1
+
+CLASSES = ("optimizer", "gradients", "weights")
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """What a certificate was found to prove: of a space of so many strategies, of which so many were priced again, the
+    best is the file's; by which share what is left can be better."""
+
+    strategies: int
+    priced: int
+    seconds: float
+    needed: int
+    gap: float
+
+
+def certified(source: Source, value: object, job: str | None = None) -> Certified:
+    """Check a certificate. source: the file with the plan. Raises Unfounded for what is not so."""
+    stated = StatedPart(value)
+    stated["format"].be(FORMAT)
+    stated["file"].be(sha256(source.text.encode("utf-8", "surrogatepass")).hexdigest())
+    name = stated["job"].text()
+    if job not in (None, name):
+        raise Unfounded(f"the certificate is of the job `{name}`")
+    try:
+        own = evaluate_file(source, job=name).job
+    except ParcError as error:
+        raise Unfounded(str(error)) from None
+    serial = evaluate_file(source, job=name, strategy="serial").job
+    if serial.cluster is None:
+        raise Unfounded(f"the job `{name}` has no cluster")
+    stated["devices"].be(serial.cluster.devices)
+    minimise = stated["minimise"].text()
+    if minimise not in ("step", "memory"):
+        raise Unfounded("`minimise` is neither `step` nor `memory`")
+    space, floors = _space(stated, serial)
+    tried, values = _priced(stated, serial, space, floors, minimise)
+    best = _best(stated, own, values)
+    tally = count(space, floors, minimise, best, tried)
+    _counts(stated, tally, values, best)
+    plan = price(own)
+    return Certified(tally.total, len(values), plan.seconds, plan.needed, stated["gap"].number())
+
+
+def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
+    """The stated space and numbers, held to the model and the cluster."""
+    of = stated["space"]
+    cluster = job.cluster
+    assert cluster is not None
+    scopes = [[s.text() for s in choice.each()] for choice in of["recompute"].each()]
+    loops = [loop.pair() for loop in of["loops"].each()]
+    layers = sum(count.whole(1) for _, count in loops)
+    rows = [d.text() for d in of["splits"]["rows"].each()]
+    batch = of["batch"]["dim"].text()
+    try:
+        model, links = numbers(job, batch, layers, len(loops), rows, scopes)
+    except ParcError as error:
+        raise Unfounded(f"{of.path}.recompute: {error}") from None
+    for part, found in (("work", model), ("cluster", links)):
+        for key, value in found.items():
+            stated[part][key].be(list(value) if isinstance(value, list) else value)
+        if extra := sorted(stated[part].items().keys() - found.keys()):
+            raise Unfounded(f"{part} has `{extra[0]}`, which no bound asks for")
+    sizes: dict[str, int] = {}
+    types: list[Type] = [v.type for g in bodies(job.model.graph) for v in graph_values(g)]
+    for type in (*types, *(w.value.type for w in job.model.weights)):
+        for d in type.dims:
+            sizes[d.name] = gcd(sizes.get(d.name, 0), d.size)
+    of["sizes"].be(sizes)
+    of["batch"]["size"].be(sizes.get(batch, 1))
+    space = stated_space(of, cluster.devices, links["domains"])
+    return space, Floors(model, links, cluster.devices, space.layers)
+
+
+def _priced(
+    stated: StatedPart, job: Job, space: StatedSpace, floors: Floors, minimise: str
+) -> tuple[Mapping[Any, int], list[tuple[str, float | None]]]:
+    """What was tried, each priced again: how many by what bounds depend on, and of each what is minimised, or why it
+    has no such value (a code, or "unfit")."""
+    assert job.cluster is not None
+    groups: dict[Any, int] = {}
+    values: list[tuple[str, float | None]] = []
+    seen = set()
+    for entry in stated["tried"].each():
+        mesh, m, rules = _choices(entry, space)
+        if (key := repr(entry_key(entry))) in seen:
+            raise Unfounded(f"{entry.path} was tried before")
+        seen.add(key)
+        strategy = strategy_of(entry, mesh, m, rules, space, stated)
+        try:
+            found = price(replace(job, strategy=strategy))
+        except ParcError as error:
+            entry["code"].be(next((d.code for d in error.diagnostics if d.severity == "error"), ""))
+            values.append((entry["code"].text(), None))
+        else:
+            entry["code"].be("")
+            entry["needed"].be(found.needed)
+            entry["seconds"].be(found.seconds if found.fits else None)
+            value = found.seconds if minimise == "step" else float(found.needed)
+            values.append(("", value) if found.fits else ("unfit", None))
+        order = [space.kind(axis) for axis in mesh]
+        first = order[0] if {"stages", "data"} <= set(order) else ""
+        g = group(mesh, m, first, rules["zero"], rules["recompute"], rules["schedule"] in IN_TURN)
+        groups[g] = groups.get(g, 0) + 1
+    return groups, values
+
+
+def entry_key(entry: StatedPart) -> list[Any]:
+    """What tells a candidate from another."""
+    return [entry[k].value for k in ("mesh", "microbatches", *FIELDS)]
+
+
+def _choices(entry: StatedPart, space: StatedSpace) -> tuple[dict[str, int], int, dict[str, Any]]:
+    """The choices of a candidate, which has to be one of the space."""
+    mesh: dict[str, int] = {}
+    for axis in entry["mesh"].each():
+        name, size = axis.pair()
+        mesh[name.text()] = size.whole(2)
+    names = [name for name, _, _ in space.axes]
+    m = entry["microbatches"].whole(1)
+    rules: dict[str, Any] = {k: entry[k].value for k in FIELDS}
+    if not set(mesh) <= set(names) or not space.divides(mesh, m):
+        raise Unfounded(f"{entry.path} is no strategy of the space")
+    _, can = space.choices(mesh)
+    usual = [n for n in names if n in mesh]
+    orders = [usual]
+    if can["first"] == ["stages", "data"]:
+        orders.append(sorted(usual, key=lambda a: space.kind(a) != "data"))
+    ways = {**{k: can[k] for k in FIELDS if k not in ("schedule", "chunks")}}
+    if list(mesh) not in orders or (rules["schedule"], rules["chunks"]) not in can["schedule"]:
+        raise Unfounded(f"{entry.path} is no strategy of the space")
+    for key, legal in ways.items():
+        if not any(type(rules[key]) is type(v) and rules[key] == v for v in legal):
+            raise Unfounded(f"{entry.path}.{key} is none of {legal}")
+    return mesh, m, rules
+
+
+def strategy_of(
+    entry: StatedPart, mesh: Mapping[str, int], m: int, rules: Mapping[str, Any], space: StatedSpace, stated: StatedPart
+) -> Strategy:
+    """The rules that a candidate's choices stand for (docs/plan.md); each stands at a place of its own."""
+    place = iter([Span("<certificate>", n, n + 1) for n in range(3 * len(mesh) + 64)])
+    of = stated["space"]
+    batch = of["batch"]["dim"].text()
+    splits, shards, pipelines = [], [], []
+    for axis, size in mesh.items():
+        kind = space.kind(axis)
+        if kind == "stages":
+            parts = tuple(loop.pair()[0].text() for loop in of["loops"].each())
+            pipelines.append(PipelineRule(parts, axis, rules["schedule"], rules["chunks"]))
+            continue
+        if kind == "inner":
+            dims = [d for d in space.splits["inner"] if space.sizes[d] % size == 0]
+            dims += [rules["along"]] if rules["along"] else []
+            splits.append(SplitRule(tuple(dims), axis, span=next(place)))
+            continue
+        if kind == "positions":
+            dims = [*(space.heads(mesh) if rules["heads"] else []), space.dim(axis)]
+            splits.append(SplitRule(tuple(dims), axis, ("activations",), span=next(place)))
+        else:
+            before = space.splits["experts"] if kind == "experts" else space.splits["rows"] if rules["rows"] else ()
+            splits.append(SplitRule((*before, batch), axis, span=next(place)))
+        if rules["zero"]:
+            shards.append(ShardRule(CLASSES[: rules["zero"]], axis, span=next(place)))
+    scopes = of["recompute"].each()[rules["recompute"]].each()
+    return Strategy(
+        "certified",
+        tuple(MeshAxis(a, n) for a, n in mesh.items()),
+        tuple(splits),
+        tuple(shards),
+        pipelines=tuple(pipelines),
+        recomputes=tuple(RecomputeRule(s.text(), span=next(place)) for s in scopes[:32]),
+        microbatches=m,
+        microbatch_dim=batch or None,
+        microbatch_span=next(place),
+    )
+
+
+def _best(stated: StatedPart, own: Job, values: list[tuple[str, float | None]]) -> float:
+    """What the best takes: it has to be the file's, and the best of all that were tried."""
+    known = sorted(v for _, v in values if v is not None)
+    rows = stated["best"].each()
+    if not rows or not known:
+        raise Unfounded("there is no best")
+    tried = {repr(entry_key(entry)): (entry, value) for entry, (_, value) in zip(stated["tried"].each(), values)}
+    shown = []
+    for row in rows:
+        if (key := repr(entry_key(row))) not in tried or tried[key][1] is None:
+            raise Unfounded(f"{row.path} was not tried")
+        entry, value = tried[key]
+        assert value is not None
+        row["step_seconds"].be(entry["seconds"].value)
+        row["needed_bytes"].be(entry["needed"].value)
+        shown.append(value)
+    if not alike(shown, known[: len(shown)]):
+        raise Unfounded("`best` are not the best of what was tried, in their order")
+    plan = price(own)
+    rows[0]["step_seconds"].be(plan.seconds)
+    rows[0]["needed_bytes"].be(plan.needed)
+    return known[0]
+
+
+def _counts(stated: StatedPart, tally: SpaceTally, values: list[tuple[str, float | None]], best: float) -> None:
+    """The numbers, the lowest bound of what is left, and what follows from it."""
+    of = stated["counts"]
+    stated["space"]["total"].be(tally.total)
+    of["discarded_by_number"].be(tally.total - tally.legal)
+    of["too_large"].be(tally.too_large)
+    codes: dict[str, int] = {}
+    for code, value in values:
+        if value is None and code != "unfit":
+            codes[code] = codes.get(code, 0) + 1
+    of["refused"].be(codes)
+    of["unfit"].be(sum(code == "unfit" for code, _ in values))
+    of["fitting"].be(sum(value is not None for _, value in values))
+    rest = tally.legal - tally.too_large - len(values)
+    if of["left"].whole() + of["not_better"].whole() != rest:
+        raise Unfounded(f"counts.left and counts.not_better are not {rest:,} together")
+    least, proved = stated["least"], stated["proved"].truth()
+    if least.none:
+        if tally.least is not None:
+            raise Unfounded(f"nothing is said to be left, but there is a strategy with a bound of {tally.least:.6g}")
+        of["left"].be(0)
+    elif tally.least is not None and least.number() > tally.least * (1 + 1e-9):
+        raise Unfounded(f"least is {least.number():.6g}, but there is a strategy with a bound of {tally.least:.6g}")
+    if proved != least.none:
+        raise Unfounded("`proved` says something else than `least`")
+    stated["gap"].be(0.0 if least.none else max(0.0, 1 - least.number() / best))

@@ -1,0 +1,236 @@
+"""All candidates of a stated space, gone through one mesh after the other: how many there are, and of which bound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from math import prod
+from typing import Any
+
+from dsl.data import dataclass
+from parc.certifying.floors import Floors
+from parc.certifying.stated import StatedPart, Unfounded
+
+KINDS = ("stages", "data", "experts", "positions", "inner")
+SINGLE = ("gpipe", "one_f_one_b", "zero_bubble")
+"""Schedules without chunks."""
+
+MOST_AXES = 8
+FIELDS = ("zero", "recompute", "schedule", "chunks", "along", "heads", "rows")
+
+
+@dataclass(frozen=True, slots=True)
+class StatedSpace:
+    """The choices that a certificate names. axes: (name, kind, dim), major to minor."""
+
+    devices: int
+    batch: int
+    axes: tuple[tuple[str, str, str], ...]
+    splits: Mapping[str, tuple[str, ...]]
+    sizes: Mapping[str, int]
+    layers: int
+    recomputes: int
+    schedules: tuple[tuple[str, int], ...]
+    zero: tuple[int, ...]
+    domains: tuple[int, ...]
+
+    def meshes(self) -> Iterator[dict[str, int]]:
+        """Sizes of the axes whose product is the number of devices, those of 1 left out."""
+        names = [name for name, _, _ in self.axes]
+
+        def rest(at: int, left: int, sizes: dict[str, int]) -> Iterator[dict[str, int]]:
+            if at == len(names):
+                if left == 1:
+                    yield sizes
+                return
+            for size in (d for d in range(1, left + 1) if left % d == 0) if left < 4096 else _divisors(left):
+                yield from rest(at + 1, left // size, sizes if size == 1 else {**sizes, names[at]: size})
+
+        yield from rest(0, self.devices, {})
+
+    def of_kind(self, mesh: Mapping[str, int], *kinds: str) -> int:
+        """Devices along the axes of these kinds."""
+        return prod(n for name, n in mesh.items() if self.kind(name) in kinds)
+
+    def kind(self, axis: str) -> str:
+        return next(kind for name, kind, _ in self.axes if name == axis)
+
+    def dim(self, axis: str) -> str:
+        return next(dim for name, _, dim in self.axes if name == axis)
+
+    # --- choices: (all, those that no number speaks against) -----------------------------------------------------
+
+    def choices(self, mesh: Mapping[str, int]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+        """Of a mesh, by field; `first` is the kind of the outermost axis."""
+        kinds = {self.kind(name) for name in mesh}
+        position_dims = [dim for _, kind, dim in self.axes if kind == "positions"]
+        every: dict[str, list[Any]] = {
+            "first": ["stages", "data"] if {"stages", "data"} <= kinds else [""],
+            "zero": list(self.zero) if kinds & {"data", "experts", "positions"} else [0],
+            "recompute": list(range(self.recomputes)),
+            "schedule": list(self.schedules) if "stages" in kinds else [("", 1)],
+            "along": ["", *position_dims] if "inner" in kinds else [""],
+            "heads": [False, True] if "positions" in kinds and self.splits["heads"] else [False],
+            "rows": [False, True] if "data" in kinds and self.splits["rows"] else [False],
+        }
+        can = dict(every)
+        layer = self.of_kind(mesh, "experts", "positions", "inner")
+        if len(every["first"]) == 2 and not any(layer % d for d in self.domains[:-1]):
+            can["first"] = ["stages"]
+        stages = self.of_kind(mesh, "stages")
+        can["schedule"] = [s for s in every["schedule"] if s[1] * stages <= max(self.layers, 1)]
+        can["along"] = [a for a in every["along"] if not a or self.sizes[a] % self._pieces(mesh, a) == 0]
+        can["heads"] = [h for h in every["heads"] if not h or self.heads(mesh)]
+        data = self.of_kind(mesh, "data")
+        can["rows"] = [r for r in every["rows"] if not r or not any(self.sizes[d] % data for d in self.splits["rows"])]
+        return every, can
+
+    def _pieces(self, mesh: Mapping[str, int], along: str) -> int:
+        return prod(n for a, n in mesh.items() if self.kind(a) == "inner" or self.dim(a) == along)
+
+    def heads(self, mesh: Mapping[str, int]) -> list[str]:
+        """The heads that positions' axes can split."""
+        pieces, inner = self.of_kind(mesh, "positions"), self.of_kind(mesh, "inner")
+        found = []
+        for d in self.splits["heads"]:
+            size = self.sizes[d]
+            if size % (inner * pieces if size % inner == 0 else pieces) == 0:
+                found.append(d)
+        return found
+
+    def divides(self, mesh: Mapping[str, int], m: int) -> bool:
+        """Whether mesh and micro-batches are such that no number speaks against all choices."""
+        if self.batch % (m * self.of_kind(mesh, "data", "experts")):
+            return False
+        for axis, n in mesh.items():
+            kind = self.kind(axis)
+            if kind == "stages" and n > self.layers:
+                return False
+            if kind == "inner" and all(self.sizes[d] % n for d in self.splits["inner"]):
+                return False
+            if kind == "experts" and any(self.sizes[d] % n for d in self.splits["experts"]):
+                return False
+            if kind == "positions" and self.sizes[self.dim(axis)] % n:
+                return False
+        return True
+
+    def stride(self, mesh: Mapping[str, int], first: str) -> int:
+        """From one replica to the next. first: the kind of the outermost axis, where it is not the usual one."""
+        axes = [name for name, _, _ in self.axes if name in mesh]
+        if first == "data":
+            axes.sort(key=lambda a: self.kind(a) != "data")
+        for at, axis in enumerate(axes):
+            if self.kind(axis) == "data":
+                return prod(mesh[a] for a in axes[at + 1 :])
+        return 1
+
+
+@dataclass(slots=True)
+class SpaceTally:
+    """Numbers of candidates. below: those that fit by their bound, whose time's (or memory's) is below a limit; least:
+    the lowest of these bounds among those that were not tried."""
+
+    total: int = 0
+    legal: int = 0
+    too_large: int = 0
+    below: int = 0
+    least: float | None = None
+
+
+def count(
+    space: StatedSpace, floors: Floors, minimise: str, limit: float | None, tried: Mapping[Any, int]
+) -> SpaceTally:
+    """Go through all. limit: what the best takes; tried: how many were, by what bounds depend on (`group`)."""
+    found = SpaceTally()
+    batches = [m for m in _divisors(space.batch)]
+    for mesh in space.meshes():
+        every, can = space.choices(mesh)
+        found.total += prod(map(len, every.values())) * len(batches)
+        for m in batches:
+            if not space.divides(mesh, m):
+                continue
+            found.legal += prod(map(len, can.values()))
+            _bounded(space, floors, minimise, limit, tried, mesh, m, can, found)
+    return found
+
+
+def _bounded(
+    space: StatedSpace,
+    floors: Floors,
+    minimise: str,
+    limit: float | None,
+    tried: Mapping[Any, int],
+    mesh: Mapping[str, int],
+    m: int,
+    can: Mapping[str, Sequence[Any]],
+    found: SpaceTally,
+) -> None:
+    stages, replicas = space.of_kind(mesh, "stages"), space.of_kind(mesh, "data")
+    others = prod(len(can[k]) for k in ("along", "heads", "rows"))
+    turns = [name in IN_TURN for name, _ in can["schedule"]]
+    for first, zero in product(can["first"], can["zero"]):
+        size = floors.bytes(replicas, zero)
+        if size > floors.cluster["memory"]:
+            found.too_large += len(can["recompute"]) * len(can["schedule"]) * others
+            continue
+        stride = space.stride(mesh, first)
+        for again, in_turn in product(can["recompute"], dict.fromkeys(turns)):
+            bound = size
+            if minimise == "step":
+                bound = floors.seconds(stages, replicas, stride, m, zero, again, in_turn)
+            if limit is not None and bound * (1 + 1e-12) >= limit:
+                continue
+            number = turns.count(in_turn) * others
+            found.below += number
+            if number > tried.get(group(mesh, m, first, zero, again, in_turn), 0):
+                found.least = bound if found.least is None else min(found.least, bound)
+
+
+IN_TURN = ("gpipe", "one_f_one_b")
+
+
+def group(mesh: Mapping[str, int], m: int, first: str, zero: int, again: int, in_turn: bool) -> Any:
+    """What bounds depend on."""
+    return frozenset(mesh.items()), m, first, zero, again, in_turn
+
+
+def _divisors(n: int) -> list[int]:
+    small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)})
+
+
+def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> StatedSpace:
+    """The space that a certificate names."""
+    axes = tuple((a["name"].text(), a["kind"].text(), a["dim"].text()) for a in of["axes"].each())
+    if (
+        len(axes) > MOST_AXES
+        or len({name for name, _, _ in axes}) < len(axes)
+        or any(kind not in KINDS for _, kind, _ in axes)
+    ):
+        raise Unfounded(f"{of.path}.axes are not axes of different names and of known kinds")
+    splits = {k: tuple(d.text() for d in v.each()) for k, v in of["splits"].items().items()}
+    if splits.keys() != {"inner", "experts", "heads", "rows", "positions"}:
+        raise Unfounded(f"{of.path}.splits has other kinds of dims")
+    sizes = {d: v.whole(1) for d, v in of["sizes"].items().items()}
+    named = {d for dims in splits.values() for d in dims} | {dim for _, _, dim in axes if dim}
+    if missing := sorted(named - sizes.keys()):
+        raise Unfounded(f"{of.path}.sizes has no `{missing[0]}`")
+    layers = sum(count.whole(1) for _, count in (loop.pair() for loop in of["loops"].each()))
+    schedules = []
+    for s in of["schedules"].each():
+        name, chunks = s.pair()
+        if not (name.text() in SINGLE and chunks.value == 1 or name.text() == "interleaved"):
+            raise Unfounded(f"{s.path} is no schedule")
+        schedules.append((name.text(), chunks.whole(1)))
+    return StatedSpace(
+        devices,
+        of["batch"]["size"].whole(1),
+        axes,
+        splits,
+        sizes,
+        layers,
+        len(of["recompute"].each()),
+        tuple(schedules),
+        tuple(z.whole() for z in of["zero"].each()),
+        tuple(domains),
+    )

@@ -1,0 +1,99 @@
+"""A certificate as it is read: each field of the kind that it has to be."""
+
+from __future__ import annotations
+
+
+class Unfounded(Exception):
+    """A certificate says what is not so: which part of it, and what is."""
+
+
+class StatedPart:
+    """A part of a certificate. Asking for a field that is not there, or is of another kind, raises Unfounded."""
+
+    def __init__(self, value: object, path: str = "certificate") -> None:
+        self.value, self.path = value, path
+
+    def __getitem__(self, key: str) -> StatedPart:
+        if not isinstance(self.value, dict) or key not in self.value:
+            raise Unfounded(f"{self.path} has no `{key}`")
+        return StatedPart(self.value[key], f"{self.path}.{key}" if self.path != "certificate" else key)
+
+    def number(self) -> float:
+        """A number that is not negative."""
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float) or not self.value >= 0:
+            raise Unfounded(f"{self.path} is no number")
+        return float(self.value)
+
+    def whole(self, least: int = 0) -> int:
+        """A whole number."""
+        if isinstance(self.value, bool) or not isinstance(self.value, int) or self.value < least:
+            raise Unfounded(f"{self.path} is no whole number of at least {least}")
+        return self.value
+
+    def text(self) -> str:
+        """A text."""
+        if not isinstance(self.value, str):
+            raise Unfounded(f"{self.path} is no text")
+        return self.value
+
+    def truth(self) -> bool:
+        """True or false."""
+        if not isinstance(self.value, bool):
+            raise Unfounded(f"{self.path} is neither true nor false")
+        return self.value
+
+    def each(self) -> list[StatedPart]:
+        """The parts of a list."""
+        if not isinstance(self.value, list):
+            raise Unfounded(f"{self.path} is no list")
+        return [StatedPart(v, f"{self.path}[{i}]") for i, v in enumerate(self.value)]
+
+    def pair(self) -> tuple[StatedPart, StatedPart]:
+        """The parts of a list of two."""
+        found = self.each()
+        if len(found) != 2:
+            raise Unfounded(f"{self.path} is no pair")
+        return found[0], found[1]
+
+    def items(self) -> dict[str, StatedPart]:
+        """The parts of a mapping."""
+        if not isinstance(self.value, dict):
+            raise Unfounded(f"{self.path} is no mapping")
+        return {str(k): StatedPart(v, f"{self.path}.{k}") for k, v in self.value.items()}
+
+    @property
+    def none(self) -> bool:
+        """Whether nothing is stated."""
+        return self.value is None
+
+    def be(self, found: object) -> None:
+        """Hold the value to what was found. Raises Unfounded."""
+        if not alike(self.value, found):
+            raise Unfounded(f"{self.path} is {_short(self.value)}, but {_short(found)} was found")
+
+
+def alike(a: object, b: object) -> bool:
+    """Equal, numbers up to the order in which they were added up."""
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(alike(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(alike(a[k], b[k]) for k in a)
+    if isinstance(a, bool) or isinstance(b, bool) or not (_numeric(a) and _numeric(b)):
+        return type(a) is type(b) and a == b
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    assert isinstance(a, int | float) and isinstance(b, int | float)
+    return abs(a - b) <= NEAR * max(abs(a), abs(b))
+
+
+NEAR = 1e-9
+"""Of a number: sums of floats hang on their order."""
+
+
+def _numeric(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else f"{text[:77]}..."

@@ -1,0 +1,239 @@
+"""`parc plan`: the best strategy of a job, and why it is the best."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from parc import api
+from parc.cli.common import Command, Output, choice, color, file_argument, job_options, output_option, read_source
+from parc.cli.tables import amount, seconds, table
+from parc.cli.writing import check_output, write_output
+
+if TYPE_CHECKING:
+    from parc.planning.answer import FoundPlan
+    from parc.planning.search import Counts, PricedPlan
+
+DAY = 86400.0
+
+_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|min|h)?")
+_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, None: 1.0}
+
+
+class TimeLimit(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A time: `10s`, `2m`, `0.5h`; without a unit it is seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = _TIME.fullmatch(str(value).strip())
+        if found is None:
+            self.fail(f"`{value}` is not a time, such as `10s` or `2m`", param, ctx)
+        return float(found[1]) * _UNITS[found[2]]
+
+
+@click.command("plan", cls=Command)
+@file_argument
+@click.option("--devices", type=click.IntRange(1, 1 << 20), help="Of the cluster, in the place of as many as it has.")
+@click.option(
+    "--minimise",
+    type=click.Choice(["step", "memory", "days"]),
+    default="step",
+    show_default=True,
+    help="What is to be least: the time of a step, the memory of the fullest device, the days until --tokens.",
+)
+@click.option("--tokens", type=float, metavar="N", help="That are to be trained: how many days they take is told.")
+@click.option("--within", type=TimeLimit(), default="10s", show_default=True, help="The time that the search may take.")
+@click.option("--best", "keep", type=click.IntRange(1, 1000), default=5, show_default=True, help="So many are listed.")
+@click.option("--certificate", metavar="OUT", help="Write the certificate to this file, as JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the best as comma-separated values.")
+@output_option
+@job_options
+def command(
+    out: Output,
+    file: str,
+    devices: int | None,
+    minimise: api.Minimised,
+    tokens: float | None,
+    within: float,
+    keep: int,
+    certificate: str | None,
+    as_csv: bool,
+    output: str | None,
+    params: tuple[tuple[str, str], ...],
+    job: str | None,
+    strategy: str | None,
+) -> None:
+    """Search the strategies of FILE's job for the best, and say why it is: print FILE with it, or write it with -o.
+
+    What was searched, what was left out by which bounds, and whether the best is proved is the certificate. The
+    file's own strategy counts for nothing. Ctrl-C ends the search with the best so far.
+
+    \b
+    parc plan job.par --within 1m -o planned.par --certificate planned.json
+    parc check job.par --certificate planned.json
+    """
+    if as_csv and out.json:
+        raise click.UsageError("`--csv` and `--json` are two forms: one can be printed")
+    if minimise == "days" and tokens is None:
+        raise click.UsageError("`--minimise days` needs `--tokens`: how many are to be trained")
+    if tokens is not None and not 0 < tokens < 1e30:
+        raise click.BadParameter("so many tokens are none", param_hint="'--tokens'")
+    source = read_source(out, file)
+    for written in (output, certificate):
+        check_output(written, source, [value for _, value in params])
+
+    def told(plan: PricedPlan, counts: Counts) -> None:
+        if sys.stderr.isatty():
+            step, size = seconds(plan.price.seconds), amount(plan.price.needed)
+            out.say(f"{counts.priced:,} priced: a step of {step}, {size}")
+
+    from parc.planning.filled_answer import FilledPlan
+
+    options = choice(out, params, job, strategy)
+    found = api.plan(source, devices=devices, minimise=minimise, within=within, keep=keep, told=told, **options)
+    if isinstance(found, FilledPlan):
+        if certificate is not None:
+            raise click.UsageError("a certificate is of a search for strategies, not of numbers that are left open")
+        from parc.cli import filled
+
+        out.result = filled.as_json(found, output)
+        if output is not None:
+            write_output(output, found.text)
+        if as_csv:
+            out.data(filled.as_csv(found), newline=False)
+        elif output is None:
+            out.data(found.text, newline=False)
+        out.say(filled.shown(found))
+        return
+    out.result = _json(found, tokens, output)
+    if certificate is not None:
+        import json
+
+        write_output(certificate, json.dumps(found.certificate, indent=1) + "\n")
+    if output is not None:
+        write_output(output, found.text)
+    if as_csv:
+        out.data(_csv(found, tokens), newline=False)
+    elif output is None:
+        out.data(found.text, newline=False)
+    out.say(_shown(found, tokens))
+
+
+def _json(found: FoundPlan, tokens: float | None, output: str | None) -> dict[str, Any]:
+    from parc.planning.certificate import plan_json
+    from parc.planning.reasons import differs, why
+
+    first, space = found.best[0], found.planned.space
+    rows = []
+    for plan in found.best:
+        more = {"differs": differs(space, first.candidate, plan.candidate), "why": why(first, plan)}
+        rows.append({**plan_json(found.planned, plan), "days": _days(plan, tokens), **more})
+    return {
+        "output": output,
+        "strategy": found.strategy,
+        "text": found.text,
+        "best": rows,
+        "front": [
+            {**plan_json(found.planned, p), "differs": differs(space, first.candidate, p.candidate)}
+            for p in found.front
+        ],
+        "certificate": found.certificate,
+    }
+
+
+def _days(plan: PricedPlan, tokens: float | None) -> float | None:
+    """Until so many tokens are trained, without failures."""
+    if tokens is None or not plan.price.tokens:
+        return None
+    return tokens / plan.price.tokens * plan.price.seconds / DAY
+
+
+def _csv(found: FoundPlan, tokens: float | None) -> str:
+    import csv
+    import io
+
+    from parc.planning.certificate import candidate_json
+
+    space = found.planned.space
+    made = io.StringIO()
+    rows = csv.writer(made, lineterminator="\n")
+    names = [role.name for role in space.roles]
+    keys = ("microbatches", "zero", "schedule", "chunks", "along", "heads", "rows")
+    rows.writerow([*names, *keys, "recompute", "step_seconds", "needed_bytes", "days", "bound"])
+    for plan in found.best:
+        of = candidate_json(space, plan.candidate)
+        sizes = dict(of["mesh"])
+        values = [str(v).lower() if isinstance(v, bool) else v for v in (of[k] for k in keys)]
+        scopes = " ".join(space.recomputes[plan.candidate.rules.recompute])
+        days = _days(plan, tokens)
+        price = [plan.price.seconds, plan.price.needed, "" if days is None else days, plan.bound]
+        rows.writerow([*(sizes.get(n, 1) for n in names), *values, scopes, *price])
+    return made.getvalue()
+
+
+def _shown(found: FoundPlan, tokens: float | None) -> str:
+    """The best, the front and the certificate, for people."""
+    from parc.planning.reasons import differs, why
+
+    first, space = found.best[0], found.planned.space
+    head = ["", "step", "memory", *(["days"] if tokens else []), "what differs", "why it loses"]
+    rows = []
+    for number, plan in enumerate(found.best, 1):
+        price = [seconds(plan.price.seconds), amount(plan.price.needed)]
+        price += [f"{_days(plan, tokens) or 0:,.1f}"] if tokens else []
+        other = differs(space, first.candidate, plan.candidate) if number > 1 else _named(found, plan)
+        rows.append([str(number), *price, other, why(first, plan) if number > 1 else "the best"])
+    style = color(sys.stderr)
+    last = len(head) - 1
+    parts = [table(head, rows, style, words={last - 1, last})]
+    if len(found.front) > 1:
+        points = [
+            [
+                seconds(p.price.seconds),
+                amount(p.price.needed),
+                differs(space, first.candidate, p.candidate) or "the best",
+            ]
+            for p in found.front
+        ]
+        parts.append(
+            "time against memory, of what was priced:\n" + table(["step", "memory", ""], points, style, 0, {2})
+        )
+    return "\n\n".join([*parts, _certified(found)])
+
+
+def _named(found: FoundPlan, plan: PricedPlan) -> str:
+    from parc.planning.written import lines_of
+
+    return "; ".join(lines_of(found.planned.space, plan.candidate))
+
+
+def _certified(found: FoundPlan) -> str:
+    """What was searched and what that proves."""
+    space, of = found.planned.space, found.planned.found
+    counts = of.counts
+    axes = ", ".join(f"{r.name} ({r.kind}{f' {r.dim}' if r.dim else ''})" for r in space.roles)
+    refused = sum(counts.refused.values())
+    lines = [
+        f"space: {counts.total:,} strategies of {space.devices:,} devices: axes {axes}",
+        f"  {counts.numbers:,} cannot be, by number (a dim, the batch, the layers), or are the same to the cluster",
+        f"  {counts.too_large:,} do not fit and {counts.not_better:,} are no better, by lower bounds alone",
+        f"  {counts.priced:,} priced exactly: {counts.fitting:,} fit, {counts.unfit:,} do not"
+        + (f"; {refused:,} refused: {', '.join(sorted(counts.refused))}" if refused else ""),
+    ]
+    name = "memory" if found.planned.minimise == "memory" else "step"
+    if of.least is None:
+        better = "takes less" if name == "step" else "needs less"
+        lines.append(f"proved: no strategy of the space {better}")
+    else:
+        least = seconds(of.least) if name == "step" else amount(of.least)
+        lines.append(
+            f"not proved: {counts.left:,} were not looked at in time; none of them is below {least}: "
+            f"at most {of.gap:.1%} better"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,100 @@
+"""The answer to `parc plan`: a file with the best strategy, held to its price, the runners-up, a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+from compiler.driver import compile_job
+from compiler.evaluate import evaluate_file
+from compiler.verify import verify
+from dsl.data import dataclass
+from dsl.diagnostics import fail
+from dsl.source import Source
+from parc.planning.certificate import certificate
+from parc.planning.planning import Planned, plan, resized
+from parc.planning.reasons import front
+from parc.planning.search import Counts, PricedPlan
+from parc.planning.text import with_strategy
+from parc.price import price
+from parc.units import amount
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPlan:
+    """What was found. text: the file with the best strategy; strategy: its name there; best: so many as asked for, best
+    first; front: of time against memory, of all that were priced and fit."""
+
+    planned: Planned
+    text: str
+    strategy: str
+    best: tuple[PricedPlan, ...]
+    front: tuple[PricedPlan, ...]
+    certificate: dict[str, Any]
+
+
+def planned_file(
+    source: Source,
+    params: Mapping[str, str],
+    job: str | None,
+    strategy: str | None,
+    devices: int | None,
+    minimise: str,
+    within: float | None,
+    keep: int,
+    told: Callable[[PricedPlan, Counts], None] | None = None,
+) -> FoundPlan:
+    """Search, and write the best into the file. Raises ParcError (E0951) if nothing was found that fits."""
+    if strategy is not None:
+        evaluate_file(source, params, job, strategy)
+    made = evaluate_file(source, params, job, "serial").job
+    other = None
+    if devices is not None and made.cluster is not None and devices != made.cluster.devices:
+        other = resized(made.cluster, devices)
+        made = replace(made, cluster=other)
+    planned = plan(made, minimise, within, told)
+    found = planned.found
+    if not found.fitting:
+        if found.interrupted:
+            raise KeyboardInterrupt
+        raise _nothing(planned)
+    best = found.fitting[0]
+    for tactics in (True, False):
+        text = with_strategy(source, made.name, params, planned.space, best.candidate, other, tactics)
+        if (name := held(text, source, planned, best)) is not None:
+            break
+    assert name is not None, "the plan has another price as text"
+    told_of = certificate(planned, keep)
+    told_of["file"] = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return FoundPlan(planned, text, name, found.fitting[:keep], tuple(front(found.fitting)), told_of)
+
+
+def held(text: str, source: Source, planned: Planned, best: PricedPlan) -> str | None:
+    """The strategy's name in the text, whose program is verified; None if it has not the very price that was found: a
+    tactic may name its dims in another order, which decides where a tensor has two of them."""
+    job = evaluate_file(replace(source, text=text), job=planned.job.name).job
+    wrong = verify(compile_job(job).program)
+    assert not wrong, f"the plan's program is not legal: {wrong[0]}"
+    return job.strategy.name if price(job) == best.price else None
+
+
+def _nothing(planned: Planned) -> Exception:
+    found, job = planned.found, planned.job
+    assert job.cluster is not None
+    there = amount(job.cluster.device.memory)
+    counts = found.counts
+    if counts.left:
+        message = f"none of the {counts.priced:,} strategies that were tried in time fits into the devices' {there}"
+        help = "`--within` gives it more time; `-D` or `--devices` another job"
+    elif not counts.unfit and not counts.too_large:
+        codes = f", or is refused ({', '.join(sorted(counts.refused))})" if counts.refused else ""
+        message = f"none of the {counts.total:,} strategies can be: nothing has so many equal parts{codes}"
+        help = f"another number of devices than {planned.space.devices:,} (`--devices`)"
+    else:
+        message = f"none of the {counts.total:,} strategies fits into the devices' {there}"
+        help = "more devices (`--devices`), a smaller batch or model"
+    if found.smallest is not None:
+        message += f"; the smallest needs {amount(found.smallest)}"
+    return fail("E0951", message, job.cluster.span, help=help)

@@ -1,0 +1,89 @@
+"""What a plan can be held to: the space, the numbers of its bounds, what was priced, what became of all else.
+
+`parc check FILE --certificate` reads it, and takes nothing of it on trust (`parc/certifying`)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from dsl.printable import printable
+from parc.planning.planning import Planned
+from parc.planning.search import PricedPlan
+from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
+from parc.planning.written import lines_of
+
+FORMAT = 1
+
+
+def certificate(planned: Planned, keep: int) -> dict[str, Any]:
+    """Plain values: seconds, bytes, numbers of candidates. keep: so many of the best are told in full."""
+    space, bounds, found = planned.space, planned.bounds, planned.found
+    split = space.split
+    tried = [
+        {**candidate_json(space, t.candidate), "needed": t.needed, "seconds": t.seconds, "code": t.code}
+        for t in found.tried
+    ]
+    return {
+        "format": FORMAT,
+        "job": planned.job.name,
+        "devices": space.devices,
+        "minimise": planned.minimise,
+        "space": {
+            "batch": {"dim": split.batch, "size": space.batch},
+            "axes": [{"name": r.name, "kind": r.kind, "dim": r.dim} for r in space.roles],
+            "splits": {
+                "inner": list(split.inner),
+                "experts": list(split.experts),
+                "heads": list(split.heads),
+                "rows": list(split.rows),
+                "positions": list(split.positions),
+            },
+            "sizes": {d: split.sizes[d] for d in sorted(split.sizes)},
+            "loops": [list(loop) for loop in split.loops],
+            "recompute": [list(scopes) for scopes in space.recomputes],
+            "schedules": [list(s) for s in SCHEDULES] if split.loops else [],
+            "zero": list(ZERO),
+            "total": space.total,
+        },
+        "work": asdict(bounds.model),
+        "cluster": asdict(bounds.cluster),
+        "counts": {
+            "discarded_by_number": found.counts.numbers,
+            "too_large": found.counts.too_large,
+            "not_better": found.counts.not_better,
+            "refused": dict(sorted(found.counts.refused.items())),
+            "unfit": found.counts.unfit,
+            "fitting": found.counts.fitting,
+            "left": found.counts.left,
+        },
+        "tried": tried,
+        "best": [plan_json(planned, p) for p in found.fitting[:keep]],
+        "least": found.least,
+        "gap": found.gap,
+        "proved": bool(found.fitting) and found.least is None,
+        "seconds": found.seconds,
+    }
+
+
+def plan_json(planned: Planned, plan: PricedPlan) -> dict[str, Any]:
+    """A plan that fits, its price and its bound."""
+    price = {"step_seconds": plan.price.seconds, "needed_bytes": plan.price.needed}
+    lines = lines_of(planned.space, plan.candidate)
+    return {**candidate_json(planned.space, plan.candidate), **price, "bound": plan.bound, "strategy": lines}
+
+
+def candidate_json(space: PlanSpace, of: PlanChoice) -> dict[str, Any]:
+    """A candidate's choices: axes major to minor."""
+    rules = of.rules
+    return {
+        "mesh": [[printable(role.name), size] for role, size in of.axes],
+        "microbatches": of.mesh.microbatches,
+        "zero": rules.zero,
+        "recompute": rules.recompute,
+        "schedule": rules.schedule,
+        "chunks": rules.chunks,
+        "along": rules.along,
+        "heads": rules.heads,
+        "rows": rules.rows,
+    }

@@ -1,0 +1,128 @@
+"""The answer to `parc plan` for a file with holes: the file with numbers in their place, all else as it was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from compiler.driver import compile_job
+from compiler.evaluate import evaluate_file
+from compiler.model import Job
+from compiler.verify import verify
+from dsl import ast
+from dsl.data import dataclass
+from dsl.diagnostics import fail
+from dsl.parser import parse
+from dsl.printer import format_source
+from dsl.source import Source
+from parc.planning.filling import Filled, FilledValues, fill
+from parc.planning.holes import Hole, open_file
+from parc.planning.text import edited
+from parc.price import price
+from parc.units import amount
+
+
+@dataclass(frozen=True, slots=True)
+class FilledPlan:
+    """text: the file without holes; strategy: the job's; best: so many as asked for, best first."""
+
+    text: str
+    strategy: str
+    holes: tuple[Hole, ...]
+    best: tuple[FilledValues, ...]
+    filled: Filled
+    minimise: str
+
+    @property
+    def gap(self) -> float:
+        """By which share of the best's value what was not looked at can be better, at most."""
+        least, best = self.filled.least, self.best[0].value
+        return 0.0 if least is None else max(0.0, 1 - least / best)
+
+    def certificate(self) -> dict[str, Any]:
+        """What was tried, in numbers."""
+        found = self.filled
+        return {
+            "holes": {h.name: list(h.values) for h in self.holes},
+            "total": found.total,
+            "discarded_by_number": found.numbers,
+            "refused": dict(sorted(found.refused.items())),
+            "unfit": found.unfit,
+            "fitting": len(found.fitting),
+            "not_better": found.not_better,
+            "left": found.left,
+            "least": found.least,
+            "gap": self.gap,
+            "proved": found.least is None,
+        }
+
+
+def filled_file(
+    source: Source,
+    params: Mapping[str, str],
+    job: str | None,
+    strategy: str | None,
+    devices: int | None,
+    minimise: str,
+    within: float | None,
+    keep: int,
+    told: Callable[[FilledValues], None] | None = None,
+) -> FilledPlan:
+    """Fill the holes of the job's strategy and of the parameters. Raises ParcError: E0951 if nothing fits, E0134 for a
+    number of devices that is open, what is wrong with all values otherwise."""
+    source = _set(source, params)
+    first, second = _sizes(source, job, 1), _sizes(source, job, 2)
+    assert first.cluster is not None
+    if devices is None and second.cluster is not None and first.cluster.devices != second.cluster.devices:
+        message = "how many devices the cluster has hangs on what is left open"
+        raise fail("E0134", message, first.span, help="`--devices 64` says how many there are")
+    number = devices or first.cluster.devices
+    batch = next((i.value.type.dims[0].size for i in first.model.inputs if i.value.type.dims), 1)
+    of = open_file(source, {}, job, strategy, number, batch)
+    found = fill(of, {}, job, strategy, number, minimise, within, told)
+    if not found.fitting:
+        raise _nothing(found, first, number)
+    best = found.fitting[0]
+    text = format_source(of.filled(dict(best.values)).text, source.name)
+    again = evaluate_file(Source(source.name, text, source.path), {}, job, strategy).job
+    wrong = verify(compile_job(again).program)
+    assert not wrong, f"the plan's program is not legal: {wrong[0]}"
+    assert price(again) == best.price, "the plan has another price as text"
+    return FilledPlan(text, again.strategy.name, of.holes, tuple(found.fitting[:keep]), found, minimise)
+
+
+def _set(source: Source, params: Mapping[str, str]) -> Source:
+    """The text with what is set as defaults."""
+    edits = []
+    for item in parse(source.text, source.name).items:
+        if isinstance(item, ast.Param) and item.name.id in params:
+            value = params[item.name.id]
+            text = f'"{value}"' if isinstance(item.default, ast.String) else value
+            edits.append((item.default.span.start, item.default.span.end, text))
+    unknown = [n for n in params if n not in {i.name.id for i in parse(source.text).items if isinstance(i, ast.Param)}]
+    if unknown:
+        raise fail("E0106", f"the file has no parameter `{unknown[0]}`")
+    return Source(source.name, edited(source.text, edits), source.path)
+
+
+def _sizes(source: Source, job: str | None, number: int) -> Job:
+    """The job without a strategy, parameters that are open being the first or the second of their values."""
+    of = open_file(source, {}, job, None, 1, 2)
+    values = {h: h.values[min(number, len(h.values)) - 1] if h.values else number for h in of.holes}
+    made = evaluate_file(of.filled(values), {}, job, "serial").job
+    if made.cluster is None:
+        raise fail("E0801", f"the job `{made.name}` does not say on which cluster it runs", made.span)
+    return made
+
+
+def _nothing(found: Filled, job: Job, devices: int) -> Exception:
+    assert job.cluster is not None
+    if found.unfit:
+        message = f"with none of the {found.total:,} values the job fits into the devices' memory"
+        if found.smallest is not None:
+            message += f"; the smallest needs {amount(found.smallest)} of {amount(job.cluster.device.memory)}"
+        return fail("E0951", message, job.cluster.span)
+    if found.first is not None:
+        return found.first
+    message = f"with none of the {found.total:,} values the mesh has {devices:,} devices"
+    return fail("E0406", message, job.cluster.span, help="`--devices` says how many there are")

@@ -1,0 +1,171 @@
+"""Holes filled: all their values, those that no number speaks against evaluated, the best of them by price."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import field
+from itertools import product
+from math import inf, prod
+from time import monotonic
+
+from compiler.evaluate import evaluate_file
+from compiler.model import Job
+from dsl.data import dataclass
+from dsl.diagnostics import ParcError
+from parc.planning.bounds import LowerBounds
+from parc.planning.dims import splittable
+from parc.planning.holes import Hole, OpenFile
+from parc.planning.search import STEP
+from parc.planning.work import cluster_work, model_work
+from parc.price import Price, price
+
+WHOLE = ("E0134", "E0001", "E0801")
+"""What is wrong with all values alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilledValues:
+    """Values of the holes, and what a step takes and needs with them. value: what is minimised."""
+
+    values: tuple[tuple[Hole, int], ...]
+    price: Price
+    value: float
+    bound: float
+
+
+@dataclass(slots=True)
+class Filled:
+    """What was found. total: all values of all holes together; numbers: those of which the mesh is not as large as the
+    cluster; refused: by code; not_better: by bounds; left: not looked at; least: their lowest bound."""
+
+    total: int
+    fitting: list[FilledValues] = field(default_factory=list)
+    numbers: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    unfit: int = 0
+    not_better: int = 0
+    left: int = 0
+    least: float | None = None
+    smallest: int | None = None
+    first: ParcError | None = None
+
+
+def fill(
+    of: OpenFile,
+    params: Mapping[str, str],
+    job: str | None,
+    strategy: str | None,
+    devices: int,
+    minimise: str,
+    within: float | None,
+    told: Callable[[FilledValues], None] | None = None,
+) -> Filled:
+    """Try all values. Raises ParcError for what is wrong with all of them alike."""
+    began = monotonic()
+    found = Filled(prod(len(h.values) for h in of.holes))
+    open: list[tuple[float, int, tuple[tuple[Hole, int], ...], Job]] = []
+    bounds: LowerBounds | None = None
+    legal = list(_of_the_size(of, devices))
+    found.numbers = found.total - len(legal)
+    at = 0
+    try:
+        for at, values in enumerate(legal):
+            if within is not None and monotonic() - began > within / 2 and open:
+                found.left, found.least = len(legal) - at, 0.0
+                break
+            try:
+                made = evaluate_file(of.filled(dict(values)), params, job, strategy).job
+                if made.cluster is not None and made.cluster.devices != devices:
+                    found.numbers += 1
+                    continue
+                if bounds is None:
+                    bounds = _bounds(made)
+                open.append((_bound(of, bounds, made, minimise), at, values, made))
+            except ParcError as error:
+                _refuse(found, error)
+        best = inf
+        while open:
+            open.sort(key=lambda o: o[:2], reverse=True)
+            bound, _, values, made = open.pop()
+            if bound >= best:
+                found.not_better += 1 + len(open)
+                open = []
+                break
+            if within is not None and monotonic() - began > within and found.fitting:
+                found.left += 1 + len(open)
+                found.least = bound if found.least is None else min(bound, found.least)
+                break
+            try:
+                took = price(made)
+            except ParcError as error:
+                _refuse(found, error)
+                continue
+            if not took.fits:
+                found.unfit += 1
+                found.smallest = min(took.needed, found.smallest or took.needed)
+                continue
+            value = took.seconds if minimise == STEP else float(took.needed)
+            found.fitting.append(FilledValues(values, took, value, bound))
+            if value < best:
+                best = value
+                if told is not None:
+                    told(found.fitting[-1])
+    except KeyboardInterrupt:
+        if not found.fitting:
+            raise
+        found.left, found.least = found.left + len(open), 0.0
+    found.fitting.sort(key=lambda f: (f.value, f.price.seconds, f.price.needed, [n for _, n in f.values]))
+    return found
+
+
+def _of_the_size(of: OpenFile, devices: int) -> Iterator[tuple[tuple[Hole, int], ...]]:
+    """All values whose mesh is as large as the cluster, as far as the file says so."""
+    mesh = of.mesh
+    sized = [h for h in of.holes if mesh is not None and h in mesh]
+    rest = [h for h in of.holes if h not in sized]
+
+    def sizes(at: int, left: int) -> Iterator[tuple[int, ...]]:
+        if at == len(sized):
+            if left == 1 or mesh is None:
+                yield ()
+            return
+        times = sum(part == sized[at] for part in mesh or ())
+        for value in sized[at].values:
+            if value > 0 and left % value**times == 0:
+                for others in sizes(at + 1, left // value**times):
+                    yield (value, *others)
+
+    fixed = prod(n for n in mesh or () if isinstance(n, int))
+    if mesh is not None and (fixed == 0 or devices % fixed):
+        return
+    for chosen in sizes(0, devices // fixed if mesh is not None else 1):
+        for others in product(*(h.values for h in rest)):
+            values = dict(zip([*sized, *rest], [*chosen, *others], strict=True))
+            yield tuple((h, values[h]) for h in of.holes)
+
+
+def _bounds(job: Job) -> LowerBounds:
+    split = splittable(job)
+    assert job.cluster is not None
+    model = model_work(job.serial, split, ((),))
+    return LowerBounds(model, cluster_work(job), job.cluster.devices, split.layers)
+
+
+def _bound(of: OpenFile, bounds: LowerBounds, job: Job, minimise: str) -> float:
+    """Of what a strategy takes at least that may have any rules; nothing where these may change what is computed."""
+    strategy = job.strategy
+    if minimise != STEP or any(h.name in of.touched for h in of.holes if h.param):
+        return 0.0
+    if strategy.implementations or strategy.offloads or strategy.places:
+        return 0.0
+    axes = {a.name: a.size for a in strategy.mesh}
+    stages = prod(axes[a] for a in {p.axis for p in strategy.pipelines})
+    return bounds.of(stages, 1, 1, strategy.microbatches, 3, 0, "")
+
+
+def _refuse(found: Filled, error: ParcError) -> None:
+    first = next((d for d in error.diagnostics if d.severity == "error"), error.diagnostics[0])
+    if first.code in WHOLE or first.limit:
+        raise error
+    found.first = found.first or error
+    found.refused[first.code] = found.refused.get(first.code, 0) + 1

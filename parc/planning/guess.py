@@ -1,0 +1,78 @@
+"""Which candidate is worth a price next: guesses from what is known of those like it. Nothing is left out for them."""
+
+from __future__ import annotations
+
+from math import log2, prod
+
+from dsl.data import dataclass
+from parc.planning.bounds import LowerBounds
+from parc.planning.space import DATA, EXPERTS, STAGES, MeshChoice, PlanChoice, PlanRules, PlanSpace
+
+
+@dataclass(frozen=True, slots=True)
+class Kin:
+    """What the time of a micro-batch's passes hangs on: axes that split layers, rows of the batch that a device has of
+    it, and rules. Candidates that are alike in it differ in stages, replicas, ZeRO and the schedule."""
+
+    inside: tuple[tuple[str, int], ...]
+    rows: int
+    recompute: int
+    along: str
+    heads: bool
+    tables: bool
+
+    @property
+    def devices(self) -> int:
+        """That share a layer."""
+        return prod(n for _, n in self.inside)
+
+
+def kin(space: PlanSpace, mesh: MeshChoice, rules: PlanRules) -> Kin:
+    """Of a mesh and rules."""
+    inside = tuple((role.name, n) for role, n in mesh.axes if role.kind not in (STAGES, DATA))
+    pieces = mesh.size(DATA) * mesh.size(EXPERTS) * mesh.microbatches
+    return Kin(inside, space.batch // pieces, rules.recompute, rules.along, rules.heads, rules.rows)
+
+
+class Guess:
+    """What was learned of candidates so far."""
+
+    def __init__(self, bounds: LowerBounds, batch: int) -> None:
+        self.bounds, self.batch = bounds, batch
+        self.factors: dict[Kin, float] = {}
+        self.shapes: dict[tuple[tuple[str, int], ...], float] = {}
+        self.sizes: dict[object, float] = {}
+
+    def factor(self, of: Kin) -> float:
+        """By how much the time is above its bound."""
+        known = self.factors.get(of) or self.shapes.get(of.inside)
+        if known is None:
+            outside = max(1.0, of.devices / self.bounds.cluster.domains[0])
+            known = 1.2 + 0.05 * log2(of.devices) + (2.0 * log2(outside) if outside > 1 else 0.0)
+        return known
+
+    def fits(self, of: Kin, what: PlanChoice) -> bool:
+        """Whether it is worth a try: what comes and goes is as large as that of others, by rows and layers."""
+        known = self.sizes.get((of.inside, of.recompute, of.along, of.heads))
+        known = known if known is not None else self.sizes.get((of.recompute, bool(of.along)))
+        scale = 1.0 if known is None else known
+        return self.bounds.bytes(what) + scale * self._usual(of, what) <= self.bounds.cluster.memory
+
+    def _usual(self, of: Kin, what: PlanChoice) -> float:
+        """Bytes of activations, if the serial program's are shared evenly."""
+        stages, m = what.mesh.size(STAGES), what.mesh.microbatches
+        alive = float(m if what.rules.schedule == "gpipe" else min(m, stages))
+        if what.rules.chunks > 1:
+            alive = min(m, alive * (1 + 1 / what.rules.chunks))
+        return self.bounds.model.activations[of.recompute] * of.rows / self.batch / of.devices * alive / stages
+
+    def learn(self, of: Kin, what: PlanChoice, bound: float | None, needed: int, seconds: float | None) -> None:
+        """bound: of its time; seconds: None if it does not fit."""
+        if usual := self._usual(of, what):
+            scale = (needed - self.bounds.bytes(what)) / usual
+            for key in ((of.inside, of.recompute, of.along, of.heads), (of.recompute, bool(of.along))):
+                self.sizes[key] = scale
+        if seconds is not None and bound:
+            factor = seconds / bound
+            self.factors[of] = min(factor, self.factors.get(of, factor))
+            self.shapes[of.inside] = min(factor, self.shapes.get(of.inside, factor))

@@ -1,0 +1,65 @@
+"""A plan: everything from a job to what the search found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from compiler.model import Cluster, Job
+from dsl.data import dataclass
+from dsl.diagnostics import fail
+from parc.planning.bounds import LowerBounds
+from parc.planning.dims import splittable
+from parc.planning.pricing import StrategyPricer
+from parc.planning.recomputes import recomputes
+from parc.planning.search import STEP, Counts, Found, PricedPlan, Search
+from parc.planning.space import PlanSpace
+from parc.planning.work import cluster_work, model_work
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What was searched, by which bounds, and what was found."""
+
+    job: Job
+    space: PlanSpace
+    bounds: LowerBounds
+    found: Found
+    minimise: str
+
+
+def plan(
+    job: Job,
+    minimise: str = STEP,
+    within: float | None = None,
+    told: Callable[[PricedPlan, Counts], None] | None = None,
+) -> Planned:
+    """Search all strategies of a job on its cluster. Of the strategy that it has nothing is taken.
+
+    minimise: `STEP` or `MEMORY`; within: seconds that the search may take; told: hears of each better plan.
+
+    Raises ParcError (E0801) without a cluster.
+    """
+    if job.cluster is None:
+        raise fail("E0801", f"the job `{job.name}` does not say on which cluster it runs", job.span, help=ON)
+    split = splittable(job)
+    scopes = recomputes(job, split)
+    cluster = cluster_work(job)
+    space = PlanSpace(job.cluster.devices, split, split.sizes.get(split.batch, 1), scopes, cluster.domains)
+    bounds = LowerBounds(model_work(job, split, scopes), cluster, space.devices, split.layers)
+    found = Search(space, bounds, StrategyPricer(job), minimise, told).run(within)
+    return Planned(job, space, bounds, found, minimise)
+
+
+def resized(cluster: Cluster, devices: int) -> Cluster:
+    """The cluster with another number of devices: inner levels stay as far as that divides, the outermost has the
+    rest."""
+    levels, left = [], devices
+    for level in cluster.levels[:-1]:
+        count = max(n for n in range(1, min(level.count, left) + 1) if left % n == 0)
+        levels.append(replace(level, count=count))
+        left //= count
+    return replace(cluster, levels=(*levels, replace(cluster.levels[-1], count=left)))
+
+
+ON = "`train model(…) on pod using strategy`, where `pod` is a `cluster`"

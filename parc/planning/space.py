@@ -1,0 +1,280 @@
+"""The space that is searched: which axes a mesh may have and what they split, and how much there is to choose.
+
+An axis is of one of five kinds, of each at most one in a mesh but for positions:
+
+    stages     holds pieces of the loops, by a schedule
+    data       splits the batch (and the rows of tables, if that is chosen)
+    experts    splits experts, and the batch elsewhere
+    positions  splits a dim of the inputs besides the batch, of activations alone, or heads in its place inside
+    inner      splits what is between products, and perhaps positions where there is nothing of the kind
+
+All sizes in one mesh are above 1, so that no strategy is there twice. How many there are follows from numbers alone
+(`PlanSpace.total`); which of them can be is looked at dim by dim (`PlanSpace.meshes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import cached_property
+from itertools import combinations, product
+from math import comb, prod
+
+from dsl.data import dataclass
+from parc.planning.dims import Splittable
+
+STAGES, DATA, EXPERTS, POSITIONS, INNER = "stages", "data", "experts", "positions", "inner"
+
+SCHEDULES = (("gpipe", 1), ("one_f_one_b", 1), ("interleaved", 2), ("interleaved", 4), ("zero_bubble", 1))
+"""Schedules, and chunks of each."""
+
+ZERO = (0, 1, 2, 3)
+
+MOST_POSITIONS = 2
+"""Dims of positions that are split at once: rows and columns of images."""
+
+
+@dataclass(frozen=True, slots=True)
+class AxisRole:
+    """What an axis of the mesh is for. dim: the position's, else empty."""
+
+    name: str
+    kind: str
+    dim: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MeshChoice:
+    """Axes above 1 and their sizes, the usual order: major to minor. microbatches: of the whole batch."""
+
+    axes: tuple[tuple[AxisRole, int], ...]
+    microbatches: int
+
+    def size(self, kind: str) -> int:
+        """Devices along the axes of a kind."""
+        return prod(n for role, n in self.axes if role.kind == kind)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRules:
+    """What is chosen besides the mesh. first: the kind of the outermost axis. along: what inner axes split besides
+    ("" or a dim of positions); heads: axes of positions split what is inner inside; rows: whether the axis of data
+    splits tables; recompute: index into `PlanSpace.recomputes`."""
+
+    first: str = STAGES
+    zero: int = 0
+    recompute: int = 0
+    schedule: str = ""
+    chunks: int = 1
+    along: str = ""
+    heads: bool = False
+    rows: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FieldWays:
+    """The values that each field of `PlanRules` may have."""
+
+    first: tuple[str, ...]
+    zero: tuple[int, ...]
+    recompute: tuple[int, ...]
+    schedules: tuple[tuple[str, int], ...]
+    along: tuple[str, ...]
+    heads: tuple[bool, ...]
+    rows: tuple[bool, ...]
+
+    @property
+    def number(self) -> int:
+        """All combinations."""
+        return prod(len(getattr(self, f.name)) for f in fields(self))
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChoice:
+    """One strategy of the space."""
+
+    mesh: MeshChoice
+    rules: PlanRules
+
+    @property
+    def axes(self) -> tuple[tuple[AxisRole, int], ...]:
+        """In their order on the cluster, major to minor."""
+        axes = self.mesh.axes
+        first = [a for a in axes if a[0].kind == self.rules.first]
+        return (*first, *(a for a in axes if a not in first))
+
+
+@dataclass(frozen=True)
+class PlanSpace:
+    """All strategies of a job that are looked at. recomputes: each the scopes that are computed again."""
+
+    devices: int
+    split: Splittable
+    batch: int
+    recomputes: tuple[tuple[str, ...], ...]
+    domains: tuple[int, ...] = ()
+    """Devices of one domain of each level of the cluster."""
+
+    @cached_property
+    def roles(self) -> tuple[AxisRole, ...]:
+        """The axes that there may be, major to minor."""
+        split = self.split
+        found = [AxisRole("pp", STAGES)] if split.loops else []
+        found += [AxisRole("dp", DATA)]
+        found += [AxisRole("ep", EXPERTS)] if split.experts else []
+        positions = split.positions[:MOST_POSITIONS]
+        names = ("cp",) if split.loops and len(positions) == 1 else ("sp", "sx")
+        found += [AxisRole(n, POSITIONS, d) for n, d in zip(names, positions, strict=False)]
+        return (*found, *([AxisRole("tp", INNER)] if split.inner else []))
+
+    @cached_property
+    def batches(self) -> tuple[int, ...]:
+        """All numbers of micro-batches that divide the batch."""
+        return divisors(self.batch)
+
+    # --- in numbers ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def total(self) -> int:
+        """All strategies, those that cannot be among them: a closed form."""
+        found = 0
+        for n in range(len(self.roles) + 1):
+            for roles in combinations(self.roles, n):
+                found += ordered(self.devices, n) * len(self.batches) * self.options(roles)
+        return found
+
+    def options(self, roles: Sequence[AxisRole]) -> int:
+        """Choices besides sizes and micro-batches, for a mesh of these axes."""
+        return self._ways(roles).number
+
+    def _ways(self, roles: Sequence[AxisRole]) -> FieldWays:
+        kinds = {role.kind for role in roles}
+        positions = self.split.positions[:MOST_POSITIONS]
+        return FieldWays(
+            (STAGES, DATA) if {STAGES, DATA} <= kinds else (roles[0].kind if roles else STAGES,),
+            ZERO if kinds & {DATA, EXPERTS, POSITIONS} else (0,),
+            tuple(range(len(self.recomputes))),
+            SCHEDULES if STAGES in kinds else (("", 1),),
+            ("", *positions) if INNER in kinds else ("",),
+            (False, True) if POSITIONS in kinds and self.split.heads else (False,),
+            (False, True) if DATA in kinds and self.split.rows else (False,),
+        )
+
+    # --- what can be ---------------------------------------------------------------------------------------------
+
+    def meshes(self) -> Iterator[MeshChoice]:
+        """All meshes and micro-batches of which no number speaks against all strategies."""
+        for n in range(len(self.roles) + 1):
+            for roles in combinations(self.roles, n):
+                for sizes in factors(self.devices, n):
+                    axes = tuple(zip(roles, sizes, strict=True))
+                    if not self._divides(axes):
+                        continue
+                    pieces = prod(s for role, s in axes if role.kind in (DATA, EXPERTS))
+                    for m in self.batches:
+                        if self.batch % (m * pieces) == 0:
+                            yield MeshChoice(axes, m)
+
+    def _divides(self, axes: Sequence[tuple[AxisRole, int]]) -> bool:
+        """Whether what each axis splits can be split so."""
+        for role, size in axes:
+            if role.kind == STAGES and size > self.split.layers:
+                return False
+            if role.kind == INNER and not self.inner(size):
+                return False
+            if role.kind == EXPERTS and any(self.split.sizes[d] % size for d in self.split.experts):
+                return False
+            if role.kind == POSITIONS and self.split.sizes[role.dim] % size:
+                return False
+        return True
+
+    def inner(self, size: int) -> tuple[str, ...]:
+        """The inner dims that so many devices can split."""
+        return tuple(d for d in self.split.inner if self.split.sizes[d] % size == 0)
+
+    def ways(self, mesh: MeshChoice) -> FieldWays:
+        """All choices besides mesh and micro-batches that no number speaks against. None hangs on another. Where all
+        devices of a domain share a layer, the order of stages and replicas is the same to the cluster: one is left."""
+        all_ways, sizes = self._ways([role for role, _ in mesh.axes]), self.split.sizes
+        pieces = {
+            a: prod(n for role, n in mesh.axes if role.kind == INNER or role.dim == a) for a in all_ways.along if a
+        }
+        within = prod(n for role, n in mesh.axes if role.kind not in (STAGES, DATA))
+        same = all(within % domain == 0 for domain in self.domains[:-1])  # whichever is outermost spans all levels
+        return replace(
+            all_ways,
+            first=all_ways.first[:1] if same else all_ways.first,
+            schedules=tuple(s for s in all_ways.schedules if mesh.size(STAGES) * s[1] <= max(1, self.split.layers)),
+            along=tuple(a for a in all_ways.along if not a or sizes[a] % pieces[a] == 0),
+            heads=tuple(h for h in all_ways.heads if not h or self.heads(mesh)),
+            rows=tuple(r for r in all_ways.rows if not r or all_divide(sizes, self.split.rows, mesh.size(DATA))),
+        )
+
+    def bunches(self, mesh: MeshChoice) -> Iterator[tuple[PlanRules, FieldWays]]:
+        """What is chosen but for the order of axes, ZeRO and the schedule, and the ways that there are of these."""
+        ways = self.ways(mesh)
+        for again, along, heads, rows in product(ways.recompute, ways.along, ways.heads, ways.rows):
+            yield PlanRules(recompute=again, along=along, heads=heads, rows=rows), ways
+
+    def heads(self, mesh: MeshChoice) -> tuple[str, ...]:
+        """The heads that the axes of positions can split where those of what is inner split them, too."""
+        sizes, pieces = self.split.sizes, mesh.size(POSITIONS)
+        inner = mesh.size(INNER)
+        return tuple(d for d in self.split.heads if sizes[d] % (pieces * (inner if sizes[d] % inner == 0 else 1)) == 0)
+
+    def legal(self, mesh: MeshChoice) -> int:
+        """How many strategies of the mesh no number speaks against."""
+        return self.ways(mesh).number
+
+
+def all_divide(sizes: Mapping[str, int], dims: Sequence[str], n: int) -> bool:
+    """Whether so many devices divide all of the dims."""
+    return all(sizes[d] % n == 0 for d in dims)
+
+
+def primes(n: int) -> dict[int, int]:
+    """The prime factors of a number, and how often each is there."""
+    found: dict[int, int] = {}
+    p = 2
+    while p * p <= n:
+        while n % p == 0:
+            found[p] = found.get(p, 0) + 1
+            n //= p
+        p += 1
+    if n > 1:
+        found[n] = found.get(n, 0) + 1
+    return found
+
+
+def ordered(n: int, parts: int) -> int:
+    """In how many ways a number is a product of so many factors above 1, their order counted: of factors from 1 on
+    there are the product of C(e + k - 1, k - 1) over its primes' exponents e; those with a 1 are taken out again."""
+    exponents = primes(n).values()
+
+    def weak(k: int) -> int:
+        return prod(comb(e + k - 1, k - 1) for e in exponents) if k else int(n == 1)
+
+    return sum((-1) ** j * comb(parts, j) * weak(parts - j) for j in range(parts + 1))
+
+
+def divisors(n: int) -> tuple[int, ...]:
+    """All divisors of a number, from 1 on."""
+    found = [1]
+    for p, e in primes(n).items():
+        found = [d * p**i for d in found for i in range(e + 1)]
+    return tuple(sorted(found))
+
+
+def factors(n: int, parts: int) -> Iterator[tuple[int, ...]]:
+    """All ways to write a number as a product of so many factors above 1."""
+    if parts == 0:
+        if n == 1:
+            yield ()
+        return
+    if parts == 1:
+        if n > 1:
+            yield (n,)
+        return
+    for first in divisors(n)[1:]:
+        for rest in factors(n // first, parts - 1):
+            yield (first, *rest)

@@ -1,0 +1,104 @@
+"""A plan as a file: the user's own, with a strategy more, which its job uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from compiler.cluster import Cluster
+from dsl import ast
+from dsl.parser import parse
+from dsl.printer import format_source
+from dsl.source import Source, Span
+from parc.planning.space import PlanChoice, PlanSpace
+from parc.planning.written import TACTICS, lines_of
+
+NAME = "planned"
+
+
+def with_strategy(
+    source: Source,
+    job: str,
+    params: Mapping[str, str],
+    space: PlanSpace,
+    candidate: PlanChoice,
+    cluster: Cluster | None = None,
+    tactics: bool = True,
+) -> str:
+    """The canonical text. params: become the defaults of the file's parameters. cluster: in the place of the job's own,
+    where it has other devices. tactics: of the standard library are named where they fit."""
+    file = parse(source.text, source.name)
+    edits: list[tuple[int, int, str]] = []
+    (item,) = (i for i in file.items if isinstance(i, ast.Job) and i.name.id == job)
+    (task,) = (s for s in item.body if isinstance(s, ast.Task))
+    lines = lines_of(space, candidate, _known(file) if tactics else ())
+    name = _free(file, ast.Strategy, NAME)
+    before = [f"strategy {name} for {task.model.function.id} {{", *(f"  {line}" for line in lines), "}", ""]
+    if cluster is not None and task.cluster is not None:
+        found = _resized(source, file, task.cluster.function.id, cluster)
+        if found is not None:
+            before = [*found[1], "", *before]
+            edits.append((task.cluster.function.span.start, task.cluster.function.span.end, found[0]))
+    uses = _missing(file, lines)
+    if uses:
+        last = max((i.span.end for i in file.items if isinstance(i, ast.Use)), default=0)
+        edits.append((last, last, f"\nuse std.tactics ({', '.join(uses)})\n"))
+    edits.append((item.span.start, item.span.start, "\n".join([*before, ""])))
+    if task.strategy is not None:
+        edits.append((task.strategy.span.start, task.strategy.span.end, name))
+    else:
+        end = (task.cluster or task.model).span.end
+        edits.append((end, end, f" using {name}"))
+    for param in (i for i in file.items if isinstance(i, ast.Param) and i.name.id in params):
+        value = params[param.name.id]
+        text = f'"{value}"' if isinstance(param.default, ast.String) else value
+        edits.append((param.default.span.start, param.default.span.end, text))
+    return format_source(edited(source.text, edits), source.name)
+
+
+def edited(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
+    """The text with pieces replaced: (from, to, what stands there instead)."""
+    for start, end, instead in sorted(edits, key=lambda e: e[:2], reverse=True):
+        text = text[:start] + instead + text[end:]
+    return text
+
+
+def _known(file: ast.File) -> frozenset[str]:
+    """Tactics of the standard library that the file can name: its own of such a name are others."""
+    own = {i.name.id for i in file.items if isinstance(i, ast.Definition | ast.Param)}
+    others = {n.id for i in file.items if isinstance(i, ast.Use) and str(i.module) != "std.tactics" for n in i.names}
+    return frozenset(TACTICS) - own - others
+
+
+def _missing(file: ast.File, lines: Sequence[str]) -> list[str]:
+    uses = [i for i in file.items if isinstance(i, ast.Use) and str(i.module) == "std.tactics"]
+    if any(not i.names for i in uses):
+        return []
+    there = {n.id for i in uses for n in i.names}
+    named = {line.partition("(")[0] for line in lines if "(" in line}
+    return sorted(named & set(TACTICS) - there)
+
+
+def _free(file: ast.File, kind: type[ast.Definition], name: str) -> str:
+    taken = {i.name.id for i in file.items if isinstance(i, ast.Definition | ast.Param)}
+    taken |= {n.id for i in file.items if isinstance(i, ast.Use) for n in i.names}
+    number = 1
+    while (found := name if number == 1 else f"{name}_{number}") in taken:
+        number += 1
+    return found
+
+
+def _resized(source: Source, file: ast.File, name: str, cluster: Cluster) -> tuple[str, list[str]] | None:
+    """The name of a copy of a cluster whose levels have these counts, and its text; None if it stands elsewhere."""
+    item = next((i for i in file.items if isinstance(i, ast.Cluster) and i.name.id == name), None)
+    if item is None:
+        return None
+    new = _free(file, ast.Cluster, f"{name}_{cluster.devices}")
+    levels = [s for s in item.body if isinstance(s, ast.Level)]
+    counts = {s.name.id: level.count for s, level in zip(levels, cluster.levels, strict=False)}
+    edits = [(*_at(item.name.span, item), new)]
+    edits += [(*_at(s.count.span, item), str(counts[s.name.id])) for s in levels if s.name.id in counts]
+    return new, edited(source.text[item.span.start : item.span.end], edits).splitlines()
+
+
+def _at(span: Span, item: ast.Item) -> tuple[int, int]:
+    return span.start - item.span.start, span.end - item.span.start

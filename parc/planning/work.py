@@ -1,0 +1,190 @@
+"""What a model asks for whatever its strategy: the numbers of which lower bounds are made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import log2, prod
+
+from compiler.cost.kernels.program import features
+from compiler.cost.kernels.work import Part, Product, Vector, WorkLoop
+from compiler.cost.memory.footprint import footprint
+from compiler.cost.memory.systems import Systems
+from compiler.cost.price.calibration import Calibration, of_cluster
+from compiler.cost.price.compute import launches
+from compiler.cost.price.machine import Machine, machine
+from compiler.driver import compile_job
+from compiler.graph import ITEMSIZE
+from compiler.model import Cluster, Job
+from compiler.program import FunctionPhase
+from compiler.strategy import SERIAL, RecomputeRule
+from dsl.data import dataclass
+from parc.planning.dims import Splittable
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWork:
+    """Of a step of the whole batch, on one device.
+
+    passes: per choice of what is computed again, seconds of the products and element-wise kernels of all forward and
+        backward passes, if nothing were rounded up to tiles and all ran at the device's best share; loop: of it what
+        each iteration takes, where all stages are cut from one loop (else 0)
+    launches: per choice, seconds of a micro-batch that its kernels take besides their work; host: in which the host
+        dispatches them
+    update: seconds of the optimizer; fixed: seconds of a step that no split makes shorter
+    activations: bytes besides weights and states that the serial program needs for the whole batch; for guesses alone
+    parameters: that are trained, and have gradients as large as they are; stored, moments: bytes of all trained
+        weights as the optimizer has them, and of its states
+    """
+
+    passes: tuple[float, ...]
+    loop: tuple[float, ...]
+    launches: tuple[float, ...]
+    host: tuple[float, ...]
+    update: float
+    fixed: float
+    activations: tuple[int, ...]
+    parameters: int
+    stored: int
+    moments: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterWork:
+    """What of a cluster and its software bounds speak of. links: per level bytes/s that a device's link reaches at
+    best; domains: devices of one domain of each level."""
+
+    links: tuple[float, ...]
+    domains: tuple[int, ...]
+    hidden: float
+    wire: float
+    gradient_wire: float
+    memory: float
+    context: float
+    copy: float
+    gradient: float
+    stored: int
+
+
+def model_work(job: Job, split: Splittable, recomputes: tuple[tuple[str, ...], ...]) -> ModelWork:
+    """Compile the serial program once per choice of recomputation, and add up what its kernels take at least."""
+    assert job.cluster is not None
+    cal = of_cluster(job.cluster)
+    passes, loop, launched, host, activations = [], [], [], [], []
+    update = 0.0
+    servers = -(-job.cluster.devices // job.cluster.levels[0].count)
+    late = 1 + cal.jitter * log2(servers)
+    for scopes in recomputes:
+        rules = tuple(RecomputeRule(scope) for scope in scopes)
+        serial = replace(SERIAL, recomputes=rules, microbatch_dim=split.batch or None)
+        compiled = compile_job(replace(job, strategy=serial))
+        of = machine(compiled.program, job.cluster)
+        found = features(compiled.program)
+        total = _NOTHING
+        for key, part in found.parts[0].items():
+            if key[0] is FunctionPhase.UPDATE:
+                update = _kernels(part, of, cal).seconds
+            else:
+                total = total.plus(_kernels(part, of, cal))
+        passes.append(total.seconds * late)
+        loop.append(total.inside * late / split.layers if len(split.loops) == 1 else 0.0)
+        launched.append(total.number * cal.launch * late)
+        host.append(total.dispatched * cal.host)
+        fullest = Systems(compiled, found).fullest
+        activations.append(fullest.turning)
+    dense = [w for w in job.model.trained if not set(w.value.type.names) & set(split.rows)]
+    names = {w.name for w in job.model.trained}
+    return ModelWork(
+        tuple(passes),
+        tuple(loop),
+        tuple(launched),
+        tuple(host),
+        update,
+        cal.fixed,
+        tuple(activations),
+        sum(prod(w.value.type.shape) for w in dense),
+        sum(w.value.type.bytes for w in job.model.trained),
+        sum(s.value.type.bytes for u in job.updates if u.weight in names for s in u.states),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernels:
+    """Seconds of work, those of them in loops, and kernels, as they are launched and as the host dispatches them."""
+
+    seconds: float = 0.0
+    inside: float = 0.0
+    number: float = 0.0
+    dispatched: float = 0.0
+
+    def plus(self, other: _Kernels, times: int = 1, looped: bool = False) -> _Kernels:
+        return _Kernels(
+            self.seconds + times * other.seconds,
+            self.inside + times * (other.seconds if looped else other.inside),
+            self.number + times * other.number,
+            self.dispatched + times * other.dispatched,
+        )
+
+
+_NOTHING = _Kernels()
+
+
+def _kernels(part: Part, of: Machine, cal: Calibration) -> _Kernels:
+    found = _NOTHING
+    for node in part.nodes:
+        if node.again:
+            continue
+        if isinstance(node.work, WorkLoop):
+            found = found.plus(_kernels(node.work.body, of, cal), node.work.count, True)
+        elif isinstance(node.work, Product):
+            found = found.plus(_Kernels(_product(node.work, of, cal), 0.0, 1.0, launches(node.work, cal)))
+        elif isinstance(node.work, Vector):
+            number = launches(node.work, cal)
+            found = found.plus(_Kernels(_vector(node.work, of, cal), 0.0, number, number))
+    return found
+
+
+def _product(work: Product, of: Machine, cal: Calibration) -> float:
+    """Its arithmetic at the best share of the peak that any piece of it reaches."""
+    share = cal.product
+    flops = work.flops
+    if work.core and cal.fused_attention > 0:
+        share *= cal.core
+        flops *= work.kept
+    else:
+        share *= work.k / (work.k + cal.ramp) * (1.0 if work.core else max(1.0, cal.narrow))
+    return flops / (of.peak(work.dtype) * share)
+
+
+def _vector(work: Vector, of: Machine, cal: Calibration) -> float:
+    """The bytes that it moves as one kernel, or as the software does it."""
+    if work.core and cal.fused_attention > 0:
+        return 0.0
+    moved = min(work.bytes, work.loose + (work.bytes - work.loose) * cal.fusion)
+    return moved / (of.device.bandwidth * cal.vector)
+
+
+def cluster_work(job: Job) -> ClusterWork:
+    """The numbers of the job's cluster."""
+    cluster = job.cluster
+    assert cluster is not None
+    cal, of = of_cluster(cluster), footprint(cluster.device, cluster.stack)
+    stored, narrow = ITEMSIZE[job.precision.master], ITEMSIZE[job.precision.compute]
+    mixed = narrow < stored
+    each = of.gradient_f16 if job.precision.compute == "f16" else of.gradient
+    links = [level.bandwidth * (cal.outer if i else cal.inner) for i, level in enumerate(cluster.levels)]
+    return ClusterWork(
+        tuple(links),
+        _domains(cluster),
+        max(cal.hidden, cal.hidden_gather),
+        min(cal.wire, stored),
+        min(cal.gradient_wire, stored),
+        cluster.device.memory,
+        of.context,
+        (of.copy if narrow == 2 else narrow) if mixed else stored,
+        (each if narrow == 2 else stored) if mixed else stored,
+        stored if mixed else 0,
+    )
+
+
+def _domains(cluster: Cluster) -> tuple[int, ...]:
+    return tuple(prod(level.count for level in cluster.levels[: i + 1]) for i in range(len(cluster.levels)))

@@ -1,0 +1,143 @@
+"""A certificate holds; none of its numbers can be another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from dsl.files import load
+from dsl.source import Source
+from parc import api
+from parc.certifying.check import certified
+from parc.certifying.stated import Unfounded
+from parc.cli import cli
+from tests.planning.models import text_of
+
+SLOW = {"flops": 0.01, "bandwidth": 1, "inner": 0.1, "outer": 0.01, "outside": 1, "batch": 2}
+
+
+@pytest.fixture(scope="module")
+def plan() -> tuple[Source, dict[str, Any]]:
+    """A plan that is proved, with a refused or an unfit strategy where there is one."""
+    found = api.plan(Source("job.par", text_of("tables", **SLOW)), within=None)
+    assert found.certificate["proved"]
+    return Source("job.par", found.text), json.loads(json.dumps(found.certificate))
+
+
+def test_it_holds(plan: tuple[Source, dict[str, Any]]) -> None:
+    found = certified(*plan)
+    assert found.gap == 0 and found.strategies == plan[1]["space"]["total"]
+
+
+def test_it_holds_where_time_was_short() -> None:
+    found = api.plan(Source("job.par", text_of("tables", **{**SLOW, "batch": 16})), within=0.1)
+    assert 0 <= certified(Source("job.par", found.text), json.loads(json.dumps(found.certificate))).gap < 1
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The places of all that is neither a list nor a mapping."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in items:
+        yield from leaves(part, (*path, key))
+    if not isinstance(value, dict | list):
+        yield path
+
+
+FREE = ("seconds",)
+"""What is a fact of the machine that searched; bounds and texts of `best` are made anew by whoever shows them."""
+
+
+def changed(value: object) -> object:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return value * 1.01 + 1e-3
+    return f"{value}x" if isinstance(value, str) else 0
+
+
+def kinds(certificate: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """One place of each kind: indices of lists are all alike."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for path in leaves(certificate):
+        name = ".".join("*" if isinstance(p, int) else p for p in path)
+        if path[0] not in FREE and not (path[0] == "best" and path[2] in ("bound", "strategy")):
+            found.setdefault(name, path)
+    return found
+
+
+def put(certificate: dict[str, Any], path: tuple[Any, ...], make: Callable[[Any], Any]) -> dict[str, Any]:
+    found = deepcopy(certificate)
+    at: Any = found
+    for p in path[:-1]:
+        at = at[p]
+    at[path[-1]] = make(at[path[-1]])
+    return found
+
+
+def test_every_kind_of_change_is_noticed(plan: tuple[Source, dict[str, Any]]) -> None:
+    source, certificate = plan
+    mutants = {f"{name} changed": put(certificate, path, changed) for name, path in kinds(certificate).items()}
+    for key in certificate:
+        if key not in FREE:
+            mutants[f"{key} gone"] = {k: v for k, v in certificate.items() if k != key}
+    for part in ("space", "work", "cluster", "counts"):
+        for key in certificate[part]:
+            mutants[f"{part}.{key} gone"] = put(certificate, (part,), lambda v, key=key: _without(v, key))  # type: ignore[misc]
+    for part in (("tried",), ("best",), ("space", "axes"), ("space", "recompute"), ("space", "zero")):
+        mutants[f"the first of {part} gone"] = put(certificate, part, lambda v: v[1:])
+        mutants[f"the last of {part} gone"] = put(certificate, part, lambda v: v[:-1])
+        mutants[f"one of {part} twice"] = put(certificate, part, lambda v: [*v, v[0]])
+        mutants[f"{part} no list"] = put(certificate, part, lambda v: {"": v})
+    mutants["best in another order"] = put(certificate, ("best",), lambda v: v[::-1])
+    mutants["more is proved"] = {**certificate, "proved": not certificate["proved"]}
+    assert len(mutants) >= 50
+    unnoticed = [name for name, mutant in mutants.items() if not _noticed(source, mutant)]
+    assert unnoticed in ([], ["the last of ('best',) gone"]), unnoticed  # so many are told as one likes
+
+
+def _without(value: dict[str, Any], key: str) -> dict[str, Any]:
+    return {k: v for k, v in value.items() if k != key}
+
+
+def _noticed(source: Source, mutant: dict[str, Any]) -> bool:
+    try:
+        certified(source, mutant)
+    except Unfounded:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"format": 1}', '{"format": {}}', "[" * 5000])
+def test_what_is_no_certificate_is_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / "job.par").write_text(text_of("tables"))
+    (tmp_path / "it.json").write_text(text)
+    result = CliRunner().invoke(cli, ["check", str(tmp_path / "job.par"), "--certificate", str(tmp_path / "it.json")])
+    assert result.exit_code == 1 and result.stderr.startswith("error: "), result.output
+
+
+def test_command(tmp_path: Path) -> None:
+    job, planned, proof = (str(tmp_path / n) for n in ("job.par", "planned.par", "proof.json"))
+    Path(job).write_text(text_of("tables", **SLOW))
+    result = CliRunner().invoke(cli, ["plan", job, "-o", planned, "--certificate", proof, "--within", "1m"])
+    assert result.exit_code == 0 and "proved: no strategy of the space takes less" in result.stderr
+    for arguments in (
+        ["check", planned, "--certificate", proof],
+        ["check", planned],
+        ["verify", planned, "--steps", "1"],
+    ):
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 0, result.output
+    cost = json.loads(CliRunner().invoke(cli, ["cost", planned, "--json"]).stdout)["result"]
+    best = json.loads(Path(proof).read_text())["best"][0]
+    assert (cost["step_seconds"], cost["needed"]) == (best["step_seconds"], best["needed_bytes"])
+    Path(planned).write_text(load(planned).text.replace("lr = 0.1", "lr = 0.2"))
+    result = CliRunner().invoke(cli, ["check", planned, "--certificate", proof])
+    assert result.exit_code == 1 and "does not hold: file" in result.stderr

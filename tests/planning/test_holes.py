@@ -1,0 +1,99 @@
+"""`auto`: numbers that are found, in a file that is kept as it is."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from compiler.evaluate import evaluate_file
+from dsl.diagnostics import ParcError
+from dsl.source import Source
+from parc import api
+from parc.cli import cli
+from parc.planning.filled_answer import FilledPlan
+from parc.price import price
+from tests.planning.models import text_of
+
+STRATEGY = """
+strategy mine for net {{
+  mesh (dp = {dp}, tp = {tp})
+  split b on dp
+  split f on tp
+  zero(dp, {zero})
+  microbatches {m} over b
+}}
+
+tactic zero(dp, stage) {{
+  if stage >= 1 {{
+    shard optimizer on dp
+  }}
+}}
+"""
+
+SLOW = {"flops": 0.01, "bandwidth": 1, "inner": 0.01, "outer": 0.001, "hidden": 96}
+
+
+def text(**open: object) -> str:
+    found = text_of("layers", **SLOW).replace("train net on pod", "train net on pod using mine")
+    return found + STRATEGY.format(**{"dp": "auto", "tp": "auto", "zero": "auto", "m": "auto", **open})
+
+
+def test_the_best_numbers_are_found_and_the_rest_stays() -> None:
+    found = api.plan(Source("job.par", text()), within=None, keep=1000)
+    assert isinstance(found, FilledPlan) and found.filled.least is None and "auto" not in found.text
+    prices = {}
+    for dp, zero, m in product((1, 2, 4), (0, 1, 2, 3), (1, 2, 4, 8)):
+        try:
+            job = evaluate_file(Source("job.par", text(dp=dp, tp=4 // dp, zero=zero, m=m))).job
+            prices[dp, 4 // dp, zero, m] = price(job)
+        except ParcError:
+            pass
+    best = min(prices.values(), key=lambda p: p.seconds)
+    assert found.best[0].price.seconds == best.seconds
+    for one in found.best:
+        values = {h.name: n for h, n in one.values}
+        assert prices[values["dp"], values["tp"], values["zero"], values["microbatches"]] == one.price
+        assert one.bound <= one.price.seconds
+    of = found.filled
+    counted = of.numbers + sum(of.refused.values()) + of.unfit + len(of.fitting) + of.not_better + of.left
+    assert counted == of.total == 3 * 3 * 4 * 4
+    assert "split f on tp" in found.text and api.check(Source("job.par", found.text)).jobs
+
+
+def test_a_parameter_that_is_open_or_set() -> None:
+    file = "param dp = auto in {1, 2, 4}\n" + text(dp="dp", tp="4 // dp", zero=0, m=1)
+    found = api.plan(Source("job.par", file), within=None)
+    assert isinstance(found, FilledPlan) and [h.values for h in found.holes] == [(1, 2, 4)]
+    assert f"param dp = {found.best[0].values[0][1]} in {{1, 2, 4}}" in found.text
+    assert evaluate_file(Source("job.par", file), {"dp": "2"}).job.strategy.mesh[0].size == 2
+    with pytest.raises(ParcError, match="E0134"):
+        evaluate_file(Source("job.par", file))
+
+
+def test_a_value_that_is_called_auto_is_one() -> None:
+    assert evaluate_file(Source("job.par", "param auto = 2\n" + text(dp="auto", tp=2, zero=0, m=1))).job
+
+
+def test_where_no_number_can_be(tmp_path: Path) -> None:
+    file = tmp_path / "job.par"
+    file.write_text(text(dp="2 * auto", tp=2, zero=0, m=1))
+    result = CliRunner().invoke(cli, ["plan", str(file)])
+    assert (
+        result.exit_code == 1 and "E0134" in result.stderr and "nothing says what `auto` may be here" in result.stderr
+    )
+    file.write_text(text(dp=8))
+    result = CliRunner().invoke(cli, ["plan", str(file)])
+    assert result.exit_code == 1 and "E0406" in result.stderr
+
+
+def test_command(tmp_path: Path) -> None:
+    file, made = tmp_path / "job.par", tmp_path / "planned.par"
+    file.write_text(text(zero=0, m=1))
+    result = CliRunner().invoke(cli, ["plan", str(file), "-o", str(made), "--within", "1m"])
+    assert result.exit_code == 0 and "proved: no other values are better" in result.stderr
+    assert CliRunner().invoke(cli, ["check", str(made)]).exit_code == 0
+    rows = CliRunner().invoke(cli, ["plan", str(file), "--csv", "--within", "1m"]).stdout.splitlines()
+    assert rows[0] == "dp,tp,step_seconds,needed_bytes,bound" and len(rows) == 4

@@ -1,0 +1,85 @@
+"""What a search finds is what pricing all one by one finds."""
+
+from __future__ import annotations
+
+import random
+from math import isclose
+
+import pytest
+
+from parc.planning.planning import plan
+from parc.planning.search import MEMORY, STEP
+from tests.planning.brute import candidates, priced, space_of
+from tests.planning.models import MODELS, job_of
+
+
+def drawn(seed: int, least: int, most: int) -> tuple[str, dict[str, float]]:
+    """A model and sizes whose space has so many candidates."""
+    rng = random.Random(seed)
+    while True:
+        model = rng.choice(list(MODELS))
+        sizes: dict[str, float] = {
+            "inside": rng.choice([1, 2, 4]),
+            "outside": rng.choice([1, 2, 3, 4]),
+            "batch": rng.choice([4, 6, 8, 12]),
+            "hidden": rng.choice([16, 32, 96]),
+            "layers": rng.choice([2, 3, 4]),
+            "seq": rng.choice([8, 16, 32]),
+            "flops": rng.choice([0.01, 0.1, 1]),
+            "bandwidth": rng.choice([1, 10]),
+            "inner": rng.choice([0.1, 1, 10]),
+            "outer": rng.choice([0.01, 0.1, 1]),
+            "memory": rng.choice([1, 2, 16000]),
+        }
+        space, _ = space_of(job_of(model, **sizes))
+        if least <= sum(map(space.legal, space.meshes())) <= most:
+            return model, sizes
+
+
+def agree(seed: int, least: int, most: int) -> None:
+    model, sizes = drawn(seed, least, most)
+    job = job_of(model, **sizes)
+    space, bounds = space_of(job)
+    prices = {c: p for c in candidates(space) if (p := priced(job, space, c)) is not None}
+    for c, p in prices.items():
+        assert bounds.seconds(c) <= p.seconds and bounds.bytes(c) <= p.needed, (model, sizes, c)
+    fitting = [p for p in prices.values() if p.fits]
+    for minimise in (STEP, MEMORY):
+        found = plan(job, minimise).found
+        assert found.counts.total == space.total and found.counts.left == 0 and found.least is None
+        if not fitting:
+            assert not found.fitting
+            continue
+        best = min(p.seconds if minimise == STEP else p.needed for p in fitting)
+        assert isclose(found.fitting[0].value, best, rel_tol=0, abs_tol=0), (model, sizes, minimise)
+        assert prices[found.fitting[0].candidate] == found.fitting[0].price
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_brute_force_agrees(seed: int) -> None:
+    agree(seed, 8, 40)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(1000, 1200))
+def test_brute_force_agrees_on_large_spaces(seed: int) -> None:
+    agree(seed, 500, 1500)
+
+
+def test_a_search_that_is_cut_short_says_how_much_better_the_rest_can_be() -> None:
+    job = job_of("transformer", batch=16, layers=4)
+    whole, cut = plan(job).found, plan(job, within=0.0).found
+    assert cut.counts.left and cut.least is not None and cut.counts.total == whole.counts.total
+    assert cut.least <= whole.fitting[0].value
+
+
+def test_a_search_that_is_interrupted_has_what_it_found() -> None:
+    job = job_of("transformer")
+    told = []
+
+    def stop(plan: object, counts: object) -> None:
+        told.append(plan)
+        raise KeyboardInterrupt
+
+    found = plan(job, told=stop).found
+    assert found.interrupted and len(found.fitting) == len(told) == 1 and found.counts.left
