@@ -164,8 +164,13 @@ def _asked(job: Job, entry: str) -> Job:
         by = job.decoding
         model, before = job.model_of(INFER), job.written and job.written[1]
         length, called = by.length(entry), "first" if entry == PREFILL else "next"
-        written = job.written and (job.written[0], before and incremental(before, by.dim, length, by.span, called))
-        return replace(job, evaluated=incremental(model, by.dim, length, by.span, called), written=written)
+        written = job.written and (
+            job.written[0],
+            before and incremental(before, by.dim, length, by.span, called, entry == DECODE),
+        )
+        return replace(
+            job, evaluated=incremental(model, by.dim, length, by.span, called, entry == DECODE), written=written
+        )
     if job.kind == "infer" and entry != INFER:
         has = ", ".join((INFER, *(DECODING if job.decoding else ())))
         help = f"it has {has}; a job that trains has {', '.join(ENTRIES)}"

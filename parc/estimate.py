@@ -20,6 +20,7 @@ from compiler.memory.peak import Peak, memory_use
 from compiler.memory.tiers import FIRST
 from compiler.numbering import Ranks, Runs, joined
 from dsl.data import dataclass
+from parc.decoding import EntryPrice, entry_prices
 from parc.memory import capacities, elsewhere
 from parc.setup import parameters
 
@@ -118,7 +119,8 @@ class Help:
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A job with its cost. helps: best first, those that change anything; fullest: one of each kind of memory;
-    systems: its memory with the cluster's software; variation: what is slower than it should be."""
+    systems: its memory with the cluster's software; variation: what is slower than it should be; decoding: of a job
+    that decodes, its positions by themselves."""
 
     compiled: Compiled
     timeline: Timeline
@@ -127,6 +129,7 @@ class Estimate:
     fullest: tuple[FullMemory, ...]
     systems: Systems
     variation: Variation | None = None
+    decoding: tuple[EntryPrice, ...] = ()
 
     @property
     def peak(self) -> int:
@@ -201,6 +204,7 @@ class Estimate:
             "memory": [m.as_json() for m in self.memory],
             "fullest": [f.as_json() for f in self.fullest],
             "bottleneck": t.bottleneck,
+            "decoding": [e.as_json() for e in self.decoding],
             "helps": [{"what": h.what, "step_seconds": h.seconds} for h in self.helps],
             "top": [
                 {
@@ -234,7 +238,8 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     helps = sorted((h for h in found if h.seconds < 0.995 * seconds), key=lambda h: h.seconds)
     systems = Systems(compiled, simulation.features)
     rows = _memory(systems)
-    return Estimate(compiled, timeline, rows, tuple(helps), tuple(_fullest(systems, rows)), systems, variation)
+    full, entries = tuple(_fullest(systems, rows)), entry_prices(compiled)
+    return Estimate(compiled, timeline, rows, tuple(helps), full, systems, variation, entries)
 
 
 def _better(simulation: Simulation, variation: Variation | None) -> Iterator[tuple[str, Calibration, Variation | None]]:

@@ -16,7 +16,7 @@ FILES = [file for package in ORDER for file in sorted((ROOT / package).rglob("*.
 ALLOWED = {
     "dsl": {"lark"},
     "compiler": set[str](),
-    "runtime": {"numpy", "ml_dtypes", "torch", "torch_npu"},
+    "runtime": {"numpy", "ml_dtypes", "torch", "torch_npu", "tokenizers"},
     "parc": {"click", "rich"},
 }
 LONGEST = 400

@@ -103,7 +103,7 @@ def _natural(c: Increment, node: Node, k: int) -> Demand:
 def _loop(c: Increment, node: Node, op: Repeat) -> dict[int, Value]:
     along = op.label if c.positions.scans(op) and _moves(c, op) else None
     inside = _Inside(c, node, op, along)
-    inner = Increment(c.analysis, c.new, inside, op.body, Builder(c.builder.names))
+    inner = Increment(c.analysis, c.new, inside, op.body, Builder(c.builder.names), c.begun, c.keeps and along is None)
     forms = [inner.natural(p) for p in op.body.inputs[: op.carries]]
     inside.begin(inner, forms)
     outputs = [inner.need(v, form) for v, form in zip(op.body.outputs, forms)]
@@ -147,7 +147,7 @@ class _Inside:
                 ahead = self.c.analysis.of(self.node.outputs[i]).ahead
                 assert ahead is not None
                 raise looks_ahead(ahead, self.c.positions.dim, self.c.positions, given.name, NOWHERE)
-            value = self.c.need(given, form)
+            value = self.c.need(given, form) if self.along is None or form else self.c.once(given)
             if self.along is not None:
                 value = self._carried(i, given, value)
             self.initial.append(value)
@@ -179,7 +179,8 @@ class _Inside:
             return self.carries[i]
         given = self.node.inputs[i]
         if i >= op.carries + op.stacks:
-            return self._shared(self.c.need(given, demand), v)
+            found = self.c.need(given, demand) if self.along is None or demand else self.c.once(given)
+            return self._shared(found, v)
         if (i, demand) not in self.slices:
             asked = demand | {self.along} if self.along is not None else demand
             stack = self.c.need(given, asked)
@@ -216,7 +217,8 @@ class _Inside:
         op, c = self.op, self.c
         stacks = [*self.slices.values(), *((s, part) for s, part, _ in self.states)]
         inputs = [*self.carries, *(part for _, part in stacks), *self.shared.values()]
-        made = [*outputs, *(self.contents[i] for i in range(len(self.states)))]
+        renewed = [i for i in range(len(self.states)) if i in self.contents]
+        made = [*outputs, *(self.contents[i] for i in renewed)]
         body = Graph(op.body.name, tuple(inputs), tuple(inner.builder.nodes), tuple(made))
         count = op.count if self.along is None else c.length
         loop = Repeat(op.label, count, body, op.carries, len(stacks), op.reverse, op.scan)
@@ -227,14 +229,14 @@ class _Inside:
         results = [Value(names.fresh(v.name), t, v.span, v.origin) for v, t in zip(like, types)]
         after = [
             Value(names.fresh(f"{s.name}.next"), t, s.span, s.origin)
-            for (s, _, _), t in zip(self.states, types[len(like) :], strict=True)
+            for (s, _, _), t in zip([self.states[i] for i in renewed], types[len(like) :], strict=True)
         ]
         c.builder.nodes.append(Node(loop, tuple(operands), (*results, *after), self.node.span))
         if self.along is not None and self.along != c.new.name:
             back = Rename(((self.along, c.new.name),))
             results[op.carries :] = [c.add(back, v, like=v) for v in results[op.carries :]]
-        for (_, _, number), value in zip(self.states, after):
-            c.around.renew(number, value)
+        for i, value in zip(renewed, after):
+            c.around.renew(self.states[i][2], value)
         for number, value in zip(self.renewed, results):
             c.around.renew(number, value)
         return dict(zip((*range(op.carries), *kept), results))

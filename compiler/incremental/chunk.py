@@ -47,7 +47,7 @@ class Surroundings(Protocol):
         ...
 
     def renew(self, number: int, value: Value) -> None:
-        """What the state of that number contains afterwards."""
+        """What the state of that number contains afterwards; without, what it has contained."""
         ...
 
 
@@ -61,13 +61,25 @@ def resized(type: Type, demand: Demand, new: Dim) -> Type:
 class Increment:
     """A graph of new positions on its way, which are those of the dim `new`."""
 
-    def __init__(self, analysis: Analysis, new: Dim, around: Surroundings, graph: Graph, builder: Builder) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        new: Dim,
+        around: Surroundings,
+        graph: Graph,
+        builder: Builder,
+        begun: bool,
+        keeps: bool = True,
+    ) -> None:
+        """begun: what hangs on no position was kept by an earlier pass. keeps: there can be states."""
+        self.begun, self.keeps = begun, keeps
         self.analysis, self.new, self.around, self.builder = analysis, new, around, builder
         self.positions = analysis.positions
         self.length = new.size
         self.made = {v: (node, k) for node in graph.nodes for k, v in enumerate(node.outputs)}
         self.known: dict[tuple[Value, Demand], Value] = {}
         self._places: Value | None = None
+        self._kept_already: dict[tuple[Value, tuple[str, ...], tuple[str, ...]], Value] = {}
 
     def natural(self, v: Value) -> Demand:
         """New positions along the dim that bounds what it looks at, if it looks at data at all."""
@@ -83,6 +95,20 @@ class Increment:
         key = (v, demand)
         if key not in self.known:
             self.known[key] = self._make(v, demand)
+        return self.known[key]
+
+    def once(self, v: Value) -> Value:
+        """The value at all positions; of what hangs on data, but on no position, what the first pass kept."""
+        if v not in self.analysis.once or not self.keeps:
+            return self.need(v, ALL)
+        key = (v, frozenset(("once",)))
+        if key not in self.known:
+            origin = Origin(f"{v.origin.path}.once" if v.origin.path else "")
+            state, number = self.around.state(f"{v.name}.once", v.type, Init("zeros"), origin, v)
+            if not self.begun:
+                state = self.need(v, ALL)
+                self.around.renew(number, state)
+            self.known[key] = state
         return self.known[key]
 
     def _make(self, v: Value, demand: Demand) -> Value:
@@ -118,7 +144,8 @@ class Increment:
         operands = []
         for i, x in enumerate(node.inputs):
             names = frozenset(n for loop in asked if (n := loop.ins[i]) is not None)
-            operands.append(self.need(x, names))
+            moving = self.analysis.of(node.outputs[0]).bound
+            operands.append(self.once(x) if moving and not names else self.need(x, names))
         op = self._called(node, demand, asked)
         results = (operands[0],) if op is None else self.emit(op, operands, node, demand)
         if node in self.analysis.guards:
@@ -202,6 +229,9 @@ class Increment:
         Kept is whatever has the fewest bytes on the way from where it is made: what is only called otherwise, repeated
         or cast is done again.
         """
+        same = self._named(v)
+        if same in self._kept_already:
+            return self._kept_already[same]
         way: list[Node] = []
         best, at, where = v, 0, dim
         x, d = v, dim
@@ -220,7 +250,19 @@ class Increment:
         for node in reversed(way[:at]):
             (value,) = self.emit(node.op, [value], node, ALL)
             self.known[node.outputs[0], ALL] = value
+        self._kept_already[same] = value
         return value
+
+    def _named(self, v: Value) -> tuple[Value, tuple[str, ...], tuple[str, ...]]:
+        """Of which value it is another view with the same elements, and what its dims are called there and here."""
+        there = v.type.names
+        x = v
+        while (found := self.made.get(x)) is not None and isinstance(found[0].op, (Rename, Transpose, StopGradient)):
+            if isinstance(found[0].op, Rename):
+                before = {new: old for old, new in found[0].op.pairs}
+                there = tuple(before.get(n, n) for n in there)
+            x = found[0].inputs[0]
+        return x, there, v.type.names
 
     def _cache(self, v: Value, dim: str) -> Value:
         rows, place = self.need(v, frozenset((dim,))), self.places(v)
@@ -235,9 +277,7 @@ class Increment:
 
 
 def _cheap(op: Op) -> bool:
-    """Whether its result is rather made again than kept: of one operand, element by element."""
-    if isinstance(op, Map):
-        return len([s for s in op.slots if s is None]) == 1
+    """Whether its result is rather made again than kept, of places too that are not reached yet, which are zero."""
     return isinstance(op, (Rename, Broadcast, Transpose, StopGradient, Cast))
 
 

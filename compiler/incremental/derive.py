@@ -20,7 +20,7 @@ NEXT = "next"
 """What the dim is called of which there is one position at a time: no rule splits it."""
 
 
-def incremental(model: Model, dim: str, length: int, span: Span, called: str = NEXT) -> Model:
+def incremental(model: Model, dim: str, length: int, span: Span, called: str = NEXT, begun: bool = False) -> Model:
     """The model that takes `length` new positions along `dim` and gives the outputs there.
 
     Its states are the number of positions that went before (`position`), and what later ones need of them. Several new
@@ -32,6 +32,7 @@ def incremental(model: Model, dim: str, length: int, span: Span, called: str = N
         length: how many positions come at a time.
         span: where errors point at.
         called: the last part of the names of its data.
+        begun: what hangs on data, but on none of any position (an encoder), was kept by an earlier pass.
 
     Raises ParcError: E0780 with the op that looks ahead, E0781 for a dim that no data has, E0782 for what has no
     incremental form.
@@ -54,15 +55,16 @@ def incremental(model: Model, dim: str, length: int, span: Span, called: str = N
             raise looks_ahead(reach.ahead, dim, positions, name, span)
         if len(reach.bound) > 1:
             raise pairs(v, name, span)
-    top = _Top(model, analysis, Dim(dim if length > 1 else unused(model, NEXT), length), called)
-    outputs = [top.chunk.need(v, top.chunk.natural(v)) for v in model.of_outputs]
+    top = _Top(model, analysis, Dim(dim if length > 1 else unused(model, NEXT), length), called, begun)
+    forms = [top.chunk.natural(v) for v in model.of_outputs]
+    outputs = [top.chunk.need(v, form) if form else top.chunk.once(v) for v, form in zip(model.of_outputs, forms)]
     return top.model(model, outputs)
 
 
 class _Top:
     """The graph of the whole model on its way, and its states."""
 
-    def __init__(self, model: Model, analysis: Analysis, new: Dim, called: str) -> None:
+    def __init__(self, model: Model, analysis: Analysis, new: Dim, called: str, begun: bool) -> None:
         self.names = Names(() if model.step is None else (model.step.name,))
         self.builder = Builder(self.names)
         self.new, self.called = new, called
@@ -72,7 +74,7 @@ class _Top:
         self.data = {i.value: i for i in model.inputs}
         self.step = model.step
         self.position: Value | None = None
-        self.chunk = Increment(analysis, new, self, model.graph, self.builder)
+        self.chunk = Increment(analysis, new, self, model.graph, self.builder, begun)
 
     def gives(self, v: Value, demand: Demand) -> bool:
         """New positions of data; all of everything else."""
@@ -116,7 +118,7 @@ class _Top:
         weights = [replace(w, value=self.inputs[w.value]) for w in whole.weights if w.value in self.inputs]
         kept = [(s, self.inputs[s.value]) for s in whole.states if s.value in self.inputs]
         states = [*(replace(s, value=v) for s, v in kept), *self.states]
-        contents = [*(v for _, v in kept), *(v for v in self.contents if v is not None)]
+        contents = [*(v for _, v in kept), *(s.value if v is None else v for s, v in zip(self.states, self.contents))]
         step = [self.step] if self.step is not None and any(self.step in n.inputs for n in self.builder.nodes) else []
         given = [*(v for v, _ in data), *(w.value for w in weights), *(s.value for s in states), *step]
         graph = self.builder.graph(whole.graph.name, given, [*outputs, *contents])

@@ -50,8 +50,12 @@ class Analysis:
         self.positions, self.guarded = positions, guarded
         self.reach: dict[Value, Reach] = {}
         self.guards: dict[Node, float] = {}
+        self.once: set[Value] = set()
+        """What hangs on data, but on none of any position."""
         for i in model.inputs:
             self.reach[i.value] = Reach(frozenset(positions.of(i.value)))
+            if not positions.of(i.value):
+                self.once.add(i.value)
         for s in model.states:
             self.reach[s.value] = NOTHING
         self.graph(model.graph)
@@ -62,8 +66,13 @@ class Analysis:
     def graph(self, graph: Graph) -> None:
         for node in graph.nodes:
             found = self._node(node)
+            given = not self.once.isdisjoint(node.inputs)
             for v, reach in zip(node.outputs, found, strict=True):
                 self.reach[v] = reach
+                if given and not reach.bound and reach.ahead is None:
+                    self.once.add(v)
+                else:
+                    self.once.discard(v)
 
     def _node(self, node: Node) -> Sequence[Reach]:
         if isinstance(node.op, Repeat):
@@ -93,6 +102,7 @@ class Analysis:
     def _repeat(self, node: Node, op: Repeat) -> Sequence[Reach]:
         body, last = op.body, op.carries + op.stacks
         given = [self.of(v) for v in node.inputs]
+        self.once.update(p for p, v in zip(body.inputs, node.inputs) if v in self.once)
         for i, (param, reach) in enumerate(zip(body.inputs, given)):
             kept = reach if i >= last else Reach(reach.bound, reach.ahead, reach.zones if i < op.carries else {})
             self.reach[param] = kept
@@ -104,6 +114,8 @@ class Analysis:
                 joined = _joined(old, new)
                 if (joined.bound, joined.ahead, joined.zones) != (old.bound, old.ahead, old.zones):
                     self.reach[param], changed = joined, True
+                    if joined.bound:
+                        self.once.discard(param)
             if not changed:
                 break
         found = []

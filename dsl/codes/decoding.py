@@ -29,6 +29,22 @@ _ALL = """\
   scores[b, s, t] = x @ key
   y[b, s, d] = softmax(scores, over t{}) @ key"""
 
+_SCORES = _job("  weight head[d, v]\n  y[b, s, v] = x @ head").replace("v = 11", "v = 256")
+_LOW = """\
+  dim t = s
+  key[b, t, d] = rename(x, s -> t)
+  scores[b, s, t] = x @ key{}
+  z = where(iota(s) >= iota(t), scores, -30000.0)
+  e = exp(z - max(z, over t))
+  weight head[d, v]
+  mixed[b, s, d] = e @ key
+  y[b, s, v] = mixed @ head"""
+
+
+def _scores(low: str) -> str:
+    return _job(_LOW.format(low)).replace("v = 11", "v = 256")
+
+
 CODES: tuple[Code, ...] = (
     Code(
         "E0780",
@@ -56,5 +72,38 @@ CODES: tuple[Code, ...] = (
         "not positions: how often it is renewed would depend on how many positions come at once.",
         _job("  state passes\n  passes = passes + 1.0\n  y = x + passes").replace("state passes", "state passes : f32"),
         _job("  y = x + cast(iota(s), f32)"),
+    ),
+    Code(
+        "E0783",
+        "no job that makes text",
+        "`parc generate` takes a job that infers and decodes (`decode over s`), of a model with one input of tokens "
+        "(`int32[b, s]`) and an output of scores, with one dim more.",
+        _SCORES.replace("  decode over s\n", ""),
+        _SCORES,
+    ),
+    Code(
+        "E0784",
+        "a prompt that cannot be read",
+        "A prompt has at least one token and at most as many as there are positions, and characters that the model's "
+        "data have; there are as many prompts at most as the batch of the job's model has rows.",
+        _SCORES.replace("s = 8", "s = 1"),
+        _SCORES,
+    ),
+    Code(
+        "E0785",
+        "no such tokenizer",
+        "A tokenizer is `byte`, the path of a `tokenizer.json` (with the package `tokenizers`), or, without "
+        "`--tokenizer`, that of the job's `data text(…)`, else bytes. It has no more tokens than the model knows.",
+        _SCORES.replace("v = 256", "v = 255"),
+        _SCORES,
+    ),
+    Code(
+        "E0786",
+        "scores that are not numbers",
+        "Nothing can be chosen by them. A mask by a number (`where(seen, scores, -30000.0)`) makes nothing of later "
+        "positions only where scores are far above it; where they are not, positions by themselves would give "
+        "something else than all of them at once, and the program gives NaN. So do weights that are not numbers.",
+        _scores(" - 30000.0"),
+        _scores(""),
     ),
 )

@@ -6,6 +6,7 @@ from parc.api.checkpoints import convert, publish
 from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, evaluate, fmt, load_program
 from parc.api.explaining import explain, explain_tensor
 from parc.api.exporting import export
+from parc.api.generating import generate
 from parc.api.importing import init
 from parc.api.options import (
     BACKENDS,
@@ -58,6 +59,7 @@ __all__ = [
     "explain_tensor",
     "export",
     "fmt",
+    "generate",
     "init",
     "is_program",
     "is_stage",

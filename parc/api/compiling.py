@@ -73,7 +73,7 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
     from compiler.cost.kernels.repeated import repeated_work
     from compiler.driver import compile_job
     from compiler.evaluate import check_file
-    from compiler.model import EVALUATE
+    from compiler.model import DECODING, EVALUATE
     from compiler.readers import paths
     from dsl.diagnostics import Diagnostics, ParcError
     from dsl.files import data_file
@@ -106,6 +106,9 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
             # A model of its own, that may be wrong by itself.
             if evaluation.job.evaluated is not None and compiled.training.trains:
                 for diagnostic in _verified(compile_job(evaluation.job, EVALUATE), sized):
+                    found.add(diagnostic)
+            for entry in DECODING if evaluation.job.decoding is not None else ():
+                for diagnostic in _verified(compile_job(evaluation.job, entry), sized):
                     found.add(diagnostic)
             data = compiled.job.data
             if data is not None:

@@ -65,7 +65,7 @@ def run(
         return _run(file, steps, progress, told, engine, profiled, keeping or Keeping(), outputs, backend, options)
 
 
-def _emulator(backend: Backend) -> Callable[..., Executing]:
+def emulator(backend: Backend) -> Callable[..., Executing]:
     """The emulator with all devices as one array, computing so."""
     from functools import partial
 
@@ -92,7 +92,7 @@ def _run(
 ) -> RunResult:
     from parc.training import run
 
-    executor: Callable[..., Executing] = _emulator(backend) if engine is None else engine.executor
+    executor: Callable[..., Executing] = emulator(backend) if engine is None else engine.executor
     profiler = None
     if engine is not None and profiled is not None:
         from parc.profiling import Profiler
@@ -256,7 +256,7 @@ def _verify(
         if (entry := options.get("entry", compiled.training.entry)) != compiled.training.entry:
             compiled = compile_job(compiled.job, entry)
         require_machine(Asked(compiled.program, here, compiled.training, compiled.job.span, sizes(file, options)))
-    chosen: Callable[..., Executing] = RankExecutor if executor == "private" else _emulator(backend)
+    chosen: Callable[..., Executing] = RankExecutor if executor == "private" else emulator(backend)
     if engine is not None:
         chosen = engine.executor
     program = compiled.program

@@ -101,6 +101,14 @@ def _shown(e: Estimate, tried: Remedies | None, style: bool) -> str:
         parts.append(table(["communication over", "exposed", "sent per device"], rows, style))
     rows = [[c.name, c.kind, f"{c.calls:,}", seconds(c.seconds)] for c in t.top[:_MOST_SHOWN]]
     parts.append(table(["takes longest", "kind", "calls", "time"], rows, style, left=2))
+    if e.decoding:
+        rows = [
+            [d.entry, f"{d.positions:,} of {d.context:,}", seconds(d.seconds), f"{d.tokens_per_second:,.0f}",
+             amount(d.needed), amount(d.kept)]
+            for d in e.decoding
+        ]  # fmt: skip
+        head = ["by positions", "new", "takes", "tokens per second", "device memory", "kept of earlier ones"]
+        parts.append(table(head, rows, style))
     parts += [waterfall(f, e.capacity if f.moment.memory == FIRST else None, style) for f in e.fullest]
     if e.helps:
         rows = [[h.what, seconds(h.seconds), f"{h.seconds / t.step_seconds - 1:+.0%}"] for h in e.helps[:4]]

@@ -74,6 +74,23 @@ def open_text(spec: DataSpec, inputs: tuple[InputDecl, ...]) -> Reader:
     return Text(tokens, inputs, bool(options.get("stream", False)))
 
 
+def vocabulary(spec: DataSpec, high: int | None) -> tuple[str, ...]:
+    """What the tokens of a text stand for, in their order: its characters, or the words that there is room for (from 1
+    on)."""
+    file = TextFile(spec)
+    if dict(spec.options).get("level", "char") == "word":
+        return tuple(_ranked(file, None if high is None else max(0, high - 1)))
+    found: set[str] = set()
+    for block in file.blocks():
+        found.update(block)
+    return tuple(sorted(found))
+
+
+def split_words(text: str) -> list[str]:
+    """The words and signs of a text."""
+    return _WORD.findall(text)
+
+
 def _characters(file: TextFile) -> tuple[Column, int]:
     """The tokens, and how many different ones there are."""
     tokens, number, count = Column(), np.full(_CODE_POINTS, -1, np.int32), 0

@@ -19,10 +19,10 @@ PAGE = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[tuple[str, list[str], list[str]]]:
+def commands(page: str) -> list[tuple[str, list[str], list[str]]]:
     """Each command with the lines that it prints, and those that it says beside (`! …`, in which … is any text)."""
     found: list[tuple[str, list[str], list[str]]] = []
-    for block in BLOCK.findall(PAGE):
+    for block in BLOCK.findall(page):
         for line in block.splitlines():
             if line.startswith("$ parc "):
                 found.append((line.removeprefix("$ parc "), [], []))
@@ -39,12 +39,11 @@ def rounded(lines: list[str]) -> list[str]:
     return [NUMBER.sub(lambda m: f"{float(m[0]):.3g}", line) if "loss" in line else line for line in lines]
 
 
-def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for _, name, text in FENCE.findall(PAGE):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    assert len(commands()) >= 8
-    for command, shown, said in commands():
+def carry_out(page: str, folder: Path) -> None:
+    """Run the commands of a page in a folder with its files."""
+    for _, name, text in FENCE.findall(page):
+        (folder / name).write_text(text, encoding="utf-8")
+    for command, shown, said in commands(page):
         result = CliRunner().invoke(cli, shlex.split(command))
         assert result.exit_code == 0, (command, result.stderr)
         lines = [line.rstrip() for line in result.stdout.rstrip().split("\n")]
@@ -53,6 +52,12 @@ def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         for line in said:
             parts = map(re.escape, line.split("…"))
             assert re.search("^" + ".*".join(parts), result.stderr, re.MULTILINE), (command, line)
+
+
+def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(commands(PAGE)) >= 8
+    carry_out(PAGE, tmp_path)
     before, after = tmp_path / "saved" / "step-00000006", tmp_path / "on_eight"
     names = sorted(p.name for p in before.iterdir())
     assert len(names) == 9 and cmpfiles(before, after, names, shallow=False) == (names, [], [])

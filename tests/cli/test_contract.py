@@ -23,6 +23,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 CONFIG = str(ROOT / "examples" / "llama_3_8b.json")
 
+WRITER = str(ROOT / "tests" / "cli" / "writer.par")
+
 COMMAND: dict[str, list[str]] = {
     "init": ["init", "--from", CONFIG],
     "check": ["check", "FILE"],
@@ -30,6 +32,7 @@ COMMAND: dict[str, list[str]] = {
     "export": ["export", "torch", "FILE"],
     "run": ["run", "FILE", "--steps", "1"],
     "evaluate": ["evaluate", "FILE", "--steps", "1"],
+    "generate": ["generate", WRITER, "--prompt", "a", "--steps", "2"],
     "convert": ["convert", "FILE", "--to", "FILE", "--plan"],
     "verify": ["verify", "FILE", "--steps", "1"],
     "cost": ["cost", "FILE"],
@@ -44,7 +47,7 @@ COMMAND: dict[str, list[str]] = {
 }
 """How each command is typed where all is well."""
 
-FILES = [name for name in COMMAND if name not in ("devices", "init")]
+FILES = [name for name in COMMAND if name not in ("devices", "init", "generate")]
 JOBS = [name for name in FILES if name != "fmt"]
 DATA = [name for name in COMMAND if name not in ("check", "fmt")]
 BEHIND = {

@@ -24,14 +24,14 @@ use std.layers (mlp, moe, rms_norm, softmax, swiglu)
 model net(batch, seq, width) {
   dim b = batch, s = seq, d = width, v = 11
   input tokens : int32[b,s] in 0..v
-  x = embedding(tokens, over v, over d)
+MORE  x = embedding(tokens, over v, over d)
 """
 
 
-def model_of(body: str, seq: int = 8, width: int = 8) -> Model:
-    """The model whose body this is, from `x[b,s,d]` to the output `y`."""
+def model_of(body: str, seq: int = 8, width: int = 8, more: str = "") -> Model:
+    """The model whose body this is, from `x[b,s,d]` to the output `y`; more: statements before `x`."""
     serve = f"job serve {{\n  infer net(2, {seq}, {width})\n  precision f64\n}}\n"
-    job = evaluate(Source("net.par", f"{HEAD}{body}\n  output y\n}}\n{serve}"))
+    job = evaluate(Source("net.par", f"{HEAD.replace('MORE', more)}{body}\n  output y\n}}\n{serve}"))
     return inference(job.model, job.span)
 
 
@@ -59,7 +59,7 @@ def by_positions(model: Model, env: dict[str, Array], split: Sequence[int], dim:
     parts, at = [], 0
     whole = {i.value.name: i.value.type for i in model.inputs}
     for length in split:
-        part = incremental(model, dim, length, NOWHERE)
+        part = incremental(model, dim, length, NOWHERE, begun=at > 0)
         if not states:
             states = {s.name: begun(s.init, s.value.type.shape, s.value.type.dtype) for s in part.states}
         assert states.keys() == {s.name for s in part.states}

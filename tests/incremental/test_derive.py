@@ -157,6 +157,12 @@ def test_what_is_kept() -> None:
         assert states(name) == states(name, 4)
 
 
+def test_what_is_renamed_twice_is_kept_once() -> None:
+    assert list(states("linear attention").values()) == ["int32[]", "f64[b=2, t=8, d=8]"]
+    other = model_of(MODELS["linear attention"].replace("kept @ rename(x, s -> t)", "kept @ tanh(rename(x, s -> t))"))
+    assert len(incremental(other, "s", 1, NOWHERE).states) == 3
+
+
 def test_a_mask_that_is_too_weak_is_seen() -> None:
     """Scores so low that the mask's number is no mask for them: no number rather than a wrong one."""
     import numpy as np
@@ -175,3 +181,40 @@ def test_mamba() -> None:
     job = evaluate(Source("m.par", f"{head}job serve {{\n  infer mamba(2, 8, 3, 11, 8, 2)\n  precision f64\n}}\n"))
     model = inference(job.model, job.span)
     assert max(apart(model, split) for split in splits(8)) <= LIMIT
+
+
+CROSS = """\
+  dim k = 4, h = 2
+  repeat 2 as block {
+    x = x + attention(layer_norm(x), 2)
+    weight wq[d,h,k], wk[d,h,k], wv[d,h,k], wo[h,k,d] ~ normal(0.5)
+    q[b,s,h,k] = x @ wq
+    key[b,u,h,k] = seen @ wk
+    value[b,u,h,k] = seen @ wv
+    scores[b,h,s,u] = q @ key
+    mixed[b,s,h,k] = softmax(scores, over u) @ value
+    out[b,s,d] = mixed @ wo
+    x = x + out
+  }
+  y = x"""
+ENCODER = """\
+  dim u = 6
+  input image : f64[b,u,d]
+  seen = image
+  repeat 2 as encoder {
+    seen = seen + attention(layer_norm(seen), 2, causal = false)
+  }
+"""
+
+
+def test_an_encoder_runs_once() -> None:
+    """Cross attention: its keys and values are kept by the first pass, layer by layer; later ones have no encoder."""
+    model = model_of(CROSS, more=ENCODER)
+    assert max(apart(model, split) for split in splits(8) if split[0] < 8) <= LIMIT
+    later = incremental(model, "s", 1, NOWHERE, begun=True)
+    assert [i.value.name for i in later.inputs] == ["tokens.next"]
+    assert not any(w.name.startswith("encoder") for w in later.weights)
+    kept = {s.name: str(s.value.type) for s in later.states}
+    assert kept["block.key.once"] == kept["block.value.once"] == "f64[block=2, b=2, u=6, h=2, k=4]"
+    first = incremental(model, "s", 4, NOWHERE)
+    assert {s.name: str(s.value.type) for s in first.states} == kept and len(first.inputs) == 2

@@ -19,10 +19,11 @@ from runtime.prove import prove_evaluation
 from runtime.prove.decoding import Course, prove_decoding
 from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
+from tests.incremental.test_derive import CROSS, ENCODER
 from tests.memory.measured import exact
 
 MODEL = """\
-use std.layers (attention, embedding, grouped_attention, layer_norm, linear, mlp, rms_norm)
+use std.layers (attention, embedding, grouped_attention, layer_norm, linear, mlp, rms_norm, softmax)
 use std.tactics (data_parallel, megatron, tensor_parallel)
 
 fn recurrent(x[b,s,d]) {
@@ -104,11 +105,28 @@ def test_it_is_proved(strategy: str) -> None:
     assert row.ok and row.error < 1e-9
 
 
-@pytest.mark.parametrize("strategy", ["serial", "all"])
+@pytest.mark.parametrize("strategy", ["serial", "pipeline"])
 def test_each_entry_is_its_serial_program(strategy: str) -> None:
     for c in lowered(strategy)[1:]:
         assert prove_evaluation(c.training, c.program, 2, executor=RankExecutor).ok
         assert exact(c.program)
+
+
+@pytest.mark.parametrize("strategy", ["megatron", "pipeline", "positions"])
+def test_an_encoder_runs_once(strategy: str) -> None:
+    """What it gives is kept where it is read; a decode step takes tokens alone."""
+    head, _, rest = MODEL.partition("fn recurrent")
+    encoder = ENCODER.replace("f64", "compute")
+    body = f"  x = embedding(tokens, over v, over d)\n{CROSS}\n  output y\n}}\n"
+    model = "model net(batch, seq) {\n  dim b = batch, s = seq, d = 8, v = 12\n  input tokens : int32[b,s] in 0..v\n"
+    plan = rest[rest.index("strategy plan") :].replace("STRATEGY", STRATEGIES[strategy])
+    job = evaluate(Source("net.par", f"{head}{model}{encoder}{body}{plan}"))
+    whole, first, one = (compile_job(job, entry) for entry in (INFER, *DECODING))
+    assert [i.name for i in one.program.inputs] == ["tokens.next"] and job.decoding is not None
+    program = joined([first.program, one.program])
+    assert verify(program) == ()
+    (row,) = prove_decoding(whole.training, program, job.decoding, Course(1, 4), executor=RankExecutor)
+    assert row.ok and row.error < 1e-9
 
 
 def test_what_is_kept_has_layouts() -> None:

@@ -1,0 +1,61 @@
+"""Texts from a job that decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Unpack
+
+from parc.api.compiling import compile, sizes
+from parc.api.options import Backend, Options
+
+if TYPE_CHECKING:
+    from parc.api.options import File
+    from parc.generating import Generation
+
+
+def generate(
+    file: File,
+    prompts: Sequence[str],
+    steps: int = 32,
+    *,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stops: Sequence[str] = (),
+    checkpoint: str | None = None,
+    tokenizer: str | None = None,
+    told: Callable[[int, str], None] = lambda row, text: None,
+    backend: Backend = "numpy",
+    **options: Unpack[Options],
+) -> Generation:
+    """Go on from prompts, by a job that decodes, on emulated devices.
+
+    What is drawn hangs on the seed, the row and the position, and on nothing of a strategy.
+
+    Args:
+        file: the path of a `.par` file, or a `Source`.
+        prompts: texts, at most as many as the batch of the job's model has rows.
+        steps: the most tokens that are made of each.
+        temperature: 0 takes the likeliest token; scores are divided by it.
+        top_k, top_p: of so many of the likeliest tokens, or of as many as have that share of all.
+        stops: texts at which a continuation ends, without them.
+        checkpoint: whose weights are taken; None: those that they begin with.
+        tokenizer: `byte`, the path of a `tokenizer.json`, or None: that of the job's data, else bytes.
+        told: hears of each row's text so far.
+        backend: as in `run`.
+        options: see `Options`.
+
+    Raises:
+        ParcError: for what is wrong; E0783 to E0786 for prompts, tokenizers and jobs that make no text.
+    """
+    from parc.api.running import emulator
+    from parc.generating import generated, program_of
+    from parc.machine import Asked, require_machine
+    from runtime.generate.sampling import Sampling
+
+    compiled = compile(file, **options)
+    program = program_of(compiled)
+    require_machine(Asked(program, ["stacked"], None, compiled.job.span, sizes(file, options)))
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    return generated(compiled, program, prompts, steps, sampling, stops, checkpoint, tokenizer, told, emulator(backend))

@@ -1,0 +1,128 @@
+"""`parc generate`: texts that go on from prompts."""
+
+from __future__ import annotations
+
+import click
+
+from parc import api
+from parc.cli.common import (
+    Command,
+    Output,
+    choice,
+    file_argument,
+    job_options,
+    read_source,
+    set_threads,
+    threads_option,
+)
+from parc.cli.engine import backend_option, check_backend
+from parc.cli.keeping import from_option
+from parc.cli.tables import plural, seconds
+
+
+@click.command("generate", cls=Command)
+@file_argument
+@click.option("--prompt", "prompts", metavar="TEXT", multiple=True, required=True, help="Go on from it; several, too.")
+@click.option("--steps", type=click.IntRange(1), default=32, show_default=True, help="The most tokens of each text.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 1e6),
+    default=0.0,
+    show_default=True,
+    help="0: the likeliest token; else tokens are drawn, of scores divided by it.",
+)
+@click.option("--top-k", type=click.IntRange(1), metavar="K", help="Draw of the K likeliest tokens.")
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    metavar="P",
+    help="Draw of the likeliest tokens that together have this share.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of what is drawn.")
+@click.option("--stop", "stops", metavar="TEXT", multiple=True, help="End before this text.")
+@click.option("--tokenizer", metavar="NAME", help="`byte`, or a `tokenizer.json`; else that of the job's data.")
+@from_option
+@backend_option
+@threads_option
+@job_options
+def command(
+    out: Output,
+    file: str,
+    prompts: tuple[str, ...],
+    steps: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    seed: int,
+    stops: tuple[str, ...],
+    tokenizer: str | None,
+    given: str | None,
+    backend: api.Backend,
+    threads: int,
+    params: tuple[tuple[str, str], ...],
+    job: str | None,
+    strategy: str | None,
+) -> None:
+    """Go on from each prompt, by the job of FILE, which says `decode over` a dim, on emulated devices.
+
+    Prompts of different lengths go side by side. What is drawn does not change with the strategy.
+
+    \b
+    parc generate writer.par --prompt "To be" --from saved
+    parc generate writer.par --prompt "To be" --temperature 0.8 --top-p 0.9 --seed 7
+    """
+    set_threads(threads)
+    check_backend(backend, "emulator")
+    if any(not s for s in stops):
+        raise click.UsageError("a stop is empty")
+    said = _Said(out, prompts, max(map(len, stops), default=1) - 1)
+    found = api.generate(
+        read_source(out, file),
+        prompts,
+        steps,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stops=stops,
+        checkpoint=given,
+        tokenizer=tokenizer,
+        told=said.hear,
+        backend=backend,
+        **choice(out, params, job, strategy),
+    )
+    out.result = found.as_json()
+    if said.alone:
+        said.rest(found.texts[0].text)
+    else:
+        out.data("\n\n".join(t.prompt + t.text for t in found.texts))
+    if found.began is None:
+        out.say("note: the weights are those that they begin with; `--from CHECKPOINT` takes trained ones")
+    else:
+        out.say(f"note: with the weights of {found.began}")
+    many = plural(sum(len(t.tokens) for t in found.texts), "token")
+    read = f"{plural(found.chunks, 'position')} at once in {seconds(found.prefill_seconds)}, " if found.chunks else ""
+    out.say(f"{many}; {read}{seconds(found.token_seconds)} for each position here")
+
+
+class _Said:
+    """Prints a text as it is made, if it is the only one. held: so many of the last characters may be of a stop."""
+
+    def __init__(self, out: Output, prompts: tuple[str, ...], held: int) -> None:
+        self.out, self.alone, self.held = out, len(prompts) == 1 and not out.json, held
+        self.prompt, self.shown = prompts[0], ""
+
+    def hear(self, row: int, text: str) -> None:
+        """The text so far; a character that is not whole yet is waited for."""
+        sure = text[: len(text) - self.held]
+        if self.alone and sure.startswith(self.shown) and not sure.endswith("\ufffd"):
+            self.out.data((self.prompt if not self.shown else "") + sure[len(self.shown) :], newline=False)
+            self.shown = sure
+
+    def rest(self, text: str) -> None:
+        """The whole text: what is missing of it."""
+        if self.shown and text.startswith(self.shown):
+            self.out.data(text[len(self.shown) :])
+        else:
+            self.out.data(("\n" if self.shown else "") + self.prompt + text)

@@ -1,0 +1,154 @@
+"""`generate`: from prompts to texts, by a job that decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from compiler.driver import Compiled, compile_job, joined
+from compiler.model import DECODING, INFER
+from compiler.origin import Role
+from compiler.program import Program
+from dsl.data import dataclass
+from dsl.diagnostics import fail
+from runtime.distribute import Array
+from runtime.executor import Executor
+from runtime.generate.loop import STOP, Ports, generate
+from runtime.generate.sampling import Sampling
+from runtime.generate.tokenizers import Tokenizer, tokenizer_of
+
+
+@dataclass(frozen=True, slots=True)
+class TextMade:
+    """What was made of one prompt: the text behind it, its tokens, how many the prompt has, and why it ended: `length`,
+    `stop` or `context`."""
+
+    prompt: str
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    ended: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Texts of a job on so many devices. began: the checkpoint of its weights; chunks, singles: how many positions were
+    read at once, and one by one; seconds: of the former together, and of one of the latter."""
+
+    name: str
+    devices: int
+    began: str | None
+    texts: tuple[TextMade, ...]
+    chunks: int
+    singles: int
+    prefill_seconds: float
+    token_seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "devices": self.devices,
+            "began": self.began,
+            "texts": [
+                {
+                    "prompt": t.prompt,
+                    "text": t.text,
+                    "tokens": list(t.tokens),
+                    "prompt_tokens": t.prompt_tokens,
+                    "ended": t.ended,
+                }
+                for t in self.texts
+            ],
+            "positions_at_once": self.chunks,
+            "positions_by_themselves": self.singles,
+            "prefill_seconds": self.prefill_seconds,
+            "token_seconds": self.token_seconds,
+        }
+
+
+def program_of(compiled: Compiled) -> Program:
+    """The program with the entries that generate. Raises ParcError (E0783) for a job that does not decode."""
+    job = compiled.job
+    if job.decoding is None or compiled.training.entry != INFER:
+        help = "`infer MODEL(…)` and `decode over s` in a job"
+        raise fail("E0783", f"the job `{job.name}` does not decode", job.span, help=help)
+    return joined([compile_job(job, entry).program for entry in DECODING])
+
+
+def generated(
+    compiled: Compiled,
+    program: Program,
+    prompts: Sequence[str],
+    steps: int,
+    sampling: Sampling,
+    stops: Sequence[str] = (),
+    given: str | None = None,
+    tokenizer: str | None = None,
+    told: Callable[[int, str], None] = lambda row, text: None,
+    executor: Callable[..., Executor] | None = None,
+) -> Generation:
+    """Go on from each prompt.
+
+    Args:
+        program: what `program_of` made of the job.
+        stops: texts at which a continuation ends, without them.
+        given: a checkpoint, or a folder of some, of which the last is meant.
+        tokenizer: `byte`, the path of a `tokenizer.json`, or None: that of the job's data, else bytes.
+        told: hears of each row's text so far.
+
+    Raises ParcError: E0783 to E0786, and E0770 to E0772 for the checkpoint.
+    """
+    from runtime.stacked import Emulator
+
+    job = compiled.job
+    assert job.decoding is not None
+    ports = Ports.of(compiled.training.model, job.decoding, job.span)
+    known = tokenizer_of(tokenizer, job.data, ports.high)
+    ports = replace(ports, high=min(known.size, ports.high or known.size))  # what has no text is not made
+    texts = [known.encode(p) for p in prompts]
+    weights, began = _weights(given, program)
+    run = (executor or Emulator)(program, initial=weights) if weights is not None else (executor or Emulator)(program)
+
+    def hear(row: int, tokens: Sequence[int]) -> None:
+        told(row, _cut(known, tokens, stops))
+
+    found = generate(
+        run, ports, job.decoding, texts, steps, sampling, lambda tokens: _stopped(known, tokens, stops), hear
+    )
+    made = [
+        TextMade(prompt, _cut(known, s.tokens, stops), s.tokens, len(text), s.ended)
+        for prompt, text, s in zip(prompts, texts, found.sequences)
+    ]
+    return Generation(
+        job.name, program.devices, began, tuple(made), found.chunks, found.singles, found.prefill_seconds,
+        found.token_seconds,
+    )  # fmt: skip
+
+
+def _weights(given: str | None, program: Program) -> tuple[dict[str, Array] | None, str | None]:
+    """Those of the checkpoint, and its folder: of what is kept of earlier positions there is nothing in it."""
+    if given is None:
+        return None, None
+    from pathlib import Path
+
+    from runtime.checkpoints.reading import Checkpoint, fitting_names
+
+    found = Checkpoint.latest(Path(given))
+    others = (Role.COUNTER, Role.OPTIMIZER, Role.STATE, *found.without)
+    return found.arrays(fitting_names(found.manifest, program, found.folder, others)), str(found.folder)
+
+
+def _stopped(known: Tokenizer, tokens: Sequence[int], stops: Sequence[str]) -> bool:
+    return bool(stops) and any(s in known.decode(tokens) for s in stops)
+
+
+def _cut(known: Tokenizer, tokens: Sequence[int], stops: Sequence[str]) -> str:
+    """The text, up to the first stop."""
+    text = known.decode(tokens)
+    ends = [at for s in stops if (at := text.find(s)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+__all__ = ["STOP", "Generation", "TextMade", "generated", "program_of"]

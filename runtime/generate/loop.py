@@ -1,0 +1,188 @@
+"""Prompts are read, in chunks as far as all of them go; then each sequence goes on token by token, all side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from compiler.graph import Type
+from compiler.model import DECODE, PREFILL, Decoding, Model
+from dsl.data import dataclass
+from dsl.diagnostics import ParcError, fail
+from dsl.source import Span
+from runtime.executor import Executor
+from runtime.generate.sampling import Sampling
+from runtime.inputs import Array
+
+LENGTH, STOP, CONTEXT = "length", "stop", "context"
+"""Why a sequence ends: it has as many tokens as were asked for, its text has a stop in it, or no place is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """How a model that decodes takes tokens, and what it makes of them.
+
+    name, type: of its data, of all positions; high: of how many tokens the scores count; scores: the name of
+    the output that has one dim more, and its dims in order: (rows, positions, tokens) by their places.
+    """
+
+    name: str
+    type: Type
+    dim: str
+    high: int | None
+    scores: str
+    order: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many sequences there are."""
+        return self.type.elements // self.type.size(self.dim)
+
+    @property
+    def places(self) -> int:
+        """How many positions there can be."""
+        return self.type.size(self.dim)
+
+    @staticmethod
+    def of(model: Model, decoding: Decoding, span: Span) -> Ports:
+        """Of a model as `infer` runs it. Raises ParcError (E0783) where it is no model of tokens."""
+        dim = decoding.dim
+        (first, *others) = model.inputs
+        t = first.value.type
+        if others or t.dtype != "int32" or not t.has(dim) or len(t.dims) > 2:
+            found = ", ".join(f"`{i.value.name}`: {i.value.type}" for i in model.inputs)
+            help = f"one input of whole numbers, `int32[b, {dim}]`"
+            raise fail(
+                "E0783", f"text is made of one input of tokens, the model `{model.name}` has {found}", span, help=help
+            )
+        for name, v in zip(model.outputs, model.of_outputs):
+            more = [n for n in v.type.names if not t.has(n)]
+            if len(more) == 1 and len(v.type.dims) == len(t.dims) + 1 and v.type.is_float:
+                order = [n for n in t.names if n != dim] + [dim, more[0]]
+                return Ports(first.value.name, t, dim, first.high, name, tuple(v.type.index(n) for n in order))
+        help = f"`output logits`, of {', '.join(t.names)} and one dim more"
+        raise fail("E0783", f"the model `{model.name}` puts out no scores of tokens", span, help=help)
+
+    def given(self, tokens: Array) -> Array:
+        """Tokens `[rows, positions]` as the model's data."""
+        found = tokens if len(self.type.dims) == 2 else tokens[0]
+        return found.T if len(self.type.dims) == 2 and self.type.names[0] == self.dim else found
+
+    def last(self, outputs: Array) -> Array:
+        """The scores `[rows, tokens]` at the last of the positions that were given."""
+        found = np.transpose(outputs, self.order)
+        found = found[:, -1] if found.ndim == 3 else found[None, -1]
+        return found[:, : self.high] if self.high is not None else found
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What was made of one prompt: its tokens without the prompt's, and why it ended."""
+
+    tokens: tuple[int, ...]
+    ended: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """All of them. prefill_seconds: of reading `chunks` positions at once, as far as all prompts go; token_seconds: of
+    each position after that, on the average of `singles`."""
+
+    sequences: tuple[Continuation, ...]
+    prefill_seconds: float
+    token_seconds: float
+    chunks: int
+    singles: int
+
+
+def generate(
+    run: Executor,
+    ports: Ports,
+    decoding: Decoding,
+    prompts: Sequence[Sequence[int]],
+    steps: int,
+    sampling: Sampling,
+    stops: Callable[[Sequence[int]], bool] = lambda tokens: False,
+    told: Callable[[int, Sequence[int]], None] = lambda row, tokens: None,
+) -> Generated:
+    """Go on from each prompt for at most so many tokens.
+
+    All sequences are at one position: those with longer prompts read on where others generate already. Rows of the
+    batch without a prompt repeat the first.
+
+    Args:
+        run: with the entries `prefill` and `decode`, at position 0.
+        prompts: tokens, at least one each.
+        steps: the most tokens that are made of each.
+        stops: whether a sequence ends with these tokens.
+        told: hears of a row's tokens so far, after each.
+
+    Raises ParcError: E0784 for prompts that do not fit, E0786 where scores are no numbers.
+    """
+    _check(ports, prompts)
+    tokens = np.zeros((ports.rows, ports.places), np.int32)
+    for row in range(ports.rows):
+        prompt = prompts[row] if row < len(prompts) else prompts[0]
+        tokens[row, : len(prompt)] = prompt
+    lengths = [len(p) for p in prompts]
+    made: list[list[int]] = [[] for _ in prompts]
+    ended = [""] * len(prompts)
+    at, chunk = 0, decoding.prefill
+    begun = time.perf_counter()
+    scores: Array | None = None
+    while chunk > 1 and at + chunk <= min(lengths):
+        scores = _called(run, ports, PREFILL, "first", tokens[:, at : at + chunk])
+        at += chunk
+    read, singles, since = at, 0, time.perf_counter()
+    while True:
+        fresh = [row for row, length in enumerate(lengths) if at >= length and not ended[row]]
+        if fresh:
+            assert scores is not None
+            if np.isnan(scores[fresh]).any():
+                help = "a mask by a number is too weak for these weights, or they are no numbers"
+                raise fail("E0786", f"the output `{ports.scores}` is not a number at position {at - 1}", help=help)
+            drawn = sampling.draw(scores, at)
+            for row in fresh:
+                if at < ports.places:
+                    tokens[row, at] = drawn[row]
+                made[row].append(int(drawn[row]))
+                told(row, made[row])
+                if stops(made[row]):
+                    ended[row] = STOP
+                elif len(made[row]) == steps:
+                    ended[row] = LENGTH
+                elif at >= ports.places:
+                    ended[row] = CONTEXT
+        if all(ended):
+            break
+        scores = _called(run, ports, DECODE, "next", tokens[:, at : at + 1])
+        at, singles = at + 1, singles + 1
+    now = time.perf_counter()
+    found = tuple(Continuation(tuple(t), e) for t, e in zip(made, ended))
+    return Generated(found, since - begun, (now - since) / max(1, singles), read, singles)
+
+
+def _called(run: Executor, ports: Ports, entry: str, last: str, tokens: Array) -> Array:
+    done = run.call(entry, {f"{ports.name}.{last}": ports.given(tokens)})
+    return ports.last(done.outputs[ports.scores])
+
+
+def _check(ports: Ports, prompts: Sequence[Sequence[int]]) -> None:
+    if not prompts:
+        raise _prompt("there is no prompt", "`--prompt TEXT`")
+    if len(prompts) > ports.rows:
+        raise _prompt(f"{len(prompts)} prompts for a batch of {ports.rows}", "the batch is a size of the job's model")
+    for prompt in prompts:
+        if not prompt:
+            raise _prompt("a prompt is empty", "it has one token at least")
+        if len(prompt) > ports.places:
+            raise _prompt(
+                f"a prompt has {len(prompt):,} tokens, there are {ports.places:,} positions along `{ports.dim}`",
+                "take a shorter one, or a model with more",
+            )
+
+
+def _prompt(what: str, help: str) -> ParcError:
+    return fail("E0784", what, help=help)
