@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from compiler.loop_pieces import in_words
 from compiler.model import DECODE, DECODING, ENTRIES, INFER, PREFILL, Job, Training
 from compiler.origin import Role
 from compiler.passes.inference import inference
@@ -15,7 +16,7 @@ from compiler.passes.split import SplitGraphs
 from compiler.passes.stage import Staged
 from compiler.program import LASTING, DeviceClass, Entry, Program, StateDecl
 from dsl.data import dataclass
-from dsl.diagnostics import fail
+from dsl.diagnostics import ParcError, fail
 
 Watch = Callable[[Pass, Work], None]
 """Hears of each pass when it has run."""
@@ -46,7 +47,11 @@ def compile_job(
 
     A placed graph has no serial one behind it: its own stands in the place of `training`; no proof compares with it.
     """
-    w = run_passes(given, entry=entry, watch=watch, lists=lists)
+    try:
+        w = run_passes(given, entry=entry, watch=watch, lists=lists)
+    except ParcError as error:
+        pieces = given.model.pieces if isinstance(given, Job) else ()
+        raise ParcError(*(in_words(d, pieces) for d in error.diagnostics)) from None
     serial = w.serial
     if isinstance(given, Job) and given.written is not None:
         serial = run_passes(given.serial, "update", entry).serial

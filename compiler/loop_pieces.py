@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from compiler.origin import within
 from dsl.data import dataclass
+from dsl.diagnostics import Diagnostic
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,21 @@ def with_numbers(path: str, pieces: Iterable[LoopPiece]) -> str:
     if piece is None:
         return path
     return f"{piece.of_path}[{piece.first}..{piece.first + piece.count}]{path[len(piece.path) :]}"
+
+
+def in_words(found: Diagnostic, pieces: Sequence[LoopPiece]) -> Diagnostic:
+    """A finding in which paths in pieces are written as in strategies."""
+    if not pieces:
+        return found
+    own = {p.path: with_numbers(p.path, pieces) for p in pieces}
+    names = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, own))})(?!\w)")
+
+    def told(text: str) -> str:
+        return names.sub(lambda m: own[m[1]], text)
+
+    notes = tuple((told(text), span) for text, span in found.notes)
+    help = told(found.help) if found.help is not None else None
+    return replace(found, message=told(found.message), help=help, notes=notes)
 
 
 def together(path: str, scope: str | None, pieces: Iterable[LoopPiece]) -> bool:

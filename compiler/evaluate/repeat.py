@@ -34,13 +34,15 @@ def repeat(statement: ast.Repeat, scope: Scope) -> None:
     if edges is None:
         _Loop(statement, scope, count, label, path).run()
         return
-    streams = making.streams
-    for low, high in pairwise(edges):
-        making.streams = streams.copy()  # an iteration draws the same numbers, in whichever piece it is
-        own = making.named("label", f"{label}_{low}_{high}", span, making.labels)
-        inside = making.named("scope", f"{path}_{low}_{high}", span, making.scopes)
-        making.pieces.append(LoopPiece(own, inside, label, path, low, high - low, count))
-        _Loop(statement, scope, high - low, own, inside).run()
+    parts = list(pairwise(edges))
+    own = [making.named("label", f"{label}_{low}_{high}", span, making.labels) for low, high in parts]
+    inside = [making.named("scope", f"{path}_{low}_{high}", span, making.scopes) for low, high in parts]
+    streams, labels = making.streams, making.labels
+    for (low, high), name, scope_path in zip(parts, own, inside, strict=True):
+        # An iteration draws the same numbers, and the loops in it are called the same, in whichever piece it is.
+        making.streams, making.labels = streams.copy(), labels.copy()
+        making.pieces.append(LoopPiece(name, scope_path, label, path, low, high - low, count))
+        _Loop(statement, scope, high - low, name, scope_path).run()
 
 
 def _named(statement: ast.Repeat | ast.Scan, scope: Scope) -> tuple[str, str]:

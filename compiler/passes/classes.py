@@ -12,6 +12,7 @@ from compiler.passes.stage import ALL, Staged
 from compiler.program import Schedule
 from compiler.schedules import check_schedule, families, rolled, visits
 from compiler.schedules.by_hand import written
+from dsl.diagnostics import Diagnostic, ParcError
 
 
 def classes(staged: Staged) -> list[tuple[int, ...]]:
@@ -56,6 +57,10 @@ def schedules(
         ahead, back = (w.edges | _carried(staged, w is ways[0]) for w in ways)
         name = staged.rule.schedule if staged.rule is not None else "one_f_one_b"
         trains, orders = placed.training.trains, staged.rule.orders if staged.rule is not None else ()
+        if orders and staged.rule is not None and len(staged.homes) != len(staged.rule.where(staged.groups)):
+            message = "an order by hand is for the stages of one pipeline; here some places are visited besides"
+            help = "leave out the `place`s that values come back to, or take a schedule that has a name"
+            raise ParcError(Diagnostic("E0445", message, staged.rule.span, help=help))
         if orders and trains:
             by_group = [written(rows) for rows in orders]
             return [families([by_group[g] for g in groups], groups) for groups in members]

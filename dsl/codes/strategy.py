@@ -53,6 +53,14 @@ optimizer whole(lr) {
 }
 """
 
+
+def _visited(schedule: str, orders: str) -> str:
+    """The head is back on the first place, with an order for two chunks or a schedule."""
+    rules = f"pipeline block on pp, schedule {schedule}(microbatches = 2)\nplace head on pp[0]{orders}"
+    text = _file(rules, mesh="pp = 2").replace("  loss mean(y)", "  loss mean(mlp(y, 8) as head)")
+    return text
+
+
 _ORDERS = """\
 pipeline block on pp, schedule by_hand(microbatches = 2)
 order pp[0] {
@@ -230,5 +238,13 @@ CODES: tuple[Code, ...] = (
         "what, and for what.",
         _file(_ORDERS.replace("F[0..2] B[0..2]\n}\norder", "F[0] B[0] F[1] B[1]\n}\norder"), mesh="pp = 2"),
         _file(_ORDERS, mesh="pp = 2"),
+    ),
+    Code(
+        "E0445",
+        "an order by hand where places are visited once more",
+        "Where a scope is placed so that values come back to a place (an embedding on the last, a head on the first),\n"
+        "that place has a further chunk, of which an order by hand says nothing. Schedules with names find an order.",
+        _visited("by_hand", _ORDERS[_ORDERS.index("\n") :]),
+        _visited("one_f_one_b", ""),
     ),
 )

@@ -145,12 +145,13 @@ def report_compared(estimates: Sequence[tuple[str, Estimate, str]], command: str
     """
     from compiler.memory.occupancy import occupancy
     from parc.machine import require_drawn
-    from parc.report.compared import Side, compared
+    from parc.report.compared import ComparedStep, compared
 
     for _, e, _ in estimates:
         require_drawn(e.compiled)
     return compared(
-        [Side(name, e, occupancy(e.compiled.program, e.systems.memory), text) for name, e, text in estimates], command
+        [ComparedStep(name, e, occupancy(e.compiled.program, e.systems.memory), text) for name, e, text in estimates],
+        command,
     )
 
 

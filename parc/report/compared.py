@@ -28,7 +28,7 @@ LEAST = 0.002
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ComparedStep:
     """One of what is compared: its name, its price, what its memories hold, and the source text of its strategy."""
 
     name: str
@@ -37,7 +37,7 @@ class Side:
     strategy: str = ""
 
 
-def compared(sides: Sequence[Side], command: str = "") -> str:
+def compared(sides: Sequence[ComparedStep], command: str = "") -> str:
     """The page: figures, why they differ, waterfalls, timelines, memory and traffic side by side, the strategies.
 
     sides: two at least; the others are held against the first. The same arguments give the same bytes.
@@ -58,7 +58,7 @@ def compared(sides: Sequence[Side], command: str = "") -> str:
     return document(title, body, {"schema": SCHEMA, "parc": parc.__version__, "command": command, "sides": data})
 
 
-def _told(sides: Sequence[Side]) -> str:
+def _told(sides: Sequence[ComparedStep]) -> str:
     told = []
     for s in sides:
         job = s.estimate.compiled.job
@@ -82,7 +82,7 @@ _FIGURES: tuple[tuple[str, Callable[[Estimate], float], Callable[[float], str], 
 """What is told of each side, how, and which way is better."""
 
 
-def _headline(sides: Sequence[Side]) -> str:
+def _headline(sides: Sequence[ComparedStep]) -> str:
     """Figures side by side, the best of each line marked; and which is fastest of those that fit."""
     lines = []
     for name, figure, shown, better in _FIGURES:
@@ -114,7 +114,7 @@ def _change(before: float, after: float) -> str:
     return f"{after / before - 1:+.1%}" if before and abs(after / before - 1) < 100 else ""
 
 
-def _causes(sides: Sequence[Side]) -> str:
+def _causes(sides: Sequence[ComparedStep]) -> str:
     """What a step of each spends more, or less, time on than one of the first: bars to the right and to the left."""
     found = []
     longest = max(s.estimate.timeline.step_seconds for s in sides) or 1.0
@@ -138,12 +138,12 @@ def _causes(sides: Sequence[Side]) -> str:
     return section("why", f"Against {sides[0].name}", note, *found)
 
 
-def _alike(sides: Sequence[Side]) -> list[dict[Over, Over]]:
+def _alike(sides: Sequence[ComparedStep]) -> list[dict[Over, Over]]:
     """Of each side: its axes -> as the first calls them."""
     return [called_alike(sides[0].estimate, s.estimate) for s in sides]
 
 
-def _waterfalls(sides: Sequence[Side]) -> str:
+def _waterfalls(sides: Sequence[ComparedStep]) -> str:
     """The step of the slowest devices of each, in parts, on one scale; and the parts as numbers."""
     longest = max(s.estimate.timeline.step_seconds for s in sides)
     if not longest:
@@ -181,7 +181,7 @@ def _waterfalls(sides: Sequence[Side]) -> str:
     )
 
 
-def _timelines(sides: Sequence[Side], found: Sequence[Rows]) -> str:
+def _timelines(sides: Sequence[ComparedStep], found: Sequence[Rows]) -> str:
     """Every class of devices of every side, on one axis of time."""
     length = max(r.length for r in found)
     kinds: dict[str, str] = {}
@@ -197,7 +197,7 @@ def _timelines(sides: Sequence[Side], found: Sequence[Rows]) -> str:
     return section("pipeline", "Timelines", note, legend(kinds.items()), *pictures)
 
 
-def _memory(sides: Sequence[Side]) -> str:
+def _memory(sides: Sequence[ComparedStep]) -> str:
     """The fullest device of each over time, one memory after the other, on one scale of bytes and of time."""
     kinds = dict.fromkeys(k for s in sides for o in s.occupancy.values() for k in o)
     found = []
@@ -227,7 +227,7 @@ def _memory(sides: Sequence[Side]) -> str:
     return section("memory", "Memory", note, *found)
 
 
-def _traffic(sides: Sequence[Side]) -> str:
+def _traffic(sides: Sequence[ComparedStep]) -> str:
     """What a device sends over which axes, and how much of the time is exposed."""
     called = _alike(sides)
     sent: list[dict[Over, float]] = []
@@ -249,7 +249,7 @@ def _traffic(sides: Sequence[Side]) -> str:
     return section("communication", "Communication", "Of a device, in a step.", table(head, lines))
 
 
-def _strategies(sides: Sequence[Side], command: str) -> str:
+def _strategies(sides: Sequence[ComparedStep], command: str) -> str:
     """What differs in what is run, and in the texts of the strategies."""
     facts = [dict([*setup(s.estimate), *strategy_facts(s.estimate)]) for s in sides]
     names = dict.fromkeys(n for f in facts for n in f)
@@ -267,7 +267,7 @@ def _strategies(sides: Sequence[Side], command: str) -> str:
     return section("strategy", "What differs in the strategies", "", *found)
 
 
-def _diff(one: Side, other: Side) -> str:
+def _diff(one: ComparedStep, other: ComparedStep) -> str:
     """The lines of their texts that differ, with those around them, as markup."""
     before, after = one.strategy.splitlines(), other.strategy.splitlines()
     lines = unified_diff(before, after, one.name, other.name, lineterm="", n=2)

@@ -217,7 +217,7 @@ def test_what_is_given_twice_is_misuse(name: str, file: str) -> None:
     """The last would count in silence."""
     assert "`degree` is given twice" in usage(name, file, "-D", "degree=4", "-D", "degree=8")
     assert "`degree` is given twice" in usage(name, file, "-D", "degree=4", "-D", "width=8", "-D", "degree=4")
-    common = ["--job fit", "--strategy both"] if name not in ("cost", "diff") else []
+    common = ["--job fit", "--strategy both"] if name not in ("cost", "diff", "report") else []
     for option in (*SINGLE[name], *common):
         words = option.split()
         long = "--output" if words[0] == "-o" else words[0]

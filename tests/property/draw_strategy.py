@@ -35,6 +35,7 @@ def draw(seed: int) -> Case:
     case = sensible(Random(f"sense {seed}"), case, d)
     case = _elsewhere(Random(f"memories {seed}"), case, d)
     steps = draw_steps(rng, optimizer)
+    case = _by_layers(Random(f"layers {seed}"), case, loops)
     case = with_table(Random(f"table {seed}"), case, d.sizes)
     _require_there(case)
     return with_steps(case, steps) if steps and case.optimizer == optimizer else case
@@ -82,6 +83,28 @@ def _elsewhere(rng: Random, case: Case, d: Drawing) -> Case:
         if classes:
             lines.append(f"offload {', '.join(classes)} to {rng.choice(['host', 'nvme'])}{scope}{ahead}")
     return replace(case, rules=(*case.rules, Piece("offload", tuple(lines))))
+
+
+def _by_layers(rng: Random, case: Case, loops: dict[str, int]) -> Case:
+    """Rules for some iterations of a loop, now and then: those that there are, narrowed, and others."""
+    if rng.random() > 0.2:
+        return case
+
+    def part(loop: str) -> str:
+        low = rng.randrange(loops[loop])
+        return f"{loop}[{low}]" if rng.random() < 0.3 else f"{loop}[{low}..{rng.randint(low + 1, loops[loop])}]"
+
+    rules = []
+    for piece in case.rules:
+        lines = [re.sub(r"(?<=recompute )block|(?<= in )block", lambda m: part("block"), line) if rng.random() < 0.6
+                 else line for line in piece.lines]  # fmt: skip
+        rules.append(replace(piece, lines=tuple(lines)))
+    loop = rng.choice(sorted(loops))
+    more = [f"recompute {part(loop)}"]
+    if "data_parallel" in {p.kind for p in case.rules}:
+        more.append(f"shard {rng.choice(['optimizer', 'optimizer, gradients, weights'])} on dp in {part(loop)}")
+    rules.append(Piece("layers", tuple(rng.sample(more, rng.randint(1, len(more))))))
+    return replace(case, rules=tuple(rules))
 
 
 def _of_whole_batches(rng: Random, case: Case) -> Case:

@@ -93,6 +93,13 @@ def test_rules_of_layers_compose(first: str, second: str) -> None:
     judged(text(", ".join(filter(None, meshes)), own))
 
 
+def test_loops_in_a_loop_that_is_cut() -> None:
+    """Their weights have the dims of both loops; the inner one is called the same in all pieces."""
+    inner = "    repeat 2 as inner {\n      weight gain[d] ~ normal(0.5)\n      x = x + gain * tanh(x)\n    }\n"
+    own = text("dp = 2", ("split b on dp", "shard weights on dp in block[2..5].inner", "recompute block[4].inner"))
+    judged(own.replace("    x = x + seen * 0.5\n", inner))
+
+
 def _loops(program: Program) -> list[tuple[str, int]]:
     found = {(n.op.label, n.op.count) for c in program.classes for f in c.functions for n in f.body.nodes
              if isinstance(n.op, Repeat)}  # fmt: skip

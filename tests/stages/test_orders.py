@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 import parc
@@ -88,6 +90,40 @@ def test_an_order_by_hand_of_1f1b_is_1f1b() -> None:
     estimates = [api.estimate(c) for c in (own, other)]
     assert len({e.timeline.step_seconds for e in estimates}) == 1
     assert estimates[0].memory == estimates[1].memory
+
+
+def drawn(seed: int) -> tuple[str, int]:
+    """Stages on random places, and a random order in which nobody waits forever; how many places."""
+    rng = Random(seed)
+    places, chunks, count = rng.choice([(2, 1), (2, 2), (3, 1), (3, 2), (2, 3)]) + (rng.choice([2, 3, 4]),)
+    homes = Homes(tuple(rng.sample([g for g in range(places) for _ in range(chunks)], places * chunks)))
+    kinds = "FBW" if rng.random() < 0.5 else "FB"
+    last = len(homes) - 1
+    done: set[tuple[str, int, int]] = set()
+    orders: list[list[str]] = [[] for _ in range(places)]
+
+    def ready(kind: str, stage: int, mb: int) -> bool:
+        if kind == "F":
+            return stage == 0 or ("F", stage - 1, mb) in done
+        if kind == "B":
+            return ("F", stage, mb) in done and (stage == last or ("B", stage + 1, mb) in done)
+        return ("B", stage, mb) in done
+
+    left = [(k, s, mb) for k in kinds for s in range(len(homes)) for mb in range(count)]
+    while left:
+        chosen = rng.choice([a for a in left if ready(*a)])
+        left.remove(chosen)
+        done.add(chosen)
+        kind, stage, mb = chosen
+        orders[homes.group(stage)].append(f"{kind}{homes.chunk(stage) or ''}[{mb}]")
+    rule = f"  pipeline block on pp, schedule by_hand(microbatches = {count}), chunks {list(homes.groups)}\n"
+    return rule + "\n".join(f"  order pp[{g}] {{\n    {' '.join(o)}\n  }}" for g, o in enumerate(orders)), places
+
+
+@pytest.mark.parametrize("seed", [pytest.param(n, marks=() if n < 3 else pytest.mark.nightly) for n in range(40)])
+def test_any_order_in_which_nobody_waits_forever_is_right(seed: int) -> None:
+    rules, places = drawn(seed)
+    judged(text(rules, f"pp = {places}", places), priced=True)
 
 
 def _wrong(rules: str) -> Diagnostic:

@@ -11,6 +11,7 @@ from compiler.cost.kernels.flops import flops_of, model_flops
 from compiler.driver import Compiled
 from compiler.graph import Graph, Value
 from compiler.layout import TIME
+from compiler.loop_pieces import in_words
 from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
 from compiler.passes.readers import users_of
@@ -46,7 +47,8 @@ def repeated_work(compiled: Compiled) -> tuple[Diagnostic, ...]:
     """Warnings: of scans over split dims, and where stages repeat products of more than `WORTH` of what the model
     needs, or devices along an axis of more than `WORTH_ALONG`."""
     scans = tuple(_gathered_scans(compiled.placed.forward))
-    return (*scans, *_by_stages(compiled), *_along_axes(compiled))
+    found = (*scans, *_by_stages(compiled), *_along_axes(compiled))
+    return tuple(in_words(d, compiled.job.model.pieces) for d in found)
 
 
 def _along_axes(compiled: Compiled) -> tuple[Diagnostic, ...]:

@@ -304,7 +304,8 @@ def _order(region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[tupl
         if len(axes) < 2:
             continue
         if mark is not None and not any(plan.loops[k].ins):  # only the result has that dim
-            plan.axes[k] = sorted(axes, key=mark.dims[plan.loops[k].outs[0] or ""].index)
+            known = mark.dims[plan.loops[k].outs[0] or ""]  # axes that do not split it there come as minor ones
+            plan.axes[k] = sorted(axes, key=lambda a: known.index(a) if a in known else len(known))
             continue
         best: tuple[int, int] = (0, 0)
         prefix: tuple[str, ...] = ()
