@@ -28,6 +28,7 @@ OTHER = {"+": "-", "-": "+", "*": "/", "/": "*", ">=": ">", "==": "!=", "@": "*"
 FUNCTIONS = {
     "tensor_parallel_mlp": ("mlp", "(tp)", "tp = 2", ()),
     "sequence_parallel_mlp": ("mlp", "(tp)", "tp = 2", ()),
+    "overlapped_mlp": ("mlp", "(tp)", "tp = 4", ()),
     "two_level_mlp": ("mlp", "(inner, outer)", "outer = 2, inner = 2", ("hierarchical_all_reduce",)),
     "gathered_attention": ("attention", "(cp)", "cp = 2", ()),
     "ulysses_attention": ("attention", "(cp)", "cp = 2", ()),

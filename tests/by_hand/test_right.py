@@ -22,6 +22,7 @@ from tests.stages.build import judged
 RIGHT = {
     "tensor parallel": ("mlp", "tensor_parallel_mlp(tp)", "tp = 4", ""),
     "sequence parallel": ("mlp", "sequence_parallel_mlp(tp)", "tp = 2", "split s on tp for activations"),
+    "overlapped": ("mlp", "overlapped_mlp(tp)", "tp = 4", "split s on tp for activations"),
     "two levels": ("mlp", "two_level_mlp(inner, outer)", "outer = 2, inner = 2", ""),
     "gathered": ("attention", "gathered_attention(cp)", "cp = 4", "split s on cp for activations"),
     "ulysses": ("attention", "ulysses_attention(cp)", "cp = 2", "split s on cp for activations"),
@@ -42,6 +43,12 @@ SENT = {
     "sequence parallel": {
         ("F", "block"): {"all_gather": 1, "reduce_scatter": 1},
         ("B", "block"): {"all_gather": 2, "reduce_scatter": 1},
+    },
+    "overlapped": {
+        ("F", "block"): {"shift_across": 3},
+        ("F", "turn"): {"shift_across": 2},
+        ("B", "block"): {"shift_across": 3},
+        ("B", "turn"): {"shift_across": 2},
     },
     "two levels": {
         ("F", "block"): {"reduce_scatter": 1, "all_reduce": 1, "all_gather": 1},
@@ -65,7 +72,7 @@ def test_what_is_sent_is_what_is_written(name: str) -> None:
     assert found == SENT[name]
 
 
-@pytest.mark.parametrize("name", ["two levels", "ring", "experts", "banded"])
+@pytest.mark.parametrize("name", ["overlapped", "two levels", "ring", "experts", "banded"])
 def test_axes_may_have_one_device(name: str) -> None:
     layer, by, mesh, rules = RIGHT[name]
     judged(file(layer, by, re.sub(r"= \d", "= 1", mesh), rules))
