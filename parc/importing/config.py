@@ -43,6 +43,9 @@ CHANGE_NOTHING = {
 HARMLESS = frozenset(key for keys in CHANGE_NOTHING.values() for key in keys)
 """All of these."""
 
+LAYERS = 1000
+"""That a model has at most: published ones have some 130."""
+
 _DEEPEST = 40
 _LONGEST = 4096
 
@@ -79,6 +82,13 @@ class Config:
             found = int(found)
         if isinstance(found, bool) or not isinstance(found, int) or not low <= found < 2**63:
             self._wrong(key, f"a whole number of at least {low}")
+        return found
+
+    def layers(self, key: str, default: Any = _MISSING) -> int:
+        """How many layers there are; E1005 where they are more than any model has: they are looked at one by one."""
+        found = self.integer(key, default)
+        if found > LAYERS:
+            self.wrong(key, f"is {found:,}; there can be {LAYERS:,} at most")
         return found
 
     def divides(self, key: str, size: int, whole: int, what: str) -> None:

@@ -68,9 +68,12 @@ class PublicModel:
         there = _tensors(folder)
         self._held: dict[str, tuple[NamedTensor, DataFile, HeldTensor]] = {}
         self._of: dict[str, list[NamedTensor]] = {}
-        bare = _bare({t.name for t in names.tensors()}, there)
-        for tensor in names.tensors():
-            name = tensor.name.partition(".")[2] if bare else tensor.name
+        bare: bool | None = None
+        for tensor in names.tensors():  # which may be many more than there are
+            short = tensor.name.partition(".")[2]
+            if bare is None and tensor.name != short:
+                bare = tensor.name not in there and short in there
+            name = short if bare else tensor.name
             if name not in there:
                 raise fail("E0772", f"`{folder}` has no tensor `{name}`", help=f"{CONFIG} says that it is there")
             file, held = there.pop(name)
@@ -179,12 +182,6 @@ def _files(folder: Path) -> list[str]:
         return [SINGLE]
     help = f"there is no `{SINGLE}`: pickled weights (`.bin`, `.pt`) are not read, they can run anything"
     raise fail("E0770", f"`{folder}` has no weights in safetensors", help=help)
-
-
-def _bare(names: set[str], there: Mapping[str, object]) -> bool:
-    """Whether the files leave out the first part of names: those of a model without its head (`transformer.`)."""
-    missing = [n for n in names if n not in there]
-    return bool(missing) and all(n.partition(".")[2] in there for n in names)
 
 
 def _rows(file: DataFile, held: HeldTensor, first: int, last: int) -> Array:

@@ -12,7 +12,7 @@ import parc
 from compiler.driver import Compiled, compile_job, joined
 from compiler.evaluate import evaluate
 from compiler.memory.peak import memory_use
-from compiler.model import ENTRIES, EVALUATE
+from compiler.model import DECODING, ENTRIES, EVALUATE
 from compiler.program import FunctionPhase, Program
 from compiler.text import parse_program, show
 from compiler.verify import verify
@@ -220,7 +220,7 @@ def test_statistics_and_finished_metrics_are_there_as_in_a_step() -> None:
 
 
 def test_commands_offer_every_entry() -> None:
-    assert parc.api.ENTRIES == ENTRIES
+    assert parc.api.ENTRIES == (*ENTRIES, *DECODING)
 
 
 LARGER_ALONE = """\

@@ -99,6 +99,7 @@ def test_values_that_are_not_supported(config: dict[str, Any], said: str) -> Non
         {**LLAMA, "hidden_size": -32},
         {**LLAMA, "hidden_size": 10**30},
         {**LLAMA, "hidden_size": [32]},
+        {**LLAMA, "num_hidden_layers": 10**12},
         {**LLAMA, "num_attention_heads": 5},
         {**LLAMA, "num_key_value_heads": 3},
         {**LLAMA, "rope_theta": "10000"},

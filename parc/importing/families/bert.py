@@ -43,7 +43,7 @@ def describe(config: Config) -> Described:
     ):
         config.only(key, value)
     width, positions = config.integer("intermediate_size", 3072), config.integer("max_position_embeddings", 512)
-    layers, vocab = config.integer("num_hidden_layers", 12), config.integer("vocab_size", 30522)
+    layers, vocab = config.layers("num_hidden_layers", 12), config.integer("vocab_size", 30522)
     std = config.number("initializer_range", 0.02)
     rates = {
         "drop": config.share("hidden_dropout_prob", 0.1),

@@ -51,7 +51,7 @@ def describe(config: Config) -> Described:
     plain, turned = config.integer("qk_nope_head_dim", 128), config.integer("qk_rope_head_dim", 64)
     positions = config.integer("max_position_embeddings", 4096)
     rotary = read_rotary(config, turned, 10000.0, positions)
-    layers, first = config.integer("num_hidden_layers"), config.integer("first_k_dense_replace", 3, 0)
+    layers, first = config.layers("num_hidden_layers"), config.integer("first_k_dense_replace", 3, 0)
     kinds = [LayerKind("dense" if i < first else "experts", rotary, 0, i >= first) for i in range(layers)]
     queries = int(config.optional("q_lora_rank", 1536) or 0)
     kr = "kr~" if config.flag("rope_interleave", True) else "kr"

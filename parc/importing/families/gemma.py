@@ -66,7 +66,7 @@ def _described(
     for key in ("hidden_activation", "hidden_act"):
         config.choice(key, {"gelu_pytorch_tanh": True}, "gelu_pytorch_tanh")
     config.only("use_bidirectional_attention", False)
-    layers = config.integer("num_hidden_layers")
+    layers = config.layers("num_hidden_layers")
     usual = [FULL if (i + 1) % pattern == 0 else SLIDING for i in range(layers)]
     window = int(config.optional("sliding_window", 4096) or 0)
     kinds = {

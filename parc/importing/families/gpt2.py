@@ -43,7 +43,7 @@ def describe(config: Config) -> Described:
     config.only("tie_word_embeddings", True)
     config.ignore("reorder_and_upcast_attn", "n_ctx", "n_special", "predict_special_tokens")
     positions, std = config.integer("n_positions", 1024), config.number("initializer_range", 0.02)
-    layers, vocab = config.integer("n_layer", 12), config.integer("vocab_size", 50257)
+    layers, vocab = config.layers("n_layer", 12), config.integer("vocab_size", 50257)
     rates = {
         "drop": config.share("resid_pdrop", 0.1),
         "embedding_drop": config.share("embd_pdrop", 0.1),

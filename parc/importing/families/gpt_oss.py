@@ -40,7 +40,7 @@ def describe(config: Config) -> Described:
     config.ignore("output_router_logits", "initial_context_length", "experts_per_token")
     positions = config.integer("max_position_embeddings", 131072)
     rotary = read_rotary(config, found.size, 150000.0, positions)
-    layers, window = config.integer("num_hidden_layers"), int(config.optional("sliding_window", 128) or 0)
+    layers, window = config.layers("num_hidden_layers"), int(config.optional("sliding_window", 128) or 0)
     kinds = {FULL: LayerKind("full", rotary, 0, True), SLIDING: LayerKind("local", rotary, window, True)}
     usual = [FULL if (i + 1) % 2 == 0 else SLIDING for i in range(layers)]
     tied, bias = config.flag("tie_word_embeddings", False), config.flag("attention_bias", True)

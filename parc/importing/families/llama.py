@@ -78,7 +78,7 @@ def layer_types(config: Config, layers: int, usual: Sequence[str]) -> list[str]:
 
 def windowed(config: Config, rotary: RotaryKind, mixed: bool = False) -> list[LayerKind]:
     """Layers of which those from `max_window_layers` on have a window, if it is used (Qwen)."""
-    layers = config.integer("num_hidden_layers")
+    layers = config.layers("num_hidden_layers")
     used = config.flag("use_sliding_window", False)
     window = config.optional("sliding_window", 4096)
     first = config.integer("max_window_layers", 28, 0)
@@ -111,7 +111,7 @@ def describe(config: Config) -> Described:
     return described(
         Decoder(
             sizes=found,
-            kinds=[kind] * config.integer("num_hidden_layers"),
+            kinds=[kind] * config.layers("num_hidden_layers"),
             positions=positions,
             eps=config.number("rms_norm_eps", 1e-6),
             tied=tied,

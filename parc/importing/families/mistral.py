@@ -49,7 +49,7 @@ def _described(config: Config, window: int | None, theta: float, eps: float, mix
     return described(
         Decoder(
             sizes=found,
-            kinds=[kind] * config.integer("num_hidden_layers"),
+            kinds=[kind] * config.layers("num_hidden_layers"),
             positions=positions,
             eps=config.number("rms_norm_eps", eps),
             tied=tied,

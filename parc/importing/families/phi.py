@@ -34,7 +34,7 @@ def describe(config: Config) -> Described:
     return described(
         Decoder(
             sizes=found,
-            kinds=[kind] * config.integer("num_hidden_layers"),
+            kinds=[kind] * config.layers("num_hidden_layers"),
             positions=positions,
             eps=config.number("rms_norm_eps", 1e-5),
             tied=tied,

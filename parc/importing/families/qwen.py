@@ -90,7 +90,7 @@ def describe_mixture(config: Config) -> Described:
     positions = config.integer("max_position_embeddings", 32768)
     tied, bias = config.flag("tie_word_embeddings", False), config.flag("attention_bias", False)
     rotary = read_rotary(config, found.size, 10000.0, positions)
-    layers, step = config.integer("num_hidden_layers"), config.integer("decoder_sparse_step", 1)
+    layers, step = config.layers("num_hidden_layers"), config.integer("decoder_sparse_step", 1)
     dense = {int(n) for n in (config.numbers("mlp_only_layers") if "mlp_only_layers" in config else [])}
     config.ignore("mlp_only_layers")
     mixed = [i not in dense and (i + 1) % step == 0 for i in range(layers)]

@@ -43,7 +43,7 @@ def describe(config: Config) -> Described:
     """Reads a configuration."""
     hidden, heads, size = config.integer("d_model", 512), config.integer("num_heads", 8), config.integer("d_kv", 64)
     width, vocab = config.integer("d_ff", 2048), config.integer("vocab_size", 32128)
-    layers = config.integer("num_layers", 6)
+    layers = config.layers("num_layers", 6)
     kinds = {"relu": False, "gated-gelu": True, "gated-gelu_new": True}
     gated = config.choice("feed_forward_proj", kinds, "relu")
     config.ignore("dense_act_fn", "is_gated_act", "n_positions")
@@ -55,7 +55,7 @@ def describe(config: Config) -> Described:
     rates = {"drop": config.share("dropout_rate", 0.1)}
     params = {
         "layers": layers,
-        "decoder_layers": config.integer("num_decoder_layers", layers),
+        "decoder_layers": config.layers("num_decoder_layers", layers),
         "hidden": hidden,
         "vocab": vocab,
         "heads": heads,

@@ -39,7 +39,7 @@ def describe(config: Config) -> Described:
     config.ignore("encoder_stride", "pooler_output_size", "pooler_act")
     size, patch = config.integer("image_size", 224), config.integer("patch_size", 16)
     config.divides("patch_size", patch, size, f"images of {size}")
-    width, layers = config.integer("intermediate_size", 3072), config.integer("num_hidden_layers", 12)
+    width, layers = config.integer("intermediate_size", 3072), config.layers("num_hidden_layers", 12)
     std, labels = config.number("initializer_range", 0.02), _labels(config)
     rates = {
         "drop": config.share("hidden_dropout_prob", 0.0),
