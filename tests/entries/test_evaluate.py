@@ -220,7 +220,7 @@ def test_statistics_and_finished_metrics_are_there_as_in_a_step() -> None:
 
 
 def test_commands_offer_every_entry() -> None:
-    assert parc.api.ENTRIES == (*ENTRIES, *DECODING)
+    assert (*ENTRIES, *DECODING) == parc.api.ENTRIES
 
 
 LARGER_ALONE = """\
