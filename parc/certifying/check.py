@@ -12,6 +12,7 @@ from typing import Any
 from compiler.evaluate import evaluate_file
 from compiler.graph import Type
 from compiler.model import Job
+from compiler.ops.repeat import Repeat
 from compiler.strategy import MeshAxis, PipelineRule, RecomputeRule, ShardRule, SplitRule, Strategy
 from compiler.walk import bodies, graph_values
 from dsl.data import dataclass
@@ -24,14 +25,18 @@ from parc.price import price
 
 FORMAT = 1
 
+MOST = 64
+"""Choices of one kind that a space has at most."""
+
 CLASSES = ("optimizer", "gradients", "weights")
 
 
 @dataclass(frozen=True, slots=True)
 class Certified:
     """What a certificate was found to prove: of a space of so many strategies, of which so many were priced again, the
-    best is the file's; by which share what is left can be better."""
+    best is the file's; by which share what is left can be better. space: which choices the space has, in words."""
 
+    space: str
     strategies: int
     priced: int
     seconds: float
@@ -64,7 +69,15 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
     tally = count(space, floors, minimise, best, tried)
     _counts(stated, tally, values, best)
     plan = price(own)
-    return Certified(tally.total, len(values), plan.seconds, plan.needed, stated["gap"].number())
+    again = [[s.text() for s in choice.each()] for choice in stated["space"]["recompute"].each()]
+    return Certified(
+        space.told(again),
+        tally.total,
+        len(values),
+        plan.seconds,
+        plan.needed,
+        stated["gap"].number(),
+    )
 
 
 def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
@@ -72,11 +85,18 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
     of = stated["space"]
     cluster = job.cluster
     assert cluster is not None
-    scopes = [[s.text() for s in choice.each()] for choice in of["recompute"].each()]
-    loops = [loop.pair() for loop in of["loops"].each()]
+    scopes = [[s.text() for s in choice.distinct(MOST)] for choice in of["recompute"].distinct(MOST)]
+    loops = [loop.pair() for loop in of["loops"].distinct(MOST)]
+    there = {n.op.label: n.op.count for n in job.model.graph.nodes if isinstance(n.op, Repeat)}
+    for label, turns in loops:
+        if there.get(label.text()) != turns.whole(1):
+            raise Unfounded(f"{label.path} is no loop at the top of the model, or has another count")
     layers = sum(count.whole(1) for _, count in loops)
     rows = [d.text() for d in of["splits"]["rows"].each()]
     batch = of["batch"]["dim"].text()
+    first = job.model.inputs[0].value.type.names[:1] if job.model.inputs else ()
+    if batch not in ("", *first):
+        raise Unfounded(f"{of.path}.batch.dim is not the first dim of the first input")
     try:
         model, links = numbers(job, batch, layers, len(loops), rows, scopes)
     except ParcError as error:

@@ -16,6 +16,7 @@ SINGLE = ("gpipe", "one_f_one_b", "zero_bubble")
 """Schedules without chunks."""
 
 MOST_AXES = 8
+MOST_SCHEDULES = 32
 FIELDS = ("zero", "recompute", "schedule", "chunks", "along", "heads", "rows")
 
 
@@ -33,6 +34,14 @@ class StatedSpace:
     schedules: tuple[tuple[str, int], ...]
     zero: tuple[int, ...]
     domains: tuple[int, ...]
+
+    def told(self, recompute: Sequence[Sequence[str]]) -> str:
+        """Which choices there are, in words; what is not among them, nothing was said of."""
+        axes = ", ".join(f"{name} ({kind}{f' {dim}' if dim else ''})" for name, kind, dim in self.axes)
+        schedules = ", ".join(name if chunks == 1 else f"{name} of {chunks}" for name, chunks in self.schedules)
+        again = ", ".join(" and ".join(scopes) or "nothing" for scopes in recompute)
+        zero = ", ".join(map(str, self.zero))
+        return f"axes {axes or 'none'}; schedules {schedules or 'none'}; ZeRO {zero}; computed again {again}"
 
     def meshes(self) -> Iterator[dict[str, int]]:
         """Sizes of the axes whose product is the number of devices, those of 1 left out."""
@@ -208,6 +217,11 @@ def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> Stated
         or any(kind not in KINDS for _, kind, _ in axes)
     ):
         raise Unfounded(f"{of.path}.axes are not axes of different names and of known kinds")
+    if any(kind == "positions" and not dim for _, kind, dim in axes):
+        raise Unfounded(f"{of.path}.axes has positions of no dim")
+    stages = [z.whole() for z in of["zero"].distinct(4)]
+    if not set(stages) <= {0, 1, 2, 3}:
+        raise Unfounded(f"{of.path}.zero are no stages of ZeRO")
     splits = {k: tuple(d.text() for d in v.each()) for k, v in of["splits"].items().items()}
     if splits.keys() != {"inner", "experts", "heads", "rows", "positions"}:
         raise Unfounded(f"{of.path}.splits has other kinds of dims")
@@ -217,7 +231,7 @@ def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> Stated
         raise Unfounded(f"{of.path}.sizes has no `{missing[0]}`")
     layers = sum(count.whole(1) for _, count in (loop.pair() for loop in of["loops"].each()))
     schedules = []
-    for s in of["schedules"].each():
+    for s in of["schedules"].distinct(MOST_SCHEDULES):
         name, chunks = s.pair()
         if not (name.text() in SINGLE and chunks.value == 1 or name.text() == "interleaved"):
             raise Unfounded(f"{s.path} is no schedule")
@@ -231,6 +245,6 @@ def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> Stated
         layers,
         len(of["recompute"].each()),
         tuple(schedules),
-        tuple(z.whole() for z in of["zero"].each()),
+        tuple(stages),
         tuple(domains),
     )

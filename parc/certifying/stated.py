@@ -7,6 +7,10 @@ class Unfounded(Exception):
     """A certificate says what is not so: which part of it, and what is."""
 
 
+LARGEST = 2**62
+"""That a number may be: what is counted, seconds, bytes and operations of a step are far below."""
+
+
 class StatedPart:
     """A part of a certificate. Asking for a field that is not there, or is of another kind, raises Unfounded."""
 
@@ -20,13 +24,13 @@ class StatedPart:
 
     def number(self) -> float:
         """A number that is not negative."""
-        if isinstance(self.value, bool) or not isinstance(self.value, int | float) or not self.value >= 0:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float) or not 0 <= self.value <= LARGEST:
             raise Unfounded(f"{self.path} is no number")
         return float(self.value)
 
     def whole(self, least: int = 0) -> int:
         """A whole number."""
-        if isinstance(self.value, bool) or not isinstance(self.value, int) or self.value < least:
+        if isinstance(self.value, bool) or not isinstance(self.value, int) or not least <= self.value <= LARGEST:
             raise Unfounded(f"{self.path} is no whole number of at least {least}")
         return self.value
 
@@ -47,6 +51,13 @@ class StatedPart:
         if not isinstance(self.value, list):
             raise Unfounded(f"{self.path} is no list")
         return [StatedPart(v, f"{self.path}[{i}]") for i, v in enumerate(self.value)]
+
+    def distinct(self, most: int) -> list[StatedPart]:
+        """The parts of a list, so many at most, none of them twice."""
+        found = self.each()
+        if len(found) > most or len({repr(x.value) for x in found}) < len(found):
+            raise Unfounded(f"{self.path} has more than {most} entries, or one twice")
+        return found
 
     def pair(self) -> tuple[StatedPart, StatedPart]:
         """The parts of a list of two."""
@@ -83,6 +94,8 @@ def alike(a: object, b: object) -> bool:
     if isinstance(a, int) and isinstance(b, int):
         return a == b
     assert isinstance(a, int | float) and isinstance(b, int | float)
+    if not (abs(a) <= LARGEST and abs(b) <= LARGEST):
+        return a == b
     return abs(a - b) <= NEAR * max(abs(a), abs(b))
 
 

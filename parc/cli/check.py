@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dsl.printable import printable
 from parc import api
 from parc.cli.common import Command, Output, check_program, choice, color, file_argument, job_options, read_source
 from parc.cli.tables import line_width, plural
@@ -92,12 +93,18 @@ def _certificate(out: Output, file: str, path: str, job: str | None) -> bool:
     try:
         found = api.certify(source, value, job=job)
     except Unfounded as error:
-        out.fail(f"the certificate does not hold: {error}")
+        out.fail(printable(f"the certificate does not hold: {error}", line=True))
         return False
-    out.result["certificate"] = {"strategies": found.strategies, "priced": found.priced, "gap": found.gap}
+    out.result["certificate"] = {
+        "strategies": found.strategies,
+        "priced": found.priced,
+        "gap": found.gap,
+        "space": found.space,
+    }
     proved = "no other is better" if not found.gap else f"another can be better by {found.gap:.1%} at most"
     size = f"{found.strategies:,} strategies, of which {found.priced:,} were priced again"
     out.say(f"the certificate holds: of {size}, {proved}")
+    out.say(printable(f"its space: {found.space}", line=True))
     return True
 
 

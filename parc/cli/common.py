@@ -275,6 +275,16 @@ def job_options(function: F) -> F:
     return function
 
 
+class NumberRange(click.FloatRange):
+    """A range of numbers, of which `nan` is none: no comparison keeps it out."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = super().convert(value, param, ctx)
+        if found != found:
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return float(found)
+
+
 def file_argument(function: F) -> F:
     """The `.par` file, `-` for standard input."""
     return click.argument("file", type=click.Path(allow_dash=True))(function)

@@ -10,6 +10,7 @@ import click
 
 from dsl.diagnostics import fail
 from parc.api.options import BACKENDS
+from parc.cli.common import NumberRange
 
 if TYPE_CHECKING:
     from runtime.torch.engine import Engine
@@ -25,7 +26,7 @@ def engine_options(function: F) -> F:
     for option in (
         click.option(
             "--patience",
-            type=click.FloatRange(1),
+            type=NumberRange(1),
             default=60.0,
             show_default=True,
             metavar="SECONDS",

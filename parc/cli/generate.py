@@ -7,6 +7,7 @@ import click
 from parc import api
 from parc.cli.common import (
     Command,
+    NumberRange,
     Output,
     choice,
     file_argument,
@@ -26,7 +27,7 @@ from parc.cli.tables import plural, seconds
 @click.option("--steps", type=click.IntRange(1), default=32, show_default=True, help="The most tokens of each text.")
 @click.option(
     "--temperature",
-    type=click.FloatRange(0, 1e6),
+    type=NumberRange(0, 1e6),
     default=0.0,
     show_default=True,
     help="0: the likeliest token; else tokens are drawn, of scores divided by it.",
@@ -34,7 +35,7 @@ from parc.cli.tables import plural, seconds
 @click.option("--top-k", type=click.IntRange(1), metavar="K", help="Draw of the K likeliest tokens.")
 @click.option(
     "--top-p",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=NumberRange(0, 1, min_open=True),
     default=1.0,
     metavar="P",
     help="Draw of the likeliest tokens that together have this share.",

@@ -44,6 +44,8 @@ def sides_of(files: tuple[str, ...], jobs: tuple[str, ...], strategies: tuple[st
     alike; what is one is that of all. Raises click.UsageError."""
     given = {"files": files, "jobs": jobs, "strategies": strategies}
     several = {what: len(g) for what, g in given.items() if len(g) > 1}
+    if files.count("-") > 1:
+        raise click.UsageError("standard input can be read once")
     count = max(several.values(), default=1)
     if count > most:
         raise click.UsageError(f"{'two' if most == 2 else most} things can be compared, not more")

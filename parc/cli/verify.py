@@ -14,6 +14,7 @@ from dsl.render import place_json
 from parc import api
 from parc.cli.common import (
     Command,
+    NumberRange,
     Output,
     choice,
     color,
@@ -63,7 +64,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
 @click.option("--double", is_flag=True, help="In float64, whatever the job says: rounding hides and feigns nothing.")
 @click.option(
     "--tolerance",
-    type=click.FloatRange(0),
+    type=NumberRange(0),
     callback=_finite,
     help="Largest relative error, instead of what rounding explains.",
 )

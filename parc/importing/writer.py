@@ -12,8 +12,8 @@ from dsl.source import Source
 from parc.importing.cluster import cluster_lines
 from parc.importing.described import Described, block
 
-MOST = 4097
-"""Degrees are below it, as in the examples."""
+MOST = 2**20 + 1
+"""Degrees are below it: there are as many devices at most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice, product
 from typing import Any
 
 from compiler.driver import compile_job
@@ -11,7 +12,7 @@ from compiler.model import Job
 from compiler.verify import verify
 from dsl import ast
 from dsl.data import dataclass
-from dsl.diagnostics import fail
+from dsl.diagnostics import ParcError, fail
 from dsl.parser import parse
 from dsl.printer import format_source
 from dsl.source import Source
@@ -55,6 +56,10 @@ class FilledPlan:
             "gap": self.gap,
             "proved": found.least is None,
         }
+
+
+MOST_TRIED = 64
+"""Values of open parameters that are tried until some are right together."""
 
 
 def filled_file(
@@ -106,13 +111,22 @@ def _set(source: Source, params: Mapping[str, str]) -> Source:
 
 
 def _sizes(source: Source, job: str | None, number: int) -> Job:
-    """The job without a strategy, parameters that are open being the first or the second of their values."""
+    """The job without a strategy, parameters that are open being the first or (2) the last of their values that are
+    right together. Raises ParcError: what is wrong with the first ones, if it is with many."""
     of = open_file(source, {}, job, None, 1, 2)
-    values = {h: h.values[min(number, len(h.values)) - 1] if h.values else number for h in of.holes}
-    made = evaluate_file(of.filled(values), {}, job, "serial").job
-    if made.cluster is None:
-        raise fail("E0801", f"the job `{made.name}` does not say on which cluster it runs", made.span)
-    return made
+    ways = [h.values[::-1] if number > 1 else h.values for h in of.holes]
+    wrong: ParcError | None = None
+    for chosen in islice(product(*(way or (number,) for way in ways)), MOST_TRIED):
+        try:
+            made = evaluate_file(of.filled(dict(zip(of.holes, chosen, strict=True))), {}, job, "serial").job
+        except ParcError as error:
+            wrong = wrong or error
+            continue
+        if made.cluster is None:
+            raise fail("E0801", f"the job `{made.name}` does not say on which cluster it runs", made.span)
+        return made
+    assert wrong is not None
+    raise wrong
 
 
 def _nothing(found: Filled, job: Job, devices: int) -> Exception:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from collections.abc import Sequence
 from hashlib import sha256
+from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +21,9 @@ from dsl.diagnostics import fail
 NAME = "manifest.json"
 FORMAT = "parc checkpoint 1"
 _FILE = re.compile(r"device-\d{5,9}(\.\d{1,9})?\.safetensors")
+_SQUARES = 256
+"""Of the grid of a tensor's parts, which each of them covers at most in the mean."""
+
 _LARGEST = 256 * 2**20
 """Bytes of a manifest that are read: one of 2,048 devices has some 10 MB."""
 
@@ -91,6 +98,8 @@ class Manifest:
         """That of a folder. Raises ParcError: E0770 where it is not there or not one, E0771 where it is damaged."""
         path = folder / NAME
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise fail("E0770", f"`{path}` is no ordinary file")
             with path.open("rb") as file:
                 content = file.read(_LARGEST + 1)
         except OSError as error:
@@ -109,7 +118,7 @@ class Manifest:
             _no_manifest(path, f"it does not say `{FORMAT}`")
         try:
             return _parsed(body)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, AttributeError):
             _no_manifest(path, "it lacks what a checkpoint says, or says what cannot be")
 
 
@@ -127,14 +136,36 @@ def _parsed(body: dict[str, Any]) -> Manifest:
     files = tuple(_file(f, tensors) for f in body["files"])
     if len({f.name for f in files}) < len(files):
         raise ValueError("a file twice")
-    held = dict.fromkeys(tensors, 0)
+    held: dict[str, list[Spans]] = {name: [] for name in tensors}
     for file in files:
         for name, spans in file.parts:
-            held[name] += elements(spans)
+            held[name].append(spans)
     for name, t in tensors.items():
-        if held[name] != elements(tuple((0, n) for n in t.shape)):
+        total = sum(map(elements, held[name]))
+        if total != elements(tuple((0, n) for n in t.shape)) or not _apart(held[name]):
             raise ValueError(f"{name} is not whole")
     return Manifest(moment, tensors, files)
+
+
+def _apart(parts: Sequence[Spans]) -> bool:
+    """Whether no two parts of a tensor have a number in common. They are marked in the grid of all their edges, of
+    which parts as strategies make them cover a few squares each; others are none of ours."""
+    if len(parts) < 2 or not parts[0]:
+        return len(parts) < 2
+    edges = [sorted({e for spans in parts for e in spans[k]}) for k in range(len(parts[0]))]
+    at = [{e: i for i, e in enumerate(of)} for of in edges]
+    seen: set[tuple[int, ...]] = set()
+    left = _SQUARES * len(parts)
+    for spans in parts:
+        ranges = [range(at[k][low], at[k][high]) for k, (low, high) in enumerate(spans)]
+        left -= prod(map(len, ranges))
+        if left < 0:
+            return False
+        for square in product(*ranges):
+            if square in seen:
+                return False
+            seen.add(square)
+    return True
 
 
 def _file(f: dict[str, Any], tensors: dict[str, SavedTensor]) -> SavedFile:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from compiler.graph import FLOATS
 from compiler.origin import Role
 from compiler.shards import Spans, common
 from dsl.data import dataclass
@@ -28,7 +29,7 @@ from runtime.numpy import STORAGE
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 """Names of files in such a folder: the configuration; which tensor is in which file; the only file."""
 
-_SPOKEN = {word: dtype for dtype, word in DTYPES.items()}
+_SPOKEN = {word: dtype for dtype, word in DTYPES.items() if dtype in FLOATS}
 _INDEX_BYTES = 64 * 2**20
 
 UNUSED = re.compile(
@@ -94,7 +95,7 @@ class PublicModel:
         _, file, held = self._held[tensor.name]
         held.stored(file)
         if held.dtype not in _SPOKEN:
-            file.wrong(f"has the weight `{held.name}` in {held.dtype}", f"there are {', '.join(_SPOKEN)}")
+            file.wrong(f"has the weight `{held.name}` in {held.dtype}, which are no numbers of a weight")
         return _SPOKEN[held.dtype]
 
     def _refuse(self, others: Mapping[str, tuple[DataFile, HeldTensor]]) -> None:
@@ -155,7 +156,7 @@ def _tensors(folder: Path) -> dict[str, tuple[DataFile, HeldTensor]]:
     found: dict[str, tuple[DataFile, HeldTensor]] = {}
     for name in _files(folder):
         path = folder / name
-        if not path.is_file():
+        if not os.path.isfile(path):  # also where no file can be called so
             raise fail("E0770", f"`{folder}` is not whole: `{name}` is not there", help=f"{INDEX} says that it is")
         file = DataFile.at(os.fspath(path), os.path.realpath(path))
         for held in tensors(file).values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
@@ -171,6 +172,7 @@ def read_shard(path: Path, file: SavedFile, tensors: dict[str, SavedTensor]) -> 
 
     Raises ParcError: E0771 where a byte is another, or the file cannot be read.
     """
+    _check_size(path, file)
     content = np.empty(file.bytes, np.uint8)
     view = content.data
     _through(path, file, lambda at: view[at : at + CHUNK])
@@ -225,6 +227,18 @@ def _check_header(path: Path, file: SavedFile, tensors: dict[str, SavedTensor], 
         raise damaged(path, "its header is not that of the parts that the manifest lists")
 
 
+def _check_size(path: Path, file: SavedFile) -> None:
+    """Raise E0771 unless it is an ordinary file of the size that was written."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise damaged(path, f"it cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise damaged(path, "it is no ordinary file")
+    if found.st_size != file.bytes:
+        raise damaged(path, f"it has {found.st_size:,} bytes, {file.bytes:,} were written")
+
+
 def _through(
     path: Path,
     file: SavedFile,
@@ -233,9 +247,8 @@ def _through(
 ) -> None:
     """Read a file into buffers, each filled to its end, and compare its digest. Raises E0771."""
     try:
+        _check_size(path, file)
         with path.open("rb", buffering=0) as opened, _Hashing() as hashing:
-            if (there := os.fstat(opened.fileno()).st_size) != file.bytes:
-                raise damaged(path, f"it has {there:,} bytes, {file.bytes:,} were written")
             at = 0
             while at < file.bytes:
                 block = buffer(at)

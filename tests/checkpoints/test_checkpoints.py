@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import parc
 from compiler.shards import ShardMap, cut, elements, files
 from dsl.diagnostics import ParcError
+from runtime.checkpoints.converting import convert
 from runtime.checkpoints.manifest import NAME, Manifest
 from runtime.checkpoints.reading import Checkpoint, resumed, taken
 from runtime.checkpoints.saving import whole
@@ -147,6 +149,23 @@ def test_a_file_that_is_short_long_or_gone_is_found(tmp_path: Path) -> None:
         resumed(Checkpoint.latest(tmp_path), of)
 
 
+def twice(inner: str) -> str:
+    """A manifest in which one half of a tensor is there twice, and the other is not: as many numbers as it has."""
+    body = json.loads(inner)
+    halves = [
+        (part, other)
+        for file in body["files"] for part in file["parts"]
+        for further in body["files"] for other in further["parts"]
+        if part[0] == other[0] and part[1] != other[1] and sizes(part[1]) == sizes(other[1])
+    ]  # fmt: skip
+    halves[0][1][1] = halves[0][0][1]
+    return json.dumps(body, separators=(",", ":"))
+
+
+def sizes(spans: list[list[int]]) -> list[int]:
+    return [high - low for low, high in spans]
+
+
 def test_hostile_manifests_are_refused(tmp_path: Path) -> None:
     """With the right digest, too: files elsewhere, parts beyond tensors, tensors that are not whole."""
     from hashlib import sha256
@@ -170,10 +189,29 @@ def test_hostile_manifests_are_refused(tmp_path: Path) -> None:
         (folder / NAME).write_text(f'{{"sha256":"{digest}","checkpoint":{made}}}\n')
         with pytest.raises(ParcError, match="E077[01]"):
             Checkpoint.latest(tmp_path)
+    parted = (saved(trained(program("tp"), Emulator, 1), tmp_path / "parted") / NAME).read_text()
+    parted = parted[parted.index('"checkpoint":') + 13 : -2]
+    for made in (inner.replace('"tensors":{', '"tensors":[],"others":{', 1), twice(parted)):
+        digest = sha256(made.encode()).hexdigest()
+        (folder / NAME).write_text(f'{{"sha256":"{digest}","checkpoint":{made}}}\n')
+        with pytest.raises(ParcError, match="E0770"):
+            Checkpoint.latest(tmp_path)
     for odd in ("", "{", "[1]", "{}", '{"sha256":1,"checkpoint":[' + "[" * 100_000, "\xff"):
         (folder / NAME).write_text(odd)
         with pytest.raises(ParcError, match="E0771"):
             Checkpoint.latest(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+@pytest.mark.parametrize("name", [NAME, "device-00000.safetensors"])
+def test_nobody_waits_for_what_is_no_file(name: str, tmp_path: Path) -> None:
+    folder = saved(trained(program("dp"), Emulator, 1), tmp_path)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ParcError, match="no ordinary file"):
+        Checkpoint.latest(folder).arrays()
+    with pytest.raises(ParcError, match="no ordinary file"):
+        convert(Checkpoint.latest(folder), program("serial"), tmp_path / "other")
 
 
 def test_what_is_not_whole_is_not_there(tmp_path: Path) -> None:

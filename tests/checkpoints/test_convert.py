@@ -197,7 +197,7 @@ def test_memory_is_bounded_by_files(tmp_path: Path) -> None:
     told = convert(found, other, tmp_path / "b", largest=largest)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert told.bytes > 6e6 and peak < 5 * largest
+    assert told.bytes > 6e6 and peak < 6 * largest
     assert all(p.stat().st_size < 1.1 * largest for p in (tmp_path / "b").glob("*.safetensors"))
 
 

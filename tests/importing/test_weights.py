@@ -174,11 +174,25 @@ def test_what_is_not_the_model_is_refused(made: Path, tmp_path: Path) -> None:
             public_model(folder)
         (d,) = error.value.diagnostics
         assert d.code == "E0772" and message in f"{d.message} {d.help}", d
+    written(folder, right)
+    text = (folder / SINGLE).read_bytes().replace(b'"F32"', b'"I32"', 1)
+    (folder / SINGLE).write_bytes(text)
+    with pytest.raises(ParcError, match="no numbers of a weight"):
+        public_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "n_layer": 900}))
+    with pytest.raises(ParcError, match=r"has no tensor|no numbers of a weight"):
+        public_model(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    written(folder, right)
     (folder / SINGLE).write_bytes((folder / SINGLE).read_bytes()[:-1])
     with pytest.raises(ParcError, match="cut off"):
         public_model(folder)
     (folder / SINGLE).unlink()
     with pytest.raises(ParcError, match="no weights in safetensors"):
+        public_model(folder)
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "x" * 300 + ".safetensors"}}))
+    with pytest.raises(ParcError, match="not whole"):
         public_model(folder)
     (folder / INDEX).write_text('{"weight_map": {"a": "../config.json"}}')
     with pytest.raises(ParcError, match="in which file"):

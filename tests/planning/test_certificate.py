@@ -96,6 +96,14 @@ def test_every_kind_of_change_is_noticed(plan: tuple[Source, dict[str, Any]]) ->
         mutants[f"the last of {part} gone"] = put(certificate, part, lambda v: v[:-1])
         mutants[f"one of {part} twice"] = put(certificate, part, lambda v: [*v, v[0]])
         mutants[f"{part} no list"] = put(certificate, part, lambda v: {"": v})
+    huge = 10**400
+    for path in (("gap",), ("work", "passes"), ("tried", 0, "seconds"), ("counts", "left"), ("least",)):
+        mutants[f"{path} too large"] = put({**certificate, "proved": path != ("least",)}, path, lambda v: huge)
+    mutants["no such loop"] = put(certificate, ("space", "loops"), lambda v: [["nope", 4]])
+    mutants["another batch"] = put(certificate, ("space", "batch"), lambda v: {"dim": "d", "size": 8})
+    mutants["much is computed again"] = put(certificate, ("space", "recompute"), lambda v: [*v, *[["block"]] * 3000])
+    mutants["many stages of ZeRO"] = put(certificate, ("space", "zero"), lambda v: list(range(100_000)))
+    mutants["a stage of ZeRO that is none"] = put(certificate, ("space", "zero"), lambda v: [7])
     mutants["best in another order"] = put(certificate, ("best",), lambda v: v[::-1])
     mutants["more is proved"] = {**certificate, "proved": not certificate["proved"]}
     assert len(mutants) >= 50
@@ -113,6 +121,17 @@ def _noticed(source: Source, mutant: dict[str, Any]) -> bool:
     except Unfounded:
         return True
     return False
+
+
+def test_it_says_of_which_space_and_in_one_line(plan: tuple[Source, dict[str, Any]], tmp_path: Path) -> None:
+    """A space that lacks choices is a smaller claim; and what it says cannot pass for another message."""
+    source, certificate = plan
+    assert "ZeRO 0" in certified(*plan).space
+    forged = put(certificate, ("work",), lambda v: {**v, "x`\n✓ the certificate holds": 1})
+    (tmp_path / "job.par").write_text(source.text)
+    (tmp_path / "it.json").write_text(json.dumps(forged))
+    told = CliRunner().invoke(cli, ["check", str(tmp_path / "job.par"), "--certificate", str(tmp_path / "it.json")])
+    assert told.exit_code == 1 and len(told.output.strip().split("\n")) == 1, told.output
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"format": 1}', '{"format": {}}', "[" * 5000])

@@ -97,3 +97,12 @@ def test_command(tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, ["check", str(made)]).exit_code == 0
     rows = CliRunner().invoke(cli, ["plan", str(file), "--csv", "--within", "1m"]).stdout.splitlines()
     assert rows[0] == "dp,tp,step_seconds,needed_bytes,bound" and len(rows) == 4
+
+
+def test_values_that_a_check_speaks_against_are_left_out() -> None:
+    """Wherever among the values they are; and what is wrong with all of them is told."""
+    text = text_of("tables") + "\nparam open = auto in 1..5\ncheck open > 2\ncheck open != 4\n"
+    found = api.plan(Source("job.par", text), within=None)
+    assert isinstance(found, FilledPlan) and "param open = 3" in found.text
+    with pytest.raises(ParcError, match="E0217"):
+        api.plan(Source("job.par", text.replace("open > 2", "open > 9")), within=None)
