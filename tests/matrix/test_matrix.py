@@ -1,5 +1,5 @@
 """Every example under every tactic and under pairs of them: proved equal to the serial program, or refused by the code
-that is expected. CI takes a third of the single tactics and a part of the pairs; `pytest -m nightly` all, some triples.
+that is expected. CI takes a fifth of the single tactics and a part of the pairs; `pytest -m nightly` all, some triples.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def judged(chosen: list[Cell], how: Callable[[Cell], str] = judge) -> None:
 
 
 def test_single_tactics() -> None:
-    judged(spread(cells(1), 3))
+    judged(spread(cells(1), 5))
 
 
 @pytest.mark.nightly
@@ -35,7 +35,7 @@ def test_all_single_tactics() -> None:
 
 
 def test_some_pairs() -> None:
-    judged(spread(cells(2), 30))
+    judged(spread(cells(2), 60))
 
 
 def test_some_are_evaluated() -> None:

@@ -200,7 +200,7 @@ def judged(chosen: list[Cell]) -> None:
 
 def test_tactics_one_by_one_and_some_pairs() -> None:
     """In the examples' own precisions."""
-    judged(spread(cells(1), 6) + spread(cells(2), 72))
+    judged(spread(cells(1), 10) + spread(cells(2), 120))
 
 
 @pytest.mark.nightly

@@ -94,7 +94,7 @@ def test_what_reads_the_loop_cannot_be_made_by_each(scope: str) -> None:
 CELLS = [c for k in (1, 2) for c in cells(k) if c.example == "translation" and any(t.order for t in c.tactics)]
 
 
-@pytest.mark.parametrize("cell", CELLS[::9], ids=str)
+@pytest.mark.parametrize("cell", CELLS[::20], ids=str)
 def test_with_other_tactics_each_device_by_itself(cell: Cell) -> None:
     compiled = cell.compile()
     assert verify(compiled.program) == () and exact(compiled.program)

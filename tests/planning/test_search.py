@@ -67,7 +67,7 @@ def test_brute_force_agrees_on_large_spaces(seed: int) -> None:
 
 
 def test_a_search_that_is_cut_short_says_how_much_better_the_rest_can_be() -> None:
-    job = job_of("transformer", batch=16, layers=4)
+    job = job_of("tables", batch=16)
     whole, cut = plan(job).found, plan(job, within=0.0).found
     assert cut.counts.left and cut.least is not None and cut.counts.total == whole.counts.total
     assert cut.least <= whole.fitting[0].value

@@ -21,8 +21,8 @@ from tests.property.check import REFUSALS, Judge, Outcome, check, report, shrink
 from tests.property.draw_job import OPTIMIZERS
 from tests.property.draw_strategy import draw
 
-CI = range(190, 290)
-COSTS = range(40)
+CI = range(190, 250)
+COSTS = range(24)
 NIGHTLY = range(1000, 11000)
 
 EVERYWHERE = {
