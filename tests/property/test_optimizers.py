@@ -12,7 +12,7 @@ import pytest
 from tests.property.check import Outcome, check, report
 from tests.property.draw_optimizer import MATRICES, VECTORS, draw
 
-CI = range(60)
+CI = range(100)
 NIGHTLY = range(1000, 5000)
 STRATEGIES = {
     "gpipe",
