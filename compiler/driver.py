@@ -38,6 +38,11 @@ class Compiled:
     split: SplitGraphs
     program: Program
 
+    @property
+    def decodes(self) -> bool:
+        """Whether its job has the entries of new positions besides: it is one that infers, and is asked for that."""
+        return self.job.decoding is not None and self.training.entry == INFER
+
 
 def compile_job(
     given: Job | Training | Placed, entry: str | None = None, watch: Watch | None = None, lists: bool = True
@@ -56,6 +61,11 @@ def compile_job(
     if isinstance(given, Job) and given.written is not None:
         serial = run_passes(given.serial, "update", entry).serial
     return Compiled(w.job, serial, w.placed, w.staged, w.split, w.program)
+
+
+def decoding_program(job: Job) -> Program:
+    """The program of the entries of new positions, `prefill` and `decode`. Raises ParcError."""
+    return joined([compile_job(job, entry).program for entry in DECODING])
 
 
 def joined(programs: Sequence[Program]) -> Program:

@@ -70,6 +70,11 @@ def called_alike(before: Estimate, after: Estimate) -> dict[Over, Over]:
     return {x: known.get((x.way, frozenset(x.axes)), x) for x in (*b.exposed_by_axis, *b.traffic)}
 
 
+def change(before: float, after: float) -> str:
+    """`+12.0%`; nothing where there is nothing to compare with."""
+    return f"{after / before - 1:+.1%}" if before and abs(after / before - 1) < 100 else ""
+
+
 def relative(before: float, after: float) -> float:
     """By how much of `before` it changes; 0 where that is nothing."""
     return after / before - 1 if before else 0.0

@@ -8,7 +8,7 @@ from compiler.cost.memory.systems import Systems
 from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job
 from compiler.memory.peak import memory_use
-from compiler.model import DECODING, INFER
+from compiler.model import DECODING
 from compiler.origin import Role
 from dsl.data import dataclass
 
@@ -50,7 +50,7 @@ def entry_prices(compiled: Compiled) -> tuple[EntryPrice, ...]:
     """The prices of `prefill` and `decode`; none of a job that does not decode. Raises ParcError (E0801) without a
     cluster."""
     job = compiled.job
-    if job.decoding is None or compiled.training.entry != INFER:
+    if not compiled.decodes:
         return ()
     return tuple(entry_price(compile_job(job, entry)) for entry in DECODING)
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from compiler.driver import Compiled, compile_job, joined
-from compiler.model import DECODING, INFER
+from compiler.driver import Compiled, decoding_program
 from compiler.origin import Role
 from compiler.program import Program
 from dsl.data import dataclass
@@ -71,10 +70,10 @@ class Generation:
 def program_of(compiled: Compiled) -> Program:
     """The program with the entries that generate. Raises ParcError (E0783) for a job that does not decode."""
     job = compiled.job
-    if job.decoding is None or compiled.training.entry != INFER:
+    if not compiled.decodes:
         help = "`infer MODEL(…)` and `decode over s` in a job"
         raise fail("E0783", f"the job `{job.name}` does not decode", job.span, help=help)
-    return joined([compile_job(job, entry).program for entry in DECODING])
+    return decoding_program(job)
 
 
 def generated(
@@ -131,13 +130,11 @@ def _weights(given: str | None, program: Program) -> tuple[dict[str, Array] | No
     """Those of the checkpoint, and its folder: of what is kept of earlier positions there is nothing in it."""
     if given is None:
         return None, None
-    from pathlib import Path
+    from parc.importing.weights import weights_of
+    from runtime.checkpoints.reading import taken
 
-    from runtime.checkpoints.reading import Checkpoint, fitting_names
-
-    found = Checkpoint.latest(Path(given))
-    others = (Role.COUNTER, Role.OPTIMIZER, Role.STATE, *found.without)
-    return found.arrays(fitting_names(found.manifest, program, found.folder, others)), str(found.folder)
+    found = weights_of(given)
+    return taken(found, program, (Role.STATE,)), str(found.folder)
 
 
 def _stopped(known: Tokenizer, tokens: Sequence[int], stops: Sequence[str]) -> bool:

@@ -74,8 +74,7 @@ def small(evaluate: Evaluate) -> Small:
     search.outline = outline(compile_job(evaluate(Sizes())).program)
     search.shrink_all()
     search.mend()
-    search.be_legal()
-    return search.result()
+    return search.result(search.legal())
 
 
 def smallest(evaluate: Evaluate, until: float) -> Job:
@@ -190,26 +189,27 @@ class _Search:
                 else:
                     self.instead, self.job = kept, job
 
-    def be_legal(self) -> None:
-        """Give back numbers of the file where there is no program of the smaller ones: one, or as many as it takes."""
-        if self._lowers():
-            return
+    def legal(self) -> Compiled:
+        """The job, with numbers of the file given back where there is no program of the smaller ones: one, or as many
+        as it takes."""
+        if (made := self._lowered()) is not None:
+            return made
         kept = self.instead
         for span in kept:
             self.instead = {s: n for s, n in kept.items() if s != span}
-            if self._try({}) == frozenset() and self._lowers():
-                return
+            if self._try({}) == frozenset() and (made := self._lowered()) is not None:
+                return made
         self.instead = dict(kept)
-        while self.instead and not self._lowers():
+        while self.instead and (made := self._lowered()) is None:
             self.instead.popitem()
         self.job = self.evaluate(Sizes(self.instead, bare=True))
+        return made or self._compiled()
 
-    def _lowers(self) -> bool:
+    def _lowered(self) -> Compiled | None:
         try:
-            self._compiled()
+            return self._compiled()
         except ParcError:
-            return False
-        return True
+            return None
 
     def _compiled(self) -> Compiled:
         return compile_job(self.evaluate(Sizes(self.instead)))
@@ -221,13 +221,12 @@ class _Search:
         except ParcError:
             return 10**9
 
-    def result(self) -> Small:
-        """What was found."""
+    def result(self, compiled: Compiled) -> Small:
+        """What was found; compiled: in these sizes."""
         shrunk = [Shrunk(s.name, s.span, s.value, self.instead[s.span]) for s in self.sources if s.span in self.instead]
         shrunk.sort(key=lambda s: (s.name == "", s.span.source, s.span.start))
         before, after = _sizes(self.full), _sizes(self.job)
         axes = tuple((name, n, after[name]) for name, n in before.items() if after[name] != n)
-        compiled = self._compiled()
         other = difference(outline(compiled.program), self.outline)
         return Small(compiled, tuple(shrunk), axes, self.full.strategy.devices, other, not self.late)
 

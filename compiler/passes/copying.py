@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
+from compiler.memory.tiers import FIRST
 from compiler.ops.call import Call
 from compiler.ops.elementwise import Cast
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
+from compiler.program import ORIGINS
 from compiler.walk import called
 
 Rename = Callable[[Value], tuple[str, Origin]]
@@ -30,6 +32,20 @@ def copy_value(value: Value, names: Names, rename: Rename) -> Value:
 def renamed(value: Value, name: str, phase: Phase | None = None) -> Value:
     """The same tensor under another name: in another graph, or (for `phase`) in another layout."""
     return Value(name, value.type, value.span, _origin(value, phase), value.layout, value.memory)
+
+
+def here(value: Value, names: Names) -> Value:
+    """What stands in device memory for a value that rests elsewhere."""
+    return _moved(value, f"{value.name}.here", FIRST, names)
+
+
+def away(value: Value, memory: str, names: Names) -> Value:
+    """What rests in another memory of a value that was made here."""
+    return _moved(value, f"{value.name}.away", memory, names)
+
+
+def _moved(value: Value, name: str, memory: str, names: Names) -> Value:
+    return Value(names.fresh(name), value.type, origin=ORIGINS[Phase.MOVED], layout=value.layout, memory=memory)
 
 
 def _origin(value: Value, phase: Phase | None) -> Origin:

@@ -14,27 +14,11 @@ from compiler.memory.tiers import FIRST, HOST
 from compiler.ops.effects import Load, Read, Save
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
-from compiler.origin import Phase
-from compiler.passes.copying import substituted
+from compiler.passes.copying import away, here, substituted
 from compiler.passes.far_rows import casts_behind
 from compiler.passes.on_host import taken_there
 from compiler.passes.paged import Tier
-from compiler.program import ORIGINS
 from compiler.walk import graph_values
-
-
-def here(value: Value, names: Names) -> Value:
-    """What stands in device memory for a value that rests elsewhere."""
-    return _moved(value, f"{value.name}.here", FIRST, names)
-
-
-def away(value: Value, memory: str, names: Names) -> Value:
-    """What rests in another memory of a value that was made here."""
-    return _moved(value, f"{value.name}.away", memory, names)
-
-
-def _moved(value: Value, name: str, memory: str, names: Names) -> Value:
-    return Value(names.fresh(name), value.type, origin=ORIGINS[Phase.MOVED], layout=value.layout, memory=memory)
 
 
 class Elsewhere:

@@ -18,8 +18,8 @@ from compiler.ops.call import Call
 from compiler.ops.effects import Read, Write
 from compiler.ops.move import Move
 from compiler.origin import Role, within
-from compiler.passes.copying import substituted
-from compiler.passes.elsewhere import Elsewhere, away
+from compiler.passes.copying import away, substituted
+from compiler.passes.elsewhere import Elsewhere
 from compiler.passes.far_rows import in_place_of, renewed, tables
 from compiler.passes.on_host import MovedValues, between, on_host
 from compiler.passes.paged import Tier, paged

@@ -17,8 +17,7 @@ from compiler.ops.effects import Effect, Read, Write
 from compiler.ops.index import Take
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
-from compiler.origin import Phase
-from compiler.program import ORIGINS
+from compiler.passes.copying import away, here
 from compiler.walk import graph_values
 
 
@@ -35,14 +34,8 @@ class MovedValues:
             return value
         found = self.made.get((value, memory))
         if found is None:
-            word = "here" if memory == FIRST else "away"
-            found = self.made[value, memory] = Value(
-                self.names.fresh(f"{value.name}.{word}"),
-                value.type,
-                origin=ORIGINS[Phase.MOVED],
-                layout=value.layout,
-                memory=memory,
-            )
+            found = here(value, self.names) if memory == FIRST else away(value, memory, self.names)
+            self.made[value, memory] = found
             nodes.append(Node(Move(value.memory, memory), (value,), (found,)))
         return found
 

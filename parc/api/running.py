@@ -230,8 +230,7 @@ def _verify(
 ) -> Proof:
     from dataclasses import replace
 
-    from compiler.driver import compile_job, joined
-    from compiler.model import DECODING, INFER
+    from compiler.driver import compile_job, decoding_program
     from parc.machine import Asked, require_machine
     from parc.room import require_room
     from runtime.data import open_data
@@ -273,9 +272,9 @@ def _verify(
         beside=Emulator if engine is not None else None,
     )
     decoding = compiled.job.decoding
-    if decoding is None or compiled.training.entry != INFER:
+    if decoding is None or not compiled.decodes:
         return proof
-    entries = joined([compile_job(compiled.job, entry).program for entry in DECODING])
+    entries = decoding_program(compiled.job)
     rows = prove_decoding(compiled.training, entries, decoding, tolerance=tolerance, exact=exact, executor=chosen)
     return replace(proof, rows=(*proof.rows, *rows))
 

@@ -69,9 +69,8 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
     tally = count(space, floors, minimise, best, tried)
     _counts(stated, tally, values, best)
     plan = price(own)
-    again = [[s.text() for s in choice.each()] for choice in stated["space"]["recompute"].each()]
     return Certified(
-        space.told(again),
+        space.told(),
         tally.total,
         len(values),
         plan.seconds,
@@ -207,14 +206,13 @@ def strategy_of(
             splits.append(SplitRule((*before, batch), axis, span=next(place)))
         if rules["zero"]:
             shards.append(ShardRule(CLASSES[: rules["zero"]], axis, span=next(place)))
-    scopes = of["recompute"].each()[rules["recompute"]].each()
     return Strategy(
         "certified",
         tuple(MeshAxis(a, n) for a, n in mesh.items()),
         tuple(splits),
         tuple(shards),
         pipelines=tuple(pipelines),
-        recomputes=tuple(RecomputeRule(s.text(), span=next(place)) for s in scopes[:32]),
+        recomputes=tuple(RecomputeRule(s, span=next(place)) for s in space.recomputes[rules["recompute"]][:32]),
         microbatches=m,
         microbatch_dim=batch or None,
         microbatch_span=next(place),

@@ -22,7 +22,8 @@ FIELDS = ("zero", "recompute", "schedule", "chunks", "along", "heads", "rows")
 
 @dataclass(frozen=True, slots=True)
 class StatedSpace:
-    """The choices that a certificate names. axes: (name, kind, dim), major to minor."""
+    """The choices that a certificate names. axes: (name, kind, dim), major to minor; recomputes: the scopes
+    of each choice."""
 
     devices: int
     batch: int
@@ -30,16 +31,16 @@ class StatedSpace:
     splits: Mapping[str, tuple[str, ...]]
     sizes: Mapping[str, int]
     layers: int
-    recomputes: int
+    recomputes: tuple[tuple[str, ...], ...]
     schedules: tuple[tuple[str, int], ...]
     zero: tuple[int, ...]
     domains: tuple[int, ...]
 
-    def told(self, recompute: Sequence[Sequence[str]]) -> str:
+    def told(self) -> str:
         """Which choices there are, in words; what is not among them, nothing was said of."""
         axes = ", ".join(f"{name} ({kind}{f' {dim}' if dim else ''})" for name, kind, dim in self.axes)
         schedules = ", ".join(name if chunks == 1 else f"{name} of {chunks}" for name, chunks in self.schedules)
-        again = ", ".join(" and ".join(scopes) or "nothing" for scopes in recompute)
+        again = ", ".join(" and ".join(scopes) or "nothing" for scopes in self.recomputes)
         zero = ", ".join(map(str, self.zero))
         return f"axes {axes or 'none'}; schedules {schedules or 'none'}; ZeRO {zero}; computed again {again}"
 
@@ -76,7 +77,7 @@ class StatedSpace:
         every: dict[str, list[Any]] = {
             "first": ["stages", "data"] if {"stages", "data"} <= kinds else [""],
             "zero": list(self.zero) if kinds & {"data", "experts", "positions"} else [0],
-            "recompute": list(range(self.recomputes)),
+            "recompute": list(range(len(self.recomputes))),
             "schedule": list(self.schedules) if "stages" in kinds else [("", 1)],
             "along": ["", *position_dims] if "inner" in kinds else [""],
             "heads": [False, True] if "positions" in kinds and self.splits["heads"] else [False],
@@ -243,7 +244,7 @@ def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> Stated
         splits,
         sizes,
         layers,
-        len(of["recompute"].each()),
+        tuple(tuple(s.text() for s in choice.each()) for choice in of["recompute"].each()),
         tuple(schedules),
         tuple(stages),
         tuple(domains),

@@ -139,7 +139,7 @@ def _remedies(tried: Remedies, style: bool) -> str:
 
 def _compared(names: tuple[str, ...], found: list[Estimate], style: bool) -> str:
     """The figures of both, and by how much the second's differ."""
-    from parc.comparison import called_alike
+    from parc.comparison import called_alike, change
 
     measured: dict[str, Callable[[Estimate], float]] = {
         "step": lambda e: e.timeline.step_seconds,
@@ -153,18 +153,18 @@ def _compared(names: tuple[str, ...], found: list[Estimate], style: bool) -> str
         "the program's own": lambda e: e.program_peak,
     }
     rows = [
-        [name, *map(show, found), _change(*map(measured[name], found)) if name in measured else ""]
+        [name, *map(show, found), change(*map(measured[name], found)) if name in measured else ""]
         for name, show in _FIGURES
     ]
     called = called_alike(*found)
     exposed = [found[0].timeline.exposed_by_axis, {called[a]: s for a, s in found[1].timeline.exposed_by_axis.items()}]
     for axes in dict.fromkeys(a for by_axes in exposed for a in by_axes):
         values = [by_axes.get(axes, 0.0) for by_axes in exposed]
-        rows.append([f"exposed over {axes}", *map(seconds, values), _change(*values)])
+        rows.append([f"exposed over {axes}", *map(seconds, values), change(*values)])
     for role in dict.fromkeys(r for e in found for r in _fullest(e)):
         sizes = [float(_fullest(e).get(role, 0)) for e in found]
         if max(sizes) >= 0.001 * max(e.peak for e in found):
-            rows.append([f"memory: {role}", *map(amount, sizes), _change(*sizes)])
+            rows.append([f"memory: {role}", *map(amount, sizes), change(*sizes)])
     both = [list(pair) for pair in zip(*map(setup, found), strict=True)]
     differ = [[a[0], a[1], b[1], ""] for a, b in both if a != b]
     alike = facts(a for a, b in both if a == b)
@@ -174,8 +174,3 @@ def _compared(names: tuple[str, ...], found: list[Estimate], style: bool) -> str
 def _fullest(e: Estimate) -> Mapping[str, int]:
     """What the memory of the fullest device is of."""
     return e.systems.fullest.peak.roles
-
-
-def _change(before: float, after: float) -> str:
-    """`+12%`; nothing where there is nothing to compare with."""
-    return f"{after / before - 1:+.1%}" if before and abs(after / before - 1) < 100 else ""

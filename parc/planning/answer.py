@@ -7,9 +7,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from compiler.driver import compile_job
 from compiler.evaluate import evaluate_file
-from compiler.verify import verify
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from dsl.source import Source
@@ -18,6 +16,7 @@ from parc.planning.planning import Planned, plan, resized
 from parc.planning.reasons import front
 from parc.planning.search import Counts, PricedPlan
 from parc.planning.text import with_strategy
+from parc.planning.verified import verified
 from parc.price import price
 from parc.units import amount
 
@@ -74,9 +73,7 @@ def planned_file(
 def held(text: str, source: Source, planned: Planned, best: PricedPlan) -> str | None:
     """The strategy's name in the text, whose program is verified; None if it has not the very price that was found: a
     tactic may name its dims in another order, which decides where a tensor has two of them."""
-    job = evaluate_file(replace(source, text=text), job=planned.job.name).job
-    wrong = verify(compile_job(job).program)
-    assert not wrong, f"the plan's program is not legal: {wrong[0]}"
+    job = verified(replace(source, text=text), planned.job.name)
     return job.strategy.name if price(job) == best.price else None
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import islice, product
 from typing import Any
 
-from compiler.driver import compile_job
 from compiler.evaluate import evaluate_file
 from compiler.model import Job
-from compiler.verify import verify
 from dsl import ast
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError, fail
@@ -18,7 +17,8 @@ from dsl.printer import format_source
 from dsl.source import Source
 from parc.planning.filling import Filled, FilledValues, fill
 from parc.planning.holes import Hole, open_file
-from parc.planning.text import edited
+from parc.planning.text import defaults, edited
+from parc.planning.verified import verified
 from parc.price import price
 from parc.units import amount
 
@@ -89,25 +89,19 @@ def filled_file(
         raise _nothing(found, first, number)
     best = found.fitting[0]
     text = format_source(of.filled(dict(best.values)).text, source.name)
-    again = evaluate_file(Source(source.name, text, source.path), {}, job, strategy).job
-    wrong = verify(compile_job(again).program)
-    assert not wrong, f"the plan's program is not legal: {wrong[0]}"
+    again = verified(replace(source, text=text), job, strategy)
     assert price(again) == best.price, "the plan has another price as text"
     return FilledPlan(text, again.strategy.name, of.holes, tuple(found.fitting[:keep]), found, minimise)
 
 
 def _set(source: Source, params: Mapping[str, str]) -> Source:
     """The text with what is set as defaults."""
-    edits = []
-    for item in parse(source.text, source.name).items:
-        if isinstance(item, ast.Param) and item.name.id in params:
-            value = params[item.name.id]
-            text = f'"{value}"' if isinstance(item.default, ast.String) else value
-            edits.append((item.default.span.start, item.default.span.end, text))
-    unknown = [n for n in params if n not in {i.name.id for i in parse(source.text).items if isinstance(i, ast.Param)}]
-    if unknown:
-        raise fail("E0106", f"the file has no parameter `{unknown[0]}`")
-    return Source(source.name, edited(source.text, edits), source.path)
+    file = parse(source.text, source.name)
+    known = {i.name.id for i in file.items if isinstance(i, ast.Param)}
+    unknown = next((n for n in params if n not in known), None)
+    if unknown is not None:
+        raise fail("E0106", f"the file has no parameter `{unknown}`")
+    return replace(source, text=edited(source.text, defaults(file, params)))
 
 
 def _sizes(source: Source, job: str | None, number: int) -> Job:

@@ -84,8 +84,8 @@ def fill(
             except ParcError as error:
                 _refuse(found, error)
         best = inf
+        open.sort(key=lambda o: o[:2], reverse=True)
         while open:
-            open.sort(key=lambda o: o[:2], reverse=True)
             bound, _, values, made = open.pop()
             if bound >= best:
                 found.not_better += 1 + len(open)

@@ -48,11 +48,18 @@ def with_strategy(
     else:
         end = (task.cluster or task.model).span.end
         edits.append((end, end, f" using {name}"))
+    edits += defaults(file, params)
+    return format_source(edited(source.text, edits), source.name)
+
+
+def defaults(file: ast.File, params: Mapping[str, str]) -> list[tuple[int, int, str]]:
+    """The edits by which values become the defaults of the file's parameters."""
+    edits = []
     for param in (i for i in file.items if isinstance(i, ast.Param) and i.name.id in params):
         value = params[param.name.id]
         text = f'"{value}"' if isinstance(param.default, ast.String) else value
         edits.append((param.default.span.start, param.default.span.end, text))
-    return format_source(edited(source.text, edits), source.name)
+    return edits
 
 
 def edited(text: str, edits: Sequence[tuple[int, int, str]]) -> str:

@@ -11,7 +11,7 @@ from compiler.cost.price.pricer import PICOSECONDS
 from compiler.memory.occupancy import Occupancy
 from compiler.memory.tiers import FIRST
 from dsl.data import dataclass
-from parc.comparison import called_alike, compare, verdict
+from parc.comparison import called_alike, change, compare, verdict
 from parc.estimate import Estimate
 from parc.report.document import document
 from parc.report.html import esc, legend, section, share, svg, table, tag
@@ -94,10 +94,9 @@ def _headline(sides: Sequence[ComparedStep]) -> str:
             text = esc(shown(value))
             cells.append(tag("strong", text) if value == best and not alike else text)
             if i:
-                cells.append(esc(_change(values[0], value)))
+                cells.append(esc(change(values[0], value)))
         lines.append([esc(name), *cells])
-    names = [sides[0].name, *(x for s in sides[1:] for x in (s.name, ""))]
-    found = [table(["of a step", *map(esc, names)], lines)]
+    found = [table(["of a step", *_columns(sides)], lines)]
     fitting = [s for s in sides if s.estimate.fits]
     for s in sides:
         if s not in fitting:
@@ -110,8 +109,9 @@ def _headline(sides: Sequence[ComparedStep]) -> str:
     return tag("section", *found, id="headline")
 
 
-def _change(before: float, after: float) -> str:
-    return f"{after / before - 1:+.1%}" if before and abs(after / before - 1) < 100 else ""
+def _columns(sides: Sequence[ComparedStep]) -> list[str]:
+    """Heads of figures: of the first alone, of the others with how they change."""
+    return [esc(sides[0].name), *(x for s in sides[1:] for x in (esc(s.name), ""))]
 
 
 def _causes(sides: Sequence[ComparedStep]) -> str:
@@ -170,14 +170,17 @@ def _waterfalls(sides: Sequence[ComparedStep]) -> str:
     for name, (kind, values) in amounts.items():
         cells = [esc(seconds(values[0]))]
         for v in values[1:]:
-            cells += [esc(seconds(v)), esc(_change(values[0], v))]
+            cells += [esc(seconds(v)), esc(change(values[0], v))]
         lines.append([tag("span", tag("i", class_=f"key {kind}"), f" {esc(name)}", class_="role"), *cells])
-    head = ["part", esc(sides[0].name), *(x for s in sides[1:] for x in (esc(s.name), ""))]
     note = (
         f"Of the devices that end last ({'; '.join(whose)}). The parts add up to the step; all bars are on one scale."
     )
     return section(
-        "time", "Where the time goes", note, table(["", "", "step"], bars, class_="bars few"), table(head, lines)
+        "time",
+        "Where the time goes",
+        note,
+        table(["", "", "step"], bars, class_="bars few"),
+        table(["part", *_columns(sides)], lines),
     )
 
 

@@ -61,8 +61,9 @@ def publish(found: Checkpoint, names: PublicNames, config: bytes, folder: Path, 
     _check(found, names)
     source = found.parts()
     weights = {w: _Weight(source, w, names.shape(w), tensors[w].dtype) for w in names.dims if w in tensors}
-    dtypes = {t.name: tensors[t.weights[0]].dtype for t in names.tensors()}
-    groups = _groups(list(names.tensors()), dtypes, largest)
+    listed = list(names.tensors())
+    dtypes = {t.name: tensors[t.weights[0]].dtype for t in listed}
+    groups = _groups(listed, dtypes, largest)
     total = sum(_bytes(t, dtypes) for group in groups for t in group)
     where: dict[str, str] = {}
     try:

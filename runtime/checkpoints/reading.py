@@ -106,11 +106,14 @@ def resumed(found: Checkpoint, program: Program) -> dict[str, Array]:
     return found.arrays()
 
 
-def taken(found: WeightSource, program: Program) -> dict[str, Array]:
+def taken(found: WeightSource, program: Program, others: tuple[Role, ...] = ()) -> dict[str, Array]:
     """What a program takes of a checkpoint that another one may have made: all weights and states that it has, but for
-    counters and states of an optimizer that are not there. Raises ParcError: E0772 where they do not fit, E0771."""
+    counters and states of an optimizer that are not there; others: further roles that may begin as declared.
+
+    Raises ParcError: E0772 where they do not fit, E0771.
+    """
     return found.arrays(
-        fitting_names(found.manifest, program, found.folder, (Role.COUNTER, Role.OPTIMIZER, *found.without))
+        fitting_names(found.manifest, program, found.folder, (Role.COUNTER, Role.OPTIMIZER, *found.without, *others))
     )
 
 

@@ -176,9 +176,9 @@ def read_shard(path: Path, file: SavedFile, tensors: dict[str, SavedTensor]) -> 
     content = np.empty(file.bytes, np.uint8)
     view = content.data
     _through(path, file, lambda at: view[at : at + CHUNK])
-    _check_header(path, file, tensors, content[: _begin(content[:8].tobytes())].tobytes())
+    begins = _offsets(path, file, tensors, content[: _begin(content[:8].tobytes())].tobytes())
     found = []
-    for (name, spans), at in zip(file.parts, offsets(path, file, tensors), strict=True):
+    for (name, spans), at in zip(file.parts, begins, strict=True):
         stored = STORED[tensors[name].dtype]
         part = np.frombuffer(content, stored, elements(spans), at).reshape([high - low for low, high in spans])
         found.append(part)
@@ -202,13 +202,15 @@ def check_shard(path: Path, file: SavedFile, tensors: dict[str, SavedTensor]) ->
             head.extend(block)
 
     _through(path, file, buffer, keep)
-    _check_header(path, file, tensors, bytes(head[: _begin(bytes(head[:8]))]))
-    return offsets(path, file, tensors)
+    return _offsets(path, file, tensors, bytes(head[: _begin(bytes(head[:8]))]))
 
 
-def offsets(path: Path, file: SavedFile, tensors: dict[str, SavedTensor]) -> list[int]:
-    """Where each part of a file begins. Raises ParcError: E0771 where they need another number of bytes than it has."""
-    at = len(header(file.parts, tensors))
+def _offsets(path: Path, file: SavedFile, tensors: dict[str, SavedTensor], there: bytes) -> list[int]:
+    """Where each part of a file begins. there: its header. Raises ParcError: E0771 where that is another one than its
+    parts have, or they need another number of bytes than it has."""
+    if there != header(file.parts, tensors):
+        raise damaged(path, "its header is not that of the parts that the manifest lists")
+    at = len(there)
     found = []
     for name, spans in file.parts:
         found.append(at)
@@ -220,11 +222,6 @@ def offsets(path: Path, file: SavedFile, tensors: dict[str, SavedTensor]) -> lis
 
 def _begin(start: bytes) -> int:
     return 8 + int.from_bytes(start, "little")
-
-
-def _check_header(path: Path, file: SavedFile, tensors: dict[str, SavedTensor], there: bytes) -> None:
-    if there != header(file.parts, tensors):
-        raise damaged(path, "its header is not that of the parts that the manifest lists")
 
 
 def _check_size(path: Path, file: SavedFile) -> None:
