@@ -18,12 +18,14 @@ from compiler.walk import bodies, graph_values
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Source, Span
-from parc.certifying.counting import FIELDS, IN_TURN, SpaceTally, StatedSpace, count, group, stated_space
+from parc.certifying.counting import FIELDS, StatedSpace, stated_space
 from parc.certifying.floors import Floors, numbers
+from parc.certifying.layers import LayerTable, stated_layers
 from parc.certifying.stated import StatedPart, Unfounded, alike
+from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.price import price
 
-FORMAT = 1
+FORMAT = 2
 
 MOST = 64
 """Choices of one kind that a space has at most."""
@@ -64,9 +66,14 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
     if minimise not in ("step", "memory"):
         raise Unfounded("`minimise` is neither `step` nor `memory`")
     space, floors = _space(stated, serial)
-    tried, values = _priced(stated, serial, space, floors, minimise)
+
+    def build(mesh: Mapping[str, int], m: int, rules: Mapping[str, Any]) -> Strategy:
+        return strategy_of(mesh, m, rules, space, stated)
+
+    layers = LayerTable(space, stated_layers(stated, serial, space, build))
+    tried, values = _priced(stated, serial, space, minimise)
     best = _best(stated, own, values)
-    tally = count(space, floors, minimise, best, tried)
+    tally = Tallied(space, floors, layers, minimise, best, tried).count()
     _counts(stated, tally, values, best)
     plan = price(own)
     return Certified(
@@ -97,7 +104,7 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
     if batch not in ("", *first):
         raise Unfounded(f"{of.path}.batch.dim is not the first dim of the first input")
     try:
-        model, links = numbers(job, batch, layers, len(loops), rows, scopes)
+        model, links = numbers(job, batch, layers, [label.text() for label, _ in loops], rows, scopes)
     except ParcError as error:
         raise Unfounded(f"{of.path}.recompute: {error}") from None
     for part, found in (("work", model), ("cluster", links)):
@@ -113,16 +120,16 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
     of["sizes"].be(sizes)
     of["batch"]["size"].be(sizes.get(batch, 1))
     space = stated_space(of, cluster.devices, links["domains"])
-    return space, Floors(model, links, cluster.devices, space.layers)
+    return space, Floors(model, links, cluster.devices, space.layers, len(loops))
 
 
 def _priced(
-    stated: StatedPart, job: Job, space: StatedSpace, floors: Floors, minimise: str
-) -> tuple[Mapping[Any, int], list[tuple[str, float | None]]]:
-    """What was tried, each priced again: how many by what bounds depend on, and of each what is minimised, or why it
-    has no such value (a code, or "unfit")."""
+    stated: StatedPart, job: Job, space: StatedSpace, minimise: str
+) -> tuple[set[Any], list[tuple[str, float | None]]]:
+    """What was tried, each priced again; and of each what is minimised, or why it has no such value (a code, or
+    "unfit")."""
     assert job.cluster is not None
-    groups: dict[Any, int] = {}
+    tried: set[Any] = set()
     values: list[tuple[str, float | None]] = []
     seen = set()
     for entry in stated["tried"].each():
@@ -130,7 +137,7 @@ def _priced(
         if (key := repr(entry_key(entry))) in seen:
             raise Unfounded(f"{entry.path} was tried before")
         seen.add(key)
-        strategy = strategy_of(entry, mesh, m, rules, space, stated)
+        strategy = strategy_of(mesh, m, rules, space, stated)
         try:
             found = price(replace(job, strategy=strategy))
         except ParcError as error:
@@ -144,9 +151,10 @@ def _priced(
             values.append(("", value) if found.fits else ("unfit", None))
         order = [space.kind(axis) for axis in mesh]
         first = order[0] if {"stages", "data"} <= set(order) else ""
-        g = group(mesh, m, first, rules["zero"], rules["recompute"], rules["schedule"] in IN_TURN)
-        groups[g] = groups.get(g, 0) + 1
-    return groups, values
+        schedule = rules["schedule"], rules["chunks"]
+        choices = (rules["zero"], rules["recompute"], schedule, rules["along"], rules["heads"], rules["rows"])
+        tried.add(candidate(mesh, m, first, *choices))
+    return tried, values
 
 
 def entry_key(entry: StatedPart) -> list[Any]:
@@ -180,7 +188,7 @@ def _choices(entry: StatedPart, space: StatedSpace) -> tuple[dict[str, int], int
 
 
 def strategy_of(
-    entry: StatedPart, mesh: Mapping[str, int], m: int, rules: Mapping[str, Any], space: StatedSpace, stated: StatedPart
+    mesh: Mapping[str, int], m: int, rules: Mapping[str, Any], space: StatedSpace, stated: StatedPart
 ) -> Strategy:
     """The rules that a candidate's choices stand for (docs/plan.md); each stands at a place of its own."""
     place = iter([Span("<certificate>", n, n + 1) for n in range(3 * len(mesh) + 64)])

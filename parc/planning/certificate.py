@@ -8,12 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from dsl.printable import printable
+from parc.planning.layer_work import LayerWork
+from parc.planning.layers import LayerKind
 from parc.planning.planning import Planned
 from parc.planning.search import PricedPlan
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
-FORMAT = 1
+FORMAT = 2
 
 
 def certificate(planned: Planned, keep: int) -> dict[str, Any]:
@@ -48,6 +50,7 @@ def certificate(planned: Planned, keep: int) -> dict[str, Any]:
         },
         "work": asdict(bounds.model),
         "cluster": asdict(bounds.cluster),
+        "layers": [layer_json(kind, of) for kind, works in found.layers.items() for of in works],
         "counts": {
             "discarded_by_number": found.counts.numbers,
             "too_large": found.counts.too_large,
@@ -63,6 +66,15 @@ def certificate(planned: Planned, keep: int) -> dict[str, Any]:
         "gap": found.gap,
         "proved": bool(found.fitting) and found.least is None,
         "seconds": found.seconds,
+    }
+
+
+def layer_json(kind: LayerKind, of: LayerWork) -> dict[str, Any]:
+    """What layers of a kind take of a device, and the strategy by which that was found."""
+    return {
+        "inside": [[printable(name), size] for name, size in kind.inside],
+        **{k: getattr(kind, k) for k in ("recompute", "along", "heads", "tables")},
+        **asdict(of),
     }
 
 

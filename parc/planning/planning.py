@@ -46,7 +46,7 @@ def plan(
     scopes = recomputes(job, split)
     cluster = cluster_work(job)
     space = PlanSpace(job.cluster.devices, split, split.sizes.get(split.batch, 1), scopes, cluster.domains)
-    bounds = LowerBounds(model_work(job, split, scopes), cluster, space.devices, split.layers)
+    bounds = LowerBounds(model_work(job, split, scopes), cluster, space.devices, split.layers, len(split.loops))
     found = Search(space, bounds, StrategyPricer(job), minimise, told).run(within)
     return Planned(job, space, bounds, found, minimise)
 

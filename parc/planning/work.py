@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import log2, prod
 
@@ -14,7 +15,7 @@ from compiler.cost.price.compute import launches
 from compiler.cost.price.machine import Machine, machine
 from compiler.driver import compile_job
 from compiler.graph import ITEMSIZE
-from compiler.model import Cluster, Job
+from compiler.model import Cluster, Job, Weight
 from compiler.program import FunctionPhase
 from compiler.strategy import SERIAL, RecomputeRule
 from dsl.data import dataclass
@@ -33,7 +34,7 @@ class ModelWork:
     update: seconds of the optimizer; fixed: seconds of a step that no split makes shorter
     activations: bytes besides weights and states that the serial program needs for the whole batch; for guesses alone
     parameters: that are trained, and have gradients as large as they are; stored, moments: bytes of all trained
-        weights as the optimizer has them, and of its states
+        weights as the optimizer has them, and of its states; loop_…: of those, what the loops at the top have
     """
 
     passes: tuple[float, ...]
@@ -46,6 +47,9 @@ class ModelWork:
     parameters: int
     stored: int
     moments: int
+    loop_parameters: int
+    loop_stored: int
+    loop_moments: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class ClusterWork:
     copy: float
     gradient: float
     stored: int
+    reserve: float
 
 
 def model_work(job: Job, split: Splittable, recomputes: tuple[tuple[str, ...], ...]) -> ModelWork:
@@ -91,18 +96,22 @@ def model_work(job: Job, split: Splittable, recomputes: tuple[tuple[str, ...], .
         host.append(total.dispatched * cal.host)
         fullest = Systems(compiled, found).fullest
         activations.append(fullest.turning)
-    dense = [w for w in job.model.trained if not set(w.value.type.names) & set(split.rows)]
-    names = {w.name for w in job.model.trained}
+    labels = {label for label, _ in split.loops}
+    trained = job.model.trained
+    kept = _kept(job, split, trained)
+    looped = _kept(job, split, [w for w in trained if labels & {*w.loops}])
     return ModelWork(
-        tuple(passes),
-        tuple(loop),
-        tuple(launched),
-        tuple(host),
-        update,
-        cal.fixed,
-        tuple(activations),
+        tuple(passes), tuple(loop), tuple(launched), tuple(host), update, cal.fixed, tuple(activations), *kept, *looped
+    )
+
+
+def _kept(job: Job, split: Splittable, weights: Sequence[Weight]) -> tuple[int, int, int]:
+    """Elements that have gradients as large as they are, bytes of the weights, and of the optimizer's states."""
+    dense = [w for w in weights if not set(w.value.type.names) & set(split.rows)]
+    names = {w.name for w in weights}
+    return (
         sum(prod(w.value.type.shape) for w in dense),
-        sum(w.value.type.bytes for w in job.model.trained),
+        sum(w.value.type.bytes for w in weights),
         sum(s.value.type.bytes for u in job.updates if u.weight in names for s in u.states),
     )
 
@@ -183,6 +192,7 @@ def cluster_work(job: Job) -> ClusterWork:
         (of.copy if narrow == 2 else narrow) if mixed else stored,
         (each if narrow == 2 else stored) if mixed else stored,
         stored if mixed else 0,
+        of.reserve,
     )
 
 

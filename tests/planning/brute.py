@@ -23,7 +23,7 @@ def space_of(job: Job) -> tuple[PlanSpace, LowerBounds]:
     scopes, cluster = recomputes(job, split), cluster_work(job)
     assert job.cluster is not None
     space = PlanSpace(job.cluster.devices, split, split.sizes[split.batch], scopes, cluster.domains)
-    return space, LowerBounds(model_work(job, split, scopes), cluster, space.devices, split.layers)
+    return space, LowerBounds(model_work(job, split, scopes), cluster, space.devices, split.layers, len(split.loops))
 
 
 def candidates(space: PlanSpace) -> Iterator[PlanChoice]:
