@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
-from math import gcd
+from math import gcd, prod
 from typing import Any
 
 from compiler.evaluate import evaluate_file
@@ -29,6 +29,12 @@ FORMAT = 2
 
 MOST = 64
 """Choices of one kind that a space has at most."""
+
+WITHOUT = (
+    *("cuts by hand", "places for branches", "offload", "implementations", "other batch sizes"),
+    "rules for parts of a model",
+)
+"""What no strategy of such a space has, whatever the certificate chooses among the rest."""
 
 CLASSES = ("optimizer", "gradients", "weights")
 
@@ -112,6 +118,7 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
             stated[part][key].be(list(value) if isinstance(value, list) else value)
         if extra := sorted(stated[part].items().keys() - found.keys()):
             raise Unfounded(f"{part} has `{extra[0]}`, which no bound asks for")
+    of["without"].be(list(WITHOUT))
     sizes: dict[str, int] = {}
     types: list[Type] = [v.type for g in bodies(job.model.graph) for v in graph_values(g)]
     for type in (*types, *(w.value.type for w in job.model.weights)):
@@ -120,7 +127,9 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
     of["sizes"].be(sizes)
     of["batch"]["size"].be(sizes.get(batch, 1))
     space = stated_space(of, cluster.devices, links["domains"])
-    return space, Floors(model, links, cluster.devices, space.layers, len(loops))
+    positions = space.batch * prod(sizes[d] for d in space.splits["positions"])
+    narrowest = min((sizes[d] for d in space.splits["inner"]), default=positions)
+    return space, Floors(model, links, cluster.devices, space.layers, len(loops), positions, narrowest)
 
 
 def _priced(

@@ -35,11 +35,12 @@ def numbers(
     cal = of_cluster(cluster)
     late = 1 + cal.jitter * log2(ceil(cluster.devices / cluster.levels[0].count))
     lists: dict[str, list[Any]] = {k: [] for k in ("passes", "loop", "launches", "host", "activations")}
-    update = 0.0
+    update, first = 0.0, None
     for scopes in choices:
         strategy = replace(SERIAL, recomputes=tuple(map(RecomputeRule, scopes)), microbatch_dim=batch or None)
         compiled = compile_job(replace(job, strategy=strategy))
         of, found = machine(compiled.program, cluster), features(compiled.program)
+        first = first or compiled.training
         work = inside = launched = dispatched = 0.0
         update = 0.0
         for key, part in found.parts[0].items():
@@ -76,6 +77,9 @@ def numbers(
         model[f"{prefix}parameters"] = sum(map(prod, dense))
         model[f"{prefix}stored"] = sum(w.value.type.bytes for w in weights)
         model[f"{prefix}moments"] = sum(s.value.type.bytes for w in weights for s in of_states.get(w.name, ()))
+    read = {v.name for v in first.backward.inputs} if first is not None else set()
+    again = [w.value for w in job.model.weights if w.trained and {*w.loops} & {*loops} and w.name in read]
+    model["again"] = sum(prod(v.type.shape) for v in again if not {*v.type.names} & {*rows})
     return model, _cluster(job)
 
 
@@ -122,9 +126,18 @@ class Floors:
     """Lower bounds, from the numbers of a certificate that were found to be right."""
 
     def __init__(
-        self, model: dict[str, Any], cluster: dict[str, Any], devices: int, layers: int, loops: int = 1
+        self,
+        model: dict[str, Any],
+        cluster: dict[str, Any],
+        devices: int,
+        layers: int,
+        loops: int,
+        positions: int,
+        narrowest: int,
     ) -> None:
+        """positions: of the whole batch; narrowest: the smallest dim that inner axes split."""
         self.model, self.cluster, self.devices, self.layers, self.loops = model, cluster, devices, layers, loops
+        self.positions, self.narrowest = positions, narrowest
         self.seconds = cache(self._seconds)
         self.bytes = cache(self._bytes)
         self.messages = cache(self._messages)
@@ -145,8 +158,12 @@ class Floors:
         """Of a step. stride: from one replica to the next; in_turn: stages wait for the first to come back; known: what
         a micro-batch takes of the stages together."""
         model, each = self.model, 1 / self.devices
-        work, launched = model["passes"][again] * each, model["launches"][again]
-        busy = max(work + launched * m / stages, model["host"][again] * m / stages)
+        work, launched, host = model["passes"][again] * each, model["launches"][again], model["host"][again]
+        least_rows = self.positions * stages / (m * self.devices)  # that a product has, if all axes split them
+        least_columns = self.narrowest * stages * replicas / self.devices
+        if min(least_rows, least_columns) < 2:  # then kernels may be fewer: a product with a vector joins others
+            launched = host = 0.0
+        busy = max(work + launched * m / stages, host * m / stages)
         idle = busy
         if stages > 1:
             idle = max(idle, model["loop"][again] * each * stages * ceil(self.layers / stages))
@@ -163,7 +180,7 @@ class Floors:
             (0.0, 2 * reduce),
             (0.0, reduce + gather),
             (m * reduce, gather),
-            (m * (reduce + gather), 0.0),
+            (m * (reduce + gather + self.messages(model["again"] * replicas * each, replicas, stride)[1]), 0.0),
         ][zero]
         return float(max(idle, max(busy, beside) + max(0.0, behind - hides)) + last)
 
@@ -217,7 +234,11 @@ class Floors:
         # each pass lasts until what goes beside it is over, and a layer's share of that goes with the layer
         per_stage = self.model["loop_parameters"] * stages * replicas / self.devices
         reduce, gather = self.messages(per_stage, replicas, stride)
-        passes = {"forward": max(layer["forward"], gather * (zero == 3)), "backward": max(layer["backward"], reduce)}
+        _, once_more = self.messages(self.model["again"] * stages * replicas / self.devices, replicas, stride)
+        if zero == 2:
+            gather = once_more = 0.0
+        back = reduce + once_more
+        passes = {"forward": max(layer["forward"], gather), "backward": max(layer["backward"], back)}
         beside = {**layer, **passes, "rest": 0.0, "tail": 0.0}
         return max(found, self._row(*numbers, beside, sum(passes.values()) + layer["added"]))
 

@@ -27,6 +27,7 @@ from compiler.origin import Role
 from compiler.program import FunctionPhase
 from compiler.strategy import Strategy
 from dsl.data import dataclass
+from dsl.diagnostics import ParcError
 from parc.certifying.counting import StatedSpace
 from parc.certifying.stated import StatedPart, Unfounded
 
@@ -41,7 +42,8 @@ Build = Callable[[Mapping[str, int], int, Mapping[str, Any]], Strategy]
 @dataclass(frozen=True, slots=True)
 class StatedLayer:
     """An entry that was found to be right. rows: of the batch on a device; rules: along, heads, tables; single: of one
-    micro-batch; whole: gradients were not sharded; exact: it holds for these rows alone; numbers: seconds, and bytes."""
+    micro-batch; whole: gradients were not sharded; exact: it holds for these rows alone; numbers: seconds, and bytes.
+    """
 
     inside: Mapping[str, int]
     again: int
@@ -60,8 +62,8 @@ def stated_layers(stated: StatedPart, job: Job, space: StatedSpace, build: Build
     for entry in stated["layers"].each():
         inside: dict[str, int] = {}
         for pair in entry["inside"].each():
-            name, size = pair.pair()
-            inside[name.text()] = size.whole(2)
+            axis, size = pair.pair()
+            inside[axis.text()] = size.whole(2)
         names = [name for name, _, _ in space.axes]
         if list(inside) != [n for n in names if n in inside] or any(
             space.kind(n) in ("stages", "data") for n in inside
@@ -70,8 +72,10 @@ def stated_layers(stated: StatedPart, job: Job, space: StatedSpace, build: Build
         rows, replicas = entry["rows"].whole(1), entry["replicas"].whole(1)
         again = entry["recompute"].whole()
         along, heads, tables = entry["along"].text(), entry["heads"].truth(), entry["tables"].truth()
-        data = {next(n for n in names if space.kind(n) == "data"): replicas} if replicas > 1 else {}
-        mesh = {**data, **inside}
+        data = [n for n in names if space.kind(n) == "data"]
+        if replicas > 1 and not data:
+            raise Unfounded(f"{entry.path}.replicas is {replicas}, but no axis splits data")
+        mesh = {data[0]: replicas, **inside} if replicas > 1 else inside
         shares = rows * replicas * space.of_kind(mesh, "experts")
         _, can = space.choices(mesh)
         legal = again < len(space.recomputes) and along in can["along"] and heads in can["heads"]
@@ -90,7 +94,10 @@ def stated_layers(stated: StatedPart, job: Job, space: StatedSpace, build: Build
         zero = 2 if not whole and any(space.kind(n) in DATA_LIKE for n in mesh) else 0
         rules = {"zero": zero, "recompute": again, "schedule": "", "chunks": 1, "along": along, "heads": heads}
         strategy = build(mesh, space.batch // shares, {**rules, "rows": tables})
-        numbers, single, exact = _measure(job, space, strategy, whole)
+        try:
+            numbers, single, exact = _measure(job, space, strategy, whole)
+        except ParcError as error:
+            raise Unfounded(f"{entry.path} cannot be: {error}") from None
         for name in NUMBERS:
             entry[name].be(numbers[name])
         entry["single"].be(single)

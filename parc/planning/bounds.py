@@ -6,7 +6,7 @@ Time. All devices together do the work of the serial program, so that one of the
     passes / N + launches * micro-batches / stages + update + messages of gradients and weights
 
 - kernels take their launches, and a device's passes as long as the host needs to dispatch them, per micro-batch
-  (what a stage sends may be ready before that)
+  (what a stage sends may be ready before that), where no product becomes one with a vector, which others join
 - of p stages that run m micro-batches one after the other (1F1B, GPipe), stage k begins when the first micro-batch has
   gone through those before it, and these end when the last has come back: with t of a micro-batch through all, the
   slowest takes at least t / (1 - (1 - 1/m)^p), however they are cut (what weights make of the p inequalities
@@ -14,7 +14,7 @@ Time. All devices together do the work of the serial program, so that one of the
 - gradients: (d-1)/d of a device's share goes over the link of each level that the axis of data spans, once to be
   reduced and once as weights (or sums) come back; what systems hide beside a pass is taken off. From ZeRO-2 on they are
   reduced as they come, beside the passes, m times: then the longer of both counts; from ZeRO-3 on weights are gathered
-  for each micro-batch as well.
+  for each micro-batch as well, and once more for the backward pass where that reads them.
 
 Memory. Weights, gradients and the optimizer's states, evenly over all devices that may share them, and the driver's.
 """
@@ -25,13 +25,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
+from math import prod
 
 from compiler.passes.cuts import divided
 from compiler.schedules.actions import Turn, interleaved_ahead
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
 from parc.planning.layer_work import LayerWork
-from parc.planning.space import DATA, STAGES, PlanChoice
+from parc.planning.space import DATA, STAGES, PlanChoice, PlanSpace
 from parc.planning.work import ClusterWork, ModelWork
 
 IN_TURN = ("gpipe", "one_f_one_b")
@@ -44,7 +45,7 @@ SURE = 1 - 1e-9
 @dataclass(frozen=True, slots=True)
 class LowerBounds:
     """Lower bounds of a job's strategies on so many devices. loops: from how many loops stages are cut, layers: their
-    iterations.
+    iterations; positions: of the whole batch; narrowest: the smallest dim that inner axes split.
 
     layer: what the layers of a micro-batch are known to take (`layers`), of any candidate that has such: then most that
     is left out is which stage has what is in no loop, and how long what stages send each other is on its way.
@@ -55,6 +56,8 @@ class LowerBounds:
     devices: int
     layers: int
     loops: int = 1
+    positions: int = 0
+    narrowest: int = 0
 
     def seconds(self, of: PlanChoice, layer: LayerWork | None = None) -> float:
         """Of a step."""
@@ -71,13 +74,19 @@ class LowerBounds:
             row = max(row, self.row(*numbers, slower, slower.both))
         return max(plain, row * SURE)
 
+    def apart(self, stages: int, data: int, m: int) -> bool:
+        """Whether each product is a kernel of its own, however it is split: a matrix times a vector is not."""
+        each = self.devices // stages
+        return self.positions >= 2 * m * each and self.narrowest >= 2 * (each // data)
+
     def sharded(self, p: int, d: int, stride: int, zero: int, layer: LayerWork) -> LayerWork:
         """The same with what goes beside each pass, all of which ends with the pass: gradients beside the backward
-        pass, weights beside the forward pass (and beside the backward pass, which is not counted). Of the loops alone,
-        for there is time for it beside the rest as well."""
+        pass, weights beside each. Of the loops alone, for there is time for it beside the rest as well."""
         reduced, gathered = self.messages(self.model.loop_parameters * p * d / self.devices, d, stride)
         forward = max(layer.forward, gathered if zero == 3 else 0.0)
-        return replace(layer, forward=forward, backward=max(layer.backward, reduced), rest=0.0, tail=0.0)
+        _, again = self.messages(self.model.again * p * d / self.devices, d, stride)
+        backward = max(layer.backward, reduced + (again if zero == 3 else 0.0))
+        return replace(layer, forward=forward, backward=backward, rest=0.0, tail=0.0)
 
     def of(
         self,
@@ -94,8 +103,9 @@ class LowerBounds:
         data."""
         model, cluster, n = self.model, self.cluster, self.devices
         work = model.passes[again] / n
-        through = work / m * stages + model.launches[again]  # of a micro-batch, through all stages
-        share = m / stages * max(through, model.host[again])
+        apart = self.apart(stages, data, m)
+        through = work / m * stages + apart * model.launches[again]  # of a micro-batch, through all stages
+        share = m / stages * max(through, apart * model.host[again])
         passes = [share]
         if stages > 1 and model.loop[again]:
             passes.append(model.loop[again] * -(-self.layers // stages) * stages / n)
@@ -109,7 +119,8 @@ class LowerBounds:
         if zero < 2:
             messages = reduced + (gathered if zero else reduced)
             return max(least, share + max(0.0, messages - cluster.hidden * share / m)) + update
-        beside = m * (reduced + (gathered if zero == 3 else 0.0))
+        _, again = self.messages(model.again / (n // data), data, stride)
+        beside = m * (reduced + (gathered + again if zero == 3 else 0.0))
         behind = gathered if zero == 2 else 0.0
         return max(least, max(share, beside) + max(0.0, behind - cluster.hidden * share / m)) + update
 
@@ -118,7 +129,7 @@ class LowerBounds:
         d, at = replicas(of)
         reduced, gathered = self.messages(self.model.parameters / (self.devices // d), d, at)
         zero = of.rules.zero
-        return of.mesh.microbatches * (reduced + (gathered if zero == 3 else 0.0)) if zero >= 2 else 0.0
+        return of.mesh.microbatches * (reduced + (2 * gathered if zero == 3 else 0.0)) if zero >= 2 else 0.0
 
     def through(self, stages: int, m: int, again: int, layer: LayerWork) -> float:
         """Seconds of a micro-batch's way through all stages, of devices that share a layer. What is in no loop is known
@@ -271,3 +282,11 @@ def spans(members: int, stride: int, domains: Sequence[int]) -> list[int]:
     if members > below:
         found[-1] *= -(-members // below)
     return found
+
+
+def lower_bounds(space: PlanSpace, model: ModelWork, cluster: ClusterWork) -> LowerBounds:
+    """Of a job's strategies in a space."""
+    split = space.split
+    positions = space.batch * prod(split.sizes[d] for d in split.positions)
+    narrowest = min((split.sizes[d] for d in split.inner), default=positions)
+    return LowerBounds(model, cluster, space.devices, split.layers, len(split.loops), positions, narrowest)

@@ -17,6 +17,16 @@ from parc.planning.written import lines_of
 
 FORMAT = 2
 
+UNSEARCHED = (
+    "cuts by hand",
+    "places for branches",
+    "offload",
+    "implementations",
+    "other batch sizes",
+    "rules for parts of a model",
+)
+"""What strategies may have and none of the space has: nothing is said of such."""
+
 
 def certificate(planned: Planned, keep: int) -> dict[str, Any]:
     """Plain values: seconds, bytes, numbers of candidates. keep: so many of the best are told in full."""
@@ -47,6 +57,7 @@ def certificate(planned: Planned, keep: int) -> dict[str, Any]:
             "schedules": [list(s) for s in SCHEDULES] if split.loops else [],
             "zero": list(ZERO),
             "total": space.total,
+            "without": list(UNSEARCHED),
         },
         "work": asdict(bounds.model),
         "cluster": asdict(bounds.cluster),

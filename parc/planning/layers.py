@@ -204,9 +204,9 @@ class Layers:
             exact = exact or (self.cal.ring > 0 and any(_beside(node) for node, _ in part.each()))
         forward, backward = looped.get(FORWARD, 0), looped.get(BACKWARD, 0)
         saved = self._saved(replace(compiled, program=program), found)
-        seconds = (ps / PICOSECONDS for ps in (forward, backward, rest, tail))
+        times = (forward / PICOSECONDS, backward / PICOSECONDS, rest / PICOSECONDS, tail / PICOSECONDS)
         added = self._added(bodies[BACKWARD], program) if whole and BACKWARD in bodies else 0.0
-        return LayerWork(rows, replicas, *seconds, float(saved), added, program.microbatches == 1, whole, exact)
+        return LayerWork(rows, replicas, *times, float(saved), added, program.microbatches == 1, whole, exact)
 
     def _added(self, function: Function, program: Program) -> float:
         """Seconds in which the gradients of the loops' weights are added to those of other micro-batches: all that is

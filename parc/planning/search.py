@@ -169,12 +169,12 @@ class Search:
         self.number = 0
 
     def run(self, within: float | None = None) -> Found:
-        """Search until nothing is left, for so many seconds at most, or until interrupted."""
+        """Search until nothing is left, for so many seconds (and until a price is known), or until interrupted."""
         began, interrupted = monotonic(), False
         try:
             self._fill()
             while (entry := self._next()) is not None:
-                if within is not None and monotonic() - began > within:
+                if within is not None and self.tried and monotonic() - began > within:
                     self._push(entry)
                     break
                 self._take(entry)

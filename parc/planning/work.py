@@ -34,7 +34,8 @@ class ModelWork:
     update: seconds of the optimizer; fixed: seconds of a step that no split makes shorter
     activations: bytes besides weights and states that the serial program needs for the whole batch; for guesses alone
     parameters: that are trained, and have gradients as large as they are; stored, moments: bytes of all trained
-        weights as the optimizer has them, and of its states; loop_…: of those, what the loops at the top have
+        weights as the optimizer has them, and of its states; loop_…: of those, what the loops at the top have; again:
+        of the loops' parameters those that the backward pass reads, too
     """
 
     passes: tuple[float, ...]
@@ -50,6 +51,7 @@ class ModelWork:
     loop_parameters: int
     loop_stored: int
     loop_moments: int
+    again: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def model_work(job: Job, split: Splittable, recomputes: tuple[tuple[str, ...], .
     assert job.cluster is not None
     cal = of_cluster(job.cluster)
     passes, loop, launched, host, activations = [], [], [], [], []
-    update = 0.0
+    update, read = 0.0, set[str]()
     servers = -(-job.cluster.devices // job.cluster.levels[0].count)
     late = 1 + cal.jitter * log2(servers)
     for scopes in recomputes:
@@ -84,6 +86,7 @@ def model_work(job: Job, split: Splittable, recomputes: tuple[tuple[str, ...], .
         compiled = compile_job(replace(job, strategy=serial))
         of = machine(compiled.program, job.cluster)
         found = features(compiled.program)
+        read = read or {v.name for v in compiled.training.backward.inputs}
         total = _NOTHING
         for key, part in found.parts[0].items():
             if key[0] is FunctionPhase.UPDATE:
@@ -99,9 +102,20 @@ def model_work(job: Job, split: Splittable, recomputes: tuple[tuple[str, ...], .
     labels = {label for label, _ in split.loops}
     trained = job.model.trained
     kept = _kept(job, split, trained)
-    looped = _kept(job, split, [w for w in trained if labels & {*w.loops}])
+    loops = [w for w in trained if labels & {*w.loops}]
+    looped = _kept(job, split, loops)
+    again, *_ = _kept(job, split, [w for w in loops if w.name in read])
     return ModelWork(
-        tuple(passes), tuple(loop), tuple(launched), tuple(host), update, cal.fixed, tuple(activations), *kept, *looped
+        tuple(passes),
+        tuple(loop),
+        tuple(launched),
+        tuple(host),
+        update,
+        cal.fixed,
+        tuple(activations),
+        *kept,
+        *looped,
+        again,
     )
 
 
