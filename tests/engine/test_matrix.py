@@ -34,7 +34,7 @@ def test_single_tactics(pool: ProcessPool) -> None:
 
 
 def test_some_pairs(pool: ProcessPool) -> None:
-    judged(pool, spread(cells(2), 40, 3))
+    judged(pool, spread(cells(2), 90, 3))
 
 
 @pytest.mark.nightly
