@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Protocol
 
 from compiler.graph import Builder, Dim, Graph, Node, Type, Value
-from compiler.incremental import rings
+from compiler.incremental import experts, rings
 from compiler.incremental.demand import ALL, Demand, only_new
 from compiler.incremental.reach import Analysis
 from compiler.incremental.refusals import no_form
-from compiler.incremental.windows import Windows
+from compiler.incremental.windows import Lookback
 from compiler.model import Init
 from compiler.ops.base import ByOp, Loop, Op, OpError
 from compiler.ops.contract import Contract
@@ -59,7 +59,7 @@ class Increment:
     def __init__(
         self,
         analysis: Analysis,
-        windows: Windows,
+        windows: Lookback,
         new: Dim,
         around: Surroundings,
         graph: Graph,
@@ -87,6 +87,8 @@ class Increment:
         bound = self.analysis.of(v).bound & set(self.positions.of(v))
         if not bound:
             return ALL
+        if (dispatch := self.analysis.seated.get(v)) is not None:
+            return Demand(seats=frozenset((n, dispatch.room(self.length)) for n in bound))
         return only_new(self.positions.dim if self.positions.dim in bound else min(bound))
 
     def need(self, v: Value, demand: Demand) -> Value:
@@ -116,7 +118,11 @@ class Increment:
         node, k = self.made.get(v, (None, 0))
         if node is None and self.around.gives(v, demand):
             return self.around.source(v, demand)
-        if bound and demand.dims <= bound and not demand.new and len(bound) == 1:
+        if v in self.analysis.seated and not demand.seats:
+            raise no_form(v, node, self.positions)
+        if node is not None and node in self.analysis.dispatches:
+            return experts.copies(self, self.analysis.dispatches[node], demand)
+        if bound and demand.dims <= bound and not demand.new and not demand.seats and len(bound) == 1:
             return self._kept(v, next(iter(bound)), demand)
         if node is None or (demand and not bound and not self._apart(node, demand)):
             if demand and demand.new.isdisjoint(bound) and not demand.dims <= bound:
@@ -144,10 +150,15 @@ class Increment:
             loop for loop in loops if loop.kind == "pass" and not demand.new.isdisjoint(n or "" for n in loop.outs)
         ]
         near = [(loop, count) for loop in loops if (count := self._near(node, loop, demand)) is not None]
-        operands = []
+        room, operands = dict(demand.seats), []
+        seats = [loop for loop in loops if loop.kind == "pass" and not loop.placed]
         for i, x in enumerate(node.inputs):
             names = frozenset(n for loop in asked if (n := loop.ins[i]) is not None)
-            form = Demand(names, frozenset((n, count) for loop, count in near if (n := loop.ins[i]) is not None))
+            form = Demand(
+                names,
+                frozenset((n, count) for loop, count in near if (n := loop.ins[i]) is not None),
+                frozenset((n, room[d]) for loop in seats for d in loop.outs if d in room and (n := loop.ins[i])),
+            )
             moving = self.analysis.of(node.outputs[0]).bound
             operands.append(self.once(x) if moving and not form else self.need(x, form))
         op = self._called(node, demand, asked)
@@ -219,7 +230,7 @@ class Increment:
         return op
 
     def _resized(self, dims: tuple[Dim, ...], new: set[str], demand: Demand) -> tuple[Dim, ...]:
-        form = Demand(frozenset(new), demand.last)
+        form = replace(demand, new=frozenset(new))
         return form.resized(Type("bool", dims), self.new, self.near).dims
 
     # --- positions ---
@@ -243,7 +254,7 @@ class Increment:
         bound = self.analysis.of(v).bound
         found = self.need(v, demand.among(bound))
         names = demand.resized(v.type, self.new, self.near).names
-        if len(demand.new) > 1:
+        if len(demand.new) > 1 or demand.seats:
             raise no_form(v, None, self.positions)
         for dim, count in sorted(demand.last):
             if dim not in bound:
@@ -334,6 +345,8 @@ def _iota(c: Increment, node: Node, k: int, demand: Demand) -> Value:
     assert isinstance(node.op, Iota)
     if not demand:
         return c.by_op(node, k, demand)
+    if demand.seats:
+        raise no_form(node.output, node, c.positions)
     if demand.last:
         ((dim, count),) = demand.last
         if not node.inputs:
@@ -345,3 +358,11 @@ def _iota(c: Increment, node: Node, k: int, demand: Demand) -> Value:
     first = c.add(Map("add", (None, None)), c.need(node.inputs[0], ALL), c.around.pos(), like=node.output)
     (value,) = c.emit(Iota(c.new), [first], node, demand)
     return value
+
+
+@RULES.of(Take, ScatterAdd)
+def _by_number(c: Increment, node: Node, k: int, demand: Demand) -> Value:
+    """Rows by an index: to the seats of experts, and back."""
+    if node.inputs[1] not in c.analysis.numbers:
+        return c.by_op(node, k, demand)
+    return (experts.take if isinstance(node.op, Take) else experts.back)(c, node, demand)

@@ -12,7 +12,7 @@ from compiler.incremental.demand import Demand
 from compiler.incremental.positions import Positions, unused
 from compiler.incremental.reach import Analysis
 from compiler.incremental.refusals import looks_ahead, no_dim, pairs, renewed
-from compiler.incremental.windows import Windows
+from compiler.incremental.windows import Lookback
 from compiler.model import DataInput, Init, Model, State
 from compiler.ops.elementwise import Map
 from compiler.origin import Origin, Role
@@ -88,7 +88,7 @@ class _Top:
         self.data = {i.value: i for i in model.inputs}
         self.step = model.step
         self.position: Value | None = None
-        windows = Windows(model, analysis, pieces)
+        windows = Lookback(model, analysis, pieces)
         self.chunk = Increment(analysis, windows, new, self, model.graph, self.builder, begun)
 
     def gives(self, v: Value, demand: Demand) -> bool:

@@ -21,7 +21,7 @@ Key = tuple[str, int, str]
 """Whose dim it is: that of a value, or what a value's is called later on."""
 
 
-class Windows:
+class Lookback:
     """By dims of values that hang on data, how many of the last positions all that is made of them looks at.
 
     Dims that ops walk in one loop are one: where any reader looks further back, so do all. What is called otherwise
