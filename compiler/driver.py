@@ -176,10 +176,12 @@ def _asked(job: Job, entry: str) -> Job:
         length, called = by.length(entry), "first" if entry == PREFILL else "next"
         written = job.written and (
             job.written[0],
-            before and incremental(before, by.dim, length, by.span, called, entry == DECODE),
+            before and incremental(before, by.dim, length, by.span, called, entry == DECODE, by.rows),
         )
         return replace(
-            job, evaluated=incremental(model, by.dim, length, by.span, called, entry == DECODE), written=written
+            job,
+            evaluated=incremental(model, by.dim, length, by.span, called, entry == DECODE, by.rows),
+            written=written,
         )
     if job.kind == "infer" and entry != INFER:
         has = ", ".join((INFER, *(DECODING if job.decoding else ())))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import compiler.incremental.along  # noqa: F401 - enters its rules
 from compiler.graph import Builder, Dim, Names, Type, Value
+from compiler.incremental.by_rows import by_rows
 from compiler.incremental.chunk import Demand, Increment, resized
 from compiler.incremental.positions import Positions, unused
 from compiler.incremental.reach import Analysis
@@ -20,7 +21,15 @@ NEXT = "next"
 """What the dim is called of which there is one position at a time: no rule splits it."""
 
 
-def incremental(model: Model, dim: str, length: int, span: Span, called: str = NEXT, begun: bool = False) -> Model:
+def incremental(
+    model: Model,
+    dim: str,
+    length: int,
+    span: Span,
+    called: str = NEXT,
+    begun: bool = False,
+    rows: str | None = None,
+) -> Model:
     """The model that takes `length` new positions along `dim` and gives the outputs there.
 
     Its states are the number of positions that went before (`position`), and what later ones need of them. Several new
@@ -33,6 +42,7 @@ def incremental(model: Model, dim: str, length: int, span: Span, called: str = N
         span: where errors point at.
         called: the last part of the names of its data.
         begun: what hangs on data, but on none of any position (an encoder), was kept by an earlier pass.
+        rows: the dim of sequences, if each is at a position of its own, which is data then (`by_rows`).
 
     Raises ParcError: E0780 with the op that looks ahead, E0781 for a dim that no data has, E0782 for what has no
     incremental form.
@@ -58,7 +68,8 @@ def incremental(model: Model, dim: str, length: int, span: Span, called: str = N
     top = _Top(model, analysis, Dim(dim if length > 1 else unused(model, NEXT), length), called, begun)
     forms = [top.chunk.natural(v) for v in model.of_outputs]
     outputs = [top.chunk.need(v, form) if form else top.chunk.once(v) for v, form in zip(model.of_outputs, forms)]
-    return top.model(model, outputs)
+    made = top.model(model, outputs)
+    return made if rows is None else by_rows(made, top.position, rows, positions.size, span)
 
 
 class _Top:

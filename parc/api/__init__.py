@@ -27,6 +27,7 @@ from parc.api.options import (
 from parc.api.planning import Minimised, certify, plan
 from parc.api.pricing import cost, devices, estimate, price, remedies, report, report_compared, sweep, trace
 from parc.api.running import batches, run, shrink, verify
+from parc.api.serving import serve
 
 __all__ = [
     "BACKENDS",
@@ -71,6 +72,7 @@ __all__ = [
     "report",
     "report_compared",
     "run",
+    "serve",
     "shrink",
     "sweep",
     "trace",
