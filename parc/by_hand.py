@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from hashlib import sha256
@@ -30,8 +29,8 @@ AFFORDABLE = 1e8
 KEPT = "implementations"
 """What the cache folder calls notes of those that are equal."""
 
-SECONDS = 0.5
-"""How long smaller sizes are looked for."""
+EFFORT = 4000
+"""Nodes evaluated, at most, while smaller sizes are looked for: about half a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ def _affordable(sized: Callable[[Sizes], Job]) -> list[ScopeAlone]:
     full = list(alone(sized(Sizes(bare=True))))
     if all(work(one) <= AFFORDABLE for one in full):
         return full
-    return list(alone(smallest(sized, time.process_time() + SECONDS)))
+    return list(alone(smallest(sized, EFFORT)))
 
 
 def work(one: ScopeAlone) -> float:

@@ -9,7 +9,6 @@ lowering makes of it, every operation and every message on every class of device
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
@@ -27,6 +26,7 @@ from compiler.ops.reduce import TopK
 from compiler.ops.repeat import Repeat
 from compiler.passes.cuts import divided
 from compiler.program import Program
+from compiler.walk import bodies
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Span
@@ -37,8 +37,12 @@ Fact = tuple[str, str]
 SHORT = 4
 """Axes of at most so many devices stay as they are, and no dim is made shorter."""
 
-LONGEST = 30.0
-"""Seconds of CPU time after which what was found so far counts."""
+EFFORT = 200_000
+"""Nodes of graphs, evaluated, after which what was found so far counts: some 30 s. Not a time, so that all machines
+find the same."""
+
+LOWERED = 10
+"""What lowering a graph takes, in evaluations of it."""
 
 Evaluate = Callable[[Sizes], Job]
 Outline = frozenset[tuple[Any, ...]]
@@ -57,7 +61,7 @@ class Shrunk:
 @dataclass(frozen=True, slots=True)
 class Small:
     """A job in its smallest sizes. axes: sizes (before, after) of those that are shorter. devices: before. other: how
-    many operations of the lowered program are not those of the full size. complete: there was time to try everything.
+    many operations of the lowered program are not those of the full size. complete: everything was tried.
     """
 
     compiled: Compiled
@@ -70,17 +74,17 @@ class Small:
 
 def small(evaluate: Evaluate) -> Small:
     """Shrink a job. Raises ParcError for what is wrong with it at its own sizes."""
-    search = _Search(evaluate, time.process_time() + LONGEST)
+    search = _Search(evaluate, EFFORT)
     search.outline = outline(compile_job(evaluate(Sizes())).program)
     search.shrink_all()
     search.mend()
     return search.result(search.legal())
 
 
-def smallest(evaluate: Evaluate, until: float) -> Job:
-    """The job in sizes as small as were found until `until` (of the process's CPU time), whatever it lowers to. Raises
+def smallest(evaluate: Evaluate, effort: int) -> Job:
+    """The job in sizes as small as are found with so much effort (nodes evaluated), whatever it lowers to. Raises
     ParcError for what is wrong with it at its own sizes."""
-    search = _Search(evaluate, until)
+    search = _Search(evaluate, effort)
     search.shrink_all()
     return evaluate(Sizes(search.instead, bare=True))
 
@@ -93,10 +97,11 @@ class _Search:
     lowered; where that is another program (a layout that is chosen by bytes), sizes are made larger again.
     """
 
-    def __init__(self, evaluate: Evaluate, until: float) -> None:
-        self.evaluate, self.until = evaluate, until
+    def __init__(self, evaluate: Evaluate, effort: int) -> None:
+        self.evaluate, self.left = evaluate, effort
         sizes = Sizes(bare=True)
         self.full = evaluate(sizes)
+        self.nodes = sum(len(graph.nodes) for graph in bodies(self.full.model.graph))
         self.decided, self.facts = tuple(sizes.decided), facts(self.full, self.full)
         self.outline: Outline = frozenset()  # of the program of the full size
         self.instead: dict[Span, int] = {}
@@ -105,7 +110,11 @@ class _Search:
 
     @property
     def late(self) -> bool:
-        return time.process_time() > self.until
+        return self.left <= 0
+
+    def _evaluated(self, sizes: Sizes) -> Job:
+        self.left -= self.nodes
+        return self.evaluate(sizes)
 
     def _controls(self, stated: Stated) -> frozenset[Fact]:
         """The facts that depend on a number: of dims, axes…; nothing if no size does."""
@@ -116,7 +125,7 @@ class _Search:
             else (2 * stated.value, stated.value // 2, 3 * stated.value, stated.value - 1, stated.value + 1)
         ):
             try:
-                other = amounts(self.evaluate(Sizes({stated.span: value}, bare=True)))
+                other = amounts(self._evaluated(Sizes({stated.span: value}, bare=True)))
             except ParcError:
                 continue
             changed = frozenset(k for k, v in other.items() if own.get(k) != v)
@@ -161,7 +170,7 @@ class _Search:
         """The facts that are others with these numbers (taken over if there are none); None if it is no job."""
         sizes = Sizes({**self.instead, **changed}, bare=True)
         try:
-            job = self.evaluate(sizes)
+            job = self._evaluated(sizes)
         except ParcError:
             return None
         if tuple(sizes.decided) != self.decided:
@@ -212,6 +221,7 @@ class _Search:
             return None
 
     def _compiled(self) -> Compiled:
+        self.left -= LOWERED * self.nodes
         return compile_job(self.evaluate(Sizes(self.instead)))
 
     def _differs(self) -> int:

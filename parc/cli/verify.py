@@ -220,7 +220,7 @@ def _smaller(small: Small, out: Output) -> str:
         same = f"{plural(small.other, 'operation')} of the lowered program are others than at full size"
     more = "not proved: what depends on the sizes themselves, such as memory, overflow and rounding of longer sums"
     if not small.complete:
-        more += " (there was no time to look for smaller ones)"
+        more += " (it is too large to try all that might be smaller)"
     return "\n".join(line for text in (head, same, more) for line in wrap(text, _WIDTH, subsequent_indent="  "))
 
 

@@ -15,6 +15,7 @@ from tests.property.draw_uneven import uneven
 from tests.property.draw_words import later_words
 from tests.property.drawing import Drawing
 from tests.property.sensible import sensible
+from tests.property.with_effect import with_effect
 
 LOOPS = ("block", "encoder")
 SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
@@ -39,7 +40,8 @@ def draw(seed: int) -> Case:
     case = _by_layers(Random(f"layers {seed}"), case, loops)
     case = with_table(Random(f"table {seed}"), case, d.sizes)
     _require_there(case)
-    return with_steps(case, steps) if steps and case.optimizer == optimizer else case
+    case = with_steps(case, steps) if steps and case.optimizer == optimizer else case
+    return with_effect(Random(f"effect {seed}"), case, d)
 
 
 def _require_there(case: Case) -> None:

@@ -77,12 +77,13 @@ def _leaves_some(piece: Piece, d: Drawing) -> bool:
     """Whether a `frozen` freezes something, and not everything."""
     line = piece.lines[0]
     paths = [*(path for path, _ in d.weights), *d.holders]
-    named = line.removeprefix("frozen ").removeprefix("keep ").split(", ")
-    held = [any(_within(path, pattern) for pattern in named) for path in paths]
+    patterns = line.removeprefix("frozen ").removeprefix("keep ").split(", ")
+    held = [any(named(path, pattern) for pattern in patterns) for path in paths]
     return any(held) and not all(held)
 
 
-def _within(path: str, pattern: str) -> bool:
+def named(path: str, pattern: str) -> bool:
+    """Whether a `frozen` with this pattern speaks of the weight, or scope, of this path."""
     if pattern.startswith("*."):
         return path.rpartition(".")[2] == pattern[2:] or f".{pattern[2:]}." in f".{path}."
     return f"{path}.".startswith(f"{pattern}.")
@@ -133,7 +134,7 @@ def _indivisible(case: Case, d: Drawing) -> tuple[str, Piece] | None:
                 return axis, rule
             continue
         left = list(dims)
-        if "h" in left and "r" in left:  # one stands in for the other
+        if {"h", "r"} <= {*left} & {*sizes}:  # one stands in for the other
             left.remove("r" if even("h", pieces.get("h", 1) * mesh[axis]) else "h")
         for dim in left:
             if not even(dim, pieces.get(dim, 1) * mesh[axis]):
