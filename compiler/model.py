@@ -209,15 +209,12 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """`decode over s, prefill 512`: new positions along `dim` by themselves, `prefill` at first, then one by one.
-
-    rows: the dim of sequences, where each is at a position of its own.
-    """
+    """`decode over s, prefill 512`: new positions along `dim` by themselves, `prefill` at first, then one by one."""
 
     dim: str
     prefill: int = 1
     span: Span = field(default=NOWHERE, compare=False)
-    rows: str | None = None
+    rows: str | None = None  # of sequences, where each is at a position of its own
 
     def length(self, entry: str) -> int:
         """How many new positions come at a time in an entry."""

@@ -43,14 +43,14 @@ def serve(
         options: see `Options`.
 
     Raises:
-        ParcError: E0782 to E0785 for jobs, tokenizers; E0770 to E0772 for the checkpoint; E0980 without the packages,
-            E0981 for an address that is not to be had, E0982 where no worker gets ready.
+        ParcError: E0782 to E0785 for jobs, tokenizers; E0770 to E0772 for the checkpoint; E0751 without the packages,
+            for an address that is not to be had, and where no worker gets ready.
     """
     from parc.generating import weights_given
     from parc.machine import Asked, require_machine
     from parc.serving.batching import ports_of, rows_program
     from parc.serving.limits import Limits
-    from parc.serving.run import Served, serve_front
+    from parc.serving.run import Served, bound, serve_front
     from parc.serving.wire import WorkerSpec
 
     compiled = compile(file, **options)
@@ -61,6 +61,7 @@ def serve(
     began = weights_given(checkpoint, program)[1]
     served = Served(name or job.name, program.devices, ports.rows, ports.places, known.size, began)
     if told is None:
+        bound(host, port, limits or Limits()).close()
         return served
     params = {k: str(v) for k, v in (options.get("params") or {}).items()}
     spec = WorkerSpec(

@@ -15,7 +15,7 @@ from parc.serving.faults import Fault
 from parc.serving.office import Office, Sequence
 from parc.serving.texts import GrowingText
 from runtime.generate.loop import Ports
-from runtime.generate.rows import Asked, Made
+from runtime.generate.rows import Made, SequenceAsked
 from runtime.generate.sampling import Sampling
 from runtime.generate.tokenizers import Tokenizer
 
@@ -23,7 +23,7 @@ USUAL_TOKENS = 16
 """How many tokens a text gets where the request does not say."""
 
 
-class Choice:
+class TextChoice:
     """One of the texts: its sequence, what was made of it, and why it ended (`stop`, `length`, or "")."""
 
     def __init__(self, index: int, known: Tokenizer, asked: CompletionAsked, before: str) -> None:
@@ -74,15 +74,17 @@ class Completion:
         self.id, self.created = f"cmpl-{secrets.token_hex(12)}", int(time.time())
         prompts = [tokens_of(p, ports, known) for p in asked.prompts]
         self.prompt_tokens = sum(map(len, prompts))
-        self.wanted: list[Asked] = []
-        self.choices: list[Choice] = []
+        self.wanted: list[SequenceAsked] = []
+        self.choices: list[TextChoice] = []
         for p, tokens in zip(asked.prompts, prompts):
             before = (p if isinstance(p, str) else known.decode(p)) if asked.echo else ""
             for i in range(asked.n):
                 sampling = Sampling(asked.temperature, asked.top_k, asked.top_p, asked.seed)
-                self.wanted.append(Asked(tokens, steps_of(asked, len(tokens), ports), sampling, 0, i, asked.likely))
-                self.choices.append(Choice(len(self.choices), known, asked, before))
-        self._heard: asyncio.Queue[tuple[Choice, Made | Fault]] = asyncio.Queue()
+                self.wanted.append(
+                    SequenceAsked(tokens, steps_of(asked, len(tokens), ports), sampling, 0, i, asked.likely)
+                )
+                self.choices.append(TextChoice(len(self.choices), known, asked, before))
+        self._heard: asyncio.Queue[tuple[TextChoice, Made | Fault]] = asyncio.Queue()
 
     async def __aenter__(self) -> Completion:
         """Accept it. Raises Fault where that cannot be."""
@@ -91,7 +93,7 @@ class Completion:
             choice.sequence = self.office.accept(asked, partial(self._hear, choice))
         return self
 
-    def _hear(self, choice: Choice, found: Made | Fault) -> None:
+    def _hear(self, choice: TextChoice, found: Made | Fault) -> None:
         self._heard.put_nowait((choice, found))
 
     async def __aexit__(self, *_: object) -> None:
@@ -99,7 +101,7 @@ class Completion:
             if choice.sequence is not None:
                 self.office.drop(choice.sequence)
 
-    async def pieces(self) -> AsyncIterator[tuple[Choice, str]]:
+    async def pieces(self) -> AsyncIterator[tuple[TextChoice, str]]:
         """The texts as they grow: which one, and what is new of it. Raises Fault where one cannot go on."""
         left = len(self.choices)
         while left:

@@ -20,7 +20,7 @@ from dsl.diagnostics import fail
 from parc.serving.faults import Fault, broken, busy, draining, restarting
 from parc.serving.limits import Limits
 from parc.serving.wire import DROP, MADE, MOST_LINE, READY, WorkerSpec, begin, line, made_of
-from runtime.generate.rows import BROKEN, Asked, Made
+from runtime.generate.rows import BROKEN, Made, SequenceAsked
 
 Heard = Callable[[Made | Fault], None]
 
@@ -34,12 +34,12 @@ _LONGEST_PAUSE = 10.0
 class Sequence:
     """One that was accepted. tries: how many workers have died since it had a token."""
 
-    def __init__(self, key: int, asked: Asked, heard: Heard) -> None:
+    def __init__(self, key: int, asked: SequenceAsked, heard: Heard) -> None:
         self.key, self.asked, self.heard = key, asked, heard
         self.tokens: list[int] = []
         self.tries = 0
 
-    def again(self) -> Asked:
+    def again(self) -> SequenceAsked:
         """What is asked of a worker: the rest."""
         asked = self.asked
         return replace(asked, tokens=(*asked.tokens, *self.tokens), made=len(self.tokens))
@@ -76,7 +76,7 @@ class Office:
         if len(self.waiting) + count > self.limits.queue + self.rows - len(self.running):
             raise busy()
 
-    def accept(self, asked: Asked, heard: Heard) -> Sequence:
+    def accept(self, asked: SequenceAsked, heard: Heard) -> Sequence:
         """Take a sequence, of which `heard` hears until it ends or is dropped."""
         self._next += 1
         found = Sequence(self._next, asked, heard)
@@ -119,14 +119,14 @@ class Office:
     # --- the worker
 
     async def keep(self) -> None:
-        """Have a worker, until this is cancelled. Raises ParcError (E0982) where none gets ready at first."""
+        """Have a worker, until this is cancelled. Raises ParcError (E0751) where none gets ready at first."""
         try:
             while True:
                 await self._work()
                 self._mourn()
                 if self._deaths >= _TRIES and not self.begun.is_set():
                     help = "what it wrote to standard error says why"
-                    raise fail("E0982", f"no worker gets ready: {self._deaths} have ended before", help=help)
+                    raise fail("E0751", f"no worker gets ready: {self._deaths} have ended before", help=help)
                 if self._deaths > 1:
                     await asyncio.sleep(min(_LONGEST_PAUSE, 0.1 * 2**self._deaths))
         finally:

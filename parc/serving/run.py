@@ -30,17 +30,18 @@ _LAST = 5.0
 
 
 def require_serve() -> None:
-    """Raises ParcError (E0980) without the packages of the extra `serve`."""
+    """Raises ParcError (E0751) without the packages of the extra `serve`."""
     try:
         import hypercorn  # noqa: F401
         import starlette  # noqa: F401
     except ImportError as error:
         help = "`pip install 'parc-lang[serve]'`"
-        raise fail("E0980", f"`parc serve` needs the package `{error.name}`, which is not there", help=help) from None
+        raise fail("E0751", f"`parc serve` needs the package `{error.name}`, which is not there", help=help) from None
 
 
 def bound(host: str, port: int, limits: Limits) -> socket.socket:
-    """A socket that listens. Raises ParcError (E0981) where the address is not to be had."""
+    """A socket that listens. Raises ParcError (E0751) where the address is not to be had."""
+    found = None
     try:
         ((family, kind, proto, _, address), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         found = socket.socket(family, kind, proto)
@@ -51,8 +52,10 @@ def bound(host: str, port: int, limits: Limits) -> socket.socket:
         found.bind(address)
         found.listen(_BACKLOG)
     except OSError as error:
+        if found is not None:
+            found.close()
         help = "`--port` and `--host` say which; 0 takes any port that is free"
-        raise fail("E0981", f"cannot listen at {host}:{port}: {error.strerror or error}", help=help) from None
+        raise fail("E0751", f"cannot listen at {host}:{port}: {error.strerror or error}", help=help) from None
     return found
 
 
@@ -86,7 +89,7 @@ def serve_front(
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then end what was accepted. told: called with the address when a worker is ready.
 
-    Raises ParcError: E0980 to E0982.
+    Raises ParcError: E0751.
     """
     require_serve()
     listening = bound(host, port, limits)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from dsl.data import dataclass
-from runtime.generate.rows import Asked, Made
+from runtime.generate.rows import Made, SequenceAsked
 from runtime.generate.sampling import Sampling
 
 READY, MADE, STALE = "ready", "made", "stale"
@@ -44,7 +44,7 @@ def line(message: dict[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
-def begin(key: int, asked: Asked) -> dict[str, Any]:
+def begin(key: int, asked: SequenceAsked) -> dict[str, Any]:
     """The message that asks for a sequence."""
     s = asked.sampling
     return {
@@ -59,9 +59,9 @@ def begin(key: int, asked: Asked) -> dict[str, Any]:
     }
 
 
-def asked_of(message: dict[str, Any]) -> Asked:
+def asked_of(message: dict[str, Any]) -> SequenceAsked:
     """What `begin` made a message of."""
-    return Asked(
+    return SequenceAsked(
         tuple(message["tokens"]), message["steps"], Sampling(*message["sampling"]), message["made"], message["choice"],
         message["likely"],
     )  # fmt: skip

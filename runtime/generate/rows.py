@@ -21,7 +21,7 @@ BROKEN = "broken"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SequenceAsked:
     """A sequence that is asked for.
 
     tokens: the prompt, one at least, and what was made of it already. made: how many of these were. steps: how many
@@ -54,7 +54,7 @@ class Made:
 class _Row:
     """A sequence in its row: tokens, and how many of them were read."""
 
-    def __init__(self, key: int, asked: Asked) -> None:
+    def __init__(self, key: int, asked: SequenceAsked) -> None:
         self.key, self.asked = key, asked
         self.tokens = list(asked.tokens)
         self.read = 0
@@ -92,7 +92,7 @@ class RowBatch:
         """Whether there is anything to do."""
         return self.free < len(self.rows)
 
-    def admit(self, key: int, asked: Asked) -> None:
+    def admit(self, key: int, asked: SequenceAsked) -> None:
         """Give the sequence a row; ValueError if there is none, or if its tokens do not fit."""
         if not 1 <= len(asked.tokens) <= self.ports.places:
             raise ValueError(f"{len(asked.tokens)} tokens, there are {self.ports.places} positions")

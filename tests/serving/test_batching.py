@@ -12,7 +12,7 @@ from dsl.source import Source
 from parc import api
 from parc.serving.batching import batch_of, ports_of
 from runtime.generate.loop import CONTEXT, LENGTH
-from runtime.generate.rows import Asked, Made, RowBatch
+from runtime.generate.rows import Made, RowBatch, SequenceAsked
 from runtime.generate.sampling import Sampling
 from runtime.generate.tokenizers import Tokenizer
 from runtime.stacked import Emulator
@@ -54,7 +54,7 @@ def test_whoever_shares_the_batch(path: Path, batch: RowBatch, known: Tokenizer)
             key, (prompt, steps, temperature) = left.pop(0)
             before = made.setdefault(key, [])
             tokens = (*known.encode(prompt), *(m.token for m in before))
-            batch.admit(key, Asked(tokens, steps, Sampling(temperature, None, 1.0, 5), len(before)))
+            batch.admit(key, SequenceAsked(tokens, steps, Sampling(temperature, None, 1.0, 5), len(before)))
         for m in batch.step() if batch.busy else ():
             made[m.key].append(m)
             if len(made[m.key]) == 5 and m.key % 2 == 0 and m.key not in dropped:
@@ -70,11 +70,11 @@ def test_whoever_shares_the_batch(path: Path, batch: RowBatch, known: Tokenizer)
 
 def test_a_late_sequence_begins_before_an_early_one_ends(batch: RowBatch, known: Tokenizer) -> None:
     """A long prompt neither waits for others nor keeps them waiting: its chunks and their positions take turns."""
-    batch.admit(1, Asked(tuple(known.encode("I")), 40))
+    batch.admit(1, SequenceAsked(tuple(known.encode("I")), 40))
     order = []
     for call in range(200):
         if call == 3:
-            batch.admit(2, Asked(tuple(known.encode("To be, or not to be, that is the question" * 2)), 3))
+            batch.admit(2, SequenceAsked(tuple(known.encode("To be, or not to be, that is the question" * 2)), 3))
         order += [m.key for m in batch.step()] if batch.busy else []
     assert order.count(1) == 40 and order.count(2) == 3
     first = order.index(2)
@@ -82,18 +82,18 @@ def test_a_late_sequence_begins_before_an_early_one_ends(batch: RowBatch, known:
 
 
 def test_the_last_place(path: Path, batch: RowBatch, known: Tokenizer) -> None:
-    batch.admit(7, Asked((3,) * 254, 100))
+    batch.admit(7, SequenceAsked((3,) * 254, 100))
     made = []
     while batch.busy:
         made += batch.step()
     assert [m.ended for m in made] == ["", "", CONTEXT]
     with pytest.raises(ValueError, match="257 tokens, there are 256 positions"):
-        batch.admit(8, Asked((3,) * 257, 1))
+        batch.admit(8, SequenceAsked((3,) * 257, 1))
 
 
 def test_choices_are_rows_of_one_prompt(path: Path, batch: RowBatch, known: Tokenizer) -> None:
     for i in range(3):
-        batch.admit(i, Asked(tuple(known.encode("To be")), 6, Sampling(1.0, None, 1.0, 9), 0, i))
+        batch.admit(i, SequenceAsked(tuple(known.encode("To be")), 6, Sampling(1.0, None, 1.0, 9), 0, i))
     texts: dict[int, list[int]] = {0: [], 1: [], 2: []}
     while batch.busy:
         for m in batch.step():
@@ -102,7 +102,7 @@ def test_choices_are_rows_of_one_prompt(path: Path, batch: RowBatch, known: Toke
 
 
 def test_what_is_told_of_likelihoods(batch: RowBatch, known: Tokenizer) -> None:
-    batch.admit(1, Asked(tuple(known.encode("To be")), 4, likely=80))
+    batch.admit(1, SequenceAsked(tuple(known.encode("To be")), 4, likely=80))
     made = []
     while batch.busy:
         made += batch.step()

@@ -218,7 +218,7 @@ def test_who_sends_slowly_is_not_waited_for(server: Server) -> None:
         s.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
         begun = time.monotonic()
         assert s.recv(100).startswith(b"HTTP/1.1 408")
-        assert PATIENCE * 0.9 < time.monotonic() - begun
+        assert time.monotonic() - begun > PATIENCE * 0.9
 
 
 def test_who_reads_slowly_keeps_nobody_waiting(server: Server, client: Any) -> None:
@@ -249,7 +249,10 @@ def test_who_reads_slowly_keeps_nobody_waiting(server: Server, client: Any) -> N
 
 def test_a_stream_goes_on_when_its_worker_is_killed(writer: Path, server: Server, client: Any) -> None:
     """Twice; no token is missing and none comes twice."""
-    stream, greedy = made(client, "To be", 200, stream=True, temperature=1.0, seed=8), made(client, "I", 100, stream=True)
+    stream, greedy = (
+        made(client, "To be", 200, stream=True, temperature=1.0, seed=8),
+        made(client, "I", 100, stream=True),
+    )
     texts = []
     for number, piece in enumerate(stream):
         texts.append(piece.choices[0].text)
