@@ -88,26 +88,8 @@ def test_bodies_that_are_no_objects(number: int) -> None:
 def test_any_values_in_any_place_give_a_request_or_a_fault_of_400() -> None:
     rng = random.Random(1)
     names = ["model", "prompt", *WRONG, "echo", "user"]
-    values: list[Any] = [
-        None,
-        True,
-        0,
-        1,
-        -1,
-        3,
-        0.5,
-        1e300,
-        "",
-        "ab",
-        "\ud800",
-        [],
-        [1],
-        ["a"],
-        {},
-        {"a": 1},
-        [[1]],
-        2**70,
-    ]
+    numbers = [0, 1, -1, 3, 0.5, 1e300, 2**70]
+    values: list[Any] = [None, True, "", "ab", "\ud800", [], [1], ["a"], {}, {"a": 1}, [[1]], *numbers]
     fine = 0
     for _ in range(2000):
         body = LEAST | {rng.choice(names): rng.choice(values) for _ in range(rng.randint(0, 3))}

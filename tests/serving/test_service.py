@@ -164,9 +164,17 @@ def test_what_cannot_be_answered_is_told_why(server: Server, client: Any) -> Non
         made(client, "a", 1, temperature=3)
 
 
+NO_REQUESTS = [
+    b"hello\r\n\r\n",
+    b"\x16\x03\x01\x00\xff",
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"POST /v1/completions HTTP/1.1\r\n\r\n",
+    b"GET /ready HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 70000 + b"\r\n\r\n",
+]
+
+
 def test_bytes_that_are_no_requests(server: Server) -> None:
-    for sent in (b"hello\r\n\r\n", b"\x16\x03\x01\x00\xff", b"GET / HTTP/9.9\r\n\r\n", b"POST /v1/completions HTTP/1.1\r\n\r\n",
-                 b"GET /ready HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 70000 + b"\r\n\r\n"):  # fmt: skip
+    for sent in NO_REQUESTS:
         with socket.create_connection(("127.0.0.1", server.port), 10) as s:
             s.sendall(sent)
             s.shutdown(socket.SHUT_WR)
