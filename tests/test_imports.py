@@ -17,7 +17,7 @@ ALLOWED = {
     "dsl": {"lark"},
     "compiler": set[str](),
     "runtime": {"numpy", "ml_dtypes", "torch", "torch_npu", "tokenizers"},
-    "parc": {"click", "rich", "starlette", "hypercorn"},
+    "parc": {"click", "rich", "starlette", "hypercorn", "jinja2"},
 }
 LONGEST = 400
 """Lines of a file."""

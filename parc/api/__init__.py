@@ -25,7 +25,18 @@ from parc.api.options import (
     is_stage,
 )
 from parc.api.planning import Minimised, certify, plan
-from parc.api.pricing import cost, devices, estimate, price, remedies, report, report_compared, sweep, trace
+from parc.api.pricing import (
+    cost,
+    devices,
+    estimate,
+    price,
+    remedies,
+    report,
+    report_compared,
+    serving_price,
+    sweep,
+    trace,
+)
 from parc.api.running import batches, run, shrink, verify
 from parc.api.serving import serve
 
@@ -73,6 +84,7 @@ __all__ = [
     "report_compared",
     "run",
     "serve",
+    "serving_price",
     "shrink",
     "sweep",
     "trace",

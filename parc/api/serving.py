@@ -24,6 +24,8 @@ def serve(
     limits: Limits | None = None,
     checkpoint: str | None = None,
     tokenizer: str | None = None,
+    chat_template: str | None = None,
+    logs: bool = False,
     backend: Backend = "numpy",
     threads: int = 1,
     told: Callable[[Served, str], None] | None = None,
@@ -38,6 +40,8 @@ def serve(
         key: what every request has as its bearer token; None: nothing.
         limits: what is taken at most.
         checkpoint, tokenizer, backend: as in `generate`.
+        chat_template: the path of a Jinja template; None: that beside the tokenizer, if there is one.
+        logs: whether requests are told of on standard error, in lines of JSON.
         threads: of linear algebra, in the worker.
         told: hears of what is served, and of its address, once it is; None: everything is looked at, nothing served.
         options: see `Options`.
@@ -51,11 +55,13 @@ def serve(
     from parc.serving.batching import ports_of, rows_program
     from parc.serving.limits import Limits
     from parc.serving.run import Served, bound, serve_front
+    from parc.serving.templates import chat_config
     from parc.serving.wire import WorkerSpec
 
     compiled = compile(file, **options)
     job = compiled.job
     ports, known = ports_of(compiled, tokenizer)
+    chat = chat_config(tokenizer, chat_template)
     program = rows_program(compiled, ports).program
     require_machine(Asked(program, ["stacked"], None, job.span, sizes(file, options)))
     began = weights_given(checkpoint, program)[1]
@@ -68,5 +74,5 @@ def serve(
         file.name, file.text, file.path, params, options.get("job"), options.get("strategy"), checkpoint, tokenizer,
         backend, threads,
     )  # fmt: skip
-    serve_front(served, spec, ports, known, limits or Limits(), host, port, key, told)
+    serve_front(served, spec, ports, known, chat, limits or Limits(), host, port, key, logs, told)
     return served

@@ -54,6 +54,8 @@ KEY = "PARC_API_KEY"
     help="Behind SIGTERM: for what was accepted.",
 )  # fmt: skip
 @click.option("--tokenizer", metavar="NAME", help="`byte`, or a `tokenizer.json`; else that of the job's data.")
+@click.option("--chat-template", metavar="PATH", help="A Jinja template; else that beside the tokenizer, if any.")
+@click.option("--log", is_flag=True, help="Tell of each request on standard error, in a line of JSON.")
 @click.option("--check", is_flag=True, help="Look at everything, and serve nothing.")
 @from_option
 @backend_option
@@ -72,6 +74,8 @@ def command(
     patience: float,
     drain: float,
     tokenizer: str | None,
+    chat_template: str | None,
+    log: bool,
     check: bool,
     given: str | None,
     backend: api.Backend,
@@ -106,6 +110,8 @@ def command(
         limits=limits,
         checkpoint=given,
         tokenizer=tokenizer,
+        chat_template=chat_template,
+        logs=log,
         backend=backend,
         threads=threads,
         told=None if check else lambda served, address: _tell(out, served, address, key is not None),

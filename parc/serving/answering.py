@@ -10,9 +10,12 @@ from functools import partial
 from typing import Any
 
 from dsl.diagnostics import ParcError
-from parc.serving.asking import CompletionAsked, Prompt
+from parc.serving.asking import Prompt, TextsAsked
+from parc.serving.counting import Counted
 from parc.serving.faults import Fault
+from parc.serving.forms import CHAT, COMPLETION, Form, Fresh
 from parc.serving.office import Office, Sequence
+from parc.serving.templates import ChatTemplate
 from parc.serving.texts import GrowingText
 from runtime.generate.loop import Ports
 from runtime.generate.rows import Made, SequenceAsked
@@ -26,14 +29,16 @@ USUAL_TOKENS = 16
 class TextChoice:
     """One of the texts: its sequence, what was made of it, and why it ended (`stop`, `length`, or "")."""
 
-    def __init__(self, index: int, known: Tokenizer, asked: CompletionAsked, before: str) -> None:
-        self.index, self.known = index, known
+    def __init__(self, index: int, known: Tokenizer, asked: TextsAsked, before: str, end: int | None) -> None:
+        self.index, self.known, self.end = index, known, end
         self.text = GrowingText(known, asked.stops)
         self.scores = asked.likely is not None
         self.ended = ""
         self.sequence: Sequence | None = None
         self.before, self.at = before, len(before)
-        self.fresh: list[tuple[Made, int]] = []
+        self.since: float | None = None
+        """When the last token came."""
+        self.fresh: list[Fresh] = []
         """Tokens that were not told yet, with the place of each in the text."""
 
     def over(self) -> bool:
@@ -43,6 +48,9 @@ class TextChoice:
     def take(self, made: Made) -> str:
         """A token more; the text that became sure."""
         self.fresh.append((made, self.at + len(self.text.text)))
+        if made.token == self.end:
+            self.ended = "stop"
+            return self.text.rest()
         new = self.text.add(made.token)
         if self.text.stopped:
             self.ended = "stop"
@@ -51,44 +59,57 @@ class TextChoice:
             new += self.text.rest()
         return new
 
-    def likelihoods(self) -> dict[str, Any] | None:
+    def likelihoods(self, form: Form) -> dict[str, Any] | None:
         """What is told of the tokens since the last time."""
         fresh, self.fresh = self.fresh, []
-        if not self.scores:
-            return None
-        name = self.known.decode
-        return {
-            "tokens": [name([m.token]) for m, _ in fresh],
-            "token_logprobs": [m.share for m, _ in fresh],
-            "top_logprobs": [{name([t]): x for t, x in reversed(m.likeliest)} for m, _ in fresh],
-            "text_offset": [at for _, at in fresh],
-        }
+        return form.likelihoods(fresh, self.known) if self.scores else None
+
+
+class Writer:
+    """What makes texts: an office, how its model takes tokens, what texts they are; and, if there are any, what makes a
+    prompt of a chat, and the token by which a text ends."""
+
+    def __init__(
+        self, office: Office, ports: Ports, known: Tokenizer, chat: ChatTemplate | None = None, end: int | None = None
+    ) -> None:
+        self.office, self.ports, self.known, self.chat, self.end = office, ports, known, chat, end
 
 
 class Completion:
     """The whole request. Use `async with`: at the end, however it comes, its rows are free."""
 
-    def __init__(self, asked: CompletionAsked, office: Office, ports: Ports, known: Tokenizer) -> None:
-        """Raises Fault for prompts that cannot be read, or do not fit."""
-        self.asked, self.office = asked, office
-        self.id, self.created = f"cmpl-{secrets.token_hex(12)}", int(time.time())
-        prompts = [tokens_of(p, ports, known) for p in asked.prompts]
+    def __init__(self, asked: TextsAsked, writer: Writer, counted: Counted, about: dict[str, Any]) -> None:
+        """about: is told of what is used. Raises Fault for prompts that cannot be read, or do not fit."""
+        self.counted, self.about = counted, about
+        ports, known = writer.ports, writer.known
+        self.asked, self.office, self.form = asked, writer.office, CHAT if asked.chat else COMPLETION
+        self.id, self.created = f"{self.form.prefix}-{secrets.token_hex(12)}", int(time.time())
+        texts = asked.prompts
+        if asked.chat:
+            if writer.chat is None:
+                help = "it has no chat template (`parc serve --chat-template`): `/v1/completions` takes texts"
+                raise Fault(400, f"the model `{asked.model}` does not chat: {help}", "messages", "no_chat_template")
+            texts = (writer.chat.prompt(asked.chat),)
+        where = "messages" if asked.chat else "prompt"
+        prompts = [tokens_of(p, ports, known, where) for p in texts]
         self.prompt_tokens = sum(map(len, prompts))
         self.wanted: list[SequenceAsked] = []
         self.choices: list[TextChoice] = []
-        for p, tokens in zip(asked.prompts, prompts):
+        for p, tokens in zip(texts, prompts):
             before = (p if isinstance(p, str) else known.decode(p)) if asked.echo else ""
             for i in range(asked.n):
                 sampling = Sampling(asked.temperature, asked.top_k, asked.top_p, asked.seed)
                 self.wanted.append(
                     SequenceAsked(tokens, steps_of(asked, len(tokens), ports), sampling, 0, i, asked.likely)
                 )
-                self.choices.append(TextChoice(len(self.choices), known, asked, before))
+                self.choices.append(TextChoice(len(self.choices), known, asked, before, writer.end))
         self._heard: asyncio.Queue[tuple[TextChoice, Made | Fault]] = asyncio.Queue()
 
     async def __aenter__(self) -> Completion:
         """Accept it. Raises Fault where that cannot be."""
         self.office.check(len(self.wanted))
+        self.counted.prompt_tokens += self.prompt_tokens
+        self.begun = time.monotonic()
         for choice, asked in zip(self.choices, self.wanted):
             choice.sequence = self.office.accept(asked, partial(self._hear, choice))
         return self
@@ -100,6 +121,7 @@ class Completion:
         for choice in self.choices:
             if choice.sequence is not None:
                 self.office.drop(choice.sequence)
+        self.about |= self.usage()
 
     async def pieces(self) -> AsyncIterator[tuple[TextChoice, str]]:
         """The texts as they grow: which one, and what is new of it. Raises Fault where one cannot go on."""
@@ -110,6 +132,13 @@ class Completion:
                 raise found
             if choice.over():
                 continue  # a token behind a stop
+            now = time.monotonic()
+            if choice.since is None:
+                self.about.setdefault("first_token_seconds", round(now - self.begun, 6))
+                self.counted.first.see(now - self.begun)
+            else:
+                self.counted.each.see(now - choice.since)
+            choice.since = now
             new = choice.take(found)
             if choice.over():
                 left -= 1
@@ -132,16 +161,14 @@ class Completion:
 
     def whole(self) -> dict[str, Any]:
         """The answer, once all texts have ended."""
+        form = self.form
         choices = [
-            {
-                "index": c.index,
-                "text": c.before + c.text.text,
-                "logprobs": c.likelihoods(),
-                "finish_reason": c.ended,
-            }
+            {"index": c.index}
+            | form.choice(c.text, c.before)
+            | {"logprobs": c.likelihoods(form), "finish_reason": c.ended}
             for c in self.choices
         ]
-        return self.head("text_completion") | {"choices": choices, "usage": self.usage()}
+        return self.head(form.whole) | {"choices": choices, "usage": self.usage()}
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The answer in pieces. Raises as `pieces`."""
@@ -149,43 +176,43 @@ class Completion:
         async for c, new in self.pieces():
             if not new and not c.ended:
                 continue
-            if c.index not in begun:
-                begun.add(c.index)
-                new = c.before + new
-            yield self._chunk(
-                [{"index": c.index, "text": new, "logprobs": c.likelihoods(), "finish_reason": c.ended or None}]
-            )
+            first = c.index not in begun
+            begun.add(c.index)
+            part = self.form.part(c.before + new if first else new, first)
+            told = {"logprobs": c.likelihoods(self.form), "finish_reason": c.ended or None}
+            yield self._chunk([{"index": c.index} | part | told])
         if self.asked.usage:
             yield self._chunk([]) | {"usage": self.usage()}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         usage = {"usage": None} if self.asked.usage else {}
-        return self.head("text_completion") | {"choices": choices} | usage
+        return self.head(self.form.piece) | {"choices": choices} | usage
 
 
-def tokens_of(prompt: Prompt, ports: Ports, known: Tokenizer) -> tuple[int, ...]:
-    """The tokens of a prompt. Raises Fault (400) for what cannot be read, and for more than there are positions."""
+def tokens_of(prompt: Prompt, ports: Ports, known: Tokenizer, where: str) -> tuple[int, ...]:
+    """The tokens of a prompt. Raises Fault (400) for what cannot be read, and for more than there are positions; where:
+    the parameter that has it."""
     if isinstance(prompt, str):
         try:
             prompt.encode()
-            found = tuple(known.encode(prompt))
+            found = tuple(known.encode(prompt, bare=where != "prompt"))
         except ParcError as error:
-            raise Fault(400, error.diagnostics[0].message, "prompt", "invalid_value") from None
+            raise Fault(400, error.diagnostics[0].message, where, "invalid_value") from None
         except UnicodeEncodeError:
-            raise Fault(400, "`prompt` has half a character (a surrogate)", "prompt", "invalid_value") from None
+            raise Fault(400, f"`{where}` has half a character (a surrogate)", where, "invalid_value") from None
     else:
         found = prompt
         if max(found) >= known.size:
-            message = f"`prompt` has the token {max(found)}, there are {known.size}"
-            raise Fault(400, message, "prompt", "invalid_value")
+            message = f"`{where}` has the token {max(found)}, there are {known.size}"
+            raise Fault(400, message, where, "invalid_value")
     if not found:
-        raise Fault(400, "`prompt` is empty: it has one token at least", "prompt", "invalid_value")
+        raise Fault(400, f"`{where}` is empty: it has one token at least", where, "invalid_value")
     if len(found) > ports.places:
-        raise Fault(400, _too_long(len(found), None, ports.places), "prompt", "context_length_exceeded")
+        raise Fault(400, _too_long(len(found), None, ports.places), where, "context_length_exceeded")
     return found
 
 
-def steps_of(asked: CompletionAsked, prompt: int, ports: Ports) -> int:
+def steps_of(asked: TextsAsked, prompt: int, ports: Ports) -> int:
     """How many tokens are made at most. Raises Fault (400) for more than there is place for."""
     room = ports.places - prompt + 1  # the last one is read by nobody
     if asked.most is not None and asked.most > room:

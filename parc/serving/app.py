@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import json
+import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from importlib.resources import files
 from typing import Any
 
-from parc.serving.answering import Completion
-from parc.serving.asking import body_of, completion_of
+from parc.serving.answering import Completion, Writer
+from parc.serving.asking import TextsAsked, body_of, chat_of, completion_of
+from parc.serving.counting import Counted, Logged
 from parc.serving.faults import Fault, draining, restarting, too_late
 from parc.serving.limits import Limits
-from parc.serving.office import Office
-from runtime.generate.loop import Ports
-from runtime.generate.tokenizers import Tokenizer
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -36,11 +38,12 @@ class Service:
     """
 
     def __init__(
-        self, name: str, created: int, office: Office, ports: Ports, known: Tokenizer, limits: Limits,
-        key: str | None = None, local: bool = True,
+        self, name: str, created: int, writer: Writer, limits: Limits, logged: Logged, key: str | None = None,
+        local: bool = True,
     ) -> None:  # fmt: skip
-        self.name, self.created, self.office, self.ports, self.known = name, created, office, ports, known
+        self.name, self.created, self.writer, self.office = name, created, writer, writer.office
         self.limits, self.local = limits, local
+        self.counted, self.logged = Counted(), logged
         self._key = None if key is None else _digest(key)
         self._open = 0
 
@@ -50,18 +53,23 @@ class Service:
         from starlette.exceptions import HTTPException
         from starlette.routing import Route
 
+        page = _page()
         routes = [
-            Route("/health", self._answer(self.health, free=True), methods=["GET"]),
-            Route("/ready", self._answer(self.is_ready, free=True), methods=["GET"]),
-            Route("/v1/models", self._answer(self.models), methods=["GET"]),
-            Route("/v1/models/{name:path}", self._answer(self.model), methods=["GET"]),
-            Route("/v1/completions", self._answer(self.completions), methods=["POST"]),
+            Route("/", self._answer("/", page, free=True), methods=["GET"]),
+            Route("/health", self._answer("/health", self.health, free=True), methods=["GET"]),
+            Route("/ready", self._answer("/ready", self.is_ready, free=True), methods=["GET"]),
+            Route("/v1/models", self._answer("/v1/models", self.models), methods=["GET"]),
+            Route("/v1/models/{name:path}", self._answer("/v1/models/{name:path}", self.model), methods=["GET"]),
+            Route("/v1/completions", self._answer("/v1/completions", self.completions), methods=["POST"]),
+            Route("/v1/chat/completions", self._answer("/v1/chat/completions", self.chats), methods=["POST"]),
+            Route("/metrics", self._answer("/metrics", self.metrics), methods=["GET"]),
         ]
 
         async def other(request: Any, error: Any) -> Any:
             told = {404: "there is no such address", 405: "this address takes another method"}
             message = told.get(error.status_code, "the request cannot be answered")
             fault = Fault(error.status_code, message)
+            self.counted.request("other", fault.status, 0.0)
             return _Starlette(_Json(error.status_code, fault.body(), dict(error.headers or {})))
 
         async def bug(request: Any, error: Exception) -> Any:
@@ -89,9 +97,17 @@ class Service:
         return _Json(200, self._model())
 
     async def completions(self, request: Any) -> Any:
-        asked = completion_of(body_of(await self._body(request)), self.limits)
+        return await self._texts(request, completion_of(body_of(await self._body(request)), self.limits))
+
+    async def chats(self, request: Any) -> Any:
+        return await self._texts(request, chat_of(body_of(await self._body(request)), self.limits))
+
+    async def metrics(self, request: Any) -> Any:
+        return _Plain(self.counted.text(self.office), "text/plain; version=0.0.4; charset=utf-8")
+
+    async def _texts(self, request: Any, asked: TextsAsked) -> Any:
         self._known(asked.model)
-        return await self._made(request, Completion(asked, self.office, self.ports, self.known))
+        return await self._made(request, Completion(asked, self.writer, self.counted, request.state.about))
 
     def _model(self) -> dict[str, Any]:
         return {
@@ -99,7 +115,8 @@ class Service:
             "object": "model",
             "created": self.created,
             "owned_by": "parc",
-            "max_model_len": self.ports.places,
+            "max_model_len": self.writer.ports.places,
+            "chat": self.writer.chat is not None,
         }
 
     def _known(self, name: str) -> None:
@@ -126,13 +143,17 @@ class Service:
 
     # --- who asks, and how much
 
-    def _answer(self, handler: Callable[[Any], Awaitable[Any]], free: bool = False) -> Any:
+    def _answer(self, path: str, handler: Callable[[Any], Awaitable[Any]], free: bool = False) -> Any:
         """The handler as an application, with all faults as answers. free: for everybody."""
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             from starlette.requests import Request
 
             request = Request(scope, receive)
+            name, begun = f"req_{secrets.token_hex(12)}", time.monotonic()
+            about: dict[str, Any] = {}
+            scope["state"]["about"] = about  # what the log tells besides
+            status, said = 499, ""
             self._open += 1
             try:
                 try:
@@ -140,12 +161,18 @@ class Service:
                         self._allow(request)
                     found = await handler(request)
                 except Fault as fault:
-                    found = _Json(fault.status, fault.body(), fault.headers())
-                await found(_in_time(send, self.limits.reading))
+                    found, said = _Json(fault.status, fault.body(), fault.headers()), fault.code or fault.message
+                await found(_in_time(send, self.limits.reading, name))
+                status = found.status
             except (Gone, TimeoutError):
                 pass  # nobody takes an answer
             finally:
                 self._open -= 1
+                seconds = time.monotonic() - begun
+                self.counted.request(path, status, seconds)
+                fault_said = {"fault": said} if said else {}
+                told = {"id": name, "method": scope["method"], "path": path, "status": status, **fault_said, **about}
+                self.logged.event("request", **told, seconds=round(seconds, 6))
 
         return _Endpoint(answer)
 
@@ -185,6 +212,25 @@ class Service:
                         return bytes(found)
         except TimeoutError:
             raise Fault(408, f"the body was not there after {self.limits.sending:g} seconds") from None
+
+
+def _page() -> Callable[[Any], Awaitable[Any]]:
+    """The page for people: one file, whose own script and style alone may run, and which reaches this service alone."""
+    text = files("parc.serving").joinpath("chat.html").read_text("utf-8")
+
+    def own(tag: str) -> str:
+        inside = text[text.index(f"<{tag}>") + len(tag) + 2 : text.index(f"</{tag}>")]
+        return f"'sha256-{base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()}'"
+
+    allowed = f"script-src {own('script')}; style-src {own('style')}; connect-src 'self'"
+    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    headers = {"content-security-policy": policy, "referrer-policy": "no-referrer"}
+    found = _Plain(text, "text/html; charset=utf-8", headers)
+
+    async def page(request: Any) -> Any:
+        return found
+
+    return page
 
 
 def _digest(key: str) -> bytes:
@@ -239,14 +285,29 @@ class _Json:
         await send({"type": "http.response.body", "body": self.content})
 
 
-def _in_time(send: Send, seconds: float) -> Send:
-    """Sends so that every piece is taken in time, or TimeoutError is raised."""
+def _in_time(send: Send, seconds: float, name: str) -> Send:
+    """Sends so that every piece is taken in time, or TimeoutError is raised. name: of the request."""
 
     async def sent(message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"x-request-id", name.encode())]}
         async with asyncio.timeout(seconds):
             await send(message)
 
     return sent
+
+
+class _Plain:
+    """An answer that is a text."""
+
+    status = 200
+
+    def __init__(self, text: str, kind: str, headers: Mapping[str, str] | None = None) -> None:
+        self.content, self.kind, self.headers = text.encode(), kind, headers or {}
+
+    async def __call__(self, send: Send) -> None:
+        await send(_start(self.status, self.kind, self.headers, len(self.content)))
+        await send({"type": "http.response.body", "body": self.content})
 
 
 class _Starlette:
@@ -271,6 +332,8 @@ class _Endpoint:
 
 class _Stream:
     """An answer in pieces, as server-sent events. It begins with its first piece: what fails before has a status."""
+
+    status = 200
 
     def __init__(self, completion: Completion, limits: Limits, leaving: asyncio.Future[None]) -> None:
         self.completion, self.limits, self.leaving = completion, limits, leaving

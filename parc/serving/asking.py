@@ -15,18 +15,21 @@ from parc.serving.limits import Limits
 Prompt = str | tuple[int, ...]
 """A text, or its tokens."""
 
+Message = Mapping[str, str]
+"""Of a chat: its `role` and `content`, and maybe a `name`."""
+
 MOST_TOKENS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionAsked:
-    """A request, as `/v1/completions` takes it.
-
-    most: how many tokens each text gets; None: what is usual. given: whether the request says so.
+class TextsAsked:
+    """A request for texts. prompts: of each `n` are made; most: how many tokens each gets; None: what is usual. chat:
+    the messages that a template makes the prompt of; none of a completion.
     """
 
     model: str
     prompts: tuple[Prompt, ...]
+    chat: tuple[Message, ...]
     most: int | None
     temperature: float
     top_p: float
@@ -67,15 +70,39 @@ _REFUSED: Mapping[str, Callable[[Any], bool]] = {
 }
 """What is taken only where it asks for nothing."""
 
-_KNOWN = (
-    "model", "prompt", "max_tokens", "temperature", "top_p", "top_k", "n", "best_of", "seed", "stop", "logprobs",
-    "echo", "stream", "stream_options", "user", *_REFUSED,
+_COMMON = (
+    "model", "max_tokens", "temperature", "top_p", "top_k", "n", "seed", "stop", "logprobs", "stream",
+    "stream_options", "user",
 )  # fmt: skip
 
+_NO_TOOLS: Mapping[str, Callable[[Any], bool]] = {
+    name: _REFUSED[name] for name in ("presence_penalty", "frequency_penalty", "logit_bias")
+} | {
+    "tools": lambda x: x in (None, []),
+    "tool_choice": lambda x: x in (None, "none", "auto"),
+    "response_format": lambda x: x in (None, {"type": "text"}),
+    "modalities": lambda x: x in (None, ["text"]),
+    "store": lambda x: x in (None, False),
+}
 
-def completion_of(body: Mapping[str, Any], limits: Limits) -> CompletionAsked:
+
+def chat_of(body: Mapping[str, Any], limits: Limits) -> TextsAsked:
+    """What a request for the next message asks for. Raises Fault (400) by the parameter that is wrong."""
+    read = Fields(
+        body, (*_COMMON, "messages", "max_completion_tokens", "top_logprobs", "metadata", *_NO_TOOLS), _NO_TOOLS
+    )
+    likely = read.whole("top_logprobs", None, 0, limits.likely)
+    if read.flag("logprobs"):
+        likely = likely or 0
+    elif likely is not None:
+        raise Fault(400, "`top_logprobs` goes with `logprobs`", "top_logprobs")
+    most = read.whole("max_completion_tokens", read.whole("max_tokens", None, 1, MOST_TOKENS), 1, MOST_TOKENS)
+    return _texts(read, limits, (), read.messages(), most, likely, False)
+
+
+def completion_of(body: Mapping[str, Any], limits: Limits) -> TextsAsked:
     """What it asks for. Raises Fault (400) by the parameter that is wrong."""
-    read = Fields(body, _KNOWN, _REFUSED)
+    read = Fields(body, (*_COMMON, "prompt", "best_of", "echo", *_REFUSED), _REFUSED)
     n = read.whole("n", 1, 1, limits.sequences)
     if read.whole("best_of", n, 1, limits.sequences) != n:
         raise Fault(400, "`best_of` must be `n`: all texts that are made are given", "best_of")
@@ -87,14 +114,28 @@ def completion_of(body: Mapping[str, Any], limits: Limits) -> CompletionAsked:
     echo = read.flag("echo")
     if echo and likely is not None:
         raise Fault(400, "`echo` with `logprobs` is not there: the prompt's tokens are not scored", "echo")
-    return CompletionAsked(
+    return _texts(read, limits, prompts, (), read.whole("max_tokens", None, 1, MOST_TOKENS), likely, echo)
+
+
+def _texts(
+    read: Fields,
+    limits: Limits,
+    prompts: tuple[Prompt, ...],
+    chat: tuple[Message, ...],
+    most: int | None,
+    likely: int | None,
+    echo: bool,
+) -> TextsAsked:
+    """With what both kinds of requests say alike."""
+    return TextsAsked(
         read.text("model"),
         prompts,
-        read.whole("max_tokens", None, 1, MOST_TOKENS),
+        chat,
+        most,
         read.number("temperature", 1.0, 0.0, 2.0),
         read.share("top_p"),
         read.whole("top_k", None, 1, MOST_TOKENS),
-        n,
+        read.whole("n", 1, 1, limits.sequences),
         read.seed(),
         read.stops(limits),
         likely,
@@ -183,6 +224,27 @@ class Fields:
         if not isinstance(value, dict) or not value.keys() <= {"include_usage", "include_obfuscation"}:
             raise self.wrong("stream_options", "an object with `include_usage`")
         return Fields(value, tuple(value), {}).flag("include_usage")
+
+    def messages(self) -> tuple[Message, ...]:
+        """What was said so far: texts, or parts that are texts."""
+        value = self.get("messages")
+        if not isinstance(value, list) or not value:
+            raise self.wrong("messages", "a list of messages, one at least")
+        return tuple(self._message(m, f"messages[{i}]") for i, m in enumerate(value))
+
+    def _message(self, value: Any, where: str) -> Message:
+        if not isinstance(value, dict) or not isinstance(value.get("role"), str):
+            raise self.wrong(where, "an object with a `role` and a `content`")
+        content = value.get("content")
+        if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
+            parts = [p.get("text") for p in content]
+            content = "".join(parts) if all(isinstance(p, str) for p in parts) else None
+        if not isinstance(content, str):
+            raise self.wrong(f"{where}.content", "a text, or parts of the type `text`")
+        if not isinstance(value.get("name", ""), str):
+            raise self.wrong(f"{where}.name", "a text")
+        named = {"name": value["name"]} if "name" in value else {}
+        return {"role": value["role"], "content": content} | named
 
     def prompts(self) -> tuple[Prompt, ...]:
         """Texts, or tokens: one, or several."""

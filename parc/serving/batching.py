@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from compiler.driver import Compiled, compile_job, joined
-from compiler.model import DECODING
+from compiler.model import DECODING, Job
 from compiler.program import Program
 from dsl.data import dataclass
 from dsl.diagnostics import fail
@@ -19,6 +19,13 @@ from runtime.generate.tokenizers import Tokenizer, tokenizer_of
 
 def ports_of(compiled: Compiled, tokenizer: str | None) -> tuple[Ports, Tokenizer]:
     """How the job takes tokens, and what texts they are. Raises ParcError: E0783, E0785."""
+    ports = ports_named(compiled)
+    known = tokenizer_of(tokenizer, compiled.job.data, ports.high)
+    return replace(ports, high=min(known.size, ports.high or known.size)), known
+
+
+def ports_named(compiled: Compiled) -> Ports:
+    """How the job takes tokens. Raises ParcError (E0783) for one that does not decode, or has no dim of sequences."""
     job = compiled.job
     if job.decoding is None or not compiled.decodes:
         help = "`infer MODEL(…)` and `decode over s` in a job"
@@ -27,8 +34,15 @@ def ports_of(compiled: Compiled, tokenizer: str | None) -> tuple[Ports, Tokenize
     if len(ports.type.dims) != 2:
         help = f"`int32[b, {ports.dim}]`, `b` of one sequence or of several"
         raise fail("E0783", f"`{ports.name}` is {ports.type}: it has no dim of sequences", job.span, help=help)
-    known = tokenizer_of(tokenizer, job.data, ports.high)
-    return replace(ports, high=min(known.size, ports.high or known.size)), known
+    return ports
+
+
+def for_rows(compiled: Compiled, ports: Ports) -> Job:
+    """The job with each sequence at a position of its own."""
+    job = compiled.job
+    assert job.decoding is not None
+    (rows,) = [d for d in ports.type.names if d != ports.dim]
+    return replace(job, decoding=replace(job.decoding, rows=rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +58,7 @@ def rows_program(compiled: Compiled, ports: Ports) -> RowsProgram:
 
     Raises ParcError: E0782 where sequences hang on each other.
     """
-    job = compiled.job
-    assert job.decoding is not None
-    (rows,) = [d for d in ports.type.names if d != ports.dim]
-    job = replace(job, decoding=replace(job.decoding, rows=rows))
+    job = for_rows(compiled, ports)
     made = {entry: compile_job(job, entry) for entry in DECODING}
     positions = {entry: c.training.model.inputs[-1].value.name for entry, c in made.items()}
     return RowsProgram(joined([c.program for c in made.values()]), positions)

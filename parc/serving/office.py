@@ -48,13 +48,18 @@ class Sequence:
 class Office:
     """Accepts sequences, and lets a worker compute as many at a time as its batch has rows."""
 
-    def __init__(self, spec: WorkerSpec, rows: int, limits: Limits) -> None:
+    def __init__(
+        self, spec: WorkerSpec, rows: int, limits: Limits, told: Callable[..., None] = lambda *_, **__: None
+    ) -> None:
+        """told: hears of what becomes of workers."""
+        self.told = told
         self.spec, self.rows, self.limits = spec, rows, limits
         self.waiting: deque[Sequence] = deque()
         self.running: dict[int, Sequence] = {}
         self.ready = False
         self.draining = False
-        self.restarts = 0
+        self.restarts = self.made = self.dropped = 0
+        """How many workers have ended, tokens were made, and texts were not wanted to the end."""
         self.idle = asyncio.Event()
         self.idle.set()
         self.begun = asyncio.Event()
@@ -89,8 +94,10 @@ class Office:
         """Nobody wants it any more: its row is free at once."""
         if self.running.pop(sequence.key, None) is not None:
             self._tell({"do": DROP, "key": sequence.key})
+            self.dropped += 1
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
+            self.dropped += 1
         self._fill()
 
     def _fill(self) -> None:
@@ -112,6 +119,7 @@ class Office:
             s.heard(broken())
             return
         s.tokens.append(made.token)
+        self.made += 1
         if made.ended:
             del self.running[s.key]
         s.heard(made)
@@ -152,6 +160,7 @@ class Office:
             if message["do"] == READY:
                 self.ready = True
                 self.begun.set()
+                self.told("worker_ready", pid=process.pid)
             elif message["do"] == MADE:
                 for found in message["tokens"]:
                     self._hear(made_of(found))
@@ -161,7 +170,7 @@ class Office:
         self.ready = False
         if process.returncode is None:
             process.kill()
-        await process.wait()
+        self.told("worker_ended", pid=process.pid, code=await process.wait(), running=len(self.running))
 
     def _mourn(self) -> None:
         """Those that ran wait first; what more than one worker has died of ends."""

@@ -8,14 +8,18 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
 from dsl.data import dataclass
 from dsl.diagnostics import fail
+from parc.serving.answering import Writer
 from parc.serving.app import Service
+from parc.serving.counting import Logged
 from parc.serving.limits import Limits
 from parc.serving.office import Office
+from parc.serving.templates import ChatConfig, ChatTemplate, end_of
 from parc.serving.wire import WorkerSpec
 from runtime.generate.loop import Ports
 from runtime.generate.tokenizers import Tokenizer
@@ -84,22 +88,25 @@ class Served:
 
 
 def serve_front(
-    served: Served, spec: WorkerSpec, ports: Ports, known: Tokenizer, limits: Limits, host: str, port: int,
-    key: str | None, told: Callable[[Served, str], None],
+    served: Served, spec: WorkerSpec, ports: Ports, known: Tokenizer, chat: ChatConfig, limits: Limits, host: str,
+    port: int, key: str | None, logs: bool, told: Callable[[Served, str], None],
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then end what was accepted. told: called with the address when a worker is ready.
 
     Raises ParcError: E0751.
     """
     require_serve()
+    template = None if chat.template is None else ChatTemplate(chat)
     listening = bound(host, port, limits)
     number = listening.getsockname()[1]
     local = ip_address(listening.getsockname()[0]).is_loopback
     shown = f"[{host}]" if ":" in host else host
 
     async def run() -> None:
-        office = Office(spec, served.rows, limits)
-        service = Service(served.name, int(time.time()), office, ports, known, limits, key, local)
+        logged = Logged(logs)
+        office = Office(spec, served.rows, limits, logged.event)
+        writer = Writer(office, ports, known, template, end_of(chat, partial(known.encode, bare=True)))
+        service = Service(served.name, int(time.time()), writer, limits, logged, key, local)
         await _run(service, listening.detach(), lambda: told(served, f"http://{shown}:{number}"))
 
     asyncio.run(run())
@@ -139,6 +146,7 @@ def _drain(office: Office, end: asyncio.Event) -> None:
     if office.draining:
         office.abandoned.set()
     office.draining = True
+    office.told("draining", running=len(office.running), waiting=len(office.waiting))
     end.set()
 
 

@@ -14,6 +14,7 @@ from dsl.data import dataclass
 from runtime.executor import Executor
 from runtime.generate.loop import CONTEXT, LENGTH, Ports
 from runtime.generate.sampling import Sampling
+from runtime.generate.turns import next_turn
 from runtime.inputs import Array
 
 BROKEN = "broken"
@@ -103,18 +104,13 @@ class RowBatch:
         self.rows = [None if row is not None and row.key == key else row for row in self.rows]
 
     def step(self) -> list[Made]:
-        """Read a chunk of those that have one to read, or a position of every row; what came of it.
-
-        Chunks and positions take turns where both are wanted: nobody waits for a long prompt of somebody else.
-        """
-        chunk = self.prefill
-        whole = [i for i, row in enumerate(self.rows) if row and chunk > 1 and row.read + chunk <= len(row.tokens)]
-        others = [i for i, row in enumerate(self.rows) if row and i not in whole]
-        if whole and not (self._chunk_last and others):
-            self._chunk_last = True
-            return self._read(whole, PREFILL, "first", chunk)
-        self._chunk_last = False
-        return self._read(others, DECODE, "next", 1)
+        """Read a chunk of those that have one to read, or a position of every row (`next_turn`); what came of it."""
+        left = [len(row.tokens) - row.read if row is not None else 0 for row in self.rows]
+        turn = next_turn(left, self.prefill, self._chunk_last)
+        self._chunk_last = turn.chunk
+        if turn.chunk:
+            return self._read(turn.rows, PREFILL, "first", self.prefill)
+        return self._read(turn.rows, DECODE, "next", 1)
 
     def _read(self, at: Sequence[int], entry: str, last: str, length: int) -> list[Made]:
         ports = self.ports

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +34,15 @@ class Server:
             self.lines.append(line)
             if found := re.match(r"serving at http://127\.0\.0\.1:(\d+)$", line):
                 self.port = int(found[1])
+                self._reading = threading.Thread(target=self._read, daemon=True)
+                self._reading.start()
                 return
         raise AssertionError("".join(self.lines))
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with contextlib.suppress(ValueError):
+            self.lines.extend(self.process.stderr)
 
     def worker(self) -> int:
         """The process that computes."""
@@ -44,13 +52,11 @@ class Server:
     def kill_worker(self) -> None:
         os.kill(self.worker(), signal.SIGKILL)
 
-    def end(self, number: int = signal.SIGTERM) -> int:
-        """Its exit code."""
-        self.process.send_signal(number)
+    def end(self) -> int:
+        """Its exit code, behind SIGTERM."""
+        self.process.terminate()
         code = self.process.wait(30)
-        assert self.process.stderr is not None
-        self.lines += self.process.stderr.readlines()
-        self.process.stderr.close()
+        self._reading.join(30)
         return code
 
 
@@ -65,6 +71,7 @@ def serving(path: Path, *options: str) -> Iterator[Server]:
         if server.process.poll() is None:
             server.process.kill()
             server.process.wait()
+        server._reading.join(30)
         if server.process.stderr is not None:
             server.process.stderr.close()
         for _ in range(100):
@@ -84,5 +91,19 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(writer: Path) -> Iterator[Server]:
     for name in ("starlette", "hypercorn", "openai"):
         pytest.importorskip(name)
-    with serving(writer, "--queue", "4", "--patience", str(PATIENCE), "--body", "20000") as found:
+    template = writer.parent / "chat.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+    options = [
+        "--queue",
+        "4",
+        "--patience",
+        str(PATIENCE),
+        "--body",
+        "20000",
+        "--chat-template",
+        str(template),
+        "--log",
+    ]
+    with serving(writer, *options) as found:
         yield found
+        assert found.end() == 0

@@ -102,6 +102,53 @@ def test_a_stream_is_the_same_text_in_pieces(writer: Path, client: Any) -> None:
     assert len({p.id for p in pieces}) == 1
 
 
+def test_a_chat(writer: Path, client: Any) -> None:
+    said = [{"role": "user", "content": "To be"}]
+    want = alone(writer, "To be\n", 10)[0]
+    asked = {"model": "write", "messages": said, "max_tokens": 10, "temperature": 0.0}
+    found = client.chat.completions.create(**asked, logprobs=True, top_logprobs=2)
+    (choice,) = found.choices
+    assert choice.message.content == want and choice.message.role == "assistant" and choice.finish_reason == "length"
+    assert "".join(t.token for t in choice.logprobs.content) == want
+    assert all(len(t.top_logprobs) == 2 for t in choice.logprobs.content)
+    pieces = list(client.chat.completions.create(**asked, stream=True))
+    assert [p.choices[0].delta.role for p in pieces] == ["assistant"] + [None] * 9
+    assert "".join(p.choices[0].delta.content or "" for p in pieces) == want and pieces[-1].object.endswith("chunk")
+    assert found.usage.prompt_tokens == 6 and found.id.startswith("chatcmpl-")
+
+
+def metrics(server: Server) -> dict[str, float]:
+    """What Prometheus reads."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    try:
+        connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {KEY}"})
+        text = connection.getresponse().read().decode()
+    finally:
+        connection.close()
+    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+def test_what_is_counted_and_logged(server: Server, client: Any) -> None:
+    before = metrics(server)
+    made(client, "To be", 7, n=2)
+    name = post(server, b"{")[1]["x-request-id"]
+    after = metrics(server)
+    more = {key: after[key] - before.get(key, 0) for key in after if after[key] != before.get(key, 0)}
+    assert (more["parc_generated_tokens_total"], more["parc_prompt_tokens_total"]) == (14, 5)
+    assert more["parc_first_token_seconds_count"] == 2 and more["parc_token_seconds_count"] == 12
+    assert more['parc_requests_total{path="/v1/completions",status="200"}'] == 1
+    assert more['parc_requests_total{path="/v1/completions",status="400"}'] == 1
+    assert after["parc_rows"] == 4 and after["parc_running"] == after["parc_waiting"] == 0
+    assert after['parc_request_seconds_bucket{le="+Inf"}'] == after["parc_request_seconds_count"]
+    events = [json.loads(line) for line in server.lines if line.startswith("{")]
+    found = next(e for e in events if e.get("id") == name)
+    assert (found["event"], found["status"], found["path"]) == ("request", 400, "/v1/completions")
+    used = next(e for e in reversed(events) if e.get("completion_tokens") == 14)
+    assert used["prompt_tokens"] == 5 and 0 < used["first_token_seconds"] <= used["seconds"]
+    assert not any("To be" in line or KEY in line for line in server.lines[4:])
+
+
 def test_many_at_once(writer: Path, client: Any) -> None:
     """More than there are rows: each is what it is alone."""
     found: dict[int, str] = {}
@@ -203,21 +250,20 @@ def raw(server: Server, body: dict[str, Any], window: int | None = None) -> sock
 
 
 def test_rows_of_who_is_gone_are_free_at_once(server: Server, client: Any) -> None:
-    """Eight texts fill the rows and the queue; when their client is gone, others are accepted and begin."""
-    s = raw(server, {"prompt": "I", "max_tokens": 250, "n": 8, "stream": True})
-    assert s.recv(10)
-    with pytest.raises(openai.RateLimitError) as caught:
-        made(client, "To be", 1, n=5)
-    assert int(caught.value.response.headers["retry-after"]) > 0
-    s.close()
-    until = time.monotonic() + 20
-    while True:
-        try:
+    """Eight texts fill the rows and the queue; when their client is gone, none of them is made any more."""
+    before = metrics(server)
+    with raw(server, {"prompt": "I", "max_tokens": 250, "n": 8, "stream": True}) as s:
+        assert s.recv(10)
+        full = metrics(server)
+        assert (full["parc_running"], full["parc_waiting"]) == (4, 4)
+        with pytest.raises(openai.RateLimitError) as caught:
             made(client, "To be", 1, n=5)
-            break
-        except openai.RateLimitError:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        assert int(caught.value.response.headers["retry-after"]) > 0
+    until = time.monotonic() + 20
+    while (after := metrics(server))["parc_running"] + after["parc_waiting"]:
+        assert time.monotonic() < until
+    assert after["parc_dropped_total"] - before["parc_dropped_total"] == 8
+    assert after["parc_generated_tokens_total"] - before["parc_generated_tokens_total"] < 8 * 250 / 2
 
 
 def test_who_sends_slowly_is_not_waited_for(server: Server) -> None:
@@ -231,25 +277,23 @@ def test_who_sends_slowly_is_not_waited_for(server: Server) -> None:
 
 def test_who_reads_slowly_keeps_nobody_waiting(server: Server, client: Any) -> None:
     """He takes nothing: others go on, and he is let go before he has all."""
-    s = raw(server, {"prompt": "I", "max_tokens": 250, "n": 8, "stream": True, "logprobs": 5}, window=2048)
-    begun = time.monotonic()
-    while True:
+    body = {"prompt": "I", "max_tokens": 250, "n": 8, "stream": True, "logprobs": 5}
+    begun, size, end = time.monotonic(), 0, b""
+    with raw(server, body, window=2048) as s:
+        while True:
+            try:
+                made(client, "To be", 3)
+                break
+            except openai.RateLimitError:
+                assert time.monotonic() - begun < 60
+                time.sleep(0.1)
+        time.sleep(2 * PATIENCE)
         try:
-            made(client, "To be", 3)
-            break
-        except openai.RateLimitError:
-            assert time.monotonic() - begun < 60
-            time.sleep(0.1)
-    time.sleep(2 * PATIENCE)
-    s.settimeout(20)
-    size, end = 0, b""
-    try:
-        while part := s.recv(2**16):
-            size, end = size + len(part), part
-    except ConnectionError:
-        pass
-    assert size > 2048 and b"[DONE]" not in end
-    s.close()
+            while part := s.recv(2**16):
+                size, end = size + len(part), part
+        except ConnectionError:
+            pass
+    assert 0 < size < 2**20 and b"[DONE]" not in end
 
 
 # --- the worker's end, and the service's
