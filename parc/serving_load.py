@@ -16,7 +16,7 @@ from runtime.generate.turns import next_turn
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class RequestLoad:
     """Requests that come by themselves (a Poisson process, drawn from the seed): `rate` a second, `count` of them; of
     so many tokens each, from the least to the most, all alike often. within: seconds to the first token, and for each
     one more, that a request must keep to count as good; None: any."""
@@ -50,7 +50,7 @@ class ServingPrice:
     was computed; together: how many texts took part in a call, on the average; most_waiting: for a row, at the worst;
     good: requests that kept `within`."""
 
-    load: Load
+    load: RequestLoad
     rows: int
     prefill: int
     prefill_seconds: float
@@ -113,7 +113,7 @@ class _Text:
         return self.prompt + self.made - self.read
 
 
-def serving_price(compiled: Compiled, load: Load) -> ServingPrice:
+def serving_price(compiled: Compiled, load: RequestLoad) -> ServingPrice:
     """Price the job's entries as a service has them, and play the load.
 
     Raises ParcError: E0783 for a job that does not decode, E0782 where its sequences hang on each other, E0784 for a
@@ -133,7 +133,7 @@ def serving_price(compiled: Compiled, load: Load) -> ServingPrice:
     return played(load, ports.rows, decoding.prefill, *seconds)
 
 
-def played(load: Load, rows: int, prefill: int, prefill_seconds: float, decode_seconds: float) -> ServingPrice:
+def played(load: RequestLoad, rows: int, prefill: int, prefill_seconds: float, decode_seconds: float) -> ServingPrice:
     """Play the load: requests wait for a free row in the order in which they come, and calls take turns as the service
     has them (`next_turn`)."""
     rng = random.Random(load.seed)

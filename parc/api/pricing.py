@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from parc.price import Price
     from parc.remedies import Remedies
     from parc.report.trace import Detail, Trace
-    from parc.serving_load import Load, ServingPrice
+    from parc.serving_load import RequestLoad, ServingPrice
     from parc.sweeping import SweptCase
 
 
@@ -42,7 +42,7 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     return estimate(compiled, variation)
 
 
-def serving_price(compiled: Compiled, load: Load) -> ServingPrice:
+def serving_price(compiled: Compiled, load: RequestLoad) -> ServingPrice:
     """Play a load of requests through a job that decodes, as `serve` has it, on the clock of the cost model.
 
     Raises:

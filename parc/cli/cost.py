@@ -22,7 +22,7 @@ from parc.units import flops, percent
 if TYPE_CHECKING:
     from parc.estimate import Estimate
     from parc.remedies import Remedies
-    from parc.serving_load import Load
+    from parc.serving_load import RequestLoad
 
 _MOST_SHOWN = 8
 
@@ -83,7 +83,7 @@ def command(
     out.data("\n\n".join([_compared(names, found, style), says]))
 
 
-def _played(out: Output, e: Estimate, load: Load, style: bool) -> None:
+def _played(out: Output, e: Estimate, load: RequestLoad, style: bool) -> None:
     """What a load makes of the job, before what a step costs."""
     found = api.serving_price(e.compiled, load)
     out.result = e.as_json() | {"remedies": None, "serving": found.as_json()}

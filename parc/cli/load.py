@@ -13,7 +13,7 @@ from parc.cli.tables import plural, seconds, table
 from parc.units import percent
 
 if TYPE_CHECKING:
-    from parc.serving_load import Load, ServingPrice
+    from parc.serving_load import RequestLoad, ServingPrice
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,11 +86,11 @@ def load_options(function: F) -> F:
 def load_of(
     rate: float, prompt: tuple[int, int], output: tuple[int, int], requests: int,
     within: tuple[float | None, float | None],
-) -> Load:  # fmt: skip
+) -> RequestLoad:  # fmt: skip
     """What the options say."""
-    from parc.serving_load import Load
+    from parc.serving_load import RequestLoad
 
-    return Load(rate, prompt, output, requests, within=within)
+    return RequestLoad(rate, prompt, output, requests, within=within)
 
 
 def played(p: ServingPrice, style: bool) -> str:

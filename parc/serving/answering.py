@@ -13,7 +13,7 @@ from dsl.diagnostics import ParcError
 from parc.serving.asking import Prompt, TextsAsked
 from parc.serving.counting import Counted
 from parc.serving.faults import Fault
-from parc.serving.forms import CHAT, COMPLETION, Form, Fresh
+from parc.serving.forms import CHAT, COMPLETION, AnswerForm, Fresh
 from parc.serving.office import Office, Sequence
 from parc.serving.templates import ChatTemplate
 from parc.serving.texts import GrowingText
@@ -59,13 +59,13 @@ class TextChoice:
             new += self.text.rest()
         return new
 
-    def likelihoods(self, form: Form) -> dict[str, Any] | None:
+    def likelihoods(self, form: AnswerForm) -> dict[str, Any] | None:
         """What is told of the tokens since the last time."""
         fresh, self.fresh = self.fresh, []
         return form.likelihoods(fresh, self.known) if self.scores else None
 
 
-class Writer:
+class TextMaker:
     """What makes texts: an office, how its model takes tokens, what texts they are; and, if there are any, what makes a
     prompt of a chat, and the token by which a text ends."""
 
@@ -78,7 +78,7 @@ class Writer:
 class Completion:
     """The whole request. Use `async with`: at the end, however it comes, its rows are free."""
 
-    def __init__(self, asked: TextsAsked, writer: Writer, counted: Counted, about: dict[str, Any]) -> None:
+    def __init__(self, asked: TextsAsked, writer: TextMaker, counted: Counted, about: dict[str, Any]) -> None:
         """about: is told of what is used. Raises Fault for prompts that cannot be read, or do not fit."""
         self.counted, self.about = counted, about
         ports, known = writer.ports, writer.known

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib.resources import files
 from typing import Any
 
-from parc.serving.answering import Completion, Writer
+from parc.serving.answering import Completion, TextMaker
 from parc.serving.asking import TextsAsked, body_of, chat_of, completion_of
 from parc.serving.counting import Counted, Logged
 from parc.serving.faults import Fault, draining, restarting, too_late
@@ -38,7 +38,7 @@ class Service:
     """
 
     def __init__(
-        self, name: str, created: int, writer: Writer, limits: Limits, logged: Logged, key: str | None = None,
+        self, name: str, created: int, writer: TextMaker, limits: Limits, logged: Logged, key: str | None = None,
         local: bool = True,
     ) -> None:  # fmt: skip
         self.name, self.created, self.writer, self.office = name, created, writer, writer.office

@@ -12,7 +12,7 @@ Fresh = tuple[Made, int]
 """A token that was not told of yet, and its place in the text."""
 
 
-class Form(Protocol):
+class AnswerForm(Protocol):
     """prefix: of the answers' names; whole, piece: what they say that they are."""
 
     prefix: str

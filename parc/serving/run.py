@@ -14,7 +14,7 @@ from typing import Any
 
 from dsl.data import dataclass
 from dsl.diagnostics import fail
-from parc.serving.answering import Writer
+from parc.serving.answering import TextMaker
 from parc.serving.app import Service
 from parc.serving.counting import Logged
 from parc.serving.limits import Limits
@@ -105,7 +105,7 @@ def serve_front(
     async def run() -> None:
         logged = Logged(logs)
         office = Office(spec, served.rows, limits, logged.event)
-        writer = Writer(office, ports, known, template, end_of(chat, partial(known.encode, bare=True)))
+        writer = TextMaker(office, ports, known, template, end_of(chat, partial(known.encode, bare=True)))
         service = Service(served.name, int(time.time()), writer, limits, logged, key, local)
         await _run(service, listening.detach(), lambda: told(served, f"http://{shown}:{number}"))
 

@@ -8,14 +8,14 @@ from dsl.data import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class BatchTurn:
     """A call: of a chunk, or of single positions; the numbers of the rows that take part."""
 
     chunk: bool
     rows: tuple[int, ...]
 
 
-def next_turn(left: Sequence[int], chunk: int, chunk_last: bool) -> Turn:
+def next_turn(left: Sequence[int], chunk: int, chunk_last: bool) -> BatchTurn:
     """The next call.
 
     Chunks and positions take turns where both are wanted: nobody waits for a long prompt of somebody else.
@@ -28,5 +28,5 @@ def next_turn(left: Sequence[int], chunk: int, chunk_last: bool) -> Turn:
     whole = tuple(i for i, n in enumerate(left) if n >= chunk > 1)
     others = tuple(i for i, n in enumerate(left) if n and not n >= chunk > 1)
     if whole and not (chunk_last and others):
-        return Turn(True, whole)
-    return Turn(False, others)
+        return BatchTurn(True, whole)
+    return BatchTurn(False, others)

@@ -17,6 +17,7 @@ from runtime.prove.serial import run_graph
 from tests.incremental.serial import begun, drawn, model_of
 from tests.incremental.test_derive import LIMIT, MODELS
 from tests.incremental.test_drawn import drawn as drawn_body
+from tests.incremental.test_experts import LAYERS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -86,3 +87,9 @@ def test_rows_that_hang_on_each_other_are_refused_by_the_op(op: str) -> None:
     with pytest.raises(ParcError, match=f"`{op}`") as caught:
         incremental(model, "s", 1, NOWHERE, rows="b")
     assert caught.value.diagnostics[0].code == "E0782"
+
+
+@pytest.mark.parametrize("given", ["capacity = 0.6", "capacity = 1.25, sigmoid = true, renormalise = true, shared = 4"])
+def test_experts(given: str) -> None:
+    """Seats are counted for each sequence by itself."""
+    assert apart(model_of(LAYERS.format(given)), 1) <= LIMIT

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from parc.cli import cli
-from parc.serving_load import Load, Quantiles, ServingPrice, played
+from parc.serving_load import Quantiles, RequestLoad, ServingPrice, played
 from tests.serving.sample import TEXT
 
 CLUSTER = """
@@ -32,7 +32,7 @@ def test_quantiles() -> None:
 
 
 def play(rate: float, prompt: int, output: int, rows: int = 4, count: int = 50, prefill: int = 8) -> ServingPrice:
-    return played(Load(rate, (prompt, prompt), (output, output), count), rows, prefill, 0.5, 0.125)
+    return played(RequestLoad(rate, (prompt, prompt), (output, output), count), rows, prefill, 0.5, 0.125)
 
 
 def test_nobody_else_is_there() -> None:
@@ -57,18 +57,18 @@ def test_more_than_can_be_done() -> None:
 def test_chunks_take_turns_with_positions() -> None:
     """While one reads chunks of 0.5 s, another's tokens come after a chunk each, not after all of them."""
     alone = play(1e-4, 8, 40, count=1)
-    found = played(Load(1e6, (8, 8), (40, 40), 4), 4, 8, 0.5, 0.125)
+    found = played(RequestLoad(1e6, (8, 8), (40, 40), 4), 4, 8, 0.5, 0.125)
     assert alone.token.p99 == pytest.approx(0.125) and found.token.p99 < 0.14
-    late = played(Load(0.4, (8, 80), (5, 5), 200), 4, 8, 0.5, 0.125)
+    late = played(RequestLoad(0.4, (8, 80), (5, 5), 200), 4, 8, 0.5, 0.125)
     assert late.token.p99 <= 0.625 + 1e-9  # a chunk and a position
 
 
 def test_what_is_good() -> None:
     limits = {"within": (1.0, 0.13)}
-    load = Load(0.5, (8, 16), (4, 4), 400, **limits)  # type: ignore[arg-type]
+    load = RequestLoad(0.5, (8, 16), (4, 4), 400, **limits)  # type: ignore[arg-type]
     found = played(load, 4, 8, 0.5, 0.125)
     assert 0 < found.good < 400 and found.goodput == found.good / found.seconds
-    assert played(Load(0.5, (8, 16), (4, 4), 400), 4, 8, 0.5, 0.125).good == 400
+    assert played(RequestLoad(0.5, (8, 16), (4, 4), 400), 4, 8, 0.5, 0.125).good == 400
     assert played(load, 4, 8, 0.5, 0.125).as_json() == found.as_json()
 
 
