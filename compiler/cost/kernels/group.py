@@ -150,7 +150,8 @@ class _Lift:
         assert isinstance(op, comm.Comm)
         source, target = self.values[instr.inputs[0].name].type, self.lifter.value(instr.outputs[0]).type
         rows = op.volume(source, target, self.lifter.sizes)
-        self.add(instr, Collective(op.mnemonic, op.over(), rows, ITEMSIZE[source.dtype], "activations"))
+        size = ITEMSIZE[source.dtype]
+        self.add(instr, Collective(op.mnemonic, op.over(), rows, size, "activations", aside=op.aside))
 
     def is_free_cast(self, instr: Node) -> bool:
         source = self.values[instr.inputs[0].name]
