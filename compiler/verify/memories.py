@@ -21,7 +21,7 @@ def check_memories(program: Program, report: Report) -> None:
     for c, cls in enumerate(program.classes):
         for k, reason in without(cls):
             s = cls.states[k]
-            report.error("E0575", Site(c, "state", k), f"{s.role} {s.name} has a cache: {reason}", None)
+            report.error("E0619", Site(c, "state", k), f"{s.role} {s.name} has a cache: {reason}", None)
         checker = _Checker(cls, report)
         for i, function in enumerate(cls.functions):
             checker.body(function.body, Site(c, "fn", i))

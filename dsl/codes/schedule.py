@@ -353,8 +353,7 @@ CODES: tuple[Code, ...] = (
         "a cache of a table of which more than rows is needed",
         "`offload rows to host cache N` keeps rows of a table with the devices: those that are looked up and renewed.\n"
         "An optimizer that changes all rows moves the table as a whole; rows that the hosts look up are not kept\n"
-        "elsewhere; and they lie along the table's first dim. So it is in a lowered program: a buffer with a cache\n"
-        "rests in another memory, and the cache has whole sets of 32 rows.",
+        "elsewhere; and they lie along the table's first dim.",
         _TABLE.replace("RULE", "offload rows to host cache 32").replace("rowwise_adagrad", "adam"),
         _TABLE.replace("RULE", "offload rows to host cache 32"),
     ),

@@ -151,9 +151,9 @@ def test_what_is_wrong_is_told_where_it_stands(code: str, rule: str, optimizer: 
 def test_a_program_that_says_otherwise_is_refused() -> None:
     text = show(compiled(CACHE).program)
     for wrong in ("cache 33", "cache 0", "cache 32 hits 2.0"):
-        assert "E0575" in {d.code for d in verify(parse_program(text.replace("cache 32", wrong, 1)))}
+        assert "E0619" in {d.code for d in verify(parse_program(text.replace("cache 32", wrong, 1)))}
     near = text.replace(" in host cache 32", " cache 32")
-    assert {d.code for d in verify(parse_program(near))} >= {"E0575"}
+    assert {d.code for d in verify(parse_program(near))} >= {"E0619"}
 
 
 def test_it_is_as_good_as_its_rows_are_hot() -> None:
