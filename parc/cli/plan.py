@@ -15,7 +15,7 @@ from parc.cli.writing import check_output, write_output
 
 if TYPE_CHECKING:
     from parc.planning.answer import FoundPlan
-    from parc.planning.search import Counts, PricedPlan
+    from parc.planning.found import Counts, PricedPlan
 
 DAY = 86400.0
 

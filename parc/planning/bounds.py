@@ -119,8 +119,8 @@ class LowerBounds:
         if zero < 2:
             messages = reduced + (gathered if zero else reduced)
             return max(least, share + max(0.0, messages - cluster.hidden * share / m)) + update
-        _, again = self.messages(model.again / (n // data), data, stride)
-        beside = m * (reduced + (gathered + again if zero == 3 else 0.0))
+        _, back = self.messages(model.again / (n // data), data, stride)
+        beside = m * (reduced + (gathered + back if zero == 3 else 0.0))
         behind = gathered if zero == 2 else 0.0
         return max(least, max(share, beside) + max(0.0, behind - cluster.hidden * share / m)) + update
 

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 from dsl.printable import printable
+from parc.planning.found import PricedPlan
 from parc.planning.layer_work import LayerWork
-from parc.planning.layers import LayerKind
+from parc.planning.layers import SplitLayer
 from parc.planning.planning import Planned
-from parc.planning.search import PricedPlan
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
@@ -80,7 +80,7 @@ def certificate(planned: Planned, keep: int) -> dict[str, Any]:
     }
 
 
-def layer_json(kind: LayerKind, of: LayerWork) -> dict[str, Any]:
+def layer_json(kind: SplitLayer, of: LayerWork) -> dict[str, Any]:
     """What layers of a kind take of a device, and the strategy by which that was found."""
     return {
         "inside": [[printable(name), size] for name, size in kind.inside],

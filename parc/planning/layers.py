@@ -1,8 +1,8 @@
 """What a micro-batch takes of a device in the loops of a model, whatever stages, replicas and schedule there are.
 
 It hangs on the axes that split a layer, on what is computed again and on the rows of the batch that a device has
-(`LayerKind` and rows): so one strategy of few devices, that has these in one stage, is lowered for all that share them.
-Of it are taken
+(`SplitLayer` and rows): so one strategy of few devices, that has these in one stage, is lowered for all that share
+them. Of it are taken
 
 - the seconds in which kernels and messages of activations keep a device from computing anything else, forward and
   backward, of all iterations of the loops at the top, and of the rest;
@@ -46,7 +46,7 @@ BACKWARD: FunctionKey = (FunctionPhase.BACKWARD, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class LayerKind:
+class SplitLayer:
     """All but the rows that the work of layers hangs on: axes that split them, and rules."""
 
     inside: tuple[tuple[str, int], ...]
@@ -61,8 +61,8 @@ class LayerKind:
         return prod(n for _, n in self.inside)
 
     @staticmethod
-    def of(kin: Kin) -> LayerKind:
-        return LayerKind(kin.inside, kin.recompute, kin.along, kin.heads, kin.tables)
+    def of(kin: Kin) -> SplitLayer:
+        return SplitLayer(kin.inside, kin.recompute, kin.along, kin.heads, kin.tables)
 
 
 class Layers:
@@ -70,8 +70,8 @@ class Layers:
 
     def __init__(self, space: PlanSpace, pricer: StrategyPricer) -> None:
         self.space, self.pricer = space, pricer
-        self.known: dict[LayerKind, list[LayerWork]] = {}
-        self.asked: set[tuple[LayerKind, int, int, bool]] = set()
+        self.known: dict[SplitLayer, list[LayerWork]] = {}
+        self.asked: set[tuple[SplitLayer, int, int, bool]] = set()
         self.roles = {role.name: role for role in space.roles}
         assert pricer.job.cluster is not None
         self.cluster = pricer.job.cluster
@@ -82,7 +82,7 @@ class Layers:
     def best(self, kin: Kin, single: bool, zero: int) -> LayerWork | None:
         """The closest bound that is known, in proportion to the rows. single: of candidates with one micro-batch; zero:
         their stage of ZeRO."""
-        kind = LayerKind.of(kin)
+        kind = SplitLayer.of(kin)
         if (mine := self._closest(kind, kin.rows, single, zero)) is not None:
             return mine.of(kin.rows)
         plain = replace(kind, recompute=0)
@@ -91,11 +91,11 @@ class Layers:
         found = [self._merged(of, plain, kin.rows, single, zero) for of in self.known]
         return max((w for w in found if w is not None), key=lambda w: w.backward, default=None)
 
-    def _closest(self, kind: LayerKind, rows: int, single: bool, zero: int) -> LayerWork | None:
+    def _closest(self, kind: SplitLayer, rows: int, single: bool, zero: int) -> LayerWork | None:
         found = [w for w in self.known.get(kind, ()) if w.covers(rows, single, zero)]
         return min(found, key=lambda w: (w.rows, w.single, not w.whole)) if found else None
 
-    def _merged(self, of: LayerKind, kind: LayerKind, rows: int, single: bool, zero: int) -> LayerWork | None:
+    def _merged(self, of: SplitLayer, kind: SplitLayer, rows: int, single: bool, zero: int) -> LayerWork | None:
         """What is known of fewer devices that share a layer, which do the work of several each."""
         if not self.merges(of, kind):
             return None
@@ -106,7 +106,7 @@ class Layers:
         found, times = mine.of(int(rows * each)).any, of.devices / kind.devices
         return replace(found, rows=rows, backward=found.backward * times, rest=0.0, tail=0.0, added=0.0)
 
-    def merges(self, of: LayerKind, kind: LayerKind) -> bool:
+    def merges(self, of: SplitLayer, kind: SplitLayer) -> bool:
         """Whether devices of the second kind can be put together to those of the first, which do what they did."""
         fewer, more = dict(of.inside), dict(kind.inside)
         return (
@@ -116,15 +116,15 @@ class Layers:
             and (of.along, of.heads) == self._rules(of.inside, kind)
         )
 
-    def _rules(self, inside: tuple[tuple[str, int], ...], like: LayerKind) -> tuple[str, bool]:
+    def _rules(self, inside: tuple[tuple[str, int], ...], like: SplitLayer) -> tuple[str, bool]:
         kinds = {self.roles[name].kind for name, _ in inside}
         return like.along if INNER in kinds else "", like.heads and POSITIONS in kinds
 
-    def experts(self, kind: LayerKind) -> int:
+    def experts(self, kind: SplitLayer) -> int:
         """Devices of the axis of experts."""
         return next((n for name, n in kind.inside if self.roles[name].kind == EXPERTS), 1)
 
-    def _fewer(self, kind: LayerKind) -> list[LayerKind]:
+    def _fewer(self, kind: SplitLayer) -> list[SplitLayer]:
         """Kinds with fewer and fewer devices to which these can be put together, the least first."""
         found = []
         inside = dict(kind.inside)
@@ -133,11 +133,11 @@ class Layers:
             inside[largest] //= next(q for q in range(2, inside[largest] + 1) if inside[largest] % q == 0)
             axes = tuple((name, n) for name, n in inside.items() if n > 1)
             along, heads = self._rules(axes, kind)
-            found.append(LayerKind(axes, 0, along, heads, kind.tables))
+            found.append(SplitLayer(axes, 0, along, heads, kind.tables))
             inside = dict(axes)
         return found[::-1]
 
-    def many(self, kind: LayerKind) -> tuple[int, int]:
+    def many(self, kind: SplitLayer) -> tuple[int, int]:
         """As many rows as there can be with few replicas (two, if the batch has that many), and these."""
         most = self.space.batch // self.experts(kind)
         sharded = any(self.roles[name].kind in (EXPERTS, POSITIONS) for name, _ in kind.inside)
@@ -145,27 +145,32 @@ class Layers:
 
     def closer(self, kin: Kin, replicas: int, single: bool, zero: int) -> bool:
         """Find out more, if there is more to find out: first of fewer devices, then of what is computed but once, of
-        many rows, and last of these. replicas, single, zero: of a candidate. Of what
-        cannot be lowered nothing is found."""
+        many rows, and, where gradients are not sharded, with what is added to them; last of these rows. replicas,
+        single, zero: of a candidate. Of what cannot be lowered nothing is found."""
         if self.rougher(kin):
             return True
-        whole = zero < 2
-        kind = LayerKind.of(kin)
+        if zero > 1:
+            return False
+        kind = SplitLayer.of(kin)
+        each = self.experts(kind)
+        half = self.space.batch // (2 * each)
+        if not single and half and half % kin.rows == 0 and self._find(kind, half, 1, True):
+            return True
         most = replicas if single else next((n for n in range(2, replicas + 1) if replicas % n == 0), 1)
-        if not single and self.space.batch == kin.rows * most * self.experts(kind):
+        if not single and self.space.batch == kin.rows * most * each:
             most = 1  # of the replicas several micro-batches are made
         closest = self._closest(kind, kin.rows, single, zero)
-        if closest is None or closest.rows != kin.rows or closest.single != single or closest.whole != whole:
-            return self._find(kind, kin.rows, most, whole)
+        if closest is None or closest.rows != kin.rows or closest.single != single or not closest.whole:
+            return self._find(kind, kin.rows, most, True)
         return False
 
     def rougher(self, kin: Kin) -> bool:
         """The same, but for these rows."""
-        kind = LayerKind.of(kin)
+        kind = SplitLayer.of(kin)
         kinds = dict.fromkeys((*self._fewer(kind), replace(kind, recompute=0), kind))
         return any(self._find(of, *self.many(of), False) for of in kinds)
 
-    def _find(self, kind: LayerKind, rows: int, replicas: int, whole: bool) -> bool:
+    def _find(self, kind: SplitLayer, rows: int, replicas: int, whole: bool) -> bool:
         if (kind, rows, replicas, whole) in self.asked:
             return False
         self.asked.add((kind, rows, replicas, whole))
@@ -175,7 +180,7 @@ class Layers:
             return False
         return True
 
-    def work(self, kind: LayerKind, rows: int, replicas: int, whole: bool = False) -> LayerWork:
+    def work(self, kind: SplitLayer, rows: int, replicas: int, whole: bool = False) -> LayerWork:
         """Lower a strategy of one stage. whole: without ZeRO; else what ZeRO-2 takes out is taken out."""
         inside = tuple((self.roles[name], n) for name, n in kind.inside)
         data = ((next(r for r in self.space.roles if r.kind == DATA), replicas),) if replicas > 1 else ()

@@ -12,9 +12,10 @@ from dsl.data import dataclass
 from dsl.diagnostics import fail
 from parc.planning.bounds import LowerBounds, lower_bounds
 from parc.planning.dims import splittable
+from parc.planning.found import Counts, Found, PricedPlan
 from parc.planning.pricing import StrategyPricer
 from parc.planning.recomputes import recomputes
-from parc.planning.search import STEP, Counts, Found, PricedPlan, Search
+from parc.planning.search import STEP, Search
 from parc.planning.space import PlanSpace
 from parc.planning.work import cluster_work, model_work
 

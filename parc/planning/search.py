@@ -6,22 +6,22 @@ hangs on bounds alone. So at any time the best is known, and how much better the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import field, replace
-from heapq import heappop, heappush
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from heapq import heapify, heappop, heappush
 from math import inf
 from time import monotonic
 
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from parc.planning.bounds import SURE, LowerBounds
+from parc.planning.found import Counts, Found, PricedPlan, Tried
 from parc.planning.guess import Guess, Kin, kin
 from parc.planning.layer_work import LayerWork
-from parc.planning.layers import LayerKind, Layers
+from parc.planning.layers import Layers, SplitLayer
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, STAGES, ZERO, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.written import strategy_of
-from parc.price import Price
 
 STEP, MEMORY = "step", "memory"
 """What is minimised: seconds of a step, or bytes of the fullest device."""
@@ -32,78 +32,6 @@ CLOSE = 1.05
 
 SURER = 1.001
 """By as much a guess has to be above what it was to be made anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class PricedPlan:
-    """A candidate that fits, and its exact price. value: what is minimised; bound: what was known of it before."""
-
-    candidate: PlanChoice
-    price: Price
-    value: float
-    bound: float
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """A candidate that was compiled. seconds: None if it does not fit; code: what is wrong with it, else empty."""
-
-    candidate: PlanChoice
-    needed: int | None = None
-    seconds: float | None = None
-    code: str = ""
-
-
-@dataclass(slots=True)
-class Counts:
-    """Candidates of the space, by what became of them; they add up to all.
-
-    numbers: a dim, a batch or a loop cannot be split so, or the cluster cannot tell it from another. too_large: by what
-    is there all the time alone. not_better: by bounds, of time or of memory. refused: by the code of what is wrong.
-    unfit: priced, and larger than the devices' memory. fitting: priced, and not. left: not looked at.
-    """
-
-    numbers: int = 0
-    too_large: int = 0
-    not_better: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
-    unfit: int = 0
-    fitting: int = 0
-    left: int = 0
-
-    @property
-    def priced(self) -> int:
-        """All whose memory is known exactly."""
-        return self.unfit + self.fitting
-
-    @property
-    def total(self) -> int:
-        """All of the space."""
-        known = self.numbers + self.too_large + self.not_better + sum(self.refused.values())
-        return known + self.priced + self.left
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a search ends with. fitting: best first. least: the lowest bound of what is left (None: nothing is).
-    smallest: bytes of what needs least of all that was priced, and does not fit. interrupted: by the user. layers: what
-    bounds were made of."""
-
-    fitting: tuple[PricedPlan, ...]
-    tried: tuple[Tried, ...]
-    counts: Counts
-    least: float | None
-    seconds: float
-    smallest: int | None = None
-    interrupted: bool = False
-    layers: Mapping[LayerKind, Sequence[LayerWork]] = field(default_factory=dict)
-
-    @property
-    def gap(self) -> float:
-        """By which share of the best's value what is left can be better, at most."""
-        if self.least is None:
-            return 0.0
-        return max(0.0, 1 - self.least / self.fitting[0].value) if self.fitting else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +142,7 @@ class Search:
                     self.counts.too_large += count
                     continue
                 of = kin(space, mesh, rules)
-                many, _ = self.layers.many(LayerKind.of(of))
+                many, _ = self.layers.many(SplitLayer.of(of))
                 rows = many if many % of.rows == 0 else of.rows
                 groups.setdefault(replace(of, rows=rows), []).append(_Bunch(mesh, rules, most, count))
         for of, bunches in groups.items():
@@ -247,7 +175,8 @@ class Search:
         """What a candidate takes, or the best of many; as long as no price is known, candidates go first."""
         if isinstance(of.what, PlanChoice) and self.best == inf:
             return 0.0
-        return of.guess if of.guess else of.bound * self.guess.factor(of.kin)
+        guess = of.guess if of.guess else of.bound * self.guess.factor(of.kin)
+        return min(guess, self.best) if isinstance(of.what, _Group) else guess  # much is left out with little work
 
     def _leaves(self, bunch: _Bunch) -> Iterator[PlanChoice]:
         mesh, memory = bunch.mesh, self.bounds.cluster.memory
@@ -307,24 +236,16 @@ class Search:
         self.fitting.append(plan)
         if plan.value < self.best:
             self.best = plan.value
+            self.likely = [(self._guessed(of), number, of) for _, number, of in self.likely]
+            heapify(self.likely)
             if self.told is not None:
                 self.told(plan, self.counts)
 
     def _open_group(self, of: _Open, group: _Group) -> None:
         """Its bunches one by one, if the work of their layers does not speak against all of them."""
-        bound = of.bound
-        while bound < self.best:
-            layer = self.layers.best(of.kin, True, 2)
-            if layer is not None and self.minimise == STEP:
-                bound = max(
-                    bound,
-                    self.bounds.shared(
-                        layer,
-                        of.kin.devices * self.space.batch / (layer.rows * self.layers.experts(LayerKind.of(of.kin))),
-                    ),
-                )
-            if not self.layers.rougher(of.kin):
-                break
+        bound = self._grouped(of)
+        while self.minimise == STEP and bound < self.best and self.layers.rougher(of.kin):
+            bound = self._grouped(of)
         if bound >= self.best:
             self.counts.not_better += group.count
             return
@@ -338,6 +259,15 @@ class Search:
             self._push(
                 self._known(_Open(mine, better, bunch), [(better, leaf) for leaf in self._leaves(bunch)], single)
             )
+
+    def _grouped(self, of: _Open) -> float:
+        """What is now known of a group."""
+        layer = self.layers.best(of.kin, True, 2) if self.minimise == STEP else None
+        if layer is None:
+            return of.bound
+        rows = self.space.batch * of.kin.devices
+        each = layer.rows * self.layers.experts(SplitLayer.of(of.kin))
+        return max(of.bound, self.bounds.shared(layer, rows / each))
 
     def _known(self, of: _Open, leaves: list[tuple[float, PlanChoice]], single: bool) -> _Open:
         """The same, with what is now known of its candidates."""
@@ -389,9 +319,10 @@ class Search:
         """Count what is left, and find its lowest bound."""
         least = None
         for _, _, of in (*self.likely, *self.later):
-            if of.bound >= self.best:
+            bound = self._grouped(of) if isinstance(of.what, _Group) else of.bound
+            if bound >= self.best:
                 self.counts.not_better += of.count
             else:
                 self.counts.left += of.count
-                least = of.bound if least is None else min(least, of.bound)
+                least = bound if least is None else min(least, bound)
         return least

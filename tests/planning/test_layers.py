@@ -7,7 +7,7 @@ import pytest
 from dsl.diagnostics import ParcError
 from parc.planning.bounds import LowerBounds
 from parc.planning.guess import kin
-from parc.planning.layers import LayerKind, Layers
+from parc.planning.layers import Layers, SplitLayer
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, PlanSpace
 from parc.planning.written import strategy_of
@@ -54,7 +54,7 @@ def test_passes_take_the_same_without_an_update() -> None:
     space, _ = space_of(job)
     pricer = StrategyPricer(job)
     layers = Layers(space, pricer)
-    kind = LayerKind((("cp", 2), ("tp", 2)), 1, "s", True, False)
+    kind = SplitLayer((("cp", 2), ("tp", 2)), 1, "s", True, False)
     found = layers.work(kind, *layers.many(kind))
     whole, pricer.compiled = pricer.compiled, lambda strategy, update=True: whole(strategy)  # type: ignore[method-assign]
     assert layers.work(kind, *layers.many(kind)) == found and found.saved > 0
