@@ -42,6 +42,7 @@ def repeat(statement: ast.Repeat, scope: Scope) -> None:
         # An iteration draws the same numbers, and the loops in it are called the same, in whichever piece it is.
         making.streams, making.labels = streams.copy(), labels.copy()
         making.pieces.append(LoopPiece(name, scope_path, label, path, low, high - low, count))
+        making.session.pieces.append(making.pieces[-1])
         _Loop(statement, scope, high - low, name, scope_path).run()
 
 

@@ -18,6 +18,7 @@ from compiler.model import STEP_DTYPE, DataInput, LoopPiece, Precision, State, W
 from compiler.ops.base import Misuse, Op, OpError
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast
+from compiler.ops.numbers import expect_numbers
 from compiler.origin import last
 from dsl import ast
 from dsl.data import dataclass
@@ -281,6 +282,7 @@ class Scope:
         builder = frame.builder
         builder.scope = self.path
         try:
+            expect_numbers(op)
             types = op.infer(*(v.type for v in operands))
             for t in types:
                 check_size(t, "", span)

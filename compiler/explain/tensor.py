@@ -6,6 +6,7 @@ from compiler.explain.index import GRADIENT, ITSELF, Index, LayoutChange
 from compiler.graph import Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.lists import row_lists
+from compiler.loop_pieces import with_one_number
 from compiler.model import Weight
 from compiler.origin import within
 from compiler.passes.place.place import Placed
@@ -98,7 +99,7 @@ class _Explainer:
     def _find(self, name: str) -> Value:
         model = self.training.model
         written = {model.with_numbers(v): v for v in self.index.values} if model.pieces else {}
-        name = written.get(name, name)
+        name = written.get(with_one_number(name), name)
         finish = self.training.finish
         first = ("loss",) if self.training.model.scored else ()
         ends = dict(zip((*first, *self.training.summed), self.placed.forward.outputs, strict=False))

@@ -132,7 +132,7 @@ class _Written:
         divide = {"heads": of.sizes.heads, "vocab": of.sizes.vocab}
         if dense:
             divide["width"] = of.sizes.width
-        if of.mixture is not None:
+        if of.mixture is not None and mixed:
             divide["expert_width"] = of.mixture.width
             if of.mixture.shared:
                 divide["shared"] = of.mixture.shared
@@ -150,7 +150,7 @@ class _Written:
             table=(*rows(of.outer), *self.table),
             functions=tuple(self.functions),
             positions=of.positions,
-            experts=of.mixture.experts if of.mixture else 0,
+            experts=of.mixture.experts if of.mixture and mixed else 0,
             notes=of.notes,
         )
 
