@@ -13,7 +13,7 @@ from compiler.cluster import Level as Level
 from compiler.graph import Graph, Value
 from compiler.lists import row_lists
 from compiler.loop_pieces import LoopPiece as LoopPiece
-from compiler.loop_pieces import whole_path, with_numbers
+from compiler.loop_pieces import by_path, whole_path, with_numbers
 from compiler.origin import Role
 from compiler.strategy import SERIAL, Strategy
 from dsl.data import dataclass
@@ -104,11 +104,11 @@ class Model:
 
     def whole(self, name: str) -> str:
         """What a weight or a state (of an optimizer, too) is called in the model as it is written."""
-        return whole_path(name, self.pieces)
+        return whole_path(name, by_path(self.pieces))
 
     def with_numbers(self, path: str) -> str:
         """A path as a strategy writes it: `block[0..4].mlp`, where the loop is cut."""
-        return with_numbers(path, self.pieces)
+        return with_numbers(path, by_path(self.pieces))
 
     @property
     def loss(self) -> Value:

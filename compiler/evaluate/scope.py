@@ -91,7 +91,7 @@ class Making:
         self.inputs: list[DataInput] = []
         self.weights: list[tuple[WeightVar, Weight]] = []
         self.states: dict[str, State] = {}  # by what the optimizer calls them
-        self.pieces: list[LoopPiece] = []  # of loops that are cut
+        self.pieces: dict[str, LoopPiece] = {}  # of loops that are cut, by path
         self.model_states: list[StateVar] = []
         self.counts: dict[str, Value] = {}  # of dims with a run-time size: how many positions count
         self.used_dims: set[str] = set()  # names of all dims that tensors have

@@ -185,7 +185,7 @@ def latent(**others: int) -> dict[str, Any]:
         ({**LLAMA, "rms_norm_eps": 1e300}, "rms_norm_eps", "must be a number below 3.403e+38"),
         ({**LLAMA, "initializer_range": -0.02}, "initializer_range", "must be a number of at least 0"),
         ({**LLAMA, "vocab_size": 2**40}, "vocab_size", "must be a whole number of at least 1, below 2^31"),
-        ({**LLAMA, "rope_scaling": {**LLAMA3, "factor": 0.0}}, "factor", "`rope_scaling.factor` must be a number above"),
+        ({**LLAMA, "rope_scaling": {**LLAMA3, "factor": 0.0}}, "factor", "`rope_scaling.factor` must be"),
         ({**LLAMA, "rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor", "is not above"),
         ({**LLAMA, "rope_theta": 1, "rope_scaling": YARN}, "rope_theta", "YaRN needs more than 1"),
         ({**SMALL["phi3_long"], "original_max_position_embeddings": 1}, "original_max_position_embeddings", "least 2"),
