@@ -291,7 +291,7 @@ class Scope:
                 self._check_made(op, operands, types, span)
             known = self.making.extents
             found = extents(op, [known.get(v) for v in inputs], [t.dtype for t in types])
-            values = builder.add_many(op, *operands, name=name, span=span)
+            values = builder.add_many(op, *operands, name=name, span=span, types=types)
         except Misuse:
             raise
         except OpError as error:
