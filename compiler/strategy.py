@@ -11,6 +11,7 @@ from dataclasses import field
 from math import prod
 
 from compiler.homes import Homes
+from compiler.memory.tiers import RowCache
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
@@ -159,7 +160,8 @@ class ImplementRule:
 @dataclass(frozen=True, slots=True)
 class OffloadRule:
     """Tensors of these classes in the scope (None: everywhere) rest in `memory` (`host`, `nvme`). Of several rules for
-    a tensor the first counts. prefetch: how many of those that are read next are fetched ahead."""
+    a tensor the first counts. prefetch: how many of those that are read next are fetched ahead. cache: of rows, those
+    that each device keeps."""
 
     classes: tuple[str, ...]
     memory: str
@@ -167,6 +169,7 @@ class OffloadRule:
     prefetch: int = 1
     span: Span = field(default=NOWHERE, compare=False)
     by: Span | None = field(default=None, compare=False)
+    cache: RowCache | None = None
 
 
 RUN = ("update", "take")
@@ -215,6 +218,15 @@ class Strategy:
     @property
     def devices(self) -> int:
         return prod(a.size for a in self.mesh)
+
+    def pieces(self) -> dict[str, int]:
+        """Into how many pieces rules may cut dims, by their names."""
+        sizes = {a.name: a.size for a in self.mesh}
+        axes: dict[str, set[str]] = {}
+        for rule in self.splits:
+            for d in rule.dims:
+                axes.setdefault(d, set()).add(rule.axis)
+        return {d: prod(sizes[a] for a in found) for d, found in axes.items()}
 
     @property
     def zigzags(self) -> tuple[SplitRule, ...]:

@@ -29,6 +29,9 @@ SMALLEST, LARGEST = 1e-12, 1e24
 MAX_CHUNKS = 64
 """Chunks of a device in an interleaved schedule; each has text of its own."""
 
+MAX_CACHE = 2**31 - 32
+"""Rows of a table that a device keeps: places are counted in 32 bits."""
+
 MAX_INTEGER_BITS = 256
 """Size of a static integer."""
 

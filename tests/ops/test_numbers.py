@@ -59,7 +59,7 @@ def test_numbers_of_jobs() -> None:
     """The same, where somebody writes them in the language."""
     job = "use std.optimizers (sgd)\nmodel m {\n  dim d = 4\n  weight w[d] ~ ones\n  loss sum(LINE)\n}\n"
     job += "job j {\n  train m()\n  optimizer sgd(lr = 0.1)\n}\n"
-    for line in ("shift(w, d, 10 ** 15, around = true)", "slice(w, d -> e, 0..4 by 10 ** 15)"):
+    for line in ("shift(w, d, 10 ** 15, around = true)", "slice(w, d -> e, 0..4, step = 10 ** 15)"):
         with pytest.raises(ParcError) as caught:
             api.compile(Source("main.par", job.replace("LINE", line)))
         assert [d.code for d in caught.value.diagnostics] == ["E0206"], caught.value
