@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from fractions import Fraction
+from math import lcm
 from typing import Any
 
 from dsl.data import dataclass
@@ -129,7 +130,9 @@ class _Written:
         mixed, dense = any(k.mixed for k in of.kinds), any(not k.mixed for k in of.kinds)
         self._sizes(mixed, dense)
         loops, row = self._loops(mixed)
-        divide = {"heads": of.sizes.heads, "vocab": of.sizes.vocab}
+        keys = of.sizes.kv_heads or of.sizes.heads
+        # Keys' heads are split, or the queries' of each: a power of two divides one of both, or not their multiple.
+        divide = {"heads": lcm(keys, of.sizes.heads // keys), "vocab": of.sizes.vocab}
         if dense:
             divide["width"] = of.sizes.width
         if of.mixture is not None and mixed:

@@ -11,9 +11,10 @@ import pytest
 
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Source
-from parc.importing.config import CHANGE_NOTHING, HARMLESS
+from parc.importing.config import CHANGE_NOTHING, HARMLESS, read_config
 from parc.importing.families.known import KNOWN, family_of
 from parc.importing.importing import import_config
+from parc.importing.strategy import candidates
 from tests.importing.oracle import imported
 from tests.importing.small import DEEPSEEK, GEMMA, KIN, LLAMA3, SMALL, T5, YARN, kin
 
@@ -234,3 +235,13 @@ def test_numbers_of_all_kinds_make_a_job_or_are_refused() -> None:
         except ParcError as error:
             for d in error.diagnostics:
                 assert d.code in ("E1004", "E1005") and d.span is not None and d.span.source == "config.json", (name, d)
+
+
+@pytest.mark.parametrize(("heads", "keys", "degrees"), [(4, 2, {1, 2}), (12, 2, {1, 2}), (16, 2, {1, 2, 4, 8})])
+def test_layers_are_split_as_their_heads_can_be(heads: int, keys: int, degrees: set[int]) -> None:
+    """Heads of keys, or the queries of each: both may be fewer than all heads have in common with a degree."""
+    config = {**LLAMA, "num_attention_heads": heads, "num_key_value_heads": keys, "head_dim": 8}
+    source = Source("config.json", json.dumps(config))
+    assert {d.tp for d in candidates(family_of("llama").describe(read_config(source)), 8)} == degrees
+    if heads == 4:
+        assert import_config(source, (4, "h100")).fits

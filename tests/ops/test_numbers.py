@@ -26,13 +26,17 @@ def test_every_whole_number_of_an_op_has_bounds() -> None:
 
 
 LINE = "    accumulate %loss into loss\n"
+FAR = "4611686018427387904"
 CASES = {
     "ahead": ("E0612", "%far: f32[d=4] in host = move %w from hbm to host ahead 1000000000000"),
     "ahead of nothing": ("E0619", "%far: f32[d=4] in host = move %w from hbm to host ahead 1"),
     "before": ("E0612", "%q: int32[d=4] = iota over d=4 zigzag -1"),
     "around": ("E0612", "%q: f32[d=4] = shift %w over d by 1000000000000000 with 0.0 around"),
-    "stride": ("E0612", "%q: f32[o=1, k=3] = window %w dim d out o=1 kernel k=3 stride 4611686018427387904 pad 0 fill 0.0"),
-    "dilation": ("E0612", "%q: f32[o=4, k=1] = window %w dim d out o=4 kernel k=1 stride 1 pad 0 fill 0.0 dilation 4611686018427387904"),
+    "stride": ("E0612", f"%q: f32[o=1, k=3] = window %w dim d out o=1 kernel k=3 stride {FAR} pad 0 fill 0.0"),
+    "dilation": (
+        "E0612",
+        f"%q: f32[o=4, k=1] = window %w dim d out o=4 kernel k=1 stride 1 pad 0 fill 0.0 dilation {FAR}",
+    ),
     "more than there are": ("E0617", "%q: f32[s=4/dp] = zigzag_across %s s over dp among 4"),
     "as many as there are": ("", "%q: f32[s=4/dp] = zigzag_across %s s over dp among 2"),
     "in order": ("", "%q: int32[d=4] = iota over d=4 zigzag 0"),
