@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compiler.cluster import TOPOLOGIES as TOPOLOGIES
 from compiler.cluster import Cluster as Cluster
 from compiler.cluster import Device as Device
 from compiler.cluster import Level as Level
-from compiler.graph import Graph, Value
+from compiler.graph import Graph, Type, Value
 from compiler.lists import row_lists
 from compiler.loop_pieces import LoopPiece as LoopPiece
 from compiler.loop_pieces import whole_path, with_numbers
@@ -19,12 +19,16 @@ from compiler.strategy import SERIAL, Strategy
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
+if TYPE_CHECKING:
+    from compiler.stored import StoredWeight
+
 # --- model ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """How a state begins: kind `zeros | ones | constant | normal | uniform` and its numbers."""
+    """How a state begins: kind `zeros | ones | constant | normal | uniform | bits` and its numbers. `bits`: random ones,
+    of those that the number has."""
 
     kind: str
     args: tuple[float, ...] = ()
@@ -101,6 +105,8 @@ class Model:
     calls: Mapping[str, Any] = field(default_factory=dict)
     """By path, the calls of functions, while strategies are evaluated (`compiler.evaluate.calls.CallRecord`)."""
     pieces: tuple[LoopPiece, ...] = ()
+    stored: tuple[StoredWeight, ...] = ()
+    """Matrices of which there are parts among the weights, in fewer bits."""
 
     def whole(self, name: str) -> str:
         """What a weight or a state (of an optimizer, too) is called in the model as it is written."""
@@ -130,6 +136,13 @@ class Model:
     def trained(self) -> tuple[Weight, ...]:
         """The weights that have gradients, in their order."""
         return tuple(w for w in self.weights if w.trained)
+
+    @property
+    def written(self) -> dict[str, Type]:
+        """The weights as the model has them, with their types, whatever rests of them in parts."""
+        parts = {name: s for s in self.stored for name in s.parts.values()}
+        owners = ((w, parts.get(w.name)) for w in self.weights)
+        return {w.name if s is None else s.name: w.value.type if s is None else s.type for w, s in owners}
 
     @property
     def step(self) -> Value | None:

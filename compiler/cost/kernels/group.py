@@ -124,6 +124,14 @@ class _Lift:
         else:
             self.vector(instr)
 
+    def unpacked(self, instr: Node) -> None:
+        """Products read weights as they rest, and unpack them as they go (as in Marlin's kernels)."""
+        sources = [self.values[v.name] for v in instr.inputs]
+        value = self.define(instr.outputs[0], max(s.owner for s in sources), sources[0].taint)
+        value.bytes = sum(s.bytes for s in sources)
+        self.views.setdefault(value.owner, []).append(value)
+        self.lifter.inside.add(instr.outputs[0].name)
+
     def message(self, instr: Node) -> None:
         """To neighbours."""
         op = instr.op
@@ -390,6 +398,8 @@ def _way(op: type[Op]) -> Callable[[_Lift, Node], None]:
         return _Lift.view
     if issubclass(op, Cast):
         return _Lift.cast
+    if op.unpacks:
+        return _Lift.unpacked
     if issubclass(op, Contract):
         return _Lift.contract
     if issubclass(op, comm.Comm) and op.message:

@@ -110,7 +110,7 @@ def states(cls: DeviceClass, shards: Shards, of: Footprint, dtype: str) -> State
 
     for s in cls.states:
         stored = ITEMSIZE[s.type.dtype]
-        mixed = ITEMSIZE[dtype] < stored
+        mixed = s.type.is_float and ITEMSIZE[dtype] < stored
         if s.memory != FIRST:
             continue
         if s.role is Role.STATE:
