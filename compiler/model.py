@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """How a state begins: kind `zeros | ones | constant | normal | uniform | bits` and its numbers. `bits`: random ones,
-    of those that the number has."""
+    """How a state begins: kind `zeros | ones | constant | normal | uniform | bits` and its numbers. `bits`: random,
+    of those that the number has set."""
 
     kind: str
     args: tuple[float, ...] = ()

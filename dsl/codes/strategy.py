@@ -269,8 +269,8 @@ CODES: tuple[Code, ...] = (
         "E0471",
         "a weight that a format does not fit",
         "Numbers are packed in words of 32 bits along a dim, which is a multiple of as many as fill them (int8 and\n"
-        "fp8 4, int4 8, int3 and sparse 32), and groups fill the dims that products sum over. What is trained cannot be\n"
-        "stored so.",
+        "fp8 4, int4 8, int3 and sparse 32), and groups fill the dims that products sum over. What is trained\n"
+        "cannot be stored so.",
         _infer("store weights as int4(group = 12)"),
         _infer("store weights as int4(group = 16)"),
     ),
