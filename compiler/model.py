@@ -4,31 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compiler.cluster import TOPOLOGIES as TOPOLOGIES
 from compiler.cluster import Cluster as Cluster
 from compiler.cluster import Device as Device
 from compiler.cluster import Level as Level
-from compiler.graph import Graph, Type, Value
+from compiler.graph import Graph, Value
 from compiler.lists import row_lists
 from compiler.loop_pieces import LoopPiece as LoopPiece
 from compiler.loop_pieces import whole_path, with_numbers
 from compiler.origin import Role
 from compiler.strategy import SERIAL, Strategy
+from compiler.weight_format import StoredWeight
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
-
-if TYPE_CHECKING:
-    from compiler.stored import StoredWeight
 
 # --- model ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """How a state begins: kind `zeros | ones | constant | normal | uniform | bits` and its numbers. `bits`: random,
-    of those that the number has set."""
+    """How a state begins: kind `zeros | ones | constant | normal | uniform | bits` (random, of those of the number)."""
 
     kind: str
     args: tuple[float, ...] = ()
@@ -90,7 +87,7 @@ class Model:
     It is called "step" where nothing else is.
     graph.outputs = loss (a scalar, where it is `scored`), then the metrics (scalars), then the outputs, then what
     becomes of the states.
-    scored: it has a loss. What only computes outputs has none.
+    scored: it has a loss. What only computes outputs has none. stored: matrices whose parts are among the weights.
     pieces: loops that are parts of others, where the strategy speaks of some iterations of a loop.
     """
 
@@ -106,7 +103,6 @@ class Model:
     """By path, the calls of functions, while strategies are evaluated (`compiler.evaluate.calls.CallRecord`)."""
     pieces: tuple[LoopPiece, ...] = ()
     stored: tuple[StoredWeight, ...] = ()
-    """Matrices of which there are parts among the weights, in fewer bits."""
 
     def whole(self, name: str) -> str:
         """What a weight or a state (of an optimizer, too) is called in the model as it is written."""
@@ -138,13 +134,6 @@ class Model:
         return tuple(w for w in self.weights if w.trained)
 
     @property
-    def written(self) -> dict[str, Type]:
-        """The weights as the model has them, with their types, whatever rests of them in parts."""
-        parts = {name: s for s in self.stored for name in s.parts.values()}
-        owners = ((w, parts.get(w.name)) for w in self.weights)
-        return {w.name if s is None else s.name: w.value.type if s is None else s.type for w, s in owners}
-
-    @property
     def step(self) -> Value | None:
         """The input that is the number of the step, if the model uses random numbers."""
         found = self.graph.inputs[len(self.inputs) + len(self.weights) + len(self.states) :]
@@ -152,8 +141,7 @@ class Model:
 
 
 TRAIN_STEP, EVALUATE, INFER = "train_step", "evaluate", "infer"
-"""What a program can be asked to do: a step of training; the loss, the metrics and the outputs of a batch; the outputs
-alone."""
+"""What a program is asked for: a step of training; loss, metrics and outputs of a batch; the outputs alone."""
 
 ENTRIES = (TRAIN_STEP, EVALUATE, INFER)
 

@@ -6,7 +6,7 @@ lie, travel and are saved as all weights are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -18,32 +18,8 @@ from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, within
 from compiler.strategy import StoreRule
 from compiler.walk import graph_values
-from compiler.weight_format import BITS, SPARSE, WeightFormat, levels, unit, words
-from dsl.data import dataclass
+from compiler.weight_format import BITS, KEPT, SCALE, SPARSE, WORDS, ZERO, StoredWeight, levels, replaced, unit
 from dsl.diagnostics import fail
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredWeight:
-    """A weight that rests in parts. type: its own, whole. format: with the group that it has. dim: along which numbers
-    are packed; inputs: over which its products sum, major first; scale: the type of its scales, whole. parts: which
-    there are, and the names of the weights that they are."""
-
-    name: str
-    type: Type
-    format: WeightFormat
-    dim: str
-    inputs: tuple[str, ...]
-    scale: Type
-    parts: dict[str, str]
-
-    @property
-    def words(self) -> Type:
-        """The type of its words."""
-        return Type("uint32", _replaced(self.type.dims, self.dim, words(self.format.code), unit(self.format.code)))
-
-
-WORDS, SCALE, ZERO, KEPT = "words", "scale", "zero", "kept"
 
 
 def stored(model: Model, rules: Sequence[StoreRule]) -> Model:
@@ -104,13 +80,19 @@ def _stored(weight: Weight, rule: StoreRule, inputs: tuple[str, ...]) -> StoredW
     own = type.dims[len(weight.loops) :]
     size = unit(format.code)
     candidates = [*reversed([d for d in own if d.name in inputs]), *reversed([d for d in own if d.name not in inputs])]
+    if format.code == SPARSE:
+        candidates = candidates[:1]  # each four inputs are neighbours
     dim = next((d for d in candidates if d.size % size == 0), None)
     if dim is None:
         message = f"no dim of `{weight.name}`, {type}, is a multiple of {size}, which is what `{format.code}` packs"
+        if format.code == SPARSE:
+            message = f"`{candidates[0].name}` of `{weight.name}`, the last dim of its inputs, is no multiple of {size}"
         raise fail("E0471", message, span, help="choose another format there, or leave it out with `in SCOPE`")
     if format.code == SPARSE:
-        kept = Type(type.dtype, _replaced(type.dims, dim.name, 1, 2))
-        return StoredWeight(weight.name, type, format, dim.name, inputs, kept, _named(weight, WORDS, KEPT))
+        kept = Type(type.dtype, replaced(type.dims, dim.name, 1, 2))
+        return StoredWeight(
+            weight.name, type, format, dim.name, inputs, kept, _named(weight, WORDS, KEPT), len(weight.loops)
+        )
     group = format.group
     total = prod(d.size for d in own if d.name in inputs)
     if not group or group >= total:
@@ -119,7 +101,9 @@ def _stored(weight: Weight, rule: StoreRule, inputs: tuple[str, ...]) -> StoredW
     parts = _named(weight, WORDS, SCALE, *([ZERO] if format.zeros else []))
     loops = type.dims[: len(weight.loops)]
     found = Type(type.dtype, (*loops, *scale))
-    return StoredWeight(weight.name, type, replace(format, group=group), dim.name, inputs, found, parts)
+    return StoredWeight(
+        weight.name, type, replace(format, group=group), dim.name, inputs, found, parts, len(weight.loops)
+    )
 
 
 def _named(weight: Weight, *parts: str) -> dict[str, str]:
@@ -148,10 +132,6 @@ def _scales(
             message = f"groups of {group} inputs do not fill the {sizes} of `{weight.name}`"
             raise fail("E0471", message, rule.by or rule.span, help="choose a `group` that divides, or is a multiple")
     return tuple(reversed(found))
-
-
-def _replaced(dims: Sequence[Dim], name: str, per: int, unit: int) -> tuple[Dim, ...]:
-    return tuple(Dim(d.name, d.size // unit * per) if d.name == name else d for d in dims)
 
 
 BELOW_TWO = 0xBFBFBFBF
@@ -192,10 +172,9 @@ class _Storing:
                 weights.append(w)
                 continue
             begin = _beginnings(of, w.init)
-            types = {WORDS: of.words, SCALE: of.scale, ZERO: of.scale, KEPT: of.scale}
             found = []
             for part, name in of.parts.items():
-                value = Value(name, types[part], w.value.span, Origin(name))
+                value = Value(name, of.type_of(name), w.value.span, Origin(name))
                 found.append(value)
                 weights.append(Weight(value, begin[part], w.loops, False))
             self.parts[w.value] = tuple(found)
@@ -246,3 +225,16 @@ class _Storing:
             operands += parts
         body = self.graph(op.body, inside)
         return Node(replace(op, body=body, stacks=stacks), tuple(operands), node.outputs, node.span)
+
+
+def unpacked_in(graph: Graph, names: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What is made of stored parts, in the graph and in its loops: name of the value -> name of the words' weight."""
+    known = {v.name: v.name for v in graph.inputs} if names is None else names
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        if isinstance(node.op, Repeat):
+            inside = zip(node.op.body.inputs, node.inputs)
+            found |= unpacked_in(node.op.body, {p.name: known[v.name] for p, v in inside if v.name in known})
+        elif node.op.unpacks and node.inputs[0].name in known:
+            found[node.output.name] = known[node.inputs[0].name]
+    return found

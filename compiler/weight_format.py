@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from math import gcd
+from collections.abc import Iterator, Sequence
+from itertools import product
+from math import gcd, prod
 
+from compiler.graph import Dim, Type
 from dsl.data import dataclass
 
 BITS = {"int8": 8, "int4": 4, "int3": 3, "fp8": 8}
@@ -66,3 +69,47 @@ def e4m3(byte: int) -> float:
     if exponent == 15 and mantissa == 7:
         return float("nan")
     return sign * (mantissa * 2.0**-9 if exponent == 0 else (8 + mantissa) * 2.0 ** (exponent - 10))
+
+
+WORDS, SCALE, ZERO, KEPT = "words", "scale", "zero", "kept"
+"""What there may be of a weight that is stored."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredWeight:
+    """A weight that rests in parts. type: its own, whole. format: with the group that it has. dim: along which numbers
+    are packed; inputs: over which its products sum, major first; scale: the type of its scales, whole. parts: which
+    there are, and the names of the weights that they are. loops: so many of its dims come from loops."""
+
+    name: str
+    type: Type
+    format: WeightFormat
+    dim: str
+    inputs: tuple[str, ...]
+    scale: Type
+    parts: dict[str, str]
+    loops: int
+
+    def type_of(self, name: str) -> Type:
+        """The type of a part, by its name."""
+        return self.words if name == self.parts[WORDS] else self.scale
+
+    @property
+    def count(self) -> int:
+        """How many inputs each of its outputs has."""
+        return prod(self.type.size(n) for n in self.inputs)
+
+    @property
+    def layers(self) -> Iterator[tuple[int, ...]]:
+        """The places of its matrices along its loops."""
+        return product(*(range(n) for n in self.type.shape[: self.loops]))
+
+    @property
+    def words(self) -> Type:
+        """The type of its words."""
+        return Type("uint32", replaced(self.type.dims, self.dim, words(self.format.code), unit(self.format.code)))
+
+
+def replaced(dims: Sequence[Dim], name: str, per: int, unit: int) -> tuple[Dim, ...]:
+    """The dims, of which that of the name has `per` elements for each `unit`."""
+    return tuple(Dim(d.name, d.size // unit * per) if d.name == name else d for d in dims)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def parameters(job: Job) -> tuple[int, int]:
     """Numbers in the weights of the model: in those that are trained, and in all."""
-    return sum(w.value.type.elements for w in job.model.trained), sum(t.elements for t in job.model.written.values())
+    of, parts = job.model.stored, {name for s in job.model.stored for name in s.parts.values()}
+    every = sum(w.value.type.elements for w in job.model.weights if w.name not in parts)
+    return sum(w.value.type.elements for w in job.model.trained), every + sum(s.type.elements for s in of)
 
 
 def setup(e: Estimate) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "Evaluate a file's model: loss, metrics and outputs, with the weights of a checkpoint.",
     "generate": "Go on from prompts, with a job that decodes.",
     "convert": "Make a checkpoint for another strategy, or another job.",
+    "compress": "Make a checkpoint whose matrices rest in fewer bits.",
     "verify": "Prove that the distributed run equals the serial program.",
     "cost": "Say how long a step takes, where the time goes, and what would help.",
     "sweep": "Price a job for all combinations of values of its parameters.",

@@ -9,7 +9,7 @@ import numpy as np
 
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate
-from compiler.stored import StoredWeight
+from compiler.weight_format import StoredWeight
 from dsl.source import Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
