@@ -80,7 +80,9 @@ def compress(
         words = next(iter(lacking.parts.values()))
         help = "compress the checkpoint that it was made of" if words in there else "it is of another model"
         raise fail("E0772", f"`{found.folder}` has no whole `{lacking.name}` to be compressed", help=help)
-    whole = {s.name: rounded(found.arrays([s.name])[s.name], s.type.dtype) for s in stored}
+    whole = {
+        s.name: rounded(found.arrays([s.name])[s.name].astype(STORAGE[s.type.dtype]), s.type.dtype) for s in stored
+    }
     weights = taken(PackedSource(found, stored, _nothing(stored)), compiled.program)
     data = _Data(job, model, weights)
     moments = data.moments(whole, steps) if method == "gptq" else {}

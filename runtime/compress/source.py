@@ -12,10 +12,10 @@ from compiler.origin import Role
 from compiler.shards import Spans
 from compiler.weight_format import StoredWeight
 from runtime.checkpoints.manifest import Manifest, SavedTensor
-from runtime.checkpoints.parts import rounded
 from runtime.checkpoints.reading import Owned, WeightSource
 from runtime.checkpoints.shard_file import STORED
 from runtime.compress.rounding import matrix, nearest, parts
+from runtime.numpy import STORAGE, rounded
 from runtime.numpy.base import Array
 
 
@@ -60,7 +60,7 @@ class PackedSource:
     def _part(self, name: str) -> Array:
         if name not in self.made:
             s = self.of[name]
-            whole = rounded(self.found.arrays([s.name])[s.name], s.type.dtype)
+            whole = rounded(self.found.arrays([s.name])[s.name].astype(STORAGE[s.type.dtype]), s.type.dtype)
             self.made |= parts(s, {at: nearest(matrix(s, whole[at]), s.format, s.type.dtype) for at in s.layers})
         return self.made[name]
 
@@ -79,7 +79,7 @@ class PackedSource:
         for name, spans in parts:
             if name in self.of:
                 x = self._part(name)[tuple(slice(*s) for s in spans)]
-                found[name, spans] = np.ascontiguousarray(rounded(x, dtypes[name])).astype(STORED[dtypes[name]])
+                found[name, spans] = np.ascontiguousarray(x).astype(STORED[dtypes[name]])
         return found
 
 
