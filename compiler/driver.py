@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.loop_pieces import in_words
-from compiler.model import DECODE, DECODING, ENTRIES, INFER, PREFILL, Job, Training
+from compiler.model import DECODE, DECODING, ENTRIES, INFER, PREFILL, Job, Model, Training
 from compiler.origin import Role
 from compiler.passes.inference import inference
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
@@ -171,16 +171,14 @@ def _asked(job: Job, entry: str) -> Job:
     if entry in DECODING and job.decoding is not None:
         from compiler.incremental.derive import incremental
 
-        by = job.decoding
-        model, before = job.model_of(INFER), job.written and job.written[1]
+        by, pieces = job.decoding, job.strategy.pieces()
         length, called = by.length(entry), "first" if entry == PREFILL else "next"
-        written = job.written and (
-            job.written[0],
-            before and incremental(before, by.dim, length, by.span, called, entry == DECODE),
-        )
-        return replace(
-            job, evaluated=incremental(model, by.dim, length, by.span, called, entry == DECODE), written=written
-        )
+
+        def derived(model: Model) -> Model:
+            return incremental(model, by.dim, length, by.span, called, entry == DECODE, pieces)
+
+        written = job.written and (job.written[0], job.written[1] and derived(job.written[1]))
+        return replace(job, evaluated=derived(job.model_of(INFER)), written=written)
     if job.kind == "infer" and entry != INFER:
         has = ", ".join((INFER, *(DECODING if job.decoding else ())))
         help = f"it has {has}; a job that trains has {', '.join(ENTRIES)}"

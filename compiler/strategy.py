@@ -228,6 +228,15 @@ class Strategy:
     def devices(self) -> int:
         return prod(a.size for a in self.mesh)
 
+    def pieces(self) -> dict[str, int]:
+        """Into how many pieces rules may cut dims, by their names."""
+        sizes = {a.name: a.size for a in self.mesh}
+        axes: dict[str, set[str]] = {}
+        for rule in self.splits:
+            for d in rule.dims:
+                axes.setdefault(d, set()).add(rule.axis)
+        return {d: prod(sizes[a] for a in found) for d, found in axes.items()}
+
     @property
     def zigzags(self) -> tuple[SplitRule, ...]:
         """The rules that say an order, along axes that split anything."""

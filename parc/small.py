@@ -119,11 +119,8 @@ class _Search:
     def _controls(self, stated: Stated) -> frozenset[Fact]:
         """The facts that depend on a number: of dims, axes…; nothing if no size does."""
         own = amounts(self.full)
-        for value in (
-            ()
-            if self.late
-            else (2 * stated.value, stated.value // 2, 3 * stated.value, stated.value - 1, stated.value + 1)
-        ):
+        n = stated.value
+        for value in () if self.late else (2 * n, n // 2, 3 * n, n - 1, n + 1):
             try:
                 other = amounts(self._evaluated(Sizes({stated.span: value}, bare=True)))
             except ParcError:

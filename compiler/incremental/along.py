@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from compiler.graph import Builder, Dim, Graph, Node, Type, Value
-from compiler.incremental.chunk import RULES, Demand, Increment
+from compiler.incremental.chunk import RULES, Increment
+from compiler.incremental.demand import Demand, only_new
 from compiler.incremental.refusals import looks_ahead, no_form
 from compiler.model import Init
 from compiler.ops.elementwise import Broadcast, Map
@@ -20,7 +23,7 @@ def _cumsum(c: Increment, node: Node, k: int, demand: Demand) -> Value:
     """What all earlier ones sum up to is carried."""
     op, out = node.op, node.output
     assert isinstance(op, Cumsum)
-    if op.dim not in demand:
+    if op.dim not in demand.new:
         return c.by_op(node, k, demand)
     x = c.need(node.inputs[0], demand)
     new = c.new.name
@@ -38,7 +41,7 @@ def _shift(c: Increment, node: Node, k: int, demand: Demand) -> Value:
     """As many of the last ones as it moves by."""
     op = node.op
     assert isinstance(op, Shift)
-    if op.dim not in demand:
+    if op.dim not in demand.new:
         return c.by_op(node, k, demand)
     joined = _behind(c, node, op.dim, op.by, op.fill, demand)
     op = Slice(c.positions.past, 0, c.length, c.new.name)
@@ -51,10 +54,11 @@ def _window(c: Increment, node: Node, k: int, demand: Demand) -> Value:
     """As many of the last ones as windows look back."""
     op = node.op
     assert isinstance(op, Window)
-    if op.out.name not in demand:
+    if op.out.name not in demand.new:
         return c.by_op(node, k, demand)
     past = c.positions.past
-    joined = _behind(c, node, op.dim, op.pad, op.fill, demand - {op.out.name} | {op.dim})
+    before = Demand(demand.new - {op.out.name} | {op.dim}, demand.last)
+    joined = _behind(c, node, op.dim, op.pad, op.fill, before)
     of = Window(past, c.new, op.kernel, 1, 0, op.fill, op.dilation)
     (value,) = c.emit(of, [joined], node, demand)
     return value
@@ -66,7 +70,7 @@ def _behind(c: Increment, node: Node, dim: str, count: int, fill: float, demand:
     rows = c.need(x, demand)
     if not count:
         return c.add(Rename(((c.new.name, c.positions.past),)), rows, like=out)
-    key = (x, frozenset((dim, f"last {count} {fill}")))
+    key = (x, only_new(dim, f"last {count} {fill}"))
     if key in c.known:
         return c.known[key]
     new, past = c.new.name, c.positions.past
@@ -103,7 +107,9 @@ def _natural(c: Increment, node: Node, k: int) -> Demand:
 def _loop(c: Increment, node: Node, op: Repeat) -> dict[int, Value]:
     along = op.label if c.positions.scans(op) and _moves(c, op) else None
     inside = _Inside(c, node, op, along)
-    inner = Increment(c.analysis, c.new, inside, op.body, Builder(c.builder.names), c.begun, c.keeps and along is None)
+    inner = Increment(
+        c.analysis, c.windows, c.new, inside, op.body, Builder(c.builder.names), c.begun, c.keeps and along is None
+    )
     forms = [inner.natural(p) for p in op.body.inputs[: op.carries]]
     inside.begin(inner, forms)
     outputs = [inner.need(v, form) for v, form in zip(op.body.outputs, forms)]
@@ -111,7 +117,7 @@ def _loop(c: Increment, node: Node, op: Repeat) -> dict[int, Value]:
     for k in range(op.carries, len(op.body.outputs)):
         if c.analysis.of(node.outputs[k]).ahead is None:
             kept.append(k)
-            outputs.append(inner.need(op.body.outputs[k], _natural(c, node, k) & set(op.body.outputs[k].type.names)))
+            outputs.append(inner.need(op.body.outputs[k], _natural(c, node, k).among(op.body.outputs[k].type.names)))
     return inside.end(inner, outputs, kept)
 
 
@@ -182,7 +188,7 @@ class _Inside:
             found = self.c.need(given, demand) if self.along is None or demand else self.c.once(given)
             return self._shared(found, v)
         if (i, demand) not in self.slices:
-            asked = demand | {self.along} if self.along is not None else demand
+            asked = Demand(demand.new | {self.along}, demand.last) if self.along is not None else demand
             stack = self.c.need(given, asked)
             if self.along is not None and stack.type.names[0] == self.c.new.name != op.label:
                 stack = self.c.add(Rename(((self.c.new.name, op.label),)), stack, like=v)
@@ -196,6 +202,10 @@ class _Inside:
 
     def pos(self) -> Value:
         value = self.c.around.pos()
+        return self._shared(value, value)
+
+    def outside(self, make: Callable[[Increment], Value]) -> Value | None:
+        value = make(self.c)
         return self._shared(value, value)
 
     def state(

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import compiler.incremental.along  # noqa: F401 - enters its rules
 from compiler.graph import Builder, Dim, Names, Type, Value
-from compiler.incremental.chunk import Demand, Increment, resized
+from compiler.incremental.chunk import Increment
+from compiler.incremental.demand import Demand
 from compiler.incremental.positions import Positions, unused
 from compiler.incremental.reach import Analysis
 from compiler.incremental.refusals import looks_ahead, no_dim, pairs, renewed
+from compiler.incremental.windows import Lookback
 from compiler.model import DataInput, Init, Model, State
 from compiler.ops.elementwise import Map
 from compiler.origin import Origin, Role
 from dsl.source import NOWHERE, Span
 
+NOTHING: Mapping[str, int] = {}
 NEXT = "next"
 """What the dim is called of which there is one position at a time: no rule splits it."""
 
 
-def incremental(model: Model, dim: str, length: int, span: Span, called: str = NEXT, begun: bool = False) -> Model:
+def incremental(
+    model: Model,
+    dim: str,
+    length: int,
+    span: Span,
+    called: str = NEXT,
+    begun: bool = False,
+    pieces: Mapping[str, int] = NOTHING,
+) -> Model:
     """The model that takes `length` new positions along `dim` and gives the outputs there.
 
     Its states are the number of positions that went before (`position`), and what later ones need of them. Several new
@@ -32,6 +43,7 @@ def incremental(model: Model, dim: str, length: int, span: Span, called: str = N
         length: how many positions come at a time.
         span: where errors point at.
         called: the last part of the names of its data.
+        pieces: into how many a strategy cuts dims, by their names.
         begun: what hangs on data, but on none of any position (an encoder), was kept by an earlier pass.
 
     Raises ParcError: E0780 with the op that looks ahead, E0781 for a dim that no data has, E0782 for what has no
@@ -55,7 +67,7 @@ def incremental(model: Model, dim: str, length: int, span: Span, called: str = N
             raise looks_ahead(reach.ahead, dim, positions, name, span)
         if len(reach.bound) > 1:
             raise pairs(v, name, span)
-    top = _Top(model, analysis, Dim(dim if length > 1 else unused(model, NEXT), length), called, begun)
+    top = _Top(model, analysis, Dim(dim if length > 1 else unused(model, NEXT), length), called, begun, pieces)
     forms = [top.chunk.natural(v) for v in model.of_outputs]
     outputs = [top.chunk.need(v, form) if form else top.chunk.once(v) for v, form in zip(model.of_outputs, forms)]
     return top.model(model, outputs)
@@ -64,7 +76,9 @@ def incremental(model: Model, dim: str, length: int, span: Span, called: str = N
 class _Top:
     """The graph of the whole model on its way, and its states."""
 
-    def __init__(self, model: Model, analysis: Analysis, new: Dim, called: str, begun: bool) -> None:
+    def __init__(
+        self, model: Model, analysis: Analysis, new: Dim, called: str, begun: bool, pieces: Mapping[str, int]
+    ) -> None:
         self.names = Names(() if model.step is None else (model.step.name,))
         self.builder = Builder(self.names)
         self.new, self.called = new, called
@@ -74,7 +88,8 @@ class _Top:
         self.data = {i.value: i for i in model.inputs}
         self.step = model.step
         self.position: Value | None = None
-        self.chunk = Increment(analysis, new, self, model.graph, self.builder, begun)
+        windows = Lookback(model, analysis, pieces)
+        self.chunk = Increment(analysis, windows, new, self, model.graph, self.builder, begun)
 
     def gives(self, v: Value, demand: Demand) -> bool:
         """New positions of data; all of everything else."""
@@ -88,7 +103,7 @@ class _Top:
             name = v.name
             if v in self.data:
                 name = f"{name}.{self.called}"
-            type = resized(v.type, demand, self.new)
+            type = demand.resized(v.type, self.new, lambda count: self.chunk.windows.near(count, self.new.size))
             self.inputs[v] = Value(self.names.fresh(name), type, v.span, v.origin)
         return self.inputs[v]
 
@@ -99,6 +114,10 @@ class _Top:
             new = Map("add", (None, self.new.size))
             self.renew(number, self.builder.add(new, self.position, name="position.next"))
         return self.position
+
+    def outside(self, make: Callable[[Increment], Value]) -> Value | None:
+        """Nothing is around it."""
+        return None
 
     def state(
         self, name: str, type: Type, init: Init, origin: Origin, of: Value | None, loops: tuple[str, ...] = ()

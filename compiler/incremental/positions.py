@@ -26,6 +26,7 @@ class Positions:
         self._up: dict[tuple[int, str], tuple[int, str]] = {}
         self._graph(model.graph)
         self._seeds = {self._find((id(i.value), dim)) for i in model.inputs if i.value.type.has(dim)}
+        self._seats: set[tuple[int, str]] = set()
         self._known: dict[int, tuple[str, ...]] = {}
         self._kept = model  # ids stay those of its values
 
@@ -33,10 +34,18 @@ class Positions:
         """The names of these dims of a value."""
         found = self._known.get(id(v))
         if found is None:
-            here = [d for d in v.type.dims if d.size == self.size]
-            found = tuple(d.name for d in here if self._find((id(v), d.name)) in self._seeds)
+            roots = [(d, self._find((id(v), d.name))) for d in v.type.dims]
+            found = tuple(
+                d.name for d, root in roots if (d.size == self.size and root in self._seeds) or root in self._seats
+            )
             self._known[id(v)] = found
         return found
+
+    def seat(self, v: Value, dim: str) -> None:
+        """Take a dim for one of positions, too, with all that ops walk with it: the seats of experts, each of which has
+        a position of its own."""
+        self._seats.add(self._find((id(v), dim)))
+        self._known.clear()
 
     def scans(self, op: Repeat) -> bool:
         """Whether the loop goes from position to position."""
@@ -69,9 +78,11 @@ class Positions:
             loops = op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
             for loop in loops:
                 sides = zip((*node.inputs, *node.outputs), (*loop.ins, *loop.outs))
-                dims = [(v, n) for v, n in sides if n is not None and v.type.size(n) == self.size]
-                for v, n in dims[1:]:
-                    self._join((id(v), n), (id(dims[0][0]), dims[0][1]))
+                first: dict[int, tuple[int, str]] = {}
+                for v, n in sides:
+                    if n is not None:
+                        key = id(v), n
+                        self._join(key, first.setdefault(v.type.size(n), key))
 
     def _loop(self, op: Repeat, inputs: tuple[Value, ...], outputs: tuple[Value, ...]) -> None:
         body, last = op.body, op.carries + op.stacks

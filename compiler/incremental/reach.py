@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from math import isfinite
 
 from compiler.graph import FLOATS, Graph, Node, Value
+from compiler.incremental import seats
+from compiler.incremental.dispatch import Dispatch, dispatches
 from compiler.incremental.facts import EVERYWHERE, Facts, both, either, renamed, within, without
 from compiler.incremental.known import (
     NOTHING,
@@ -34,7 +36,7 @@ from compiler.ops.create import Full, Iota
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
 from compiler.ops.reduce import Cumsum, Reduce
 from compiler.ops.repeat import Repeat
-from compiler.ops.shape import Concat, Rename, Shift
+from compiler.ops.shape import Concat, Merge, Rename, Shift
 from compiler.ops.window import Window, span
 
 UNDERFLOW = 746.0
@@ -52,6 +54,14 @@ class Analysis:
         self.guards: dict[Node, float] = {}
         self.once: set[Value] = set()
         """What hangs on data, but on none of any position."""
+        self.dispatches = {n: d for n, d in dispatches(model.graph).items() if d.dim in positions.of(d.chosen)}
+        for d in self.dispatches.values():
+            positions.seat(d.copy.output, d.seats)
+        self.seated: dict[Value, Dispatch] = {}
+        """What is there for each seat of experts: of which copies."""
+        self.numbers: dict[Value, int] = {}
+        """Which of them are their numbers: how many there are of each position."""
+        self.merges: dict[Value, Node] = {}
         for i in model.inputs:
             self.reach[i.value] = Reach(frozenset(positions.of(i.value)))
             if not positions.of(i.value):
@@ -65,7 +75,9 @@ class Analysis:
 
     def graph(self, graph: Graph) -> None:
         for node in graph.nodes:
-            found = self._node(node)
+            if isinstance(node.op, Merge):
+                self.merges[node.output] = node
+            found = seats.found(self, node) or self._node(node)
             given = not self.once.isdisjoint(node.inputs)
             for v, reach in zip(node.outputs, found, strict=True):
                 self.reach[v] = reach
@@ -81,6 +93,11 @@ class Analysis:
         ahead = next((r.ahead for r in given if r.ahead is not None), None)
         if ahead is not None:
             return [Reach(ahead=ahead)] * len(node.outputs)
+        return self.by_rule(node)
+
+    def by_rule(self, node: Node) -> Sequence[Reach]:
+        """Of an op none of whose operands looks ahead."""
+        given = [self.of(v) for v in node.inputs]
         rule = RULES.get(type(node.op))
         return [rule(self, node, given)] if rule is not None else self._other(node, given)
 

@@ -18,9 +18,10 @@ HOST = "host"
 FILES = ("nvme",)
 """Memories that are files where programs are run here."""
 
-GRAINS = {"host": 64, "nvme": 4096}
-"""Bytes that are read or written at once where less is wanted. Sources: JEDEC JESD79-5 (a burst of DDR5 is 64 bytes, a
-line of a processor's cache); NVMe disks have blocks of 4 KiB."""
+GRAINS = {FIRST: 32, "host": 64, "nvme": 4096}
+"""Bytes that are read or written at once where less is wanted. Sources: JEDEC JESD235 and JESD238 (a burst of HBM2 is 4
+times 64 bits of a pseudo channel, of HBM3 8 times 32: 32 bytes, a sector of a cache), JESD79-5 (a burst of DDR5 is 64
+bytes, a line of a processor's cache); NVMe disks have blocks of 4 KiB."""
 
 EXAMPLES = {"host": "`host memory 768 GiB, 200 GB/s over 32 GB/s`", "nvme": "`nvme capacity 3.2 TB over 6 GB/s`"}
 """The memories that a server may have besides its devices' own, each as a cluster describes it."""

@@ -1,14 +1,13 @@
 """Runs exported files as a user would, one process per device, and compares them with the emulator.
 
-Processes are started once for many files: to import PyTorch takes longer than most of these programs.
-`python -m tests.export.exported FOLDER RANK` is one such process; FOLDER has a folder for each program.
+One task of the processes (`tests.export.processes`) has many files: FOLDER of `exported.py FOLDER` has a folder for
+each program.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,9 +24,9 @@ from dsl.diagnostics import ParcError
 from parc.exporting.torch.file import export_torch
 from runtime.data.synthetic import synthetic
 from runtime.stacked.emulator import Emulator
+from tests.export.processes import PROCESSES, TIME_LIMIT
 
 STEPS = 3
-TIME_LIMIT = 900
 BACKEND = "aot_eager"
 Batches = list[dict[str, Any]]
 
@@ -109,19 +108,8 @@ def together(
         stores.append(dist.TCPStore("localhost", 0, None, True, timedelta(seconds=TIME_LIMIT), wait_for_workers=False))
         (at / "world").write_text(f"{program.devices} {stores[-1].port} {BACKEND if name in compiled else ''}")
         (at / "between").write_text(between)
-    env = dict(os.environ, OMP_NUM_THREADS="1", MASTER_ADDR="localhost", TORCHELASTIC_USE_AGENT_STORE="True")
-    command = [sys.executable, "-m", "tests.export.exported", str(folder)]
-    processes = [subprocess.Popen([*command, str(r)], env=env, stderr=subprocess.PIPE, text=True) for r in range(count)]
-    failed = []
-    for rank, p in enumerate(processes):
-        try:
-            error = p.communicate(timeout=5 if failed else TIME_LIMIT)[1]
-        except subprocess.TimeoutExpired:
-            p.kill()
-            error = f"{p.communicate()[1]}\ntime is up"
-        if p.returncode:
-            failed.append(f"process {rank}: {error[-2000:]}")
-    assert not failed, "\n".join(failed)
+    PROCESSES.call(count, [__file__, str(folder)], {})
+    del stores
     return {name: _read(program, folder / f"{i:02}_{name}") for i, (name, program) in enumerate(programs.items())}
 
 
@@ -154,11 +142,11 @@ def _read(program: Program, at: Path) -> Ran:
     return Ran(program, (at / "train.py").read_text(), merged, torch.load(at / "out.pt"))
 
 
-def main(folder: str, rank: str) -> None:
+def main(folder: str) -> None:
     """One process."""
     import torch
 
-    os.environ.update(RANK=rank, LOCAL_RANK=rank)
+    rank = os.environ["RANK"]
     for at in sorted(Path(folder).iterdir()):
         world, port, *backend = (at / "world").read_text().split()
         if int(rank) >= int(world):
@@ -207,4 +195,4 @@ def judge(ran: Ran) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(sys.argv[1])

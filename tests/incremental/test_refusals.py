@@ -28,7 +28,7 @@ AHEAD = {
     "round the end": ("  y = shift(x, s, by = 1, around = true)", "shift"),
     "backwards": ("  y = flip(x, over s)", "flip"),
     "sums from the end": ("  y = flip(cumsum(flip(x, over s), over s), over s)", "flip"),
-    "experts": ("  out, balance = moe(x, 4, 8)\n  y = x + out", "merge"),
+    "experts for pieces": ("  out, balance = moe(x, 4, 8, pieces = 2)\n  y = x + out", "split"),
     "the best positions": (
         "  dim few = 3\n  best, at = top_k(x, over s -> few)\n  y = x + sum(best, over few)",
         "top_k",

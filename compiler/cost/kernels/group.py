@@ -100,7 +100,7 @@ class _Lift:
         for instr in self.body.nodes:
             self.lift(instr)
         lifter = self.lifter
-        of = (lifter.itemsize, lifter.regions, lifter.inside, lifter.core)
+        of = (lifter.itemsize, lifter.sizes, lifter.regions, lifter.inside, lifter.core)
         return Sized(self.body, self.values, self.drafts, self.sunk, self.carries, *of).part(lifter.update)
 
     def lift(self, instr: Node) -> None:

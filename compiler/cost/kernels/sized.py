@@ -6,14 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field, replace
 
 from compiler.cost.kernels.drafts import Draft, Lifted, masked_again
+from compiler.cost.kernels.rows import BY_ROW, rows_touched
 from compiler.cost.kernels.work import Collective, Hosted, Part, Product, Vector
 from compiler.cost.kernels.work import WorkNode as Kernel
 from compiler.graph import Graph, Node
 from compiler.memory.tiers import FIRST
 from compiler.ops import comm, effects
 from compiler.ops.contract import Contract
-from compiler.ops.index import Take
-from compiler.ops.rows import ReadRows, WriteRows
+from compiler.ops.rows import WriteRows
 from compiler.regions.marks import Regions
 from compiler.regions.routing import ONE
 from dsl.data import dataclass
@@ -25,8 +25,8 @@ Cores = Mapping[int, tuple[float, float]]
 @dataclass(frozen=True, slots=True)
 class Sized:
     """Of a body that is lifted. sunk: names of values that nobody here reads; carries: how many a loop has; itemsize:
-    of the compute type. inside, core: what is found out about values: those that systems' kernels do not write to
-    memory, and those that fused attention does not."""
+    of the compute type; axes: sizes of mesh axes. inside, core: what is found out about values: those that systems'
+    kernels do not write to memory, and those that fused attention does not."""
 
     body: Graph
     values: Mapping[str, Lifted]
@@ -34,6 +34,7 @@ class Sized:
     sunk: Collection[str]
     carries: int
     itemsize: int
+    axes: Mapping[str, int]
     regions: Regions
     inside: set[str]
     core: set[str]
@@ -195,16 +196,15 @@ class Sized:
         return Vector(sum(read.values()) + written, loose, ops, flops, dtype, core)
 
     def _rows(self, instr: Node) -> dict[str, int]:
-        """Bytes that move of what a state contains, where only rows of it are read or renewed in its memory."""
+        """Bytes that move of a table where only rows of it are read, or are renewed in its memory."""
         if not instr.inputs:
             return {}
         table, out = instr.inputs[0].name, instr.outputs[0].name
-        if isinstance(instr.op, WriteRows) and self.values[out].state:
-            return {table: 0, out: self._size(instr.inputs[1].name)}
-        if not self.values[table].state and not isinstance(instr.op, ReadRows):
-            return {}
-        if isinstance(instr.op, (Take, ReadRows)):
-            return {table: min(self._size(table), self._size(out))}
+        if isinstance(instr.op, BY_ROW):
+            rows = rows_touched(instr, self.body.nodes, self.axes, self.itemsize)
+            if not isinstance(instr.op, WriteRows):
+                return {table: min(self._size(table), rows)}
+            return {table: 0, out: rows} if self.values[out].state else {}
         if instr.op.renews == 0 and self.values[out].state:
             return {table: 0, out: self._size(instr.inputs[1].name)}
         return {}
