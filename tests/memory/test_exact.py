@@ -126,6 +126,7 @@ def test_no_example_is_forgotten() -> None:
         "walls",
         "one_card",
         "serving",
+        "gpt_serving",
         "embeddings_10tb",
     }  # of sizes that are not run: their jobs are proved in small
     assert {name for name, _ in EVERY} | large == {path.stem for path in EXAMPLES.glob("*.par")}
