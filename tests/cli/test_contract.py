@@ -54,6 +54,7 @@ COMMAND: dict[str, list[str]] = {
     "run": ["run", "FILE", "--steps", "1"],
     "evaluate": ["evaluate", "FILE", "--steps", "1"],
     "generate": ["generate", WRITER, "--prompt", "a", "--steps", "2"],
+    "serve": ["serve", WRITER, "--check", "--port", "0"],
     "convert": ["convert", "FILE", "--to", "FILE", "--plan"],
     "compress": ["compress", "CHECKPOINT", PACKED, "--job", "serve", "-o", "OUT", "--steps", "1"],
     "verify": ["verify", "FILE", "--steps", "1"],
@@ -69,7 +70,7 @@ COMMAND: dict[str, list[str]] = {
 }
 """How each command is typed where all is well."""
 
-FILES = [name for name in COMMAND if name not in ("devices", "init", "generate", "compress")]
+FILES = [name for name in COMMAND if name not in ("devices", "init", "generate", "serve", "compress")]
 JOBS = [name for name in FILES if name != "fmt"]
 DATA = [name for name in COMMAND if name not in ("check", "fmt")]
 BEHIND = {
