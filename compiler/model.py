@@ -16,7 +16,7 @@ from compiler.loop_pieces import LoopPiece as LoopPiece
 from compiler.loop_pieces import whole_path, with_numbers
 from compiler.origin import Role
 from compiler.strategy import SERIAL, Strategy
-from compiler.weight_format import StoredWeight
+from compiler.weight_format import PackedWeight
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
@@ -99,10 +99,9 @@ class Model:
     outputs: tuple[str, ...] = ()
     states: tuple[State, ...] = ()
     scored: bool = True
-    calls: Mapping[str, Any] = field(default_factory=dict)
-    """By path, the calls of functions, while strategies are evaluated (`compiler.evaluate.calls.CallRecord`)."""
+    calls: Mapping[str, Any] = field(default_factory=dict)  # by path, `CallRecord`s, while strategies are evaluated
     pieces: tuple[LoopPiece, ...] = ()
-    stored: tuple[StoredWeight, ...] = ()
+    stored: tuple[PackedWeight, ...] = ()
 
     def whole(self, name: str) -> str:
         """What a weight or a state (of an optimizer, too) is called in the model as it is written."""

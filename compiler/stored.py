@@ -18,7 +18,7 @@ from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, within
 from compiler.strategy import StoreRule
 from compiler.walk import graph_values
-from compiler.weight_format import BITS, KEPT, SCALE, SPARSE, WORDS, ZERO, StoredWeight, levels, replaced, unit
+from compiler.weight_format import BITS, KEPT, SCALE, SPARSE, WORDS, ZERO, PackedWeight, levels, replaced, unit
 from dsl.diagnostics import fail
 
 
@@ -29,7 +29,7 @@ def stored(model: Model, rules: Sequence[StoreRule]) -> Model:
     layers of a loop, E0542 for one that finds no matrix.
     """
     products = _products(model.graph)
-    chosen: dict[Value, StoredWeight] = {}
+    chosen: dict[Value, PackedWeight] = {}
     useful: set[StoreRule] = set()
     for weight in model.weights:
         found = [r for r in rules if r.scope is None or within(weight.name, r.scope)]
@@ -70,7 +70,7 @@ def _products(graph: Graph) -> dict[Value, tuple[str, ...]]:
     return {v: next(iter(found)) for v, found in taken.items() if v not in others and len(found) == 1}
 
 
-def _stored(weight: Weight, rule: StoreRule, inputs: tuple[str, ...]) -> StoredWeight:
+def _stored(weight: Weight, rule: StoreRule, inputs: tuple[str, ...]) -> PackedWeight:
     span, type, format = rule.by or rule.span, weight.value.type, rule.format
     if weight.trained:
         help = "a job that infers trains none; `frozen` weights of a job that trains can be stored, too"
@@ -90,7 +90,7 @@ def _stored(weight: Weight, rule: StoreRule, inputs: tuple[str, ...]) -> StoredW
         raise fail("E0471", message, span, help="choose another format there, or leave it out with `in SCOPE`")
     if format.code == SPARSE:
         kept = Type(type.dtype, replaced(type.dims, dim.name, 1, 2))
-        return StoredWeight(
+        return PackedWeight(
             weight.name, type, format, dim.name, inputs, kept, _named(weight, WORDS, KEPT), len(weight.loops)
         )
     group = format.group
@@ -101,7 +101,7 @@ def _stored(weight: Weight, rule: StoreRule, inputs: tuple[str, ...]) -> StoredW
     parts = _named(weight, WORDS, SCALE, *([ZERO] if format.zeros else []))
     loops = type.dims[: len(weight.loops)]
     found = Type(type.dtype, (*loops, *scale))
-    return StoredWeight(
+    return PackedWeight(
         weight.name, type, replace(format, group=group), dim.name, inputs, found, parts, len(weight.loops)
     )
 
@@ -142,7 +142,7 @@ SPREAD = {"fp8": 0.45}
 """The deviation of what random bits are, where they are no integers."""
 
 
-def _beginnings(of: StoredWeight, init: Init) -> dict[str, Init]:
+def _beginnings(of: PackedWeight, init: Init) -> dict[str, Init]:
     """How the parts begin: random bits, scaled so that the weight's numbers spread as it says."""
     code = of.format.code
     if code == SPARSE:
@@ -159,7 +159,7 @@ def _beginnings(of: StoredWeight, init: Init) -> dict[str, Init]:
 class _Storing:
     """A model on its way: weights that are stored become their parts."""
 
-    def __init__(self, model: Model, chosen: dict[Value, StoredWeight]) -> None:
+    def __init__(self, model: Model, chosen: dict[Value, PackedWeight]) -> None:
         self.whole, self.chosen = model, chosen
         self.names = Names(v.name for v in graph_values(model.graph))
         self.parts: dict[Value, tuple[Value, ...]] = {}
@@ -183,7 +183,7 @@ class _Storing:
         stored = tuple(self.chosen[v] for v in self.parts if v.name in there)
         return replace(self.whole, weights=tuple(weights), graph=graph, stored=stored)
 
-    def graph(self, graph: Graph, known: dict[Value, tuple[StoredWeight, tuple[Value, ...]]]) -> Graph:
+    def graph(self, graph: Graph, known: dict[Value, tuple[PackedWeight, tuple[Value, ...]]]) -> Graph:
         """The graph whose inputs are parts. known: values that are parts now."""
         nodes: list[Node] = []
         unpacked: dict[Value, Value] = {}
@@ -199,14 +199,14 @@ class _Storing:
         inputs = tuple(p for v in graph.inputs for p in (known[v][1] if v in known else (v,)))
         return replace(graph, inputs=inputs, nodes=tuple(nodes))
 
-    def unpack(self, v: Value, of: StoredWeight, parts: tuple[Value, ...]) -> Node:
+    def unpack(self, v: Value, of: PackedWeight, parts: tuple[Value, ...]) -> Node:
         """What makes the value of its parts: it is no input any more."""
         op = Expand(of.dim) if of.format.code == SPARSE else Dequantise(of.dim, of.format.code)
         return Node(op, parts, (v,), v.span)
 
-    def loop(self, node: Node, op: Repeat, known: dict[Value, tuple[StoredWeight, tuple[Value, ...]]]) -> Node:
+    def loop(self, node: Node, op: Repeat, known: dict[Value, tuple[PackedWeight, tuple[Value, ...]]]) -> Node:
         """The loop that takes parts."""
-        inside: dict[Value, tuple[StoredWeight, tuple[Value, ...]]] = {}
+        inside: dict[Value, tuple[PackedWeight, tuple[Value, ...]]] = {}
         operands: list[Value] = []
         stacks = op.stacks
         for i, (v, param) in enumerate(zip(node.inputs, op.body.inputs, strict=True)):

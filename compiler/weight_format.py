@@ -76,7 +76,7 @@ WORDS, SCALE, ZERO, KEPT = "words", "scale", "zero", "kept"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StoredWeight:
+class PackedWeight:
     """A weight that rests in parts. type: its own, whole. format: with the group that it has. dim: along which numbers
     are packed; inputs: over which its products sum, major first; scale: the type of its scales, whole. parts: which
     there are, and the names of the weights that they are. loops: so many of its dims come from loops."""

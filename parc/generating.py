@@ -9,7 +9,7 @@ from typing import Any
 from compiler.driver import Compiled, decoding_program
 from compiler.origin import Role
 from compiler.program import Program
-from compiler.weight_format import StoredWeight
+from compiler.weight_format import PackedWeight
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.distribute import Array
@@ -128,7 +128,7 @@ def generated(
 
 
 def weights_given(
-    given: str | None, program: Program, stored: Sequence[StoredWeight]
+    given: str | None, program: Program, stored: Sequence[PackedWeight]
 ) -> tuple[dict[str, Array] | None, str | None]:
     """Those of the checkpoint, and its folder: of what is kept of earlier positions there is nothing in it."""
     if given is None:

@@ -15,7 +15,7 @@ from runtime.distribute import Array
 from runtime.executor import Executor
 
 if TYPE_CHECKING:
-    from compiler.weight_format import StoredWeight
+    from compiler.weight_format import PackedWeight
     from runtime.checkpoints.saving import Saving
 
 
@@ -40,7 +40,7 @@ class Keeping:
     resume: str | None = None
     given: str | None = None
     told: Callable[[Saved], None] = lambda saved: None
-    stored: tuple[StoredWeight, ...] = ()
+    stored: tuple[PackedWeight, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

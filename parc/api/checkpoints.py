@@ -9,7 +9,7 @@ from parc.api.compiling import compile, load_program
 from parc.api.options import Options, is_program, name_of
 
 if TYPE_CHECKING:
-    from compiler.weight_format import StoredWeight
+    from compiler.weight_format import PackedWeight
     from parc.api.options import File
     from runtime.checkpoints.converting import Conversion
     from runtime.checkpoints.publishing import Publication
@@ -39,7 +39,7 @@ def convert(
     from parc.importing.weights import weights_for
     from runtime.checkpoints.converting import convert, plan_checkpoint, plan_programs
 
-    stored: tuple[StoredWeight, ...] = ()
+    stored: tuple[PackedWeight, ...] = ()
     if is_program(name_of(file)):
         program = load_program(file, **options)
     else:

@@ -12,7 +12,7 @@ from runtime.checkpoints.public import CONFIG, PublicModel
 from runtime.checkpoints.reading import Checkpoint, WeightSource
 
 if TYPE_CHECKING:
-    from compiler.weight_format import StoredWeight
+    from compiler.weight_format import PackedWeight
 
 
 def weights_of(given: str) -> WeightSource:
@@ -24,7 +24,7 @@ def weights_of(given: str) -> WeightSource:
     return Checkpoint.latest(folder) if not is_public(folder) else public_model(folder)
 
 
-def weights_for(given: str, stored: Sequence[StoredWeight]) -> WeightSource:
+def weights_for(given: str, stored: Sequence[PackedWeight]) -> WeightSource:
     """The same, for a job that has these weights in fewer bits: what is whole there is rounded as it is read, each
     number by itself. Raises ParcError."""
     found = weights_of(given)

@@ -10,7 +10,7 @@ from compiler.graph import Node
 from compiler.model import Model
 from compiler.ops.contract import Contract
 from compiler.stored import unpacked_in
-from compiler.weight_format import WORDS, StoredWeight
+from compiler.weight_format import WORDS, PackedWeight
 from runtime.numpy import CallContext
 from runtime.numpy.base import Array
 from runtime.prove.serial import run_graph
@@ -55,7 +55,7 @@ class Watched:
                     self._note(node, self.made[node.inputs[w].name], self._at[node.inputs[w].name], w, operands[x], x)
         return results
 
-    def _note(self, node: Node, of: StoredWeight, at: At, w: int, x: Array, number: int) -> None:
+    def _note(self, node: Node, of: PackedWeight, at: At, w: int, x: Array, number: int) -> None:
         names = node.inputs[number].type.names
         inputs = [n for n in of.type.names if n in of.inputs]
         rows = [n for n in names if n not in inputs]

@@ -12,7 +12,7 @@ from compiler.driver import Compiled
 from compiler.graph import Type
 from compiler.model import Job, Model, State, Weight
 from compiler.program import InputDecl
-from compiler.weight_format import StoredWeight
+from compiler.weight_format import PackedWeight
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.checkpoints.converting import convert
@@ -100,7 +100,7 @@ def compress(
     return Compression(str(output), method, len(stored), before, after, told.bytes, steps, *losses)
 
 
-def _nothing(stored: Sequence[StoredWeight]) -> dict[str, Array]:
+def _nothing(stored: Sequence[PackedWeight]) -> dict[str, Array]:
     """Parts of weights that are not looked at."""
     types: dict[str, Type] = {name: s.type_of(name) for s in stored for name in s.parts.values()}
     return {name: np.zeros(t.shape, STORAGE[t.dtype]) for name, t in types.items()}

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 
-from compiler.weight_format import KEPT, SCALE, SPARSE, WORDS, ZERO, StoredWeight, WeightFormat, levels
+from compiler.weight_format import KEPT, SCALE, SPARSE, WORDS, ZERO, PackedWeight, WeightFormat, levels
 from dsl.data import dataclass
 from runtime.numpy import STORAGE, rounded
 from runtime.numpy.base import Array
@@ -153,18 +153,18 @@ def _rounded(w: Array, scale: Array, zero: Array, format: WeightFormat) -> Round
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
-def matrix(of: StoredWeight, w: Array) -> Array:
+def matrix(of: PackedWeight, w: Array) -> Array:
     """A weight's matrix, of one layer: `[inputs, outputs]`."""
     return w.transpose(_order(of)).reshape(of.count, -1)
 
 
-def _order(of: StoredWeight) -> tuple[int, ...]:
+def _order(of: PackedWeight) -> tuple[int, ...]:
     """The numbers of a layer's dims, inputs first."""
     names = of.type.names[of.loops :]
     return tuple(sorted(range(len(names)), key=lambda i: names[i] not in of.inputs))
 
 
-def parts(of: StoredWeight, found: Mapping[tuple[int, ...], Rounded]) -> dict[str, Array]:
+def parts(of: PackedWeight, found: Mapping[tuple[int, ...], Rounded]) -> dict[str, Array]:
     """The parts of a weight, by their names, of the matrices of all its layers."""
     names, dtype, shape = of.type.names[of.loops :], of.type.dtype, of.type.shape
     order = _order(of)

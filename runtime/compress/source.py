@@ -10,7 +10,7 @@ import numpy as np
 
 from compiler.origin import Role
 from compiler.shards import Spans
-from compiler.weight_format import StoredWeight
+from compiler.weight_format import PackedWeight
 from runtime.checkpoints.manifest import Manifest, SavedTensor
 from runtime.checkpoints.reading import Owned, WeightSource
 from runtime.checkpoints.shard_file import STORED
@@ -26,7 +26,7 @@ class PackedSource:
     """
 
     def __init__(
-        self, found: WeightSource, stored: Sequence[StoredWeight], made: Mapping[str, Array] | None = None
+        self, found: WeightSource, stored: Sequence[PackedWeight], made: Mapping[str, Array] | None = None
     ) -> None:
         """stored: those of the job's model."""
         there = found.manifest.tensors
@@ -83,7 +83,7 @@ class PackedSource:
         return found
 
 
-def fitted(found: WeightSource, stored: Sequence[StoredWeight]) -> WeightSource:
+def fitted(found: WeightSource, stored: Sequence[PackedWeight]) -> WeightSource:
     """The checkpoint, with parts of weights that it has as a whole and a job's model does not."""
     there = found.manifest.tensors
     return PackedSource(found, stored) if any(s.name in there for s in stored) else found

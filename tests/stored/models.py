@@ -9,7 +9,7 @@ import numpy as np
 
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate
-from compiler.weight_format import StoredWeight
+from compiler.weight_format import PackedWeight
 from dsl.source import Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -66,7 +66,7 @@ def byte_of_e4m3(byte: int) -> float:
     return -size if text[0] == "1" else size
 
 
-def meant(of: StoredWeight, parts: dict[str, Array]) -> Array:
+def meant(of: PackedWeight, parts: dict[str, Array]) -> Array:
     """The weight that parts stand for, in plain loops: by name of the part."""
     names, code = of.type.names, of.format.code
     axis = names.index(of.dim)
