@@ -209,11 +209,15 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """`decode over s, prefill 512`: new positions along `dim` by themselves, `prefill` at first, then one by one."""
+    """`decode over s, prefill 512`: new positions along `dim` by themselves, `prefill` at first, then one by one.
+
+    last: of a prefill the outputs are asked for at its last position alone.
+    """
 
     dim: str
     prefill: int = 1
     span: Span = field(default=NOWHERE, compare=False)
+    last: bool = False
 
     def length(self, entry: str) -> int:
         """How many new positions come at a time in an entry."""

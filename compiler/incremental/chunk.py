@@ -68,7 +68,7 @@ class Increment:
         keeps: bool = True,
     ) -> None:
         """begun: what hangs on no position was kept by an earlier pass. keeps: there can be states."""
-        self.begun, self.keeps = begun, keeps
+        self.begun, self.keeps, self.graph = begun, keeps, graph
         self.analysis, self.windows, self.new, self.around, self.builder = analysis, windows, new, around, builder
         self.positions = analysis.positions
         self.length = new.size

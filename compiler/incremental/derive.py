@@ -9,6 +9,7 @@ import compiler.incremental.along  # noqa: F401 - enters its rules
 from compiler.graph import Builder, Dim, Names, Type, Value
 from compiler.incremental.chunk import Increment
 from compiler.incremental.demand import Demand
+from compiler.incremental.latest import Latest
 from compiler.incremental.positions import Positions, unused
 from compiler.incremental.reach import Analysis
 from compiler.incremental.refusals import looks_ahead, no_dim, pairs, renewed
@@ -31,6 +32,7 @@ def incremental(
     called: str = NEXT,
     begun: bool = False,
     pieces: Mapping[str, int] = NOTHING,
+    last: bool = False,
 ) -> Model:
     """The model that takes `length` new positions along `dim` and gives the outputs there.
 
@@ -44,6 +46,7 @@ def incremental(
         span: where errors point at.
         called: the last part of the names of its data.
         pieces: into how many a strategy cuts dims, by their names.
+        last: outputs are asked for at the last of the new positions alone.
         begun: what hangs on data, but on none of any position (an encoder), was kept by an earlier pass.
 
     Raises ParcError: E0780 with the op that looks ahead, E0781 for a dim that no data has, E0782 for what has no
@@ -69,7 +72,10 @@ def incremental(
             raise pairs(v, name, span)
     top = _Top(model, analysis, Dim(dim if length > 1 else unused(model, NEXT), length), called, begun, pieces)
     forms = [top.chunk.natural(v) for v in model.of_outputs]
-    outputs = [top.chunk.need(v, form) if form else top.chunk.once(v) for v, form in zip(model.of_outputs, forms)]
+    chunk: Increment = top.chunk
+    if last and length > 1:
+        chunk = Latest(chunk, Dim(unused(model, NEXT), 1))
+    outputs = [chunk.need(v, form) if form else chunk.once(v) for v, form in zip(model.of_outputs, forms)]
     return top.model(model, outputs)
 
 

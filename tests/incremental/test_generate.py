@@ -219,3 +219,15 @@ def test_hugging_face(tmp_path: Path) -> None:
     file = source(tmp_path, **{"v = 80": "v = 300", '  data text("text.txt")\n  decode': "  decode"})
     (text,) = parc.generate(file, ["to be"], 4, job="write", tokenizer=str(tmp_path / "tokenizer.json")).texts
     assert text.prompt_tokens == len(made.encode("to be").ids) and len(text.tokens) == 4
+
+
+def test_the_torch_engine_draws_the_same(tmp_path: Path) -> None:
+    """By two processes, greedy and drawn, chunks and single positions."""
+    pytest.importorskip("torch")
+    from runtime.torch.engine import Engine
+
+    file = source(tmp_path)
+    options = {"job": "write", "double": True, "params": {"tp": 2}, "temperature": 0.9, "top_k": 12, "seed": 5}
+    one = parc.generate(file, PROMPTS[:2], 6, **options)  # type: ignore[arg-type]
+    other = parc.generate(file, PROMPTS[:2], 6, engine=Engine(), **options)  # type: ignore[arg-type]
+    assert [t.tokens for t in one.texts] == [t.tokens for t in other.texts] and other.chunks == 4
