@@ -209,15 +209,13 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """`decode over s, prefill 512`: new positions along `dim` by themselves, `prefill` at first, then one by one.
-
-    last: of a prefill the outputs are asked for at its last position alone.
-    """
+    """`decode over s, prefill 512`: new positions along `dim` by themselves, `prefill` at first, then one by one."""
 
     dim: str
     prefill: int = 1
     span: Span = field(default=NOWHERE, compare=False)
-    last: bool = False
+    last: bool = False  # of a prefill the outputs are asked for at its last position alone
+    rows: str | None = None  # of sequences, where each is at a position of its own
 
     def length(self, entry: str) -> int:
         """How many new positions come at a time in an entry."""

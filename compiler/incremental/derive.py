@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import compiler.incremental.along  # noqa: F401 - enters its rules
 from compiler.graph import Builder, Dim, Names, Type, Value
+from compiler.incremental.by_rows import by_rows
 from compiler.incremental.chunk import Increment
 from compiler.incremental.demand import Demand
 from compiler.incremental.latest import Latest
@@ -33,6 +34,7 @@ def incremental(
     begun: bool = False,
     pieces: Mapping[str, int] = NOTHING,
     last: bool = False,
+    rows: str | None = None,
 ) -> Model:
     """The model that takes `length` new positions along `dim` and gives the outputs there.
 
@@ -48,6 +50,7 @@ def incremental(
         pieces: into how many a strategy cuts dims, by their names.
         last: outputs are asked for at the last of the new positions alone.
         begun: what hangs on data, but on none of any position (an encoder), was kept by an earlier pass.
+        rows: the dim of sequences, if each is at a position of its own, which is data then (`by_rows`).
 
     Raises ParcError: E0780 with the op that looks ahead, E0781 for a dim that no data has, E0782 for what has no
     incremental form.
@@ -76,7 +79,8 @@ def incremental(
     if last and length > 1:
         chunk = Latest(chunk, Dim(unused(model, NEXT), 1))
     outputs = [chunk.need(v, form) if form else chunk.once(v) for v, form in zip(model.of_outputs, forms)]
-    return top.model(model, outputs)
+    made = top.model(model, outputs)
+    return made if rows is None else by_rows(made, top.position, rows, positions.size, span)
 
 
 class _Top:
