@@ -19,8 +19,6 @@ from compiler.strategy import SERIAL, Strategy
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
-# --- model ---------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True, slots=True)
 class Init:
