@@ -171,7 +171,7 @@ class Layers:
         return any(self._find(of, *self.many(of), False) for of in kinds)
 
     def _find(self, kind: SplitLayer, rows: int, replicas: int, whole: bool) -> bool:
-        if (kind, rows, replicas, whole) in self.asked:
+        if (kind, rows, replicas, whole) in self.asked or (kind.tables and replicas == 1):  # nothing splits tables then
             return False
         self.asked.add((kind, rows, replicas, whole))
         try:

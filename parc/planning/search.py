@@ -167,7 +167,8 @@ class Search:
         """Whether it probably fits."""
         what = of.what
         if isinstance(what, _Group):
-            return True
+            bunches = (_Open(kin(self.space, b.mesh, b.rules), 0.0, b) for b in what.bunches)
+            return any(self._likely(b) for b in bunches)
         smallest = what if isinstance(what, PlanChoice) else PlanChoice(what.mesh, replace(what.rules, zero=what.zero))
         return self.guess.fits(of.kin, smallest)
 
@@ -212,7 +213,10 @@ class Search:
             self._open_group(of, what)
             return
         if isinstance(what, _Bunch):
-            self._open(of, what)
+            self._open(of, what.mesh, [(of.bound, leaf) for leaf in self._leaves(what)])
+            return
+        if self.best < inf and not of.guess:
+            self._open(of, what.mesh, [(of.bound, what)])
             return
         strategy = strategy_of(self.space, what)
         try:
@@ -243,6 +247,12 @@ class Search:
 
     def _open_group(self, of: _Open, group: _Group) -> None:
         """Its bunches one by one, if the work of their layers does not speak against all of them."""
+        if self.best == inf:  # first of all one that fits
+            for bunch in group.bunches:
+                mine = _Open(kin(self.space, bunch.mesh, bunch.rules), of.bound, bunch)
+                leaves = [(of.bound, leaf) for leaf in self._leaves(bunch)]
+                self._push(replace(self._known(mine, leaves, bunch.mesh.microbatches == 1), guess=0.0))
+            return
         bound = self._grouped(of)
         while self.minimise == STEP and bound < self.best and self.layers.rougher(of.kin):
             bound = self._grouped(of)
@@ -301,19 +311,19 @@ class Search:
         rows = (bounds.row(p, d, 1, m, 3, r.recompute, r.schedule, r.chunks, layer, through) for r in fitting)
         return min(rows, default=inf) * SURE
 
-    def _open(self, of: _Open, bunch: _Bunch) -> None:
-        """Its candidates one by one, with bounds that are as close as it takes to leave them out."""
-        replicas, single = bunch.mesh.size(DATA), bunch.mesh.microbatches == 1
-        leaves = [(of.bound, leaf) for leaf in self._leaves(bunch)]
+    def _open(self, of: _Open, mesh: MeshChoice, leaves: list[tuple[float, PlanChoice]]) -> None:
+        """Candidates of a mesh one by one, with bounds that are as close as it takes to leave them out, once a price is
+        known."""
+        replicas, single = mesh.size(DATA), mesh.microbatches == 1
         while leaves:
             bounds = self._bounds(of.kin, leaves, single)
             leaves = [(bound, leaf) for bound, leaf in bounds if bound < self.best]
             self.counts.not_better += len(bounds) - len(leaves)
             zero = min((leaf.rules.zero for _, leaf in leaves), default=0)
-            if not leaves or not self.layers.closer(of.kin, replicas, single, zero):
+            if not leaves or self.best == inf or not self.layers.closer(of.kin, replicas, single, zero):
                 break
         for bound, leaf in leaves:
-            self._push(_Open(of.kin, bound, leaf, self._guess(leaf, bound)))
+            self._push(_Open(of.kin, bound, leaf, self._guess(leaf, bound) if self.best < inf else 0.0))
 
     def _end(self) -> float | None:
         """Count what is left, and find its lowest bound."""
