@@ -249,9 +249,9 @@ class Search:
         """Its bunches one by one, if the work of their layers does not speak against all of them."""
         if self.best == inf:  # first of all one that fits
             for bunch in group.bunches:
-                mine = _Open(kin(self.space, bunch.mesh, bunch.rules), of.bound, bunch)
+                every = _Open(kin(self.space, bunch.mesh, bunch.rules), of.bound, bunch)
                 leaves = [(of.bound, leaf) for leaf in self._leaves(bunch)]
-                self._push(replace(self._known(mine, leaves, bunch.mesh.microbatches == 1), guess=0.0))
+                self._push(replace(self._known(every, leaves, bunch.mesh.microbatches == 1), guess=0.0))
             return
         bound = self._grouped(of)
         while self.minimise == STEP and bound < self.best and self.layers.rougher(of.kin):
