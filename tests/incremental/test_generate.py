@@ -226,3 +226,15 @@ def test_what_a_terminal_would_act_upon_is_not_written_to_one() -> None:
     text = "a\x1b[2J\rb\tc\n\x07"
     assert seen(text, terminal=False) == text
     assert seen(text, terminal=True) == "a\ufffd[2J\ufffdb\tc\n\ufffd"
+
+
+def test_the_torch_engine_draws_the_same(tmp_path: Path) -> None:
+    """By two processes, greedy and drawn, chunks and single positions."""
+    pytest.importorskip("torch")
+    from runtime.torch.engine import Engine
+
+    file = source(tmp_path)
+    options = {"job": "write", "double": True, "params": {"tp": 2}, "temperature": 0.9, "top_k": 12, "seed": 5}
+    one = parc.generate(file, PROMPTS[:2], 6, **options)  # type: ignore[arg-type]
+    other = parc.generate(file, PROMPTS[:2], 6, engine=Engine(), **options)  # type: ignore[arg-type]
+    assert [t.tokens for t in one.texts] == [t.tokens for t in other.texts] and other.chunks == 4
