@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import compiler.incremental.along  # noqa: F401 - enters its rules
 from compiler.graph import Builder, Dim, Names, Type, Value
+from compiler.incremental.absorbed import absorbed
 from compiler.incremental.by_rows import by_rows
 from compiler.incremental.chunk import Increment
 from compiler.incremental.demand import Demand
@@ -61,6 +62,7 @@ def incremental(
     for state, content in zip(model.states, contents, strict=True):
         if content is not state.value:
             raise renewed(state.value, dim)
+    model = absorbed(model, dim)
     positions = Positions(model, dim)
     if not 1 <= length <= positions.size:
         raise no_dim(model, dim, span, length)
