@@ -129,18 +129,16 @@ def generated(
 
 
 def weights_given(given: str | None, program: Program, model: Model) -> tuple[dict[str, Array] | None, str | None]:
-    """Those of the checkpoint, and its folder: of what is kept of earlier positions there is nothing in it.
-
-    model: of all positions at once, whose own states are in checkpoints.
-    """
+    """Those of the checkpoint, and its folder: of what is kept of earlier positions there is nothing in it."""
     if given is None:
         return None, None
     from parc.importing.weights import weights_for
     from runtime.checkpoints.reading import taken
 
-    found, states = weights_for(given, model.stored), {s.name for s in model.states}
-    own = {logical(s) for e in program.entries for c in e.classes for s in c.states if s.role is Role.STATE} - states
-    return taken(found, program, (Role.STATE,), own), str(found.folder)
+    found = weights_for(given, model.stored)
+    states = {logical(s) for e in program.entries for c in e.classes for s in c.states if s.role is Role.STATE}
+    kept = states - {s.name for s in model.states}
+    return taken(found, program, (Role.STATE,), kept), str(found.folder)
 
 
 def _stopped(known: Tokenizer, tokens: Sequence[int], stops: Sequence[str]) -> bool:
