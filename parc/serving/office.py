@@ -58,8 +58,8 @@ class Office:
         self.running: dict[int, Sequence] = {}
         self.ready = False
         self.draining = False
-        self.restarts = self.made = self.dropped = 0
-        """How many workers have ended, tokens were made, and texts were not wanted to the end."""
+        self.restarts = self.made = self.dropped = self.reused = 0
+        """How many workers have ended, tokens were made, texts were not wanted to the end, tokens need not be read."""
         self.idle = asyncio.Event()
         self.idle.set()
         self.begun = asyncio.Event()
@@ -120,6 +120,7 @@ class Office:
             return
         s.tokens.append(made.token)
         self.made += 1
+        self.reused += made.reused
         if made.ended:
             del self.running[s.key]
         s.heard(made)
