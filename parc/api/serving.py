@@ -72,9 +72,15 @@ def serve(
         bound(host, port, limits or Limits()).close()
         return served
     params = {k: str(v) for k, v in (options.get("params") or {}).items()}
-    spec = WorkerSpec(
-        file.name, file.text, file.path, params, options.get("job"), options.get("strategy"), checkpoint, tokenizer,
-        backend, threads, reuse,
-    )  # fmt: skip
-    serve_front(served, spec, ports, known, chat, limits or Limits(), host, port, key, logs, told)
+
+    def spec(began: str | None) -> WorkerSpec:
+        return WorkerSpec(
+            file.name, file.text, file.path, params, options.get("job"), options.get("strategy"), began, tokenizer,
+            backend, threads, reuse,
+        )  # fmt: skip
+
+    def renewed() -> WorkerSpec:
+        return spec(weights_given(checkpoint, program)[1])
+
+    serve_front(served, spec(began), ports, known, chat, limits or Limits(), host, port, key, logs, told, renewed)
     return served
