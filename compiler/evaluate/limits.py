@@ -33,6 +33,9 @@ MAX_CHUNKS = 64
 MAX_PREFETCH = 64
 """Of what `offload` fetches ahead; all of it stands in device memory."""
 
+MAX_CACHE = 2**31 - 32
+"""Rows of a table that a device keeps: places are counted in 32 bits."""
+
 MAX_INTEGER_BITS = 256
 """Size of a static integer."""
 

@@ -15,7 +15,7 @@ from compiler.ops.index import Scatter, ScatterAdd, Take
 from dsl.data import dataclass
 from runtime.backend import Renewing
 from runtime.numpy.base import Array, CallContext, Env, Kernel, LocalValue, Offset, finish, kernel, spread
-from runtime.numpy.disk import DiskArray
+from runtime.numpy.disk import PartsArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,10 @@ def plan_take(op: Take, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
 
     offset, rank = rows.offset, len(index.type.names)
 
-    def take(ctx: CallContext, x: Array | DiskArray, i: Array) -> Array:
+    def take(ctx: CallContext, x: Array | PartsArray, i: Array) -> Array:
         start = offset(ctx)
-        in_file = isinstance(x, DiskArray)
         if (
-            not in_file
+            not isinstance(x, PartsArray)
             and not batched
             and perm != tuple(range(len(perm)))
             and prod(i.shape[:lead]) == 1
@@ -87,7 +86,7 @@ def plan_take(op: Take, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
         parts = x.transpose(perm)
 
         def numbered(number: Array) -> Array:
-            if isinstance(parts, DiskArray):
+            if isinstance(parts, PartsArray):
                 return parts.picked(number, lead + len(batched) + 1).reshape(*number.shape, width)
             return parts.reshape(-1, width).take(number, axis=0)
 

@@ -19,7 +19,7 @@ from compiler.in_place import Reuse, reuses
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import liveness, unrolled, variables
 from compiler.memory.action import STATIC
-from compiler.memory.tiers import FIRST
+from compiler.memory.tiers import FIRST, RowCache
 from compiler.ops.base import Movement
 from compiler.ops.call import Call
 from compiler.ops.comm import Comm
@@ -28,7 +28,7 @@ from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import FunctionPhase, listed
+from compiler.program import FunctionPhase, StateDecl, listed
 from runtime.backend import Array, LocalValue, Position, Renewing
 from runtime.comm import Handle, Then, Wait
 from runtime.mesh import Mesh, parted
@@ -52,6 +52,7 @@ class Rank:
         self.declared = {s.name: s for s in cls.states}
         self.ledger = Ledger()
         self.states: Values = {}
+        self.caches: dict[str, list[HeldArray]] = {}
         self.inputs: dict[tuple[str, Layout], list[HeldArray]] = {}
         self.saved: dict[tuple[str, int], HeldArray] = {}
         self.sent: list[Handle[None]] = []
@@ -87,7 +88,21 @@ class Rank:
     def fill(self, name: str, array: Array) -> None:
         """Put an array of nobody else's into a buffer that is there all the time."""
         decl = self.declared[name]
-        self.put_state(name, self.new(array, decl.type.dtype, decl.memory))
+        if decl.cache is None:
+            self.put_state(name, self.new(array, decl.type.dtype, decl.memory))
+        else:
+            self.fill_cached(name, array, decl, decl.cache)
+
+    def fill_cached(self, name: str, array: Array, decl: StateDecl, cache: RowCache) -> None:
+        """A table of which rows are kept here."""
+        table, (base, *parts) = self.backend.cached(array, cache.rows)
+        held = self.new(base, decl.type.dtype, decl.memory)
+        for old in self.caches.pop(name, ()):
+            old.buffer.drop()
+        dtypes = (decl.type.dtype, "int32", "int32", "bool")
+        self.caches[name] = [self.new(x, dtype) for x, dtype in zip(parts, dtypes, strict=False)]
+        held.array = table
+        self.put_state(name, held)
 
     def begin(self, given: frozenset[str] = frozenset()) -> None:
         """Fill the buffers that are there all the time as they are declared, but for those that are `given`."""

@@ -23,7 +23,7 @@ from compiler.traffic import Volumes, add_volumes, volumes
 from dsl.data import dataclass
 from runtime.backend import Planner
 from runtime.distribute import Array, distribute
-from runtime.executor import LocalExecutor, check_hang, inputs_of
+from runtime.executor import CacheUse, LocalExecutor, cache_use, check_hang, inputs_of
 from runtime.mesh import parted
 from runtime.numpy import CallContext, plan, rounded
 from runtime.numpy.disk import DiskArray
@@ -32,6 +32,7 @@ from runtime.readable import Readable
 from runtime.stacked.early import added_early
 from runtime.stacked.files import beginning, held, in_file
 from runtime.stacked.straight import Slots, Straight, compile_function
+from runtime.stacked.tallies import Tallies
 from runtime.state import Piece, initial_array
 
 
@@ -67,6 +68,7 @@ class _Group:
         """What an update has made in the place of a state, and nobody else holds."""
         self.saved: dict[tuple[str, int], Array] = {}
         self.inputs: list[Array] = []
+        self.tallies: Tallies = {}
         self.firsts = [np.int32(r.start.at(index)) for r in stage.cls.ranges]
         self.mail: dict[Any, Array] = {}
         self.doing = ""
@@ -121,6 +123,13 @@ class Emulator(LocalExecutor):
         self._reductions: dict[str, _Reduction] = {}
         self.turns: Turns[_Group, Hashable] = Turns()
         super().__init__(program, initial, shares)
+
+    @property
+    def caches(self) -> dict[str, CacheUse]:
+        used = (
+            (g.stage.cls.states[slot].logical, t) for g in self.groups.values() for (slot, _), t in g.tallies.items()
+        )
+        return cache_use(used)
 
     def fill(self, group: int, decl: StateDecl, part: Array) -> None:
         g = self.groups[group]

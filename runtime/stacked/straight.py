@@ -29,9 +29,11 @@ from dsl.data import dataclass
 from runtime.backend import Planner
 from runtime.mesh import Mesh, parted
 from runtime.numpy import CallContext, Env, Into, LocalValue, fuse, unfold
+from runtime.numpy.summed import inner
 from runtime.stacked.called import accumulator, adder, fill_stack, renewing, stack_of, whole_list
 from runtime.stacked.collectives import plan_comm
 from runtime.stacked.files import over, renewed, stack_in_file
+from runtime.stacked.tallies import BY_ROW, tallied
 from runtime.straight_line import StraightLine
 
 Compiled = Callable[..., Iterator[Any] | None]
@@ -146,6 +148,14 @@ class _Writer(StraightLine):
             kernel = renewing(self.buffers[instr.inputs[0].name], kernel)
             args = ["g", *args]
         into = [f"out=({', '.join(places)},)"] if any(p != "None" for p in places) else []
+        asks = inner(op)
+        if isinstance(asks, BY_ROW) and (slot := self.buffers.get(instr.inputs[0].name)) is not None:
+            decl = self.cls.states[slot]
+            if decl.cache is not None:
+                tally = tallied(
+                    asks, slot, decl, [self.local(scope[v.name]) for v in instr.inputs], self.mesh, self.env
+                )
+                self.put(depth, f"{self.bind(tally)}(g, ctx, {names[instr.inputs[-1].name]})")
         call = f"{self.bind(kernel)}({', '.join(['ctx', *args, *into])})"
         if isinstance(op, Iota):
             first = self.slots.firsts.get((op.dim.name, op.dim.size, self.function.chunk))
