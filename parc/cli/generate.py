@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
+from dsl.printable import printable
 from parc import api
 from parc.cli.common import (
     Command,
@@ -97,7 +100,7 @@ def command(
     if said.alone:
         said.rest(found.texts[0].text)
     else:
-        out.data("\n\n".join(t.prompt + t.text for t in found.texts))
+        out.data(seen("\n\n".join(t.prompt + t.text for t in found.texts), sys.stdout.isatty()))
     if found.began is None:
         out.say("note: the weights are those that they begin with; `--from CHECKPOINT` takes trained ones")
     else:
@@ -118,12 +121,20 @@ class _Said:
         """The text so far; a character that is not whole yet is waited for."""
         sure = text[: len(text) - self.held]
         if self.alone and sure.startswith(self.shown) and not sure.endswith("\ufffd"):
-            self.out.data((self.prompt if not self.shown else "") + sure[len(self.shown) :], newline=False)
+            self._data((self.prompt if not self.shown else "") + sure[len(self.shown) :], newline=False)
             self.shown = sure
 
     def rest(self, text: str) -> None:
         """The whole text: what is missing of it."""
         if self.shown and text.startswith(self.shown):
-            self.out.data(text[len(self.shown) :])
+            self._data(text[len(self.shown) :])
         else:
-            self.out.data(("\n" if self.shown else "") + self.prompt + text)
+            self._data(("\n" if self.shown else "") + self.prompt + text)
+
+    def _data(self, text: str, newline: bool = True) -> None:
+        self.out.data(seen(text, sys.stdout.isatty()), newline)
+
+
+def seen(text: str, terminal: bool) -> str:
+    """A text that somebody else has made, as it may be shown: to a terminal without what that would act upon."""
+    return "\t".join(map(printable, text.split("\t"))) if terminal else text
