@@ -80,7 +80,7 @@ def serve(
         )  # fmt: skip
 
     def renewed() -> WorkerSpec:
-        return spec(weights_given(checkpoint, program)[1])
+        return spec(weights_given(checkpoint, program, compiled.training.model.stored)[1])
 
     serve_front(served, spec(began), ports, known, chat, limits or Limits(), host, port, key, logs, told, renewed)
     return served
