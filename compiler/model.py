@@ -20,8 +20,6 @@ from compiler.weight_format import PackedWeight
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
-# --- model ---------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True, slots=True)
 class Init:
@@ -214,6 +212,7 @@ class Decoding:
     dim: str
     prefill: int = 1
     span: Span = field(default=NOWHERE, compare=False)
+    last: bool = False  # of a prefill the outputs are asked for at its last position alone
     rows: str | None = None  # of sequences, where each is at a position of its own
 
     def length(self, entry: str) -> int:

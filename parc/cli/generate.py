@@ -19,7 +19,7 @@ from parc.cli.common import (
     set_threads,
     threads_option,
 )
-from parc.cli.engine import backend_option, check_backend
+from parc.cli.engine import backend_option, check_backend, engine_of, engine_options
 from parc.cli.keeping import from_option
 from parc.cli.tables import plural, seconds
 
@@ -47,6 +47,7 @@ from parc.cli.tables import plural, seconds
 @click.option("--stop", "stops", metavar="TEXT", multiple=True, help="End before this text.")
 @click.option("--tokenizer", metavar="NAME", help="`byte`, or a `tokenizer.json`; else that of the job's data.")
 @from_option
+@engine_options
 @backend_option
 @threads_option
 @job_options
@@ -62,24 +63,29 @@ def command(
     stops: tuple[str, ...],
     tokenizer: str | None,
     given: str | None,
+    engine: str,
+    device: str,
+    patience: float,
     backend: api.Backend,
     threads: int,
     params: tuple[tuple[str, str], ...],
     job: str | None,
     strategy: str | None,
 ) -> None:
-    """Go on from each prompt, by the job of FILE, which says `decode over` a dim, on emulated devices.
+    """Go on from each prompt, by the job of FILE, which says `decode over` a dim, on emulated devices or, with
+    `--engine torch`, by a process of PyTorch for each device.
 
-    Prompts of different lengths go side by side. What is drawn does not change with the strategy.
+    Prompts of different lengths go side by side. What is drawn does not change with the strategy, nor the engine.
 
     \b
     parc generate writer.par --prompt "To be" --from saved
     parc generate writer.par --prompt "To be" --temperature 0.8 --top-p 0.9 --seed 7
     """
     set_threads(threads)
-    check_backend(backend, "emulator")
+    check_backend(backend, engine)
     if any(not s for s in stops):
         raise click.UsageError("a stop is empty")
+    chosen = engine_of(engine, device, patience)
     said = _Said(out, prompts, max(map(len, stops), default=1) - 1)
     found = api.generate(
         read_source(out, file),
@@ -93,6 +99,7 @@ def command(
         checkpoint=given,
         tokenizer=tokenizer,
         told=said.hear,
+        engine=chosen,
         backend=backend,
         **choice(out, params, job, strategy),
     )
