@@ -112,7 +112,9 @@ def main() -> int:
     batches = [{"user": user, "wanted": w} for user, w in zip(users, wanted, strict=True)]
     if args.cache:
         share = hits(text, args.cache, batches)
-        print(f"{args.rows:,} rows, {args.batch:,} taken by 1 / k^{args.zipf:g}, {args.cache:,} kept: {share:.1%} there")
+        print(
+            f"{args.rows:,} rows, {args.batch:,} taken by 1 / k^{args.zipf:g}, {args.cache:,} kept: {share:.1%} there"
+        )
         return 0
     found = {lists: measured(source, lists, batches) for lists in (True, False)}
     (sparse, less, own), (dense, more, other) = found[True], found[False]
