@@ -175,7 +175,7 @@ def _asked(job: Job, entry: str) -> Job:
         length, called = by.length(entry), "first" if entry == PREFILL else "next"
 
         def derived(model: Model) -> Model:
-            return incremental(model, by.dim, length, by.span, called, entry == DECODE, pieces)
+            return incremental(model, by.dim, length, by.span, called, entry == DECODE, pieces, by.rows)
 
         written = job.written and (job.written[0], job.written[1] and derived(job.written[1]))
         return replace(job, evaluated=derived(job.model_of(INFER)), written=written)

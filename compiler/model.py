@@ -214,6 +214,7 @@ class Decoding:
     dim: str
     prefill: int = 1
     span: Span = field(default=NOWHERE, compare=False)
+    rows: str | None = None  # of sequences, where each is at a position of its own
 
     def length(self, entry: str) -> int:
         """How many new positions come at a time in an entry."""

@@ -107,7 +107,7 @@ def generated(
     known = tokenizer_of(tokenizer, job.data, ports.high)
     ports = replace(ports, high=min(known.size, ports.high or known.size))  # what has no text is not made
     texts = [known.encode(p) for p in prompts]
-    weights, began = _weights(given, program)
+    weights, began = weights_given(given, program)
     run = (executor or Emulator)(program, initial=weights) if weights is not None else (executor or Emulator)(program)
 
     def hear(row: int, tokens: Sequence[int]) -> None:
@@ -126,7 +126,7 @@ def generated(
     )  # fmt: skip
 
 
-def _weights(given: str | None, program: Program) -> tuple[dict[str, Array] | None, str | None]:
+def weights_given(given: str | None, program: Program) -> tuple[dict[str, Array] | None, str | None]:
     """Those of the checkpoint, and its folder: of what is kept of earlier positions there is nothing in it."""
     if given is None:
         return None, None

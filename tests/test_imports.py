@@ -17,11 +17,11 @@ ALLOWED = {
     "dsl": {"lark"},
     "compiler": set[str](),
     "runtime": {"numpy", "ml_dtypes", "torch", "torch_npu", "tokenizers"},
-    "parc": {"click", "rich"},
+    "parc": {"click", "rich", "starlette", "hypercorn", "jinja2"},
 }
 LONGEST = 400
 """Lines of a file."""
-HEAVY = {"numpy", "ml_dtypes", "rich", "torch", "lark", "click"}
+HEAVY = {"numpy", "ml_dtypes", "rich", "torch", "lark", "click", "starlette", "hypercorn"}
 
 
 def module_name(file: Path) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import compiler.incremental.along  # noqa: F401 - enters its rules
 from compiler.graph import Builder, Dim, Names, Type, Value
+from compiler.incremental.by_rows import by_rows
 from compiler.incremental.chunk import Increment
 from compiler.incremental.demand import Demand
 from compiler.incremental.positions import Positions, unused
@@ -31,6 +32,7 @@ def incremental(
     called: str = NEXT,
     begun: bool = False,
     pieces: Mapping[str, int] = NOTHING,
+    rows: str | None = None,
 ) -> Model:
     """The model that takes `length` new positions along `dim` and gives the outputs there.
 
@@ -45,6 +47,7 @@ def incremental(
         called: the last part of the names of its data.
         pieces: into how many a strategy cuts dims, by their names.
         begun: what hangs on data, but on none of any position (an encoder), was kept by an earlier pass.
+        rows: the dim of sequences, if each is at a position of its own, which is data then (`by_rows`).
 
     Raises ParcError: E0780 with the op that looks ahead, E0781 for a dim that no data has, E0782 for what has no
     incremental form.
@@ -70,7 +73,8 @@ def incremental(
     top = _Top(model, analysis, Dim(dim if length > 1 else unused(model, NEXT), length), called, begun, pieces)
     forms = [top.chunk.natural(v) for v in model.of_outputs]
     outputs = [top.chunk.need(v, form) if form else top.chunk.once(v) for v, form in zip(model.of_outputs, forms)]
-    return top.model(model, outputs)
+    made = top.model(model, outputs)
+    return made if rows is None else by_rows(made, top.position, rows, positions.size, span)
 
 
 class _Top:

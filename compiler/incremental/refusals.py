@@ -74,3 +74,19 @@ def renewed(state: Value, dim: str) -> ParcError:
     """E0782: a state of the model itself."""
     message = f"the state `{state.name}` is renewed in every pass, however many positions of `{dim}` come in it"
     return fail("E0782", message, state.span, help="what earlier positions leave is kept without being said")
+
+
+def mixes_rows(node: Node, rows: str, span: Span) -> ParcError:
+    """E0782: one sequence would hang on which others are computed beside it."""
+    where = outer(node.outputs[0].origin.path) or node.outputs[0].origin.path
+    place = f" in `{where}`" if where else ""
+    message = f"`{name_of(node.op)}`{place} does not keep the rows of `{rows}` apart: sequences cannot come and go"
+    notes = [("decoding is asked for here", span)] if span != NOWHERE and node.span != NOWHERE else []
+    help = f"a sequence that is served by itself hangs on no other: keep `{rows}` a dim of its own"
+    return fail("E0782", message, node.span if node.span != NOWHERE else span, notes=notes, help=help)
+
+
+def no_rows(state: Value, rows: str, span: Span) -> ParcError:
+    """E0782: what is kept of earlier positions is not kept for each sequence."""
+    message = f"`{state.name}` is kept for all rows of `{rows}` together: sequences cannot come and go"
+    return fail("E0782", message, state.span if state.span != NOWHERE else span, help=f"give it the dim `{rows}`")

@@ -9,7 +9,7 @@
     E05xx  pipeline, schedule, micro-batches         schedule.py
     E06xx  text of lowered programs, the verifier    program.py
     E07xx  runs, data, memory                        running.py
-    E078x  decoding                                  decoding.py
+    E078x  decoding; E0751: the service              decoding.py
     E08xx  what a job costs                          cost.py
     E09xx  limits                                    limits.py
     E10xx  files of other systems                    foreign.py

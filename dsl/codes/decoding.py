@@ -1,4 +1,4 @@
-"""Codes E078x: jobs that decode, and generation."""
+"""Codes E078x and E0751: jobs that decode, generation, and the service."""
 
 from __future__ import annotations
 
@@ -105,5 +105,14 @@ CODES: tuple[Code, ...] = (
         "something else than all of them at once, and the program gives NaN. So do weights that are not numbers.",
         _scores(" - 30000.0"),
         _scores(""),
+    ),
+    Code(
+        "E0751",
+        "the service cannot begin",
+        "`parc serve` needs the packages `starlette` and `hypercorn` (the extra `serve` of parc), an address of this "
+        "machine at which nobody else listens (`--host`, `--port`; port 0 takes any that is free), and a worker, a "
+        "process of its own, that gets ready: three that end before are enough, and have told why.",
+        "# --host 192.0.2.1\n" + _SCORES,
+        _SCORES,
     ),
 )

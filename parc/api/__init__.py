@@ -25,8 +25,20 @@ from parc.api.options import (
     is_stage,
 )
 from parc.api.planning import Minimised, certify, plan
-from parc.api.pricing import cost, devices, estimate, price, remedies, report, report_compared, sweep, trace
+from parc.api.pricing import (
+    cost,
+    devices,
+    estimate,
+    price,
+    remedies,
+    report,
+    report_compared,
+    serving_price,
+    sweep,
+    trace,
+)
 from parc.api.running import batches, run, shrink, verify
+from parc.api.serving import serve
 
 __all__ = [
     "BACKENDS",
@@ -71,6 +83,8 @@ __all__ = [
     "report",
     "report_compared",
     "run",
+    "serve",
+    "serving_price",
     "shrink",
     "sweep",
     "trace",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from parc.price import Price
     from parc.remedies import Remedies
     from parc.report.trace import Detail, Trace
+    from parc.serving_load import RequestLoad, ServingPrice
     from parc.sweeping import SweptCase
 
 
@@ -39,6 +40,17 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     from parc.estimate import estimate
 
     return estimate(compiled, variation)
+
+
+def serving_price(compiled: Compiled, load: RequestLoad) -> ServingPrice:
+    """Play a load of requests through a job that decodes, as `serve` has it, on the clock of the cost model.
+
+    Raises:
+        ParcError: E0782 to E0784 for jobs and loads; E0801 without a cluster.
+    """
+    from parc.serving_load import serving_price
+
+    return serving_price(compiled, load)
 
 
 def price(job: Job) -> Price:

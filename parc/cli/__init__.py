@@ -24,6 +24,7 @@ COMMANDS = {
     "run": "Run a file or a lowered program on emulated devices.",
     "evaluate": "Evaluate a file's model: loss, metrics and outputs, with the weights of a checkpoint.",
     "generate": "Go on from prompts, with a job that decodes.",
+    "serve": "Answer requests for texts over HTTP, with a job that decodes.",
     "convert": "Make a checkpoint for another strategy, or another job.",
     "verify": "Prove that the distributed run equals the serial program.",
     "cost": "Say how long a step takes, where the time goes, and what would help.",

@@ -11,6 +11,7 @@ import click
 from compiler.memory.tiers import FIRST
 from parc import api
 from parc.cli.common import Command, Output, choice, color, json_option, params_option, read_source
+from parc.cli.load import load_of, load_options, played
 from parc.cli.sides import sides_of, sides_options
 from parc.cli.tables import amount, facts, seconds, table
 from parc.cli.variation import Factors, variation, variation_options
@@ -21,6 +22,7 @@ from parc.units import flops, percent
 if TYPE_CHECKING:
     from parc.estimate import Estimate
     from parc.remedies import Remedies
+    from parc.serving_load import RequestLoad
 
 _MOST_SHOWN = 8
 
@@ -28,6 +30,7 @@ _MOST_SHOWN = 8
 @click.command("cost", cls=Command)
 @click.argument("files", type=click.Path(allow_dash=True), nargs=-1, required=True)
 @variation_options
+@load_options
 @sides_options
 @params_option
 @json_option
@@ -36,6 +39,11 @@ def command(
     files: tuple[str, ...],
     slow: Factors,
     slow_link: Factors,
+    serve: float | None,
+    prompt_tokens: tuple[int, int],
+    output_tokens: tuple[int, int],
+    requests: int,
+    within: tuple[float | None, float | None],
     strategies: tuple[str, ...],
     jobs: tuple[str, ...],
     params: tuple[tuple[str, str], ...],
@@ -48,6 +56,7 @@ def command(
     parc cost gpt.par
     parc cost old.par new.par
     parc cost gpt.par --strategy data --strategy megatron
+    parc cost serving.par --serve 2 --prompt-tokens 100..500 --output-tokens 200
     """
     sides = sides_of(files, jobs, strategies, 2)
     names = tuple(side.name for side in sides)
@@ -56,6 +65,11 @@ def command(
         compiled = api.compile(read_source(out, side.file), **choice(out, params, side.job, side.strategy))
         found.append(api.estimate(compiled, variation(compiled, slow, slow_link)))
     style = color(sys.stdout)
+    if serve is not None:
+        if len(found) > 1:
+            raise click.UsageError("`--serve` is for one job")
+        _played(out, found[0], load_of(serve, prompt_tokens, output_tokens, requests, within), style)
+        return
     if len(found) == 1:
         tried = None if found[0].fits else api.remedies(found[0].compiled)
         out.result = found[0].as_json() | {"remedies": tried.as_json() if tried else None}
@@ -67,6 +81,13 @@ def command(
     says = verdict(names, compared)
     out.result = {"jobs": [f.as_json() for f in found], "comparison": compared.as_json() | {"verdict": says}}
     out.data("\n\n".join([_compared(names, found, style), says]))
+
+
+def _played(out: Output, e: Estimate, load: RequestLoad, style: bool) -> None:
+    """What a load makes of the job, before what a step costs."""
+    found = api.serving_price(e.compiled, load)
+    out.result = e.as_json() | {"remedies": None, "serving": found.as_json()}
+    out.data("\n\n".join([_shown(e, None, style), played(found, style)]))
 
 
 _FIGURES: tuple[tuple[str, Callable[[Estimate], str]], ...] = (

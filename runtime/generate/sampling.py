@@ -44,14 +44,14 @@ class Sampling:
         found[rows, order] = ranked / ranked.sum(1, keepdims=True)
         return found
 
-    def draw(self, logits: Array, place: int) -> Array:
-        """A token for each row, at a position: of logits `[rows, tokens]`."""
+    def draw(self, logits: Array, place: int, first: int = 0) -> Array:
+        """A token for each row, at a position: of logits `[rows, tokens]`. first: the number of the first row."""
         shares = self.shares(logits)
         sums = np.cumsum(shares, 1)
         if self.temperature == 0:
             return np.asarray(np.nan_to_num(shares).argmax(1))
         key = hashed(np.array(self.seed % 2**64, np.uint64), _STREAM, place)
-        u = fractions(hashed(key, np.arange(len(shares), dtype=np.uint64)), "f64")[:, None]
+        u = fractions(hashed(key, np.arange(first, first + len(shares), dtype=np.uint64)), "f64")[:, None]
         found = (sums <= u * sums[:, -1:]).sum(1)
         last = shares.shape[1] - 1 - (np.nan_to_num(shares)[:, ::-1] > 0).argmax(1)  # u may round to the very end
         return np.asarray(np.minimum(found, last))

@@ -24,8 +24,11 @@ class Tokenizer(Protocol):
     @property
     def size(self) -> int: ...
 
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a text. Raises ParcError (E0784) for what it has no token for."""
+    def encode(self, text: str, bare: bool = False) -> list[int]:
+        """The tokens of a text; bare: without those that are put around one.
+
+        Raises ParcError (E0784) for what there is no token for.
+        """
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -39,7 +42,7 @@ class ByteTokens:
 
     size: int = 256
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, bare: bool = False) -> list[int]:
         return list(text.encode("utf-8", "surrogateescape"))
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -53,7 +56,7 @@ class CharacterTokens:
         self.known, self.source, self.size = known, source, len(known)
         self._number = {c: i for i, c in enumerate(known)}
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, bare: bool = False) -> list[int]:
         for c in text:
             if c not in self._number:
                 help = "the model has read no other characters"
@@ -71,7 +74,7 @@ class WordTokens:
         self.known, self.size = known, len(known) + 1
         self._number = {word: i for i, word in enumerate(known, 1)}
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, bare: bool = False) -> list[int]:
         return [self._number.get(word, 0) for word in split_words(text)]
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -98,8 +101,8 @@ class HuggingFace:
             raise fail("E0785", f"`{path}` is no tokenizer: {error}", help="a file `tokenizer.json`") from None
         self.size = int(self._package.get_vocab_size())
 
-    def encode(self, text: str) -> list[int]:
-        return [int(t) for t in self._package.encode(text).ids]
+    def encode(self, text: str, bare: bool = False) -> list[int]:
+        return [int(t) for t in self._package.encode(text, add_special_tokens=not bare).ids]
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self._package.decode(list(tokens)))

@@ -33,6 +33,7 @@ COMMAND: dict[str, list[str]] = {
     "run": ["run", "FILE", "--steps", "1"],
     "evaluate": ["evaluate", "FILE", "--steps", "1"],
     "generate": ["generate", WRITER, "--prompt", "a", "--steps", "2"],
+    "serve": ["serve", WRITER, "--check", "--port", "0"],
     "convert": ["convert", "FILE", "--to", "FILE", "--plan"],
     "verify": ["verify", "FILE", "--steps", "1"],
     "cost": ["cost", "FILE"],
@@ -47,7 +48,7 @@ COMMAND: dict[str, list[str]] = {
 }
 """How each command is typed where all is well."""
 
-FILES = [name for name in COMMAND if name not in ("devices", "init", "generate")]
+FILES = [name for name in COMMAND if name not in ("devices", "init", "generate", "serve")]
 JOBS = [name for name in FILES if name != "fmt"]
 DATA = [name for name in COMMAND if name not in ("check", "fmt")]
 BEHIND = {

@@ -1,0 +1,73 @@
+"""A job as rows of a batch in which sequences come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from compiler.driver import Compiled, compile_job, joined
+from compiler.model import DECODING, Job
+from compiler.program import Program
+from dsl.data import dataclass
+from dsl.diagnostics import fail
+from parc.generating import weights_given
+from runtime.executor import Executor
+from runtime.generate.loop import Ports
+from runtime.generate.rows import RowBatch
+from runtime.generate.tokenizers import Tokenizer, tokenizer_of
+
+
+def ports_of(compiled: Compiled, tokenizer: str | None) -> tuple[Ports, Tokenizer]:
+    """How the job takes tokens, and what texts they are. Raises ParcError: E0783, E0785."""
+    ports = ports_named(compiled)
+    known = tokenizer_of(tokenizer, compiled.job.data, ports.high)
+    return replace(ports, high=min(known.size, ports.high or known.size)), known
+
+
+def ports_named(compiled: Compiled) -> Ports:
+    """How the job takes tokens. Raises ParcError (E0783) for one that does not decode, or has no dim of sequences."""
+    job = compiled.job
+    if job.decoding is None or not compiled.decodes:
+        help = "`infer MODEL(…)` and `decode over s` in a job"
+        raise fail("E0783", f"the job `{job.name}` does not decode", job.span, help=help)
+    ports = Ports.of(compiled.training.model, job.decoding, job.span)
+    if len(ports.type.dims) != 2:
+        help = f"`int32[b, {ports.dim}]`, `b` of one sequence or of several"
+        raise fail("E0783", f"`{ports.name}` is {ports.type}: it has no dim of sequences", job.span, help=help)
+    return ports
+
+
+def for_rows(compiled: Compiled, ports: Ports) -> Job:
+    """The job with each sequence at a position of its own."""
+    job = compiled.job
+    assert job.decoding is not None
+    (rows,) = [d for d in ports.type.names if d != ports.dim]
+    return replace(job, decoding=replace(job.decoding, rows=rows))
+
+
+@dataclass(frozen=True, slots=True)
+class RowsProgram:
+    """The program of a job's rows, and, by entry, what the data are called that are the rows' positions."""
+
+    program: Program
+    positions: Mapping[str, str]
+
+
+def rows_program(compiled: Compiled, ports: Ports) -> RowsProgram:
+    """The program in which each sequence is at a position of its own.
+
+    Raises ParcError: E0782 where sequences hang on each other.
+    """
+    job = for_rows(compiled, ports)
+    made = {entry: compile_job(job, entry) for entry in DECODING}
+    positions = {entry: c.training.model.inputs[-1].value.name for entry, c in made.items()}
+    return RowsProgram(joined([c.program for c in made.values()]), positions)
+
+
+def batch_of(compiled: Compiled, ports: Ports, checkpoint: str | None, executor: Callable[..., Executor]) -> RowBatch:
+    """The job's rows, on devices of its own. Raises as `rows_program`, and E0770 to E0772 for the checkpoint."""
+    rows, decoding = rows_program(compiled, ports), compiled.job.decoding
+    assert decoding is not None
+    weights, _ = weights_given(checkpoint, rows.program)
+    run = executor(rows.program, initial=weights) if weights is not None else executor(rows.program)
+    return RowBatch(run, ports, decoding.prefill, rows.positions)

@@ -1,0 +1,173 @@
+"""The service from its start to its end: sockets, the server, the worker, and signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from ipaddress import ip_address
+from typing import Any
+
+from dsl.data import dataclass
+from dsl.diagnostics import fail
+from parc.serving.answering import TextMaker
+from parc.serving.app import Service
+from parc.serving.counting import Logged
+from parc.serving.limits import Limits
+from parc.serving.office import Office
+from parc.serving.templates import ChatConfig, ChatTemplate, end_of
+from parc.serving.wire import WorkerSpec
+from runtime.generate.loop import Ports
+from runtime.generate.tokenizers import Tokenizer
+
+_BACKLOG = 512
+
+_BUFFER = 2**17
+"""Bytes that wait for a client that takes them slowly, in the system; more wait for him here, as tokens."""
+
+_LAST = 5.0
+"""Seconds in which the last bytes of answers are taken, at the end."""
+
+
+def require_serve() -> None:
+    """Raises ParcError (E0751) without the packages of the extra `serve`."""
+    try:
+        import hypercorn  # noqa: F401
+        import starlette  # noqa: F401
+    except ImportError as error:
+        help = "`pip install 'parc-lang[serve]'`"
+        raise fail("E0751", f"`parc serve` needs the package `{error.name}`, which is not there", help=help) from None
+
+
+def bound(host: str, port: int, limits: Limits) -> socket.socket:
+    """A socket that listens. Raises ParcError (E0751) where the address is not to be had."""
+    found = None
+    try:
+        ((family, kind, proto, _, address), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = socket.socket(family, kind, proto)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # who takes nothing any more is let go, with what was sent to him
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * limits.reading))
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        found.bind(address)
+        found.listen(_BACKLOG)
+    except OSError as error:
+        if found is not None:
+            found.close()
+        help = "`--port` and `--host` say which; 0 takes any port that is free"
+        raise fail("E0751", f"cannot listen at {host}:{port}: {error.strerror or error}", help=help) from None
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What is served: the model's name; devices; how many sequences go at a time, of how many positions each; of how
+    many tokens; began: the checkpoint of its weights."""
+
+    name: str
+    devices: int
+    rows: int
+    places: int
+    tokens: int
+    began: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "devices": self.devices,
+            "sequences": self.rows,
+            "positions": self.places,
+            "tokens": self.tokens,
+            "began": self.began,
+        }
+
+
+def serve_front(
+    served: Served, spec: WorkerSpec, ports: Ports, known: Tokenizer, chat: ChatConfig, limits: Limits, host: str,
+    port: int, key: str | None, logs: bool, told: Callable[[Served, str], None],
+) -> None:  # fmt: skip
+    """Serve until SIGTERM or SIGINT, then end what was accepted. told: called with the address when a worker is ready.
+
+    Raises ParcError: E0751.
+    """
+    require_serve()
+    template = None if chat.template is None else ChatTemplate(chat)
+    listening = bound(host, port, limits)
+    number = listening.getsockname()[1]
+    local = ip_address(listening.getsockname()[0]).is_loopback
+    shown = f"[{host}]" if ":" in host else host
+
+    async def run() -> None:
+        logged = Logged(logs)
+        office = Office(spec, served.rows, limits, logged.event)
+        writer = TextMaker(office, ports, known, template, end_of(chat, partial(known.encode, bare=True)))
+        service = Service(served.name, int(time.time()), writer, limits, logged, key, local)
+        await _run(service, listening.detach(), lambda: told(served, f"http://{shown}:{number}"))
+
+    asyncio.run(run())
+
+
+async def _run(service: Service, listening: int, told: Callable[[], None]) -> None:
+    """listening: the descriptor of the socket, which the server closes."""
+    from hypercorn.asyncio import serve
+    from hypercorn.config import Config
+
+    config = Config()
+    config.bind = [f"fd://{listening}"]
+    config.loglevel = "ERROR"
+    config.backlog = _BACKLOG
+    config.include_server_header = False
+    config.graceful_timeout = _LAST
+    end = asyncio.Event()
+    office = service.office
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _drain, office, end)
+    keeping = asyncio.ensure_future(office.keep())
+    keeping.add_done_callback(lambda _: _give_up(office, end))
+    ending = asyncio.ensure_future(_ended(office, end, service.limits.drain))
+    beginning = asyncio.ensure_future(_begun(office, told))
+    try:
+        await serve(service.app(), config, shutdown_trigger=lambda: asyncio.shield(ending))
+    finally:
+        for task in (beginning, keeping, ending):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeping
+
+
+def _drain(office: Office, end: asyncio.Event) -> None:
+    """The first signal lets what was accepted end; the second one ends all."""
+    if office.draining:
+        office.abandoned.set()
+    office.draining = True
+    office.told("draining", running=len(office.running), waiting=len(office.waiting))
+    end.set()
+
+
+def _give_up(office: Office, end: asyncio.Event) -> None:
+    office.abandoned.set()
+    end.set()
+
+
+async def _ended(office: Office, end: asyncio.Event, seconds: float) -> None:
+    """Returns when the service is to end, and what was accepted has ended, or has had its time."""
+    await end.wait()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            tasks = [asyncio.ensure_future(e.wait()) for e in (office.idle, office.abandoned)]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for t in tasks:
+                    t.cancel()
+
+
+async def _begun(office: Office, told: Callable[[], None]) -> None:
+    await office.begun.wait()
+    told()

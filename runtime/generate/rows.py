@@ -1,0 +1,161 @@
+"""Continuous batching: sequences come and go in the rows of one batch, each at a position of its own.
+
+What becomes of a sequence hangs on its own tokens and its own seed, not on who shares the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from compiler.model import DECODE, PREFILL
+from dsl.data import dataclass
+from runtime.executor import Executor
+from runtime.generate.loop import CONTEXT, LENGTH, Ports
+from runtime.generate.sampling import Sampling
+from runtime.generate.turns import next_turn
+from runtime.inputs import Array
+
+BROKEN = "broken"
+"""Why a sequence ends, besides: its scores are no numbers. What is kept of it may be none either."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceAsked:
+    """A sequence that is asked for.
+
+    tokens: the prompt, one at least, and what was made of it already. made: how many of these were. steps: how many
+    are made at most, those among them. choice: which of several of one prompt: each has random bits of its own.
+    likely: of how many of the likeliest tokens the shares are told, besides that of the one that is taken; None: none.
+    """
+
+    tokens: tuple[int, ...]
+    steps: int
+    sampling: Sampling = Sampling()
+    made: int = 0
+    choice: int = 0
+    likely: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A token of a sequence: `key` as it was admitted, the number of the token, and why nothing follows, or "".
+
+    share: the logarithm of how likely the model holds it; likeliest: the same of the likeliest tokens.
+    """
+
+    key: int
+    token: int
+    ended: str = ""
+    share: float | None = None
+    likeliest: tuple[tuple[int, float], ...] = ()
+
+
+class _Row:
+    """A sequence in its row: tokens, and how many of them were read."""
+
+    def __init__(self, key: int, asked: SequenceAsked) -> None:
+        self.key, self.asked = key, asked
+        self.tokens = list(asked.tokens)
+        self.read = 0
+
+    @property
+    def prompt(self) -> int:
+        return len(self.asked.tokens) - self.asked.made
+
+    def ended(self, places: int) -> str:
+        """Why nothing follows the tokens that there are."""
+        if len(self.tokens) - self.prompt >= self.asked.steps:
+            return LENGTH
+        return CONTEXT if len(self.tokens) > places else ""
+
+
+class RowBatch:
+    """The rows of a batch, over an executor whose program takes each row's position (`incremental(…, rows = …)`).
+
+    run: with the entries `prefill` and `decode`. prefill: how many positions the former reads. positions: by entry, the
+    name of the data that are the rows' positions.
+    """
+
+    def __init__(self, run: Executor, ports: Ports, prefill: int, positions: Mapping[str, str]) -> None:
+        self.run, self.ports, self.prefill, self.positions = run, ports, prefill, positions
+        self.rows: list[_Row | None] = [None] * ports.rows
+        self._chunk_last = False
+
+    @property
+    def free(self) -> int:
+        """How many rows nobody has."""
+        return sum(row is None for row in self.rows)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return self.free < len(self.rows)
+
+    def admit(self, key: int, asked: SequenceAsked) -> None:
+        """Give the sequence a row; ValueError if there is none, or if its tokens do not fit."""
+        if not 1 <= len(asked.tokens) <= self.ports.places:
+            raise ValueError(f"{len(asked.tokens)} tokens, there are {self.ports.places} positions")
+        self.rows[self.rows.index(None)] = _Row(key, asked)
+
+    def drop(self, key: int) -> None:
+        """Let its row be free; nothing if it has none any more."""
+        self.rows = [None if row is not None and row.key == key else row for row in self.rows]
+
+    def step(self) -> list[Made]:
+        """Read a chunk of those that have one to read, or a position of every row (`next_turn`); what came of it."""
+        left = [len(row.tokens) - row.read if row is not None else 0 for row in self.rows]
+        turn = next_turn(left, self.prefill, self._chunk_last)
+        self._chunk_last = turn.chunk
+        if turn.chunk:
+            return self._read(turn.rows, PREFILL, "first", self.prefill)
+        return self._read(turn.rows, DECODE, "next", 1)
+
+    def _read(self, at: Sequence[int], entry: str, last: str, length: int) -> list[Made]:
+        ports = self.ports
+        tokens = np.zeros((len(self.rows), length), np.int32)
+        places = np.full(len(self.rows), -1, np.int32)
+        for i in at:
+            row = self.rows[i]
+            assert row is not None
+            tokens[i] = row.tokens[row.read : row.read + length]
+            places[i] = row.read
+            row.read += length
+        done = self.run.call(entry, {f"{ports.name}.{last}": ports.given(tokens), self.positions[entry]: places})
+        scores = ports.last(done.outputs[ports.scores])
+        found = []
+        for i in at:
+            row = self.rows[i]
+            assert row is not None
+            if row.read < len(row.tokens):
+                continue
+            made = _next(row, scores[i], ports.places)
+            if made.ended:
+                self.rows[i] = None
+            found.append(made)
+        return found
+
+
+def _next(row: _Row, scores: Array, places: int) -> Made:
+    """Draw the row's next token, of scores `[tokens]`."""
+    asked = row.asked
+    if np.isnan(scores).any():
+        return Made(row.key, 0, BROKEN)
+    token = int(asked.sampling.draw(scores[None], len(row.tokens), asked.choice)[0])
+    row.tokens.append(token)
+    share: float | None = None
+    likeliest: tuple[tuple[int, float], ...] = ()
+    if asked.likely is not None:
+        logs = _logarithms(scores)
+        order = np.argsort(-logs, kind="stable")[: asked.likely]
+        share, likeliest = float(logs[token]), tuple((int(t), float(logs[t])) for t in order)
+    return Made(row.key, token, row.ended(places), share, likeliest)
+
+
+def _logarithms(scores: Array) -> Array:
+    """Of how likely the model holds each token."""
+    x = np.asarray(scores, np.float64)
+    x = x - x.max()
+    found: Array = x - np.log(np.exp(x).sum())
+    return found

@@ -1,0 +1,111 @@
+"""Continuous batching: a sequence's tokens are those that it has by itself, whoever shares the batch, and whenever."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsl.source import Source
+from parc import api
+from parc.serving.batching import batch_of, ports_of
+from runtime.generate.loop import CONTEXT, LENGTH
+from runtime.generate.rows import Made, RowBatch, SequenceAsked
+from runtime.generate.sampling import Sampling
+from runtime.generate.tokenizers import Tokenizer
+from runtime.stacked import Emulator
+from tests.serving.sample import alone, written
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("batching"))
+
+
+@pytest.fixture(scope="module")
+def known(path: Path) -> Tokenizer:
+    return begun(path)[1]
+
+
+def begun(path: Path) -> tuple[RowBatch, Tokenizer]:
+    compiled = api.compile(Source(str(path), path.read_text(), str(path)))
+    ports, known = ports_of(compiled, None)
+    return batch_of(compiled, ports, None, Emulator), known
+
+
+@pytest.fixture(scope="module")
+def batch(path: Path) -> RowBatch:
+    return begun(path)[0]
+
+
+def test_whoever_shares_the_batch(path: Path, batch: RowBatch, known: Tokenizer) -> None:
+    """Sequences begin at drawn moments, of other lengths and temperatures; some are dropped, and some go on behind what
+    was made of them before, as after a worker's end."""
+    rng = random.Random(3)
+    prompts = ["To be, or not to be, that is", "I", "Thou art a scholar; speak to it, Horatio."]
+    wanted = [(p, n, t) for p in prompts for n, t in ((12, 0.0), (9, 0.9))]
+    left, made, dropped = list(enumerate(wanted)), dict[int, list[Made]](), set[int]()
+    together = 0
+    while left or batch.busy:
+        together = max(together, len(batch.rows) - batch.free)
+        if left and batch.free and rng.random() < 0.4:
+            key, (prompt, steps, temperature) = left.pop(0)
+            before = made.setdefault(key, [])
+            tokens = (*known.encode(prompt), *(m.token for m in before))
+            batch.admit(key, SequenceAsked(tokens, steps, Sampling(temperature, None, 1.0, 5), len(before)))
+        for m in batch.step() if batch.busy else ():
+            made[m.key].append(m)
+            if len(made[m.key]) == 5 and m.key % 2 == 0 and m.key not in dropped:
+                dropped.add(m.key)
+                batch.drop(m.key)
+                left.append((m.key, wanted[m.key]))
+    assert len(dropped) > 1 and together >= 3
+    for key, (prompt, steps, temperature) in enumerate(wanted):
+        assert known.decode([m.token for m in made[key]]) == alone(path, prompt, steps, temperature, 5)[0]
+        assert [m.ended for m in made[key]] == [""] * (steps - 1) + [LENGTH]
+
+
+def test_a_late_sequence_begins_before_an_early_one_ends(batch: RowBatch, known: Tokenizer) -> None:
+    """A long prompt neither waits for others nor keeps them waiting: its chunks and their positions take turns."""
+    batch.admit(1, SequenceAsked(tuple(known.encode("I")), 40))
+    order = []
+    for call in range(200):
+        if call == 3:
+            batch.admit(2, SequenceAsked(tuple(known.encode("To be, or not to be, that is the question" * 2)), 3))
+        order += [m.key for m in batch.step()] if batch.busy else []
+    assert order.count(1) == 40 and order.count(2) == 3
+    first = order.index(2)
+    assert order[first:].count(1) > 20 and order[3:first].count(1) >= 8
+
+
+def test_the_last_place(path: Path, batch: RowBatch, known: Tokenizer) -> None:
+    batch.admit(7, SequenceAsked((3,) * 254, 100))
+    made = []
+    while batch.busy:
+        made += batch.step()
+    assert [m.ended for m in made] == ["", "", CONTEXT]
+    with pytest.raises(ValueError, match="257 tokens, there are 256 positions"):
+        batch.admit(8, SequenceAsked((3,) * 257, 1))
+
+
+def test_choices_are_rows_of_one_prompt(path: Path, batch: RowBatch, known: Tokenizer) -> None:
+    for i in range(3):
+        batch.admit(i, SequenceAsked(tuple(known.encode("To be")), 6, Sampling(1.0, None, 1.0, 9), 0, i))
+    texts: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    while batch.busy:
+        for m in batch.step():
+            texts[m.key].append(m.token)
+    assert tuple(map(known.decode, texts.values())) == alone(path, "To be", 6, 1.0, 9, 3)
+
+
+def test_what_is_told_of_likelihoods(batch: RowBatch, known: Tokenizer) -> None:
+    batch.admit(1, SequenceAsked(tuple(known.encode("To be")), 4, likely=80))
+    made = []
+    while batch.busy:
+        made += batch.step()
+    for m in made:
+        shares = np.exp([x for _, x in m.likeliest])
+        assert abs(shares.sum() - 1) < 1e-9 and (np.diff(shares) <= 0).all()
+        assert m.likeliest[0] == (m.token, m.share)
