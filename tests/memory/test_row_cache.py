@@ -22,6 +22,7 @@ from compiler.text import parse_program, show
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from dsl.source import Source
+from parc.estimate import assumed_hits
 from runtime.data.synthetic import synthetic
 from runtime.numpy.cached import CachedTable
 from runtime.numpy.disk import DiskArray
@@ -194,3 +195,12 @@ def test_what_has_whole_gradients_in_any_case_has_none() -> None:
     text = TEXT.replace("  split b on dp\n", f"  {CACHE}\n  split b on dp\n").replace("OPTIMIZER", "adagrad(lr = 0.1)")
     job = evaluate_file(Source("t.par", text.replace("SCHEDULE", "gpipe")), {}).job
     assert cached(compile_job(job).program) and not cached(compile_job(job, lists=False).program)
+
+
+def test_the_price_says_what_it_goes_by() -> None:
+    text = CLUSTER + TEXT.replace("using plain", "on box using plain")
+    found = assumed_hits(compiled(f"{RULE} in table cache 64 hits 0.5\n  {CACHE}", text=text, tp=2, layout=1).program)
+    assert [(c.table, c.rows, c.of, c.hits, c.stated) for c in found] == [
+        ("table", 64, 300, 0.5, True),
+        ("second", 32, 600, 32 / 600, False),
+    ]
