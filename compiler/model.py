@@ -16,6 +16,7 @@ from compiler.loop_pieces import LoopPiece as LoopPiece
 from compiler.loop_pieces import whole_path, with_numbers
 from compiler.origin import Role
 from compiler.strategy import SERIAL, Strategy
+from compiler.weight_format import PackedWeight
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
@@ -24,7 +25,7 @@ from dsl.source import NOWHERE, Span
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """How a state begins: kind `zeros | ones | constant | normal | uniform` and its numbers."""
+    """How a state begins: kind `zeros | ones | constant | normal | uniform | bits` (random, of those of the number)."""
 
     kind: str
     args: tuple[float, ...] = ()
@@ -86,7 +87,7 @@ class Model:
     It is called "step" where nothing else is.
     graph.outputs = loss (a scalar, where it is `scored`), then the metrics (scalars), then the outputs, then what
     becomes of the states.
-    scored: it has a loss. What only computes outputs has none.
+    scored: it has a loss. What only computes outputs has none. stored: matrices whose parts are among the weights.
     pieces: loops that are parts of others, where the strategy speaks of some iterations of a loop.
     """
 
@@ -98,9 +99,9 @@ class Model:
     outputs: tuple[str, ...] = ()
     states: tuple[State, ...] = ()
     scored: bool = True
-    calls: Mapping[str, Any] = field(default_factory=dict)
-    """By path, the calls of functions, while strategies are evaluated (`compiler.evaluate.calls.CallRecord`)."""
+    calls: Mapping[str, Any] = field(default_factory=dict)  # by path, `CallRecord`s, while strategies are evaluated
     pieces: tuple[LoopPiece, ...] = ()
+    stored: tuple[PackedWeight, ...] = ()
 
     def whole(self, name: str) -> str:
         """What a weight or a state (of an optimizer, too) is called in the model as it is written."""
@@ -139,8 +140,7 @@ class Model:
 
 
 TRAIN_STEP, EVALUATE, INFER = "train_step", "evaluate", "infer"
-"""What a program can be asked to do: a step of training; the loss, the metrics and the outputs of a batch; the outputs
-alone."""
+"""What a program is asked for: a step of training; loss, metrics and outputs of a batch; the outputs alone."""
 
 ENTRIES = (TRAIN_STEP, EVALUATE, INFER)
 

@@ -12,6 +12,7 @@ from math import prod
 
 from compiler.homes import Homes
 from compiler.memory.tiers import RowCache
+from compiler.weight_format import WeightFormat
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
@@ -189,6 +190,16 @@ class RunRule:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreRule:
+    """Matrices of the scope (None: all) rest in this format. Of several rules for one the last counts."""
+
+    format: WeightFormat
+    scope: str | None = None
+    span: Span = field(default=NOWHERE, compare=False)
+    by: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Strategy:
     """Layouts, places and an order. `microbatches` of dim `microbatch_dim` (None: first dim of the first input).
 
@@ -214,6 +225,7 @@ class Strategy:
     microbatch_pad: bool = False
     implementations: tuple[ImplementRule, ...] = ()
     runs: tuple[RunRule, ...] = ()
+    stores: tuple[StoreRule, ...] = ()
 
     @property
     def devices(self) -> int:

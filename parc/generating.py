@@ -9,6 +9,7 @@ from typing import Any
 from compiler.driver import Compiled, decoding_program
 from compiler.origin import Role
 from compiler.program import Program
+from compiler.weight_format import PackedWeight
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.distribute import Array
@@ -107,7 +108,7 @@ def generated(
     known = tokenizer_of(tokenizer, job.data, ports.high)
     ports = replace(ports, high=min(known.size, ports.high or known.size))  # what has no text is not made
     texts = [known.encode(p) for p in prompts]
-    weights, began = weights_given(given, program)
+    weights, began = weights_given(given, program, compiled.training.model.stored)
     run = (executor or Emulator)(program, initial=weights) if weights is not None else (executor or Emulator)(program)
 
     def hear(row: int, tokens: Sequence[int]) -> None:
@@ -126,14 +127,16 @@ def generated(
     )  # fmt: skip
 
 
-def weights_given(given: str | None, program: Program) -> tuple[dict[str, Array] | None, str | None]:
+def weights_given(
+    given: str | None, program: Program, stored: Sequence[PackedWeight]
+) -> tuple[dict[str, Array] | None, str | None]:
     """Those of the checkpoint, and its folder: of what is kept of earlier positions there is nothing in it."""
     if given is None:
         return None, None
-    from parc.importing.weights import weights_of
+    from parc.importing.weights import weights_for
     from runtime.checkpoints.reading import taken
 
-    found = weights_of(given)
+    found = weights_for(given, stored)
     return taken(found, program, (Role.STATE,)), str(found.folder)
 
 

@@ -15,6 +15,7 @@ from runtime.distribute import Array
 from runtime.executor import Executor
 
 if TYPE_CHECKING:
+    from compiler.weight_format import PackedWeight
     from runtime.checkpoints.saving import Saving
 
 
@@ -32,12 +33,14 @@ class Saved:
 @dataclass(frozen=True, slots=True)
 class Keeping:
     """saving: where a run is saved. resume: the checkpoint that it goes on from, or a folder of some, of which the last
-    is meant. given: one whose weights it begins with, whoever saved it. told: hears of each that is saved."""
+    is meant. given: one whose weights it begins with, whoever saved it. told: hears of each that is saved. stored:
+    weights that the job's model has in fewer bits."""
 
     saving: Saving | None = None
     resume: str | None = None
     given: str | None = None
     told: Callable[[Saved], None] = lambda saved: None
+    stored: tuple[PackedWeight, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +79,9 @@ class Keeper:
             moment = found.manifest.moment
             return Beginning(resumed(found, self.program), moment.step, moment.data, str(found.folder))
         assert k.given is not None
-        from parc.importing.weights import weights_of
+        from parc.importing.weights import weights_for
 
-        given = weights_of(k.given)
+        given = weights_for(k.given, k.stored)
         return Beginning(taken(given, self.program), given.manifest.moment.step, 0, str(given.folder))
 
     def after(self, run: Executor, data: int, last: bool) -> Saved | None:

@@ -10,6 +10,7 @@ from compiler.cost.price.kinds import STAGES
 from compiler.driver import Compiled
 from compiler.evaluate import Check, CheckResult
 from compiler.evaluate.checks import no_result
+from compiler.model import DECODING
 from dsl.diagnostics import Diagnostics, ParcError
 from parc.setup import parameters
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # most checks ask for no costs: what computes them is importe
     from compiler.cost.time.simulate import Simulation
     from compiler.cost.time.timeline import Timeline
     from compiler.memory.peak import Peak
+    from parc.decoding import EntryPrice
 
 ROLES = ("weight", "gradient", "optimizer", "state", "saved", "activation", "message", "input")
 """What memory is of, in every job; it may be of other things as well, which have to be there to be asked for."""
@@ -99,6 +101,20 @@ class Results:
         others = (*found, "total", *(["capacity"] if family == "memory" else []))
         return found[one] if one in found else _member(f"{family}.{one}", one, roles, others)
 
+    @cached_property
+    def entries(self) -> dict[str, EntryPrice]:
+        """What new positions by themselves cost, of a job that decodes."""
+        from parc.decoding import entry_prices
+
+        return {e.entry: e for e in entry_prices(self.compiled)}
+
+    def _entry(self, entry: str, one: str) -> int | float:
+        """Of the first positions at once, or of one more. Raises ParcError: E0101 for a job that does not decode."""
+        if self.simulation.cluster is None or entry not in self.entries:
+            raise no_result(f"{entry}.{one}", ["step_time"])
+        of = self.entries[entry]
+        return {"step_time": of.seconds, "tokens_per_second": of.tokens_per_second, "memory.needed": of.needed}[one]
+
     def _elsewhere(self, kind: str, one: str) -> int | float:
         """Of a memory besides the devices' own: a device's part, in the server that needs most. Raises ParcError: E0801
         for the capacity if the job has no cluster."""
@@ -130,6 +146,8 @@ class Results:
         if name == "peak_flops":
             return self.timeline.peak_flops * program.devices
         family, _, one = name.partition(".")
+        if family in DECODING:
+            return self._entry(family, one)
         if family in ("memory", "program_memory"):
             return self._memory(family, one)
         if family.endswith("_memory"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING
 
 from compiler.cost.price import fitted
@@ -17,8 +16,9 @@ if TYPE_CHECKING:
 
 def parameters(job: Job) -> tuple[int, int]:
     """Numbers in the weights of the model: in those that are trained, and in all."""
-    trained, every = (sum(prod(w.value.type.shape) for w in of) for of in (job.model.trained, job.model.weights))
-    return trained, every
+    of, parts = job.model.stored, {name for s in job.model.stored for name in s.parts.values()}
+    every = sum(w.value.type.elements for w in job.model.weights if w.name not in parts)
+    return sum(w.value.type.elements for w in job.model.trained), every + sum(s.type.elements for s in of)
 
 
 def setup(e: Estimate) -> list[tuple[str, str]]:

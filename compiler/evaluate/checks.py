@@ -13,6 +13,7 @@ from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import Skip, Static, show_static
 from compiler.memory.tiers import EXAMPLES
+from compiler.model import DECODING
 from dsl import ast
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError, did_you_mean, fail
@@ -56,6 +57,9 @@ RESULTS: dict[str, Dimension] = {
     "mfu": NONE,
     "hfu": NONE,
     "bubble": NONE,
+    **{f"{entry}.step_time": SECONDS for entry in DECODING},
+    **{f"{entry}.tokens_per_second": NONE for entry in DECODING},
+    **{f"{entry}.memory.needed": BYTES for entry in DECODING},
 }
 """What a check can ask of a job: of its program, of the memory of its devices, and what `parc cost` tells of a step.
 

@@ -8,7 +8,7 @@ from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import Number
 from compiler.graph import BEYOND_F32
-from compiler.initial import KINDS, wrong_init
+from compiler.initial import STATED, wrong_init
 from compiler.model import Init
 from dsl import ast
 from dsl.diagnostics import did_you_mean, fail
@@ -19,9 +19,9 @@ def initializer(expr: ast.Expr | None, scope: Scope) -> Init:
     if expr is None:
         return Init("normal", (0.02,))
     name = expr.function if isinstance(expr, ast.Call) else expr
-    if not isinstance(name, ast.Name) or name.id not in KINDS:
-        help = did_you_mean(name.id, KINDS) if isinstance(name, ast.Name) else None
-        raise fail("E0311", "this is no initialiser", expr.span, help=help or f"there are {listed(KINDS)}")
+    if not isinstance(name, ast.Name) or name.id not in STATED:
+        help = did_you_mean(name.id, STATED) if isinstance(name, ast.Name) else None
+        raise fail("E0311", "this is no initialiser", expr.span, help=help or f"there are {listed(STATED)}")
     arguments = expr.arguments if isinstance(expr, ast.Call) else ()
     if any(a.name for a in arguments):
         raise fail("E0311", f"the numbers of `{name.id}` have no names", expr.span)

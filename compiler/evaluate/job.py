@@ -25,7 +25,7 @@ from compiler.evaluate.values import Defined, Skip
 from compiler.graph import BEYOND_F32, FLOATS, Graph, Names
 from compiler.model import Cluster, DataSpec, Decoding, Job, Model, Precision, WeightUpdate
 from compiler.readers import check_data
-from compiler.strategy import SERIAL
+from compiler.strategy import SERIAL, StoreRule
 from dsl import ast
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError, did_you_mean, fail
@@ -102,6 +102,10 @@ def build_job(
 
         written = written or (model, other)
         model, other = implemented(model, plan.by_hand), other and implemented(other, plan.by_hand)
+    if plan is not None and model is not None and plan.strategy.stores:
+        stores, given = plan.strategy.stores, (model, other)
+        model, other = _try(session, lambda: _stored(stores, given, model)) or given
+        written = written and _try(session, lambda: _stored(stores, written, model))
     by_hand = model
     if plan is not None and model is not None and plan.strategy.zigzags:
         from compiler.evaluate.zigzags import check_decoded
@@ -239,6 +243,18 @@ def _model(
 
 def _static(expr: ast.Expr, scope: Any) -> Any:
     return static_of(evaluate(expr, scope), expr.span)
+
+
+def _stored(rules: Sequence[StoreRule], models: tuple[Model, Model | None], cut: Model) -> tuple[Model, Model | None]:
+    """Both, with what is stored of weights. cut: the model in which the rules name scopes."""
+    from compiler.stored import stored
+
+    for rule in rules if cut is not models[0] else ():
+        if rule.scope is not None and rule.scope != cut.whole(rule.scope):
+            message = f"`{cut.with_numbers(rule.scope)}` is some layers of a loop, whose weights rest in one tensor"
+            raise fail("E0472", message, rule.by or rule.span, help="name the loop without numbers: all layers alike")
+    model, other = models
+    return stored(model, rules), other and stored(other, rules)
 
 
 def _cluster(session: Session, module: Module, task: ast.Task) -> Cluster | None:

@@ -19,6 +19,7 @@ from compiler.strategy import (
     RunRule,
     ShardRule,
     SplitRule,
+    StoreRule,
 )
 from dsl.data import dataclass
 from dsl.source import Span
@@ -43,6 +44,7 @@ class StrategyRules:
     recomputes: list[RecomputeRule] = field(default_factory=list)
     offloads: list[OffloadRule] = field(default_factory=list)
     runs: list[RunRule] = field(default_factory=list)
+    stores: list[StoreRule] = field(default_factory=list)
     implementations: list[ImplementRule] = field(default_factory=list)
     by_hand: list[Implementation] = field(default_factory=list)
     by_stage: Orders | None = None

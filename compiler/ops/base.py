@@ -111,6 +111,8 @@ class Op:
     joins: its work is done within the kernel of a neighbour: element-wise work and reductions.
     leaf: its result is there without work: positions, constants, data.
     message: other devices take part; what it gives lies in a communication buffer.
+    unpacks: its operands are what of the result rests in memory, in fewer bits: kernels read these, and make of them
+        what they need as they go; of weights it makes weights.
     renews: the operand whose memory the result may take where nothing needs the operand any more: it is the same but
         for some elements. (Of a pointwise op, any operand's of the result's type.)
     reaches: the operand of which rows alone are read or renewed, so that it may lie in another memory than what is
@@ -128,6 +130,7 @@ class Op:
     joins: ClassVar[bool] = False
     leaf: ClassVar[bool] = False
     message: ClassVar[bool] = False
+    unpacks: ClassVar[bool] = False
     renews: ClassVar[int | None] = None
     reaches: ClassVar[int | None] = None
     follows: ClassVar[int | None] = None

@@ -210,6 +210,15 @@ class RunOn(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class Store(Statement):
+    """`store weights as int4(group = 128) in block`: the class of tensors, the format in which they rest, the scope."""
+
+    what: Name
+    format: Call
+    scope: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Implement(Statement):
     """`implement block.mlp by tensor_parallel_mlp(tp)`: the scope is computed by a device-local function."""
 

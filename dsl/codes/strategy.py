@@ -47,6 +47,15 @@ job fit {{
 """
 
 
+def _infer(rules: str) -> str:
+    """The same file with a job that infers."""
+    text = _file(rules)
+    return (
+        text[: text.index("job fit")].replace("  loss mean(y)", "  output y")
+        + "job serve {\n  infer net() using plan\n}\n"
+    )
+
+
 _WHOLE = """
 optimizer whole(lr) {
   w = w - lr * g / (1.0 + sum(w * w))
@@ -246,5 +255,30 @@ CODES: tuple[Code, ...] = (
         "that place has a further chunk, of which an order by hand says nothing. Schedules with names find an order.",
         _visited("by_hand", _ORDERS[_ORDERS.index("\n") :]),
         _visited("one_f_one_b", ""),
+    ),
+    Code(
+        "E0470",
+        "weights cannot be stored so",
+        "`store weights as` int8, int4, int3, fp8 (e4m3) or sparse (2:4). Integers have a `group`, of so many inputs\n"
+        "that share a scale (of int4 and int3 128, if nothing is said), and may have `zeros = true`, a zero point for\n"
+        "each group; fp8 has a `group`, too.",
+        _infer("store weights as int5"),
+        _infer("store weights as int4(group = 16)"),
+    ),
+    Code(
+        "E0471",
+        "a weight that a format does not fit",
+        "Numbers are packed in words of 32 bits along a dim, which is a multiple of as many as fill them (int8 and\n"
+        "fp8 4, int4 8, int3 and sparse 32), and groups fill the dims that products sum over. What is trained\n"
+        "cannot be stored so.",
+        _infer("store weights as int4(group = 12)"),
+        _infer("store weights as int4(group = 16)"),
+    ),
+    Code(
+        "E0472",
+        "some layers of a loop are stored in another way",
+        "The weights of all layers of a loop rest in one tensor, in one format.",
+        _infer("store weights as int8 in block[0..2]"),
+        _infer("store weights as int8 in block"),
     ),
 )

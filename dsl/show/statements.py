@@ -177,6 +177,11 @@ def _(node: ast.RunOn) -> Doc:
 
 
 @statement.register
+def _(node: ast.Store) -> Doc:
+    return [f"store {node.what.id} as ", *use_call(node.format), *_scope(node.scope)]
+
+
+@statement.register
 def _(node: ast.LayoutDecl) -> Doc:
     dims: list[Doc] = [["/".join(n.id for n in (dim, *axes))] for dim, axes in node.dims]
     return [f"layout {node.tensor}", Bracket("[", tuple(dims), "]"), *_scope(node.scope)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from parc.api.checkpoints import convert, publish
 from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, evaluate, fmt, load_program
+from parc.api.compressing import compress
 from parc.api.explaining import explain, explain_tensor
 from parc.api.exporting import export
 from parc.api.generating import generate
@@ -59,6 +60,7 @@ __all__ = [
     "certify",
     "check",
     "compile",
+    "compress",
     "convert",
     "cost",
     "devices",

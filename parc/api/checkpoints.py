@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Unpack
 
-from parc.api.compiling import load_program
+from parc.api.compiling import compile, load_program
 from parc.api.options import Options, is_program, name_of
 
 if TYPE_CHECKING:
+    from compiler.weight_format import PackedWeight
     from parc.api.options import File
     from runtime.checkpoints.converting import Conversion
     from runtime.checkpoints.publishing import Publication
@@ -35,10 +36,15 @@ def convert(
     """
     import pathlib
 
-    from parc.importing.weights import weights_of
+    from parc.importing.weights import weights_for
     from runtime.checkpoints.converting import convert, plan_checkpoint, plan_programs
 
-    program = load_program(file, **options)
+    stored: tuple[PackedWeight, ...] = ()
+    if is_program(name_of(file)):
+        program = load_program(file, **options)
+    else:
+        compiled = compile(file, **options)
+        program, stored = compiled.program, compiled.training.model.stored
     given = os.fspath(checkpoint)
     if output is None and (given.endswith(".par") or is_program(given)):
         same = os.path.realpath(given) == os.path.realpath(name_of(file))
@@ -46,7 +52,7 @@ def convert(
             {} if is_program(given) else {"job": from_job, "params": options.get("params", {}) if same else {}}
         )
         return plan_programs(load_program(given, **own), program)
-    found = weights_of(given)
+    found = weights_for(given, stored)
     if output is None:
         return plan_checkpoint(found, program)[0]
     return convert(found, program, pathlib.Path(output))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
 from parc.api.compiling import compile, evaluate, load_program, sizes, warn
@@ -112,6 +113,7 @@ def _run(
             profiled(profiler.profile(found.name))
         return found
     compiled = compile(file, **options)
+    keeping = replace(keeping, stored=compiled.training.model.stored)
     require_machine(Asked(compiled.program, here, None, compiled.job.span, sizes(file, options)))
     simulated = simulation = None
     if compiled.job.cluster is not None:

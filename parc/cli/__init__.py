@@ -26,6 +26,7 @@ COMMANDS = {
     "generate": "Go on from prompts, with a job that decodes.",
     "serve": "Answer requests for texts over HTTP, with a job that decodes.",
     "convert": "Make a checkpoint for another strategy, or another job.",
+    "compress": "Make a checkpoint whose matrices rest in fewer bits.",
     "verify": "Prove that the distributed run equals the serial program.",
     "cost": "Say how long a step takes, where the time goes, and what would help.",
     "sweep": "Price a job for all combinations of values of its parameters.",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dsl.files import load
 from parc.importing.importing import public_names
 from runtime.checkpoints.public import CONFIG, PublicModel
 from runtime.checkpoints.reading import Checkpoint, WeightSource
+
+if TYPE_CHECKING:
+    from compiler.weight_format import PackedWeight
 
 
 def weights_of(given: str) -> WeightSource:
@@ -17,6 +22,17 @@ def weights_of(given: str) -> WeightSource:
     """
     folder = Path(given)
     return Checkpoint.latest(folder) if not is_public(folder) else public_model(folder)
+
+
+def weights_for(given: str, stored: Sequence[PackedWeight]) -> WeightSource:
+    """The same, for a job that has these weights in fewer bits: what is whole there is rounded as it is read, each
+    number by itself. Raises ParcError."""
+    found = weights_of(given)
+    if not stored:
+        return found
+    from runtime.compress.source import fitted
+
+    return fitted(found, stored)
 
 
 def is_public(folder: Path) -> bool:

@@ -59,6 +59,9 @@ def _block(init: Init, name: str, type: Type, seed: int, region: Sequence[tuple[
                 second = fractions(hashed(key, position, 1), "f64")
                 std = init.args[0] if init.args else 1.0
                 values = std * np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)
+            case "bits":
+                drawn = hashed(key, position, 0) >> np.uint64(32)
+                values = drawn & np.uint64(init.args[0])
             case _:
                 raise ValueError(f"there is no initialiser {init}")
     return rounded(values.astype(STORAGE[type.dtype]), type.dtype)

@@ -16,10 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from compiler.liveness import unrolled
-from compiler.memory.tiers import RowCache
 from compiler.ops.comm import Comm
 from compiler.ops.effects import Accumulate, Recv, Send, StageReduce
-from compiler.program import StateDecl
 from runtime.backend import Array
 from runtime.comm import Handle, Then, Wait
 from runtime.rank.ahead import reductions
@@ -35,6 +33,7 @@ class CompiledRank(Rank):
     """A `Rank` of a network whose calls block, compiled when it is made. writer: of the text of its functions."""
 
     writer: type[RankWriter] = RankWriter
+    caches_rows = False
 
     def __init__(self, device: OneDevice) -> None:
         super().__init__(device)
@@ -48,10 +47,6 @@ class CompiledRank(Rank):
         self.reductions = reductions(cls, self.order)
         self.begun = Begun()
         self.compiled = {f.key: self.writer(self, f).run() for f in cls.functions}
-
-    def fill_cached(self, name: str, array: Array, decl: StateDecl, cache: RowCache) -> None:
-        """A table without rows that are kept here: that saves copies, and changes no value."""
-        self.put_state(name, self.new(array, decl.type.dtype, decl.memory))
 
     def step(self) -> Wait[None]:
         """The device's schedule, up to the point where all that it sent has left."""

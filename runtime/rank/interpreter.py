@@ -19,7 +19,7 @@ from compiler.in_place import Reuse, reuses
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import liveness, unrolled, variables
 from compiler.memory.action import STATIC
-from compiler.memory.tiers import FIRST, RowCache
+from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement
 from compiler.ops.call import Call
 from compiler.ops.comm import Comm
@@ -28,13 +28,14 @@ from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import FunctionPhase, StateDecl, listed
+from compiler.program import FunctionPhase, listed
 from runtime.backend import Array, LocalValue, Position, Renewing
 from runtime.comm import Handle, Then, Wait
 from runtime.mesh import Mesh, parted
 from runtime.rank.buffers import Destination, HeldArray, Ledger, RankBuffer, adds
 from runtime.rank.collectives import Here, start_collective
 from runtime.rank.early import early_moves
+from runtime.rank.filled import fill_cached
 from runtime.rank.initial import OneDevice, beginning
 
 Values = dict[str, HeldArray]
@@ -42,6 +43,8 @@ Values = dict[str, HeldArray]
 
 class Rank:
     """One device. `states`: buffers by name, filled by who makes the device."""
+
+    caches_rows = True  # where the program says so; it changes no value
 
     def __init__(self, device: OneDevice) -> None:
         program, cls, backend = device.program, device.cls, device.backend
@@ -88,21 +91,10 @@ class Rank:
     def fill(self, name: str, array: Array) -> None:
         """Put an array of nobody else's into a buffer that is there all the time."""
         decl = self.declared[name]
-        if decl.cache is None:
+        if decl.cache is None or not self.caches_rows:
             self.put_state(name, self.new(array, decl.type.dtype, decl.memory))
         else:
-            self.fill_cached(name, array, decl, decl.cache)
-
-    def fill_cached(self, name: str, array: Array, decl: StateDecl, cache: RowCache) -> None:
-        """A table of which rows are kept here."""
-        table, (base, *parts) = self.backend.cached(array, cache.rows)
-        held = self.new(base, decl.type.dtype, decl.memory)
-        for old in self.caches.pop(name, ()):
-            old.buffer.drop()
-        dtypes = (decl.type.dtype, "int32", "int32", "bool")
-        self.caches[name] = [self.new(x, dtype) for x, dtype in zip(parts, dtypes, strict=False)]
-        held.array = table
-        self.put_state(name, held)
+            fill_cached(self, name, array, decl)
 
     def begin(self, given: frozenset[str] = frozenset()) -> None:
         """Fill the buffers that are there all the time as they are declared, but for those that are `given`."""
@@ -128,9 +120,8 @@ class Rank:
         for held in self.saved.values():
             held.buffer.drop()
         self.saved = {}
-        for pieces in self.inputs.values():
-            for p in pieces:
-                p.buffer.drop()
+        for p in (p for pieces in self.inputs.values() for p in pieces):
+            p.buffer.drop()
         self.inputs = {}
         for name in [n for n in self.states if self.declared[n].role not in STATIC]:
             self.states.pop(name).buffer.drop()
@@ -340,10 +331,8 @@ class Rank:
 
     def _call(self, instr: Node, op: Call, values: Values, dying: Sequence[str]) -> Wait[None]:
         given, results = names_of(instr.inputs), names_of(op.body.outputs)
-        inner = {
-            p.name: HeldArray(values[n].array, values[n].buffer.hold())
-            for p, n in zip(op.body.inputs, given, strict=True)
-        }
+        params = zip(op.body.inputs, given, strict=True)
+        inner = {p.name: HeldArray(values[n].array, values[n].buffer.hold()) for p, n in params}
         for name in dict.fromkeys(n for n in given if n in dying):
             values.pop(name).buffer.drop()  # a parameter holds it now
         yield from self._body(op.body, inner, {}, len(results))
@@ -358,9 +347,8 @@ class Rank:
         carries, stacks = op.carries, op.carries + op.stacks
         filled: dict[str, list[Destination]] = {}
         names = names_of(instr.inputs)
-        for k, (out, result) in enumerate(
-            zip(instr.outputs[carries:], op.body.outputs[carries:], strict=True), carries
-        ):
+        made = zip(instr.outputs[carries:], op.body.outputs[carries:], strict=True)
+        for k, (out, result) in enumerate(made, carries):
             lies = self.reuses.get((id(instr), k))
             if lies is not None:
                 held = values[names[lies.operand]]
@@ -404,8 +392,7 @@ class Rank:
         for key in early:
             del self.early[key]  # it refers to the stack
         del early
-        for out, held in zip(instr.outputs[:carries], carried, strict=True):
-            values[out.name] = held
+        values.update((out.name, held) for out, held in zip(instr.outputs[:carries], carried, strict=True))
 
     def _store(self, stacks: Mapping[str, list[Destination]], name: str, values: Values) -> Wait[None]:
         for place in stacks.get(name, ()):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import pty
 import re
 import subprocess
 import sys
+from functools import cache
+from itertools import count
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -25,6 +30,22 @@ CONFIG = str(ROOT / "examples" / "llama_3_8b.json")
 
 WRITER = str(ROOT / "tests" / "cli" / "writer.par")
 
+PACKED = str(ROOT / "tests" / "cli" / "packed.par")
+
+
+NUMBERS = count()
+
+
+@cache
+def trained() -> str:
+    """A checkpoint of what that file trains."""
+    folder = mkdtemp()
+    atexit.register(rmtree, folder)
+    done = CliRunner().invoke(cli, ["run", PACKED, "--job", "fit", "--steps", "1", "--save", f"{folder}/saved"])
+    assert done.exit_code == 0
+    return folder
+
+
 COMMAND: dict[str, list[str]] = {
     "init": ["init", "--from", CONFIG],
     "check": ["check", "FILE"],
@@ -35,6 +56,7 @@ COMMAND: dict[str, list[str]] = {
     "generate": ["generate", WRITER, "--prompt", "a", "--steps", "2"],
     "serve": ["serve", WRITER, "--check", "--port", "0"],
     "convert": ["convert", "FILE", "--to", "FILE", "--plan"],
+    "compress": ["compress", "CHECKPOINT", PACKED, "--job", "serve", "-o", "OUT", "--steps", "1"],
     "verify": ["verify", "FILE", "--steps", "1"],
     "cost": ["cost", "FILE"],
     "sweep": ["sweep", "FILE"],
@@ -48,7 +70,7 @@ COMMAND: dict[str, list[str]] = {
 }
 """How each command is typed where all is well."""
 
-FILES = [name for name in COMMAND if name not in ("devices", "init", "generate", "serve")]
+FILES = [name for name in COMMAND if name not in ("devices", "init", "generate", "serve", "compress")]
 JOBS = [name for name in FILES if name != "fmt"]
 DATA = [name for name in COMMAND if name not in ("check", "fmt")]
 BEHIND = {
@@ -93,7 +115,10 @@ def file(tmp_path: Path) -> str:
 
 
 def run(name: str, file: str, *more: str) -> Result:
-    return CliRunner().invoke(cli, [*(file if a == "FILE" else a for a in COMMAND[name]), *more])
+    given = {"FILE": file}
+    if name == "compress":
+        given |= {"CHECKPOINT": f"{trained()}/saved", "OUT": f"{trained()}/{next(NUMBERS)}"}
+    return CliRunner().invoke(cli, [*(given.get(a, a) for a in COMMAND[name]), *more])
 
 
 def found(result: Result) -> Any:

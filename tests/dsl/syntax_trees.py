@@ -143,6 +143,7 @@ rules = st.one_of(
     st.builds(ast.Offload, tuples(names, 1), names, _scopes, maybe(expressions)),
     st.builds(ast.Offload, tuples(names, 1), names, _scopes, st.none(), expressions, maybe(expressions)),
     st.builds(ast.RunOn, tuples(names, 1), names, _scopes),
+    st.builds(ast.Store, names, bare_calls, _scopes),
     st.builds(ast.LayoutDecl, paths, tuples(st.tuples(names, tuples(names)))),
     st.builds(
         ast.Pipeline, st.lists(paths, min_size=1, max_size=3).map(tuple), names, maybe(bare_calls), maybe(expressions)

@@ -15,6 +15,7 @@ from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpo
 from compiler.ops.functions import FUNCTIONS
 from compiler.ops.index import Scatter, ScatterAdd, Take
 from compiler.ops.move import Move
+from compiler.ops.packed import Dequantise, Expand
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
@@ -166,6 +167,12 @@ def _shapes() -> list[Row]:
         Row(Shift("b", 2, -1), (T("int32", b=4, d=6),)),
         Row(Shift("s", 1, 0.0, True), (BSD,)),
         Row(Shift("b", -3, 0.0, True), (T("int32", b=4, d=6),)),
+        Row(Dequantise("d", "int4"), (T("uint32", d=3, f=4), T(f=4)), high=2**32),
+        Row(Dequantise("d", "int4"), (T("uint32", d=4, f=4), T(f=4, d=2), T(f=4, d=2)), high=2**32, low=0),
+        Row(Dequantise("f", "int8"), (T("uint32", e=2, d=3, f=6), T(e=1, d=3)), low=0, high=2**32),
+        Row(Dequantise("d", "int3"), (T("uint32", d=6, f=4), T(d=4, f=4)), low=0, high=2**32),
+        Row(Dequantise("d", "fp8"), (T("uint32", d=2, f=4), T(d=2)), low=0, high=0x3F),
+        Row(Expand("d"), (T("uint32", f=3, d=2), T(f=3, d=32)), low=0, high=2**32),
         Row(ZigZag("s", 3), (BSD,)),
         Row(ZigZag("s", 1, True), (BSD,)),
         Row(ZigZag("b", 2), (T("int32", b=4, d=6),)),

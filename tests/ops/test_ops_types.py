@@ -13,6 +13,7 @@ from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpo
 from compiler.ops.functions import FUNCTIONS
 from compiler.ops.index import Scatter, ScatterAdd, Take
 from compiler.ops.move import Move
+from compiler.ops.packed import Dequantise, Expand
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from compiler.ops.registry import COMPUTE
 from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
@@ -144,6 +145,17 @@ WRONG: list[tuple[Op, tuple[Type, ...], str]] = [
     (Shift("d", 0), (BD,), "E0206"),
     (Shift("d", 6), (BD,), "E0206"),
     (Shift("d", 1, 0.5), (T("int32", d=6),), "E0202"),
+    (Dequantise("d", "int4"), (T("int32", d=3), T(d=2)), "E0202"),
+    (Dequantise("d", "int4"), (T("uint32", d=3), T("int32", d=2)), "E0202"),
+    (Dequantise("d", "int3"), (T("uint32", d=4), T(d=2)), "E0206"),
+    (Dequantise("d", "int4"), (T("uint32", d=3), T(d=5)), "E0206"),
+    (Dequantise("d", "int4"), (T("uint32", d=3), T(e=5)), "E0204"),
+    (Dequantise("d", "int4"), (T("uint32", d=3), T(d=2), T(d=3)), "E0203"),
+    (Dequantise("d", "fp8"), (T("uint32", d=3), T(d=2), T(d=2)), "E0203"),
+    (Dequantise("d", "int5"), (T("uint32", d=3), T(d=2)), "E0207"),
+    (Dequantise("e", "int4"), (T("uint32", d=3), T(d=2)), "E0204"),
+    (Expand("d"), (T("uint32", d=2), T(d=64)), "E0203"),
+    (Expand("d"), (T("uint32", d=2), T("int32", d=32)), "E0202"),
     (ZigZag("e", 1), (BD,), "E0204"),
     (ZigZag("d", 2), (BD,), "E0435"),
     (ZigZag("d", 0), (BD,), "E0435"),

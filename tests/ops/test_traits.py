@@ -31,7 +31,9 @@ EXECUTORS = {"rank": of_ranks.CODE, "stacked": of_stacks.PLANS}
 """Each executor's code by collective."""
 
 LISTS = {"unique_rows", "read_rows", "write_rows"}
-SYNTAX = {"map", "contract", "broadcast", "transpose", "fold", "repeat", "move", "zigzag"} | LISTS
+SYNTAX = (
+    {"map", "contract", "broadcast", "transpose", "fold", "repeat", "move", "zigzag"} | LISTS | {"dequantise", "expand"}
+)
 """Ops that operators, names of dims, derivatives or passes make, and no function of the language."""
 
 every_op = pytest.mark.parametrize("op", OPS.values(), ids=lambda c: c.mnemonic)

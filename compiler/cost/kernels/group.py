@@ -38,8 +38,6 @@ NARROW = 2
 """Bytes of the types that weights are cast to before they are gathered, by systems that compute in them."""
 SCALAR = 64
 """Elements up to which a value is no traffic to speak of."""
-
-
 TAINTS = {Role.WEIGHT: "weights", Role.GRADIENT: "gradients", Role.STATISTIC: "statistics"}
 """By the role of a buffer, what is read of it or added to it."""
 
@@ -139,10 +137,7 @@ class _Lift:
         self.define(instr.outputs[0], -1, "constant")
 
     def cast(self, instr: Node) -> None:
-        if self.is_free_cast(instr):
-            self.view(instr)
-        else:
-            self.vector(instr)
+        (self.view if self.is_free_cast(instr) else self.vector)(instr)
 
     def message(self, instr: Node) -> None:
         """To neighbours."""
@@ -164,9 +159,15 @@ class _Lift:
         return value
 
     def view(self, instr: Node) -> None:
-        source = self.values[instr.inputs[0].name]
-        value = self.define(instr.outputs[0], source.owner, source.taint)
-        value.root, value.carried, value.state, value.missed = source.root, source.carried, source.state, source.missed
+        ins = [self.values[v.name] for v in instr.inputs]
+        if instr.op.unpacks:  # products read what rests, and unpack it as they go (as in Marlin's kernels)
+            value = self.define(instr.outputs[0], max(v.owner for v in ins), ins[0].taint)
+            value.bytes = sum(v.bytes for v in ins)
+            self.lifter.inside.add(value.root)
+        else:
+            value = self.define(instr.outputs[0], ins[0].owner, ins[0].taint)
+            value.root, value.carried, value.state = ins[0].root, ins[0].carried, ins[0].state
+            value.missed = ins[0].missed
         self.views.setdefault(value.owner, []).append(value)
 
     def add(self, instr: Node, work: Work | None = None) -> Draft:
@@ -410,7 +411,7 @@ def _way(op: type[Op]) -> Callable[[_Lift, Node], None]:
         return _Lift.move
     if op.leaf:
         return _Lift.leaf
-    if op.movement is not Movement.NO:
+    if op.movement is not Movement.NO or op.unpacks:
         return _Lift.view
     if issubclass(op, Cast):
         return _Lift.cast

@@ -111,7 +111,7 @@ def states(cls: DeviceClass, shards: Shards, of: Footprint, dtype: str) -> State
 
     for s in cls.states:
         stored = ITEMSIZE[s.type.dtype]
-        mixed = ITEMSIZE[dtype] < stored
+        mixed = s.type.is_float and ITEMSIZE[dtype] < stored
         if s.memory != FIRST:
             if s.cache is not None:
                 keep(s.role, s.name, cache_bytes(s, shards.sizes))

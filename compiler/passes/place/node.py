@@ -39,6 +39,8 @@ def place_node(region: GraphPlacer, node: Node) -> None:
             region.define(out, _made(region, plan, out, j))
     else:
         _emit(region, node, plan, tuple([_operand(region, node, plan, i) for i in range(len(node.inputs))]))
+    if node.op.unpacks and all(v.name in region.weights for v in node.inputs):
+        region.weights[node.output.name] = _made(region, plan, node.output, 0)
     stated = region.rules.override(node.outputs[0].name, node.outputs[0].type, region.cls)
     if stated is not None and stated != region.natural(node.outputs[0]):
         got = region.demand(node.outputs[0], stated)

@@ -284,6 +284,8 @@ def initial(kind, arguments, name, whole, starts, shape, dtype):
         value = {"zeros": 0.0, "ones": 1.0}.get(kind, arguments[0] if arguments else 0.0)
         return torch.full(shape, value, dtype=dtype, device=DEVICE)
     key, place = hashed(SEED, name), places(shape, starts, whole)
+    if kind == "bits":
+        return (hashed(key, place, 0) >> 32 & 0xFFFFFFFF & int(arguments[0])).to(dtype)
     first = fractions(hashed(key, place, 0), 53)
     if kind == "uniform":
         low, high = arguments or (0.0, 1.0)
@@ -297,6 +299,55 @@ def in_zigzag(at, length, parts):
     """Which positions lie at these places of the zig-zag order of blocks of a length."""
     pair = at // length // 2
     return torch.where(at // length % 2 == 0, pair, 2 * parts - 1 - pair) * length + at % length
+
+
+def unpacked(x, dim, per, bits):
+    """The numbers (from 0 on) that blocks of `per` words have along a dim, least bits first."""
+    blocks, found = x.unflatten(dim, (-1, per)).unbind(dim + 1), []
+    for i in range(32 * per // bits):
+        word, bit = divmod(bits * i, 32)
+        number = blocks[word] >> bit
+        if bit + bits > 32:
+            number = number | blocks[word + 1] << (32 - bit)
+        found.append(number & (1 << bits) - 1)
+    return torch.stack(found, dim + 1).flatten(dim, dim + 1)
+
+
+def e4m3(q):
+    """The numbers that bits are as fp8 e4m3fn."""
+    exponent, mantissa = q >> 3 & 15, (q & 7).double()
+    size = torch.where(exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent.double() - 10))
+    return torch.where(q & 127 == 127, math.nan, torch.where(q > 127, -size, size))
+
+
+def dequantised(x, dim, per, bits, scale, zero, order):
+    """`(q - zero) * scale`, of numbers that are packed along a dim; zero: a tensor, a number or None (fp8).
+
+    order: the dims of the scales in those of the result, None where they have none."""
+    q = unpacked(x, dim, per, bits)
+    shape, coarse, fine = q.shape, [], []
+    for size, at in zip(shape, order):
+        count = 1 if at is None else scale.shape[at]
+        coarse += [count, 1]
+        fine += [count, size // count]
+    own = [at for at in order if at is not None]
+    wide = torch.float64 if scale.dtype == torch.float64 else torch.float32
+
+    def spread(y):
+        return y.permute(own).reshape(coarse).to(wide)
+
+    number = (e4m3(q) if zero is None else q).to(wide).reshape(fine)
+    if zero is not None:
+        number = number - (spread(zero) if torch.is_tensor(zero) else zero)
+    return (number * spread(scale)).reshape(shape).to(scale.dtype)
+
+
+def expanded_twos(x, dim, kept):
+    """Of each four elements along a dim the two whose bits are set, in order, and zeros."""
+    fours = unpacked(x, dim, 1, 1).unflatten(dim, (-1, 4))
+    rank = (fours.cumsum(dim + 1) - 1).clamp(0, 1)
+    found = torch.gather(kept.unflatten(dim, (-1, 2)), dim + 1, rank) * fours.to(kept.dtype)
+    return found.flatten(dim, dim + 1)
 
 
 def zigzag(x, dim, parts, back):

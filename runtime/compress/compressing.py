@@ -1,0 +1,147 @@
+"""Makes a checkpoint whose matrices rest in fewer bits, as a job's strategy says; tells what that loses on data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from compiler.driver import Compiled
+from compiler.graph import Type
+from compiler.model import Job, Model, State, Weight
+from compiler.program import InputDecl
+from compiler.weight_format import PackedWeight
+from dsl.data import dataclass
+from dsl.diagnostics import fail
+from runtime.checkpoints.converting import convert
+from runtime.checkpoints.reading import WeightSource, taken
+from runtime.compress.calibrating import At, Watched
+from runtime.compress.rounding import calibrated, matrix, nearest, parts
+from runtime.compress.source import PackedSource
+from runtime.data import open_data
+from runtime.numpy import STORAGE, CallContext, rounded
+from runtime.numpy.base import Array
+from runtime.numpy.initial import init_array
+from runtime.prove.serial import run_graph
+
+Method = Literal["nearest", "gptq"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """What became of a checkpoint. loss: of data that neither training nor calibration has read, before, with each
+    number rounded by itself, and as it was made (None: the model has no loss); batches: how many of them.
+
+    before, after: bytes of the matrices that are stored, in the type of computation and as they rest.
+    """
+
+    folder: str
+    method: str
+    weights: int
+    before: int
+    after: int
+    bytes: int
+    batches: int
+    loss: float | None
+    plain: float | None
+    made: float | None
+
+    @property
+    def more(self) -> float | None:
+        """By what share the loss has grown."""
+        return None if self.loss is None or self.made is None else self.made / self.loss - 1
+
+
+def compress(
+    found: WeightSource, compiled: Compiled, output: Path, method: Method = "gptq", steps: int = 8
+) -> Compression:
+    """Write the checkpoint `output` for a job whose strategy stores weights.
+
+    Args:
+        found: a checkpoint of whole weights, by any strategy.
+        compiled: the job, which infers, and its program.
+        method: `nearest`, each number by itself; `gptq`, by the inputs of each layer's products on `steps` batches.
+        steps: batches to calibrate with, from the beginning of the data; and as many, behind what training had read,
+            on which the loss is told.
+
+    Raises ParcError: E0772 where the job stores nothing or the checkpoint has no whole weights, E0770 to E0773.
+    """
+    job = compiled.job
+    model = job.serial.model
+    stored = model.stored
+    there = found.manifest.tensors
+    if not stored:
+        help = "say in its strategy what rests in fewer bits: `store weights as int4(group = 128)`"
+        raise fail("E0772", f"the job `{job.name}` stores no weights in fewer bits", job.span, help=help)
+    lacking = next((s for s in stored if s.name not in there), None)
+    if lacking is not None:
+        words = next(iter(lacking.parts.values()))
+        help = "compress the checkpoint that it was made of" if words in there else "it is of another model"
+        raise fail("E0772", f"`{found.folder}` has no whole `{lacking.name}` to be compressed", help=help)
+    whole = {
+        s.name: rounded(found.arrays([s.name])[s.name].astype(STORAGE[s.type.dtype]), s.type.dtype) for s in stored
+    }
+    weights = taken(PackedSource(found, stored, _nothing(stored)), compiled.program)
+    data = _Data(job, model, weights)
+    moments = data.moments(whole, steps) if method == "gptq" else {}
+    plain, made = dict[str, Array](), dict[str, Array]()
+    for s in stored:
+        layers = {at: nearest(matrix(s, whole[s.name][at]), s.format, s.type.dtype) for at in s.layers}
+        plain |= parts(s, layers)
+        for at, moment in moments.get(s.name, {}).items():
+            layers[at] = calibrated(matrix(s, whole[s.name][at]), moment, s.format, s.type.dtype)
+        made |= parts(s, layers)
+    losses = data.losses(max(steps, found.manifest.moment.data), steps, whole, plain, made)
+    told = convert(PackedSource(found, stored, made), compiled.program, output)
+    before = sum(s.type.bytes for s in stored)
+    after = sum(s.type_of(name).bytes for s in stored for name in s.parts.values())
+    return Compression(str(output), method, len(stored), before, after, told.bytes, steps, *losses)
+
+
+def _nothing(stored: Sequence[PackedWeight]) -> dict[str, Array]:
+    """Parts of weights that are not looked at."""
+    types: dict[str, Type] = {name: s.type_of(name) for s in stored for name in s.parts.values()}
+    return {name: np.zeros(t.shape, STORAGE[t.dtype]) for name, t in types.items()}
+
+
+class _Data:
+    """A job's model on batches of its data."""
+
+    def __init__(self, job: Job, model: Model, weights: Mapping[str, Array]) -> None:
+        """weights: those that the job has; others, which only the loss needs, begin as they are declared."""
+        self.model, self.seed = model, job.seed
+        inputs = [InputDecl.of(i) for i in model.inputs]
+        self.reader = open_data(job.data, inputs, inputs)
+        others: list[Weight | State] = [*model.states, *(w for w in model.weights if w.name not in weights)]
+        begun = {o.name: init_array(o.init, o.name, o.value.type, job.seed) for o in others}
+        self.fixed = {**begun, **weights}
+        if model.step is not None:
+            self.fixed[model.step.name] = np.zeros((), np.int32)
+
+    def batches(self, first: int, count: int) -> Iterator[dict[str, Array]]:
+        """What the graph takes in, by name."""
+        for number in range(first, first + count):
+            found = self.reader.batch(self.seed, number)
+            yield {**self.fixed, **{name: np.asarray(x) for name, x in found.items()}}
+
+    def moments(self, whole: Mapping[str, Array], steps: int) -> dict[str, dict[At, Array]]:
+        """What the inputs of products with these weights are, on the first batches."""
+        watch = Watched(self.model, whole, measure=True)
+        for env in self.batches(0, steps):
+            watch.run(env, self.seed)
+        return watch.moments
+
+    def losses(
+        self, first: int, steps: int, whole: Mapping[str, Array], *packed: Mapping[str, Array]
+    ) -> Sequence[float | None]:
+        """The mean loss with whole weights, and with each of the packed ones."""
+        if not self.model.scored:
+            return [None] * (1 + len(packed))
+        graph, ctx = self.model.graph, CallContext(seed=self.seed)
+        rows = []
+        for env in self.batches(first, steps):
+            before = Watched(self.model, whole).run(env, self.seed)[0]
+            rows.append([float(x) for x in (before, *(run_graph(graph, {**env, **p}, ctx)[0] for p in packed))])
+        return [float(x) for x in np.mean(rows, 0)]

@@ -1,0 +1,89 @@
+"""Checkpoints as jobs take them that store weights in fewer bits: packed before, or rounded as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from compiler.origin import Role
+from compiler.shards import Spans
+from compiler.weight_format import PackedWeight
+from runtime.checkpoints.manifest import Manifest, SavedTensor
+from runtime.checkpoints.reading import Owned, WeightSource
+from runtime.checkpoints.shard_file import STORED
+from runtime.compress.rounding import matrix, nearest, parts
+from runtime.numpy import STORAGE, rounded
+from runtime.numpy.base import Array
+
+
+class PackedSource:
+    """A checkpoint with the parts of weights that it has as a whole.
+
+    made: parts that are known; the others' numbers are rounded each by itself, a weight at a time.
+    """
+
+    def __init__(
+        self, found: WeightSource, stored: Sequence[PackedWeight], made: Mapping[str, Array] | None = None
+    ) -> None:
+        """stored: those of the job's model."""
+        there = found.manifest.tensors
+        self.found, self.made = found, dict(made or {})
+        self.of = {name: s for s in stored if s.name in there for name in s.parts.values()}
+        gone = {s.name for s in self.of.values()}
+        tensors = {name: t for name, t in there.items() if name not in gone}
+        for name, s in self.of.items():
+            type = s.type_of(name)
+            tensors[name] = SavedTensor(Role.WEIGHT, type.dtype, type.shape, str(type))
+        self._manifest = replace(found.manifest, tensors=tensors)
+
+    @property
+    def folder(self) -> Path:
+        return self.found.folder
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    @property
+    def without(self) -> tuple[Role, ...]:
+        return self.found.without
+
+    def arrays(self, names: Iterable[str] | None = None) -> dict[str, Array]:
+        """Whole tensors by name; all of them, if none are named. Raises ParcError."""
+        wanted = list(self._manifest.tensors if names is None else names)
+        found = self.found.arrays([name for name in wanted if name not in self.of])
+        return {name: self._part(name) if name in self.of else found[name] for name in wanted}
+
+    def _part(self, name: str) -> Array:
+        if name not in self.made:
+            s = self.of[name]
+            whole = rounded(self.found.arrays([s.name])[s.name].astype(STORAGE[s.type.dtype]), s.type.dtype)
+            self.made |= parts(s, {at: nearest(matrix(s, whole[at]), s.format, s.type.dtype) for at in s.layers})
+        return self.made[name]
+
+    def owned(self) -> Owned:
+        """What each device wrote: of packed parts nobody did."""
+        return self.found.owned()
+
+    def parts(self) -> PackedSource:
+        """What reads parts of them."""
+        return self
+
+    def read(self, parts: Sequence[tuple[str, Spans]], dtypes: Mapping[str, str]) -> dict[tuple[str, Spans], Array]:
+        """These parts of tensors, in the dtypes that they are wanted in. Raises ParcError."""
+        plain = [(name, spans) for name, spans in parts if name not in self.of]
+        found = dict(self.found.parts().read(plain, dtypes)) if plain else {}
+        for name, spans in parts:
+            if name in self.of:
+                x = self._part(name)[tuple(slice(*s) for s in spans)]
+                found[name, spans] = np.ascontiguousarray(x).astype(STORED[dtypes[name]])
+        return found
+
+
+def fitted(found: WeightSource, stored: Sequence[PackedWeight]) -> WeightSource:
+    """The checkpoint, with parts of weights that it has as a whole and a job's model does not."""
+    there = found.manifest.tensors
+    return PackedSource(found, stored) if any(s.name in there for s in stored) else found

@@ -1,0 +1,1 @@
+"""Weights that rest in fewer bits."""

@@ -1,0 +1,151 @@
+"""`store weights as …`: proved under strategies, equal to the plain model with the weights that the bits stand for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from compiler.driver import compile_job, joined
+from compiler.evaluate import evaluate
+from compiler.graph import ITEMSIZE
+from compiler.memory.peak import memory_use
+from compiler.model import DECODING, INFER, TRAIN_STEP
+from compiler.origin import Role
+from compiler.text import parse_program, show
+from compiler.verify import verify
+from dsl.diagnostics import ParcError
+from dsl.source import Source
+from runtime.prove import prove, prove_evaluation
+from runtime.prove.decoding import Course, prove_decoding
+from runtime.prove.proof import random_batch
+from runtime.prove.serial import initial_state, serial_gradients
+from runtime.rank.executor import RankExecutor
+from runtime.stacked import Emulator
+from tests.memory.measured import exact
+from tests.stored.models import MODEL, lowered, meant
+
+FORMATS = ["int8", "int8(group = 32, zeros = true)", "int4(group = 32)", "int4(zeros = true)", "int3(group = 64)"]
+FORMATS += ["fp8", "fp8(group = 16)", "sparse"]
+
+STRATEGIES = {
+    "serial": "  mesh (dp = 1)\n",
+    "tensor": "  mesh (tp = 2)\n  tensor_parallel(tp)\n",
+    "zero": "  mesh (dp = 2)\n  data_parallel(dp)\n  shard weights on dp\n",
+    "all": "  mesh (pp = 2, dp = 2, tp = 2)\n  data_parallel(dp)\n  megatron(tp)\n"
+    "  pipeline block on pp, schedule one_f_one_b(microbatches = 1, over = b)\n",
+}
+
+
+def rules(strategy: str, format: str, where: str = "") -> str:
+    return f"{STRATEGIES[strategy]}  store weights as {format}{where}"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_it_is_proved(format: str) -> None:
+    text = rules("all", format, " in block")
+    whole, first, one = (lowered(text, "f64", entry) for entry in (INFER, *DECODING))
+    program = joined([first.program, one.program])
+    for p in (whole.program, program):
+        assert verify(p) == () and parse_program(show(p)) == p
+    assert whole.job.decoding is not None
+    found = prove_evaluation(whole.training, whole.program, 1, executor=RankExecutor)
+    assert found.ok and all(row.error < 1e-9 for row in found.rows)
+    (row,) = prove_decoding(whole.training, program, whole.job.decoding, Course(1, 2), executor=Emulator)
+    assert row.ok and row.error < 1e-9
+
+
+@pytest.mark.parametrize("strategy", ["tensor", "zero"])
+@pytest.mark.parametrize("format", ["int4(group = 32)", "int3(group = 64)", "fp8", "sparse", "int8(zeros = true)"])
+def test_it_is_the_plain_model_with_the_weights_that_are_meant(format: str, strategy: str) -> None:
+    where = " in block" if format.startswith(("int3", "sparse")) else ""
+    packed, plain = lowered(rules(strategy, format, where)), lowered(STRATEGIES["serial"])
+    parts, _ = initial_state(packed.training)
+    rng = np.random.default_rng(3)
+    for of in packed.training.model.stored:  # zero points of their own, scales that differ
+        for part in ("scale", "zero"):
+            if part in of.parts:
+                shape = parts[of.parts[part]].shape
+                drawn = rng.uniform(0.002, 0.006, shape) if part == "scale" else rng.integers(100, 150, shape)
+                parts[of.parts[part]] = drawn.astype(np.float64)
+    weights, states = initial_state(plain.training)
+    assert packed.training.model.stored
+    for of in packed.training.model.stored:
+        weights[of.name] = meant(of, {part: parts[name] for part, name in of.parts.items()})
+    for name in weights.keys() & parts.keys():
+        weights[name] = parts[name]
+    inputs = [*plain.program.inputs]
+    batch = random_batch(inputs, 5, 0, False)
+    expected = serial_gradients(plain.training, weights, states, batch, 0).outputs["logits"]
+    run = Emulator(packed.program, initial=parts)
+    got = run.call(INFER, batch).outputs["logits"]
+    assert np.abs(got - expected).max() <= 1e-9 * np.abs(expected).max()
+
+
+def weight_bytes(format: str, strategy: str = "serial") -> int:
+    program = lowered(rules(strategy, format) if format else STRATEGIES[strategy], "f16").program
+    return sum(s.type.bytes for s in program.classes[0].states if s.role is Role.WEIGHT)
+
+
+def test_memory_is_that_of_the_packed_numbers() -> None:
+    matrices = 2 * (4 * 64 * 64 + 2 * 64 * 128) + 64 * 12
+    before = weight_bytes("")
+    for format, bits, scales in [
+        ("int8", 8, matrices // 64 - 2 * 128 * 64 // 64 + 2 * 64),
+        ("int4(group = 32)", 4, matrices // 32),
+        ("fp8(group = 16)", 8, matrices // 16),
+    ]:
+        assert before - weight_bytes(format) == 2 * matrices - (matrices * bits // 8 + 2 * scales)
+    saved = 2 * matrices - 64 * 12 * 2
+    assert before - weight_bytes("sparse") <= saved * 0.5  # half of the numbers, and a bit for each
+    program = lowered(rules("all", "int4(group = 32)", " in block"), "f16").program
+    assert exact(program)
+    used = [u["hbm"].roles[Role.WEIGHT] for u in memory_use(program).values()]
+    full = [u["hbm"].roles[Role.WEIGHT] for u in memory_use(lowered(STRATEGIES["all"], "f16").program).values()]
+    assert all(u < 0.5 * f for u, f in zip(used, full))
+    assert ITEMSIZE["uint32"] == 4
+
+
+ODD = MODEL.replace("d = 64", "d = 36").replace(", 2)\n", ", 3)\n")
+
+
+@pytest.mark.parametrize(
+    ("rule", "code", "words"),
+    [
+        ("store weights as int5", "E0470", "did you mean `int"),
+        ("store weights as int4(size = 3)", "E0470", "has no `size`"),
+        ("store weights as int4(32)", "E0470", "takes its numbers by name"),
+        ("store weights as fp8(zeros = true)", "E0470", "has no `zeros`"),
+        ("store weights as int4(group = 0)", "E0470", "1 to"),
+        ("store optimizer as int4", "E0403", "`optimizer`"),
+        ("store weights as int4(group = 24)", "E0471", "groups of 24 inputs"),
+        ("store weights as int4 in table", "E0542", "no matrix in `table`"),
+        ("store weights as int4 in block[0..1]", "E0472", "some layers of a loop"),
+        ("store weights as int4 in bloc", "E0404", "bloc"),
+    ],
+)
+def test_what_cannot_be_is_refused(rule: str, code: str, words: str) -> None:
+    with pytest.raises(ParcError) as error:
+        lowered(f"  mesh (dp = 1)\n  {rule}")
+    (found,) = error.value.diagnostics
+    assert found.code == code and words in f"{found.message} {found.help}" and found.span is not None
+
+
+def test_numbers_that_fill_no_words_are_refused() -> None:
+    text = ODD.replace("STRATEGY", "  mesh (dp = 1)\n  store weights as int3(group = 4)").replace("PRECISION", "f32")
+    with pytest.raises(ParcError, match="multiple of 32"):
+        evaluate(Source("net.par", text))
+
+
+FROZEN = MODEL[: MODEL.index("job serve")] + (
+    "job tune {\n  train net(2, 4) using plan\n  optimizer sgd(lr = 0.1)\n  precision f64\n  frozen block\n}\n"
+)
+
+
+def test_frozen_weights_can_be_stored_and_trained_ones_cannot() -> None:
+    """As QLoRA has it: gradients go through what rests in 4 bits."""
+    text = FROZEN.replace("STRATEGY", rules("tensor", "int4(group = 32)", " in block"))
+    c = compile_job(evaluate(Source("net.par", text)), TRAIN_STEP)
+    assert verify(c.program) == () and prove(c.training, c.program, 2).ok
+    with pytest.raises(ParcError) as error:
+        evaluate(Source("net.par", text.replace(" in block", "", 1).replace("as int4(group = 32)", "as int4")))
+    assert [d.code for d in error.value.diagnostics] == ["E0471"]
