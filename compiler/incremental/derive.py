@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import compiler.incremental.along  # noqa: F401 - enters its rules
 from compiler.graph import Builder, Dim, Names, Type, Value
+from compiler.incremental.absorbed import absorbed
 from compiler.incremental.by_rows import by_rows
 from compiler.incremental.chunk import Increment
 from compiler.incremental.demand import Demand
+from compiler.incremental.latest import Latest
 from compiler.incremental.positions import Positions, unused
 from compiler.incremental.reach import Analysis
 from compiler.incremental.refusals import looks_ahead, no_dim, pairs, renewed
@@ -32,6 +34,7 @@ def incremental(
     called: str = NEXT,
     begun: bool = False,
     pieces: Mapping[str, int] = NOTHING,
+    last: bool = False,
     rows: str | None = None,
 ) -> Model:
     """The model that takes `length` new positions along `dim` and gives the outputs there.
@@ -46,6 +49,7 @@ def incremental(
         span: where errors point at.
         called: the last part of the names of its data.
         pieces: into how many a strategy cuts dims, by their names.
+        last: outputs are asked for at the last of the new positions alone.
         begun: what hangs on data, but on none of any position (an encoder), was kept by an earlier pass.
         rows: the dim of sequences, if each is at a position of its own, which is data then (`by_rows`).
 
@@ -58,6 +62,7 @@ def incremental(
     for state, content in zip(model.states, contents, strict=True):
         if content is not state.value:
             raise renewed(state.value, dim)
+    model = absorbed(model, dim)
     positions = Positions(model, dim)
     if not 1 <= length <= positions.size:
         raise no_dim(model, dim, span, length)
@@ -72,7 +77,10 @@ def incremental(
             raise pairs(v, name, span)
     top = _Top(model, analysis, Dim(dim if length > 1 else unused(model, NEXT), length), called, begun, pieces)
     forms = [top.chunk.natural(v) for v in model.of_outputs]
-    outputs = [top.chunk.need(v, form) if form else top.chunk.once(v) for v, form in zip(model.of_outputs, forms)]
+    chunk: Increment = top.chunk
+    if last and length > 1:
+        chunk = Latest(chunk, Dim(unused(model, NEXT), 1))
+    outputs = [chunk.need(v, form) if form else chunk.once(v) for v, form in zip(model.of_outputs, forms)]
     made = top.model(model, outputs)
     return made if rows is None else by_rows(made, top.position, rows, positions.size, span)
 
@@ -83,7 +91,8 @@ class _Top:
     def __init__(
         self, model: Model, analysis: Analysis, new: Dim, called: str, begun: bool, pieces: Mapping[str, int]
     ) -> None:
-        self.names = Names(() if model.step is None else (model.step.name,))
+        self.own = {w.value for w in model.weights} | {s.value for s in model.states}
+        self.names = Names((*(v.name for v in self.own), *(() if model.step is None else (model.step.name,))))
         self.builder = Builder(self.names)
         self.new, self.called = new, called
         self.states: list[State] = []
@@ -104,11 +113,11 @@ class _Top:
         if v is self.step:
             return v
         if v not in self.inputs:
-            name = v.name
-            if v in self.data:
-                name = f"{name}.{self.called}"
+            name = v.name  # weights and states keep theirs, by which checkpoints have them
+            if v not in self.own:
+                name = self.names.fresh(f"{name}.{self.called}" if v in self.data else name)
             type = demand.resized(v.type, self.new, lambda count: self.chunk.windows.near(count, self.new.size))
-            self.inputs[v] = Value(self.names.fresh(name), type, v.span, v.origin)
+            self.inputs[v] = Value(name, type, v.span, v.origin)
         return self.inputs[v]
 
     def pos(self) -> Value:

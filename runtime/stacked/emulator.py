@@ -17,6 +17,7 @@ from compiler.layout import Layout
 from compiler.liveness import unrolled
 from compiler.memory.capacity import check_capacity
 from compiler.memory.peak import MemoryUse, memory_use
+from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, FunctionKey, Program, StateDecl, listed
 from compiler.schedules.turns import Turns
 from compiler.traffic import Volumes, add_volumes, volumes
@@ -65,7 +66,7 @@ class _Group:
         self.states: list[Any] = [None] * len(stage.cls.states)
         self.owned = [False] * len(stage.cls.states)
         self.made: list[Any] = [None] * len(stage.cls.states)
-        """What an update has made in the place of a state, and nobody else holds."""
+        """What a step has made in the place of a state, and nobody else holds."""
         self.saved: dict[tuple[str, int], Array] = {}
         self.inputs: list[Array] = []
         self.tallies: Tallies = {}
@@ -157,6 +158,8 @@ class Emulator(LocalExecutor):
         if parted(decl):
             return np.stack([held(g.saved[decl.name, m]) for m in range(self.program.microbatches)])
         found: Array | None = held(g.states[g.find(decl.name)])
+        if decl.role is Role.STATE:  # whoever asked may keep it
+            g.made[g.find(decl.name)] = None
         return found
 
     def pieces(self, roles: tuple[str, ...], only_update: bool | None = None) -> list[Piece]:
@@ -167,7 +170,8 @@ class Emulator(LocalExecutor):
         mine, theirs = self.groups[group], other.groups[group]
         if decl.name not in theirs.stage.slots.states or decl.name not in mine.stage.slots.states:
             return False
-        mine.states[mine.find(decl.name)] = theirs.states[theirs.find(decl.name)]
+        here, there = mine.find(decl.name), theirs.find(decl.name)
+        mine.states[here], mine.made[here] = theirs.states[there], theirs.made[there]
         return True
 
     def deliver(self, values: Mapping[str, Readable]) -> None:

@@ -13,6 +13,9 @@ import parc
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc.cli import cli
+from parc.cli.generate import seen
+from parc.keeping import Keeping
+from runtime.checkpoints.saving import Saving
 from runtime.generate.sampling import Sampling
 from runtime.generate.tokenizers import ByteTokens, HuggingFace
 from runtime.numpy import STORAGE
@@ -219,3 +222,41 @@ def test_hugging_face(tmp_path: Path) -> None:
     file = source(tmp_path, **{"v = 80": "v = 300", '  data text("text.txt")\n  decode': "  decode"})
     (text,) = parc.generate(file, ["to be"], 4, job="write", tokenizer=str(tmp_path / "tokenizer.json")).texts
     assert text.prompt_tokens == len(made.encode("to be").ids) and len(text.tokens) == 4
+
+
+def test_what_a_terminal_would_act_upon_is_not_written_to_one() -> None:
+    text = "a\x1b[2J\rb\tc\n\x07"
+    assert seen(text, terminal=False) == text
+    assert seen(text, terminal=True) == "a\ufffd[2J\ufffdb\tc\n\ufffd"
+
+
+def test_the_torch_engine_draws_the_same(tmp_path: Path) -> None:
+    """By two processes, greedy and drawn, chunks and single positions."""
+    pytest.importorskip("torch")
+    from runtime.torch.engine import Engine
+
+    file = source(tmp_path)
+    options = {"job": "write", "double": True, "params": {"tp": 2}, "temperature": 0.9, "top_k": 12, "seed": 5}
+    one = parc.generate(file, PROMPTS[:2], 6, **options)  # type: ignore[arg-type]
+    other = parc.generate(file, PROMPTS[:2], 6, engine=Engine(), **options)  # type: ignore[arg-type]
+    assert [t.tokens for t in one.texts] == [t.tokens for t in other.texts] and other.chunks == 4
+
+
+def test_what_is_kept_is_not_taken_of_a_checkpoint(tmp_path: Path) -> None:
+    """A model's own state may be called as the counter of positions is: the checkpoint has it, and decoding has not."""
+    made = []
+    for name in ("position", "posigion"):
+        counted = f"  state {name} : int32\n  if training {{\n    {name} = {name} + 1\n  }}\n  x = embedding("
+        file = source(tmp_path, **{"  x = embedding(": counted})
+        parc.run(file, 3, job="fit", keeping=Keeping(Saving(tmp_path / name)))
+        found = parc.generate(file, PROMPTS[:1], 6, job="write", checkpoint=str(tmp_path / name))
+        made.append(found.texts[0].tokens)
+    assert made[0] == made[1]
+
+
+def test_weights_keep_their_names(tmp_path: Path) -> None:
+    """One that is called as the counter of positions is found in the checkpoint."""
+    file = source(tmp_path, place="position")
+    parc.run(file, 1, job="fit", keeping=Keeping(Saving(tmp_path / "saved")))
+    found = parc.generate(file, PROMPTS[:1], 2, job="write", checkpoint=str(tmp_path / "saved"))
+    assert len(found.texts[0].tokens) == 2
