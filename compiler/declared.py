@@ -13,8 +13,9 @@ def logical(decl: StateDecl) -> str:
 
 def range_of(decl: StateDecl, cls: DeviceClass) -> LoopRange | None:
     """The part of a rolled loop that this buffer holds, if it is stacked over one that is cut into stages."""
+    names = decl.type.names
     for r in cls.ranges:
-        if r.chunk == decl.chunk and decl.type.has(r.dim) and decl.type.size(r.dim) == r.count:
+        if r.dim in names and r.chunk == decl.chunk and decl.type.size(r.dim) == r.count:
             return r
     return None
 

@@ -63,8 +63,11 @@ def compile_job(
     return Compiled(w.job, serial, w.placed, w.staged, w.split, w.program)
 
 
-def decoding_program(job: Job) -> Program:
-    """The program of the entries of new positions, `prefill` and `decode`. Raises ParcError."""
+def decoding_program(job: Job, last: bool = False) -> Program:
+    """The program of the entries of new positions, `prefill` and `decode`. last: a prefill puts out what is at its last
+    position only, which is what goes on from there. Raises ParcError."""
+    assert job.decoding is not None
+    job = replace(job, decoding=replace(job.decoding, last=last))
     return joined([compile_job(job, entry).program for entry in DECODING])
 
 
@@ -175,7 +178,7 @@ def _asked(job: Job, entry: str) -> Job:
         length, called = by.length(entry), "first" if entry == PREFILL else "next"
 
         def derived(model: Model) -> Model:
-            return incremental(model, by.dim, length, by.span, called, entry == DECODE, pieces, by.rows)
+            return incremental(model, by.dim, length, by.span, called, entry == DECODE, pieces, by.last, by.rows)
 
         written = job.written and (job.written[0], job.written[1] and derived(job.written[1]))
         return replace(job, evaluated=derived(job.model_of(INFER)), written=written)

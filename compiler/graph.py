@@ -245,8 +245,16 @@ class Builder:
         (out,) = self.add_many(op, *inputs, name=name, span=span)
         return out
 
-    def add_many(self, op: Op, *inputs: Value, name: str | None = None, span: Span = NOWHERE) -> tuple[Value, ...]:
-        types = op.infer(*(v.type for v in inputs))
+    def add_many(
+        self,
+        op: Op,
+        *inputs: Value,
+        name: str | None = None,
+        span: Span = NOWHERE,
+        types: tuple[Type, ...] | None = None,
+    ) -> tuple[Value, ...]:
+        """types: of the results, where they are known already."""
+        types = types if types is not None else op.infer(*(v.type for v in inputs))
         base = name or op.default_name(inputs)
         outputs = tuple(self._define(self.fresh(base), t, span) for t in types)
         self.nodes.append(Node(op, inputs, outputs, span))

@@ -139,6 +139,12 @@ class _Uses:
                     work += [v.name for v in node.outputs if v.memory == node.inputs[use.operand].memory]
 
 
+def read_behind(body: Graph, name: str, at: int) -> bool:
+    """Whether a value's memory, which the node of that number renews, is read behind it, or leaves the body."""
+    uses = _Uses(body, frozenset(v.name for v in body.outputs))
+    return any(use.at > at for use in uses.of(name, at))
+
+
 def _traced(uses: _Uses, own: Value, result: Value) -> Reuses | None:
     """Where all that is between `own` and `result` lies, if it can lie in the memory of `own`; None if it cannot."""
     if result.name == own.name:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from compiler.origin import within
+from compiler.origin import scopes, within
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic
 
@@ -27,25 +27,43 @@ class LoopPiece:
     total: int
 
 
-def whole_path(path: str, pieces: Iterable[LoopPiece]) -> str:
-    """A path as it is without the pieces: in the loops of which they are parts."""
-    piece = next((p for p in pieces if within(path, p.path)), None)
+def by_path(pieces: Iterable[LoopPiece]) -> dict[str, LoopPiece]:
+    """The pieces by their own paths."""
+    return {p.path: p for p in pieces}
+
+
+def _around(path: str, pieces: Mapping[str, LoopPiece]) -> LoopPiece | None:
+    """The piece in which a path is."""
+    return next((pieces[s] for s in (path, *scopes(path)) if s in pieces), None) if pieces else None
+
+
+def whole_path(path: str, pieces: Mapping[str, LoopPiece]) -> str:
+    """A path as it is without the pieces (`by_path`): in the loops of which they are parts."""
+    piece = _around(path, pieces)
     return path if piece is None else piece.of_path + path[len(piece.path) :]
 
 
-def with_numbers(path: str, pieces: Iterable[LoopPiece]) -> str:
-    """A path as a strategy writes it: `block[0..4].mlp`, where the loop is cut."""
-    piece = next((p for p in pieces if within(path, p.path)), None)
-    if piece is None:
-        return path
-    return f"{piece.of_path}[{piece.first}..{piece.first + piece.count}]{path[len(piece.path) :]}"
+def with_numbers(path: str, pieces: Mapping[str, LoopPiece]) -> str:
+    """A path as a strategy writes it: `block[0..4].mlp`, `block[4].mlp`, where the loop is cut (`by_path`)."""
+    piece = _around(path, pieces)
+    return path if piece is None else _numbered(piece.of_path, piece) + path[len(piece.path) :]
+
+
+def with_one_number(path: str) -> str:
+    """A path as `with_numbers` gives it: of `block[4..5]` it is `block[4]`."""
+    return re.sub(r"\[(\d{1,10})\.\.(\d{1,10})\]", lambda m: f"[{m[1]}]" if int(m[2]) == int(m[1]) + 1 else m[0], path)
+
+
+def _numbered(of: str, piece: LoopPiece) -> str:
+    last = piece.first + piece.count
+    return f"{of}[{piece.first}]" if piece.count == 1 else f"{of}[{piece.first}..{last}]"
 
 
 def in_words(found: Diagnostic, pieces: Sequence[LoopPiece]) -> Diagnostic:
     """A finding in which paths in pieces are written as in strategies."""
     if not pieces:
         return found
-    own = {p.path: with_numbers(p.path, pieces) for p in pieces}
+    own = {p.label: _numbered(p.of, p) for p in pieces} | {p.path: _numbered(p.of_path, p) for p in pieces}
     names = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, own))})(?!\w)")
 
     def told(text: str) -> str:

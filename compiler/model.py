@@ -13,14 +13,12 @@ from compiler.cluster import Level as Level
 from compiler.graph import Graph, Value
 from compiler.lists import row_lists
 from compiler.loop_pieces import LoopPiece as LoopPiece
-from compiler.loop_pieces import whole_path, with_numbers
+from compiler.loop_pieces import by_path, whole_path, with_numbers
 from compiler.origin import Role
 from compiler.strategy import SERIAL, Strategy
 from compiler.weight_format import PackedWeight
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
-
-# --- model ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +103,11 @@ class Model:
 
     def whole(self, name: str) -> str:
         """What a weight or a state (of an optimizer, too) is called in the model as it is written."""
-        return whole_path(name, self.pieces)
+        return whole_path(name, by_path(self.pieces))
 
     def with_numbers(self, path: str) -> str:
         """A path as a strategy writes it: `block[0..4].mlp`, where the loop is cut."""
-        return with_numbers(path, self.pieces)
+        return with_numbers(path, by_path(self.pieces))
 
     @property
     def loss(self) -> Value:
@@ -214,6 +212,7 @@ class Decoding:
     dim: str
     prefill: int = 1
     span: Span = field(default=NOWHERE, compare=False)
+    last: bool = False  # of a prefill the outputs are asked for at its last position alone
     rows: str | None = None  # of sequences, where each is at a position of its own
 
     def length(self, entry: str) -> int:

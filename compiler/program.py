@@ -12,7 +12,7 @@ from enum import StrEnum
 from compiler.graph import Dim, Graph, Type
 from compiler.homes import Homes
 from compiler.layout import TIME, Layout
-from compiler.memory.tiers import FIRST
+from compiler.memory.tiers import FIRST, RowCache
 from compiler.model import DataInput, Init
 from compiler.ops.base import Op
 from compiler.ops.comm import Comm
@@ -85,6 +85,7 @@ class StateDecl:
     whole: the name in the serial program, where it has one for all parts of a loop that the strategy has cut.
     frozen: a weight that no update renews.
     numbers: of a gradient that is a list of rows, the buffer with their numbers.
+    cache: of a table in another memory, what the devices keep of it.
     Types of stacked tensors have the local count of layers as the size of the loop dim; see LoopRange.
     """
 
@@ -99,6 +100,7 @@ class StateDecl:
     frozen: bool = False
     numbers: str = ""
     whole: str = ""
+    cache: RowCache | None = None
 
 
 def listed(decl: StateDecl) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import field
 from math import prod
 
 from compiler.homes import Homes
+from compiler.memory.tiers import RowCache
 from compiler.weight_format import WeightFormat
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
@@ -160,7 +161,8 @@ class ImplementRule:
 @dataclass(frozen=True, slots=True)
 class OffloadRule:
     """Tensors of these classes in the scope (None: everywhere) rest in `memory` (`host`, `nvme`). Of several rules for
-    a tensor the first counts. prefetch: how many of those that are read next are fetched ahead."""
+    a tensor the first counts. prefetch: how many of those that are read next are fetched ahead. cache: of rows, those
+    that each device keeps."""
 
     classes: tuple[str, ...]
     memory: str
@@ -168,6 +170,7 @@ class OffloadRule:
     prefetch: int = 1
     span: Span = field(default=NOWHERE, compare=False)
     by: Span | None = field(default=None, compare=False)
+    cache: RowCache | None = None
 
 
 RUN = ("update", "take")

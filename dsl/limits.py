@@ -40,3 +40,9 @@ MAX_DIMS = 64
 
 MAX_ELEMENTS = 2**56
 """Elements of a tensor."""
+
+MAX_STAGES = 4096
+"""Stages of a pipeline, and places of an axis."""
+
+MAX_PREFETCH = 64
+"""Of what `offload` fetches ahead; all of it stands in device memory."""

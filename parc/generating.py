@@ -74,7 +74,7 @@ def program_of(compiled: Compiled) -> Program:
     if not compiled.decodes:
         help = "`infer MODEL(…)` and `decode over s` in a job"
         raise fail("E0783", f"the job `{job.name}` does not decode", job.span, help=help)
-    return decoding_program(job)
+    return decoding_program(job, last=True)
 
 
 def generated(

@@ -41,6 +41,19 @@ class AxesTraffic:
 
 
 @dataclass(frozen=True, slots=True)
+class RowsKept:
+    """A table that rests in another memory, of which each device keeps `rows`: how many rows all devices asked for,
+    fetched and returned in the run, and the share that they had (`hits`)."""
+
+    table: str
+    rows: int
+    asked: int
+    fetched: int
+    returned: int
+    hits: float
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """After a step: its number and loss, and what two clocks show: the real one, and that of the job's cluster.
 
@@ -59,6 +72,7 @@ class RunResult:
     reader, or `synthetic`.
 
     first: updates before those of this run; began: the checkpoint that it began with; saved: those that it made.
+    caches: what those of tables did, on the emulator.
     entry: what was run, `train_step`, `evaluate` or `infer`; outputs: the model's, of the last batch.
     step_seconds: what a step took here, on the average; simulated_step_seconds: what it takes on the job's cluster of
     `device`s as the cost model has it, None where there is no cluster.
@@ -80,6 +94,7 @@ class RunResult:
     first: int = 0
     began: str | None = None
     saved: list[Saved] = field(default_factory=list)
+    caches: tuple[RowsKept, ...] = ()
 
 
 def run(
@@ -134,6 +149,10 @@ def run(
     result.step_seconds = (time.perf_counter() - start - kept) / max(1, result.steps)
     result.memory = _memory(program, memory)
     result.traffic = _traffic(program)
+    kept_rows = {s.logical: s.cache.rows for c in program.classes for s in c.states if s.cache is not None}
+    result.caches = tuple(
+        RowsKept(name, kept_rows[name], c.asked, c.fetched, c.returned, c.hits) for name, c in run.caches.items()
+    )
     return result
 
 

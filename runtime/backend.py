@@ -176,6 +176,12 @@ class Backend(Protocol):
         """A new array in this memory with the contents of an array of numpy."""
         ...
 
+    def cached(self, x: Array, rows: int) -> tuple[Array, Sequence[Array]]:
+        """The table `x`, of which so many rows are kept in the device's memory (itself, if it is such a one already),
+        and what it consists of: the array that rests elsewhere, and those that it takes in the device's memory (rows,
+        their numbers, when they were used last, which are renewed; a backend may keep none)."""
+        ...
+
     def to_host(self, x: Array) -> Any:
         """The contents as an array of numpy."""
         ...

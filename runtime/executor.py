@@ -6,7 +6,7 @@ Logical arrays go in and come out, as numpy's; how states, inputs and values are
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Any, Protocol
 
@@ -48,6 +48,37 @@ class StepResult:
     outputs: Arrays = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """What the caches of a table did, of all devices together, in rows: asked for, fetched from where the table rests,
+    and returned there."""
+
+    asked: int
+    fetched: int
+    returned: int
+
+    @property
+    def hits(self) -> float:
+        """The share of the rows asked for that did not have to be fetched."""
+        return 1 - self.fetched / self.asked if self.asked else 0.0
+
+
+class _Counts(Protocol):
+    asked: int
+    fetched: int
+    returned: int
+
+
+def cache_use(counted: Iterable[tuple[str, _Counts]]) -> dict[str, CacheUse]:
+    """Of tables that are looked up, by their logical names, what the caches of all devices did together."""
+    found: dict[str, CacheUse] = {}
+    for name, now in counted:
+        if now.asked:
+            old = found.get(name, CacheUse(0, 0, 0))
+            found[name] = CacheUse(old.asked + now.asked, old.fetched + now.fetched, old.returned + now.returned)
+    return found
+
+
 class Executor(Protocol):
     """Runs a program's steps, and lets its states be read and replaced.
 
@@ -57,6 +88,11 @@ class Executor(Protocol):
     program: Program
     steps: int
     added: int
+
+    @property
+    def caches(self) -> Mapping[str, CacheUse]:
+        """By the logical names of tables of which rows are kept: what their caches did since the run began."""
+        ...
 
     def weights(self) -> Arrays:
         """The weights as logical arrays by name."""
@@ -99,6 +135,11 @@ class LocalExecutor(ABC):
     """
 
     added = 0
+
+    @property
+    def caches(self) -> Mapping[str, CacheUse]:
+        """What caches of rows did, by the names of their tables; nothing, where none are kept."""
+        return {}
 
     def __init__(
         self, program: Program, initial: Mapping[str, Array] | None = None, shares: LocalExecutor | None = None

@@ -17,7 +17,7 @@ from compiler.graph import Graph, Type, Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.memory.action import STATIC, Replay
 from compiler.memory.peak import ClassMemory
-from compiler.memory.tiers import FILES, FIRST
+from compiler.memory.tiers import FILES, FIRST, SLOT
 from compiler.model import Training
 from compiler.ops.effects import Input
 from compiler.origin import Role
@@ -132,6 +132,9 @@ class _Stacked(ClassMemory):
                 times = self.sizes[TIME] if TIME in s.layout.split_axes else 1
                 size = times * _whole(s.type, s.layout, self.sizes)
                 self.static.setdefault((s.memory, s.role), []).append((s.name, size))
+                if s.cache is not None:  # which rows each device would have there
+                    size = s.cache.rows * SLOT * prod(a.size for a in program.axes if a.kind == "mesh")
+                    self.static.setdefault((FIRST, s.role), []).append((s.name, size))
         inputs = {
             (i.op.name, i.outputs[0].layout): i.outputs[0]
             for f in cls.functions

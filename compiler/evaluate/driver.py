@@ -19,7 +19,7 @@ from dsl import ast
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail
 from dsl.files import load, project_root
-from dsl.source import Source
+from dsl.source import Source, Span
 
 Path = str | os.PathLike[str]
 _T = TypeVar("_T")
@@ -160,17 +160,19 @@ def _load(session: Session, path: Path | Source, overrides: Mapping[str, str], r
 
 
 def _choose(module: Module, job: str | None) -> Defined:
-    names = job_names(module)
+    """The job of this name, or the only one. Where the choice is told to be wrong, the place says of which file."""
+    names, file = job_names(module), Span(module.name, 0, 0)
     if job is not None:
         entry = module.entries.get(("job", job))
         if entry is None:
             help = did_you_mean(job, names) or (
                 f"there {'is' if len(names) == 1 else 'are'} {listed(names)}" if names else None
             )
-            raise fail("E0113", f"there is no job `{job}`", help=help)
+            raise fail("E0113", f"there is no job `{job}`", file, help=help)
         return entry
     if not names:
-        raise fail("E0113", "the file has no job", help="`job pretrain { train … }`")
+        raise fail("E0113", "the file has no job", file, help="`job pretrain { train … }`")
     if len(names) > 1:
-        raise fail("E0113", "the file has several jobs: choose one", help=f"there are {listed(names)}")
+        second = module.entries["job", names[1]].item.name.span
+        raise fail("E0113", "the file has several jobs: choose one", second, help=f"there are {listed(names)}")
     return module.entries["job", names[0]]

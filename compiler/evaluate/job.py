@@ -72,6 +72,7 @@ def build_job(
         help = "`train MODEL(…) on CLUSTER using STRATEGY`"
         raise fail("E0314", f"the job `{entry.name}` trains nothing", item.name.span, help=help)
     before = session.failures
+    session.pieces = []
     names = Names()
     stated = _try(session, lambda: _precision(tasks.precision, module)) or Precision()
     if precision is not None:

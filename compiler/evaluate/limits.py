@@ -5,6 +5,8 @@ from __future__ import annotations
 from dsl.limits import MAX_DIM as MAX_DIM
 from dsl.limits import MAX_DIMS as MAX_DIMS
 from dsl.limits import MAX_ELEMENTS as MAX_ELEMENTS
+from dsl.limits import MAX_PREFETCH as MAX_PREFETCH
+from dsl.limits import MAX_STAGES as MAX_STAGES
 
 MAX_NODES = 50_000
 """Nodes of all graphs of one evaluation; a rolled loop's body counts once."""
@@ -24,14 +26,11 @@ MAX_DEVICES = 10**9
 SMALLEST, LARGEST = 1e-12, 1e24
 """Of what a device or a cluster states, but 0, in base units: with all of it seconds of a step are finite."""
 
-MAX_STAGES = 4096
-"""Stages of a pipeline, and places of an axis."""
-
 MAX_CHUNKS = 64
 """Chunks of a device in an interleaved schedule; each has text of its own."""
 
-MAX_PREFETCH = 64
-"""Of what `offload` fetches ahead; all of it stands in device memory."""
+MAX_CACHE = 2**31 - 32
+"""Rows of a table that a device keeps: places are counted in 32 bits."""
 
 MAX_INTEGER_BITS = 256
 """Size of a static integer."""

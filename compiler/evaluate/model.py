@@ -95,7 +95,7 @@ def _made(making: Making, entry: Defined, arguments: dict[str, Bound | None]) ->
     found = reached(graph.nodes, loss)
     weights = tuple(replace(w, trained=w.trained and w.value in found) for _, w in making.weights)
     metrics, outputs = (tuple(n for n, _ in found) for found in (making.metrics, making.outputs))
-    inputs, scored, pieces = tuple(making.inputs), bool(loss), tuple(making.pieces)
+    inputs, scored, pieces = tuple(making.inputs), bool(loss), tuple(making.pieces.values())
     return Model(entry.name, inputs, weights, graph, metrics, outputs, states, scored, making.calls, pieces)
 
 

@@ -8,7 +8,7 @@ from compiler.evaluate import limits, static
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
-from compiler.memory.tiers import EXAMPLES, HOST
+from compiler.memory.tiers import EXAMPLES, HOST, WAYS, RowCache
 from compiler.model import Cluster
 from compiler.strategy import RUN, OffloadRule, RunRule
 from dsl import ast
@@ -55,7 +55,30 @@ def offload_rule(
             raise fail(
                 "E0570", message, ahead.span, help="`prefetch 1`, as without the word: one, while one is computed"
             )
-    return OffloadRule(classes, memory, where, count, span, by)
+    return OffloadRule(classes, memory, where, count, span, by, _cache(statement, classes, scope))
+
+
+def _cache(statement: ast.Offload, classes: tuple[str, ...], scope: Scope) -> RowCache | None:
+    """Of rows, those that devices keep. Raises ParcError: E0576, E0577."""
+    if statement.cache is None:
+        return None
+    if classes != ("rows",):
+        message = f"a cache has rows of tables, and this is of {listed(classes)}"
+        raise fail("E0576", message, statement.cache.span, help="`offload rows to host cache …` as a rule of its own")
+    rows = static.integer(evaluate(statement.cache, scope), "`cache`", statement.cache.span)
+    if not 0 < rows <= limits.MAX_CACHE or rows % WAYS:
+        least = max(1, min(rows, limits.MAX_CACHE) // WAYS) * WAYS
+        near = f"{least} or {least + WAYS}" if WAYS < rows < limits.MAX_CACHE else str(least)
+        message = f"`cache` says how many rows a device keeps, in sets of {WAYS}: not {rows}"
+        raise fail("E0576", message, statement.cache.span, help=f"`cache {near}`")
+    if statement.hits is None:
+        return RowCache(rows)
+    hits = static.number(evaluate(statement.hits, scope), "`hits`", statement.hits.span)
+    if not 0 <= hits <= 1:
+        message = f"`hits` is the share of the rows asked for that a device has: 0 to 1, not {hits}"
+        help = "`parc run --executor private` measures it; without the word rows are as likely asked for as others"
+        raise fail("E0577", message, statement.hits.span, help=help)
+    return RowCache(rows, float(hits))
 
 
 def run_rule(statement: ast.RunOn, where: str | None, cluster: Cluster | None, span: Span, by: Span | None) -> RunRule:

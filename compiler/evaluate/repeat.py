@@ -41,7 +41,9 @@ def repeat(statement: ast.Repeat, scope: Scope) -> None:
     for (low, high), name, scope_path in zip(parts, own, inside, strict=True):
         # An iteration draws the same numbers, and the loops in it are called the same, in whichever piece it is.
         making.streams, making.labels = streams.copy(), labels.copy()
-        making.pieces.append(LoopPiece(name, scope_path, label, path, low, high - low, count))
+        piece = LoopPiece(name, scope_path, label, path, low, high - low, count)
+        making.pieces[scope_path] = piece
+        making.session.pieces.append(piece)
         _Loop(statement, scope, high - low, name, scope_path).run()
 
 

@@ -18,6 +18,7 @@ from compiler.model import STEP_DTYPE, DataInput, LoopPiece, Precision, State, W
 from compiler.ops.base import Misuse, Op, OpError
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast
+from compiler.ops.numbers import expect_numbers
 from compiler.origin import last
 from dsl import ast
 from dsl.data import dataclass
@@ -90,7 +91,7 @@ class Making:
         self.inputs: list[DataInput] = []
         self.weights: list[tuple[WeightVar, Weight]] = []
         self.states: dict[str, State] = {}  # by what the optimizer calls them
-        self.pieces: list[LoopPiece] = []  # of loops that are cut
+        self.pieces: dict[str, LoopPiece] = {}  # of loops that are cut, by path
         self.model_states: list[StateVar] = []
         self.counts: dict[str, Value] = {}  # of dims with a run-time size: how many positions count
         self.used_dims: set[str] = set()  # names of all dims that tensors have
@@ -281,6 +282,7 @@ class Scope:
         builder = frame.builder
         builder.scope = self.path
         try:
+            expect_numbers(op)
             types = op.infer(*(v.type for v in operands))
             for t in types:
                 check_size(t, "", span)
@@ -289,7 +291,7 @@ class Scope:
                 self._check_made(op, operands, types, span)
             known = self.making.extents
             found = extents(op, [known.get(v) for v in inputs], [t.dtype for t in types])
-            values = builder.add_many(op, *operands, name=name, span=span)
+            values = builder.add_many(op, *operands, name=name, span=span, types=types)
         except Misuse:
             raise
         except OpError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from compiler.evaluate import limits
 from compiler.evaluate.values import Defined, Skip
+from compiler.loop_pieces import LoopPiece, in_words
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, Diagnostics, Note, ParcError, fail
 from dsl.source import Source, Span
@@ -46,6 +47,7 @@ class Session:
             None,
         )  # of the job: how many, of which dim
         self.cuts: Mapping[str, Sequence[int]] = {}  # loops of a model, by path: where their pieces begin, and the end
+        self.pieces: list[LoopPiece] = []  # of the loops that are cut, once they are: errors name what was written
         self.replaced: dict[str, str] = {}  # dtypes as written -> what stands for them (`verify --double`)
 
     def failed(self, error: ParcError | Skip) -> None:
@@ -73,7 +75,7 @@ class Session:
     def report(self, error: ParcError) -> None:
         """Collect the error's diagnostics. What is wrong inside the standard library is shown at the call of it."""
         for diagnostic in error.diagnostics:
-            self.diagnostics.add(self._at_call(diagnostic))
+            self.diagnostics.add(in_words(self._at_call(diagnostic), self.pieces))
 
     def _at_call(self, diagnostic: Diagnostic) -> Diagnostic:
         span = diagnostic.span

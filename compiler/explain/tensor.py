@@ -6,6 +6,7 @@ from compiler.explain.index import GRADIENT, ITSELF, Index, LayoutChange
 from compiler.graph import Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.lists import row_lists
+from compiler.loop_pieces import by_path, whole_path, with_numbers, with_one_number
 from compiler.model import Weight
 from compiler.origin import within
 from compiler.passes.place.place import Placed
@@ -97,8 +98,9 @@ class _Explainer:
 
     def _find(self, name: str) -> Value:
         model = self.training.model
-        written = {model.with_numbers(v): v for v in self.index.values} if model.pieces else {}
-        name = written.get(name, name)
+        pieces = by_path(model.pieces)
+        written = {with_numbers(v, pieces): v for v in self.index.values} if pieces else {}
+        name = written.get(with_one_number(name), name)
         finish = self.training.finish
         first = ("loss",) if self.training.model.scored else ()
         ends = dict(zip((*first, *self.training.summed), self.placed.forward.outputs, strict=False))
@@ -114,7 +116,7 @@ class _Explainer:
             named = [
                 v for v in self.index.values if v not in self.index.made or self.index.made[v].outputs[0].span.source
             ]
-            cut = [f"`{w}`" for w, v in written.items() if name == model.whole(v) and w != v]
+            cut = [f"`{w}`" for w, v in written.items() if name == whole_path(v, pieces) and w != v]
             help = f"there is `{inside[0]}`" if inside else did_you_mean(name, named)
             help = f"its loop is cut: there are {' and '.join(cut[:8])}" if cut else help
             raise fail("E0101", f"there is no tensor `{name}`", help=help)

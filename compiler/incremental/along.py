@@ -5,17 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from compiler.graph import Builder, Dim, Graph, Node, Type, Value
+from compiler.incremental import experts
 from compiler.incremental.chunk import RULES, Increment
-from compiler.incremental.demand import Demand, only_new
+from compiler.incremental.demand import ALL, Demand, only_new
 from compiler.incremental.refusals import looks_ahead, no_form
 from compiler.model import Init
+from compiler.ops.create import Iota
 from compiler.ops.elementwise import Broadcast, Map
+from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Cumsum, Reduce
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Concat, Rename, Shift, Slice
 from compiler.ops.window import Window
 from compiler.origin import Origin
 from dsl.source import NOWHERE
+
+
+@RULES.of(Iota)
+def _iota(c: Increment, node: Node, k: int, demand: Demand) -> Value:
+    assert isinstance(node.op, Iota)
+    if not demand:
+        return c.by_op(node, k, demand)
+    if demand.seats:
+        raise no_form(node.output, node, c.positions)
+    if demand.last:
+        ((dim, count),) = demand.last
+        if not node.inputs:
+            return c.last_places(dim, count, node.output)
+        first = c.need(node.inputs[0], ALL)
+        return c.add(Map("add", (None, None)), c.last_places(dim, count, node.output), first, like=node.output)
+    if not node.inputs:
+        return c.places(node.output)
+    first = c.add(Map("add", (None, None)), c.need(node.inputs[0], ALL), c.around.pos(), like=node.output)
+    (value,) = c.emit(Iota(c.new), [first], node, demand)
+    return value
+
+
+@RULES.of(Take, ScatterAdd)
+def _by_number(c: Increment, node: Node, k: int, demand: Demand) -> Value:
+    """Rows by an index: to the seats of experts, and back."""
+    if node.inputs[1] not in c.analysis.numbers:
+        return c.by_op(node, k, demand)
+    return (experts.take if isinstance(node.op, Take) else experts.back)(c, node, demand)
 
 
 @RULES.of(Cumsum)

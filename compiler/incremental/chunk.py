@@ -68,7 +68,7 @@ class Increment:
         keeps: bool = True,
     ) -> None:
         """begun: what hangs on no position was kept by an earlier pass. keeps: there can be states."""
-        self.begun, self.keeps = begun, keeps
+        self.begun, self.keeps, self.graph = begun, keeps, graph
         self.analysis, self.windows, self.new, self.around, self.builder = analysis, windows, new, around, builder
         self.positions = analysis.positions
         self.length = new.size
@@ -338,31 +338,3 @@ def _cheap(op: Op) -> bool:
 
 
 RULES: ByOp[Callable[[Increment, Node, int, Demand], Value]] = ByOp()
-
-
-@RULES.of(Iota)
-def _iota(c: Increment, node: Node, k: int, demand: Demand) -> Value:
-    assert isinstance(node.op, Iota)
-    if not demand:
-        return c.by_op(node, k, demand)
-    if demand.seats:
-        raise no_form(node.output, node, c.positions)
-    if demand.last:
-        ((dim, count),) = demand.last
-        if not node.inputs:
-            return c.last_places(dim, count, node.output)
-        first = c.need(node.inputs[0], ALL)
-        return c.add(Map("add", (None, None)), c.last_places(dim, count, node.output), first, like=node.output)
-    if not node.inputs:
-        return c.places(node.output)
-    first = c.add(Map("add", (None, None)), c.need(node.inputs[0], ALL), c.around.pos(), like=node.output)
-    (value,) = c.emit(Iota(c.new), [first], node, demand)
-    return value
-
-
-@RULES.of(Take, ScatterAdd)
-def _by_number(c: Increment, node: Node, k: int, demand: Demand) -> Value:
-    """Rows by an index: to the seats of experts, and back."""
-    if node.inputs[1] not in c.analysis.numbers:
-        return c.by_op(node, k, demand)
-    return (experts.take if isinstance(node.op, Take) else experts.back)(c, node, demand)

@@ -10,6 +10,7 @@ from compiler.graph import Builder, Dim, Names, Type, Value
 from compiler.incremental.by_rows import by_rows
 from compiler.incremental.chunk import Increment
 from compiler.incremental.demand import Demand
+from compiler.incremental.latest import Latest
 from compiler.incremental.positions import Positions, unused
 from compiler.incremental.reach import Analysis
 from compiler.incremental.refusals import looks_ahead, no_dim, pairs, renewed
@@ -32,6 +33,7 @@ def incremental(
     called: str = NEXT,
     begun: bool = False,
     pieces: Mapping[str, int] = NOTHING,
+    last: bool = False,
     rows: str | None = None,
 ) -> Model:
     """The model that takes `length` new positions along `dim` and gives the outputs there.
@@ -46,6 +48,7 @@ def incremental(
         span: where errors point at.
         called: the last part of the names of its data.
         pieces: into how many a strategy cuts dims, by their names.
+        last: outputs are asked for at the last of the new positions alone.
         begun: what hangs on data, but on none of any position (an encoder), was kept by an earlier pass.
         rows: the dim of sequences, if each is at a position of its own, which is data then (`by_rows`).
 
@@ -72,7 +75,10 @@ def incremental(
             raise pairs(v, name, span)
     top = _Top(model, analysis, Dim(dim if length > 1 else unused(model, NEXT), length), called, begun, pieces)
     forms = [top.chunk.natural(v) for v in model.of_outputs]
-    outputs = [top.chunk.need(v, form) if form else top.chunk.once(v) for v, form in zip(model.of_outputs, forms)]
+    chunk: Increment = top.chunk
+    if last and length > 1:
+        chunk = Latest(chunk, Dim(unused(model, NEXT), 1))
+    outputs = [chunk.need(v, form) if form else chunk.once(v) for v, form in zip(model.of_outputs, forms)]
     made = top.model(model, outputs)
     return made if rows is None else by_rows(made, top.position, rows, positions.size, span)
 

@@ -13,6 +13,7 @@ from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Accumulate, Input
 from compiler.origin import Role
 from compiler.program import DeviceClass, FunctionKey, FunctionPhase, Program
+from compiler.row_caches import cache_bytes
 from compiler.walk import walk
 from dsl.data import dataclass
 
@@ -37,6 +38,8 @@ def static_memory(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[tuple[str,
             times = sizes[TIME] if TIME in s.layout.split_axes else 1
             size = times * local_type(s.type, s.layout, sizes).bytes
             found.setdefault((s.memory, s.role), []).append((s.name, size))
+            if s.cache is not None:
+                found.setdefault((FIRST, s.role), []).append((f"{s.name}, cached rows", cache_bytes(s, sizes)))
     inputs: dict[tuple[str, Layout], int] = {}
     for f in cls.functions:
         for instr, _ in walk(f.body):

@@ -27,6 +27,30 @@ EXAMPLES = {"host": "`host memory 768 GiB, 200 GB/s over 32 GB/s`", "nvme": "`nv
 """The memories that a server may have besides its devices' own, each as a cluster describes it."""
 
 
+WAYS = 32
+"""Rows of a set of a cache: a row may stand in any place of its set, as in those of FBGEMM on GPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowCache:
+    """What devices keep of a table that rests in another memory: `rows` in sets of `WAYS`, those used last of each.
+
+    hits: which share of the rows that are asked for is there, as somebody has stated it; None: nobody has.
+    """
+
+    rows: int
+    hits: float | None = None
+
+    def hit(self, rows: int) -> float:
+        """That share for a table of so many rows: where it is not stated, all of its rows are asked for alike often."""
+        return min(1.0, self.rows / rows) if self.hits is None else self.hits
+
+
+SLOT = 9
+"""Bytes that tell of a place in a cache: the number of its row and when it was used last (4 each), whether it is to be
+written back (1)."""
+
+
 class Share(float):
     """Bytes that a device has of a memory; sharing: how many devices have it together, of which one may need more than
     its share if others need less."""

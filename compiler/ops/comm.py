@@ -83,6 +83,11 @@ class Comm(Op):
         neighbours. before, after: local types."""
         return max(before.elements, after.elements)
 
+    @property
+    def aside(self) -> bool:
+        """Whether systems send it on a stream of its own, and wait for it where it is read."""
+        return False
+
     def merged(self, next: Op) -> Op | None:
         """One op for this one and the next, if there is one."""
         return None

@@ -119,6 +119,11 @@ class ShiftAcross(Neighbours):
             raise LayoutError(f"shift by {self.by} along {self.dim} of {x.type.dims[i].size}")
         return layout
 
+    @property
+    def aside(self) -> bool:
+        """What goes round a ring, while each device computes with what it has (ring attention, overlapped products)."""
+        return self.around
+
     def rows(self, piece: Type, sizes: Sizes) -> int:
         """All, if they move further than the piece is long."""
         length = piece.size(self.dim)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from math import lcm
+from math import lcm, prod
 from typing import ClassVar
 
 from compiler.graph import Type
-from compiler.layout import Layout
+from compiler.layout import TIME, Layout
 from compiler.ops.base import Derive, Loop, Op
 from compiler.ops.comm import LayoutError, Operand, Sizes, dim_of
 from compiler.ops.common import expect_blocks, expect_dim, expect_operands, pass_loops, rest, same_name_loop
@@ -70,6 +70,9 @@ class ZigZagAcross(Neighbours):
             raise LayoutError(f"the order of {self.dim} changes along all of its axes, without borders: {along}")
         if self.parts < 1 or x.type.dims[i].size % (2 * self.parts):
             raise LayoutError(f"{self.dim} of {x.type.dims[i].size} does not divide into 2 x {self.parts} blocks")
+        if self.parts > (most := prod(n for a, n in sizes.items() if a != TIME)):
+            help = "it is the order in which so many devices have the same work"
+            raise LayoutError(f"the zig-zag order of {self.parts} devices, where there are {most}", help)
         return layout
 
     def rows(self, piece: Type, sizes: Sizes) -> int:
@@ -109,4 +112,6 @@ def _kept(parts: int, devices: int, back: bool) -> float:
         low, high = device * length, (device + 1) * length
         stays = sum(max(0, min(at + n, high) - max(at, low)) for _, at, n in sources(op, size, low, high))
         least = min(least, stays)
+        if not least:
+            break
     return least / length

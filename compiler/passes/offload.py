@@ -24,9 +24,12 @@ from compiler.passes.far_rows import in_place_of, renewed, tables
 from compiler.passes.on_host import MovedValues, between, on_host
 from compiler.passes.paged import Tier, paged
 from compiler.program import DeviceClass, Function, FunctionPhase, Program, StateDecl
+from compiler.row_caches import cache_of, without
 from compiler.strategy import OffloadRule, RunRule
 from compiler.walk import called, graph_values
 from dsl.data import dataclass
+from dsl.diagnostics import fail
+from dsl.source import Span
 
 CLASS_OF = {Role.OPTIMIZER: "optimizer", Role.WEIGHT: "weights", Role.SAVED: "activations"}
 """The class of tensors, as strategies call it, of the buffers of a role."""
@@ -65,16 +68,18 @@ def offload(program: Program, rules: Sequence[OffloadRule], runs: Sequence[RunRu
     if not rules and not runs:
         return program
     tiers: dict[tuple[str, str], Tier] = {}
+    spans: dict[str, Span] = {}  # of rules that state a cache, by the name of a buffer
     for rule in reversed(rules):  # the first counts
         for kind in rule.classes:
-            names = (name for name, path in of.paths[kind].items() if within(path, rule.scope))
-            tier = Tier(rule.memory, rule.prefetch, kind == "rows")
+            names = [name for name, path in of.paths[kind].items() if within(path, rule.scope)]
+            tier = Tier(rule.memory, rule.prefetch, kind == "rows", rule.cache if kind == "rows" else None)
             tiers.update(dict.fromkeys(((of.kind(kind, name), name) for name in names), tier))
+            spans.update(dict.fromkeys(names, rule.span))
     made: dict[int, tuple[Function, ...]] = {}
     classes: list[DeviceClass] = []
     for cls in program.classes:
         mine = {s.name: tiers[key] for s in cls.states if (key := (CLASS_OF.get(s.role, ""), s.logical)) in tiers}
-        states = tuple(replace(s, memory=mine[s.name].memory) if s.name in mine else s for s in cls.states)
+        states = tuple(_resting(s, mine[s.name], program.sizes) if s.name in mine else s for s in cls.states)
         if id(cls.functions) not in made:
             taken = {s.name for s in cls.states if s.role is Role.WEIGHT and _runs(runs, "take", s.logical)}
             update, others = _Update(cls.states, mine, of, runs), Elsewhere(mine, taken)
@@ -83,7 +88,37 @@ def offload(program: Program, rules: Sequence[OffloadRule], runs: Sequence[RunRu
                 for f in cls.functions
             )
         classes.append(replace(cls, states=states, functions=made[id(cls.functions)]))
-    return program.with_classes(classes)
+    return program.with_classes(_cached(classes, spans))
+
+
+def _cached(classes: Sequence[DeviceClass], spans: Mapping[str, Span]) -> list[DeviceClass]:
+    """The classes, with caches of what rows alone are needed of. spans: of rules, by the logical names of buffers.
+    Raises ParcError (E0575) for a rule that gives no table one."""
+    refused = [dict(without(cls)) for cls in classes]
+    kept = {
+        spans[s.logical]
+        for cls, no in zip(classes, refused)
+        for k, s in enumerate(cls.states)
+        if s.cache and k not in no
+    }
+    found = []
+    for cls, no in zip(classes, refused, strict=True):
+        for k, reason in no.items():
+            name = cls.states[k].logical
+            if spans[name] not in kept and any(f.phase is FunctionPhase.UPDATE for f in cls.functions):
+                help = (
+                    "optimizers that renew the rows that were used alone, as `rowwise_adagrad(…)`, need no more of it"
+                )
+                raise fail("E0575", f"there can be no cache of `{name}`: {reason}", spans[name], help=help)
+        states = tuple(replace(s, cache=None) if k in no else s for k, s in enumerate(cls.states))
+        found.append(replace(cls, states=states) if no else cls)
+    return found
+
+
+def _resting(decl: StateDecl, tier: Tier, sizes: Mapping[str, int]) -> StateDecl:
+    """A buffer where its tier is."""
+    cache = None if tier.cache is None else cache_of(tier.cache, decl, sizes)
+    return replace(decl, memory=tier.memory, cache=cache)
 
 
 def _runs(runs: Sequence[RunRule], kind: str, weight: str) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from compiler.graph import Dim, Graph, Names, Node, Type, Value
 from compiler.layout import Layout
-from compiler.memory.tiers import FIRST
+from compiler.memory.tiers import FIRST, RowCache
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
@@ -18,11 +18,12 @@ from compiler.walk import graph_values
 
 class Tier(NamedTuple):
     """Where a buffer rests, and how many are moved in ahead of the one that is read. rows: what needs rows of it alone
-    reads them there."""
+    reads them there; cache: of which the devices keep some."""
 
     memory: str
     ahead: int
     rows: bool = False
+    cache: RowCache | None = None
 
 
 BEFORE, INSIDE, BEHIND = 0, 1, 2

@@ -44,14 +44,14 @@ def levels(graph: Graph, path: str = "", depth: int = 0, label: str = "") -> Ite
 class Hidden:
     """The rules at one level: which values must not be saved, and which are to be kept. A `keep` beats all rules.
 
-    cut: labels of the loops at the top that are cut into stages.
+    of: scopes of the rules; cut: labels of the loops at the top that are cut into stages.
     """
 
     def __init__(
-        self, level: LoopLevel, scopes: Sequence[str | None], keep: frozenset[str], cut: Collection[str] = ()
+        self, level: LoopLevel, of: Iterable[str | None], keep: frozenset[str], cut: Collection[str] = ()
     ) -> None:
         self._level = level
-        self._scopes = scopes
+        self._scopes = frozenset(of)
         self._keep = keep
         self._cut = cut
 
@@ -60,16 +60,14 @@ class Hidden:
         loop = node.op if isinstance(node.op, Repeat) else None
         if loop is not None and self._level.depth == 0 and loop.label in self._cut:
             return False
-        return any(self._in(scope, value.origin.path, loop is not None) for scope in self._scopes)
+        if None in self._scopes and not (loop is not None and self._level.depth == 0):
+            return True
+        path = value.origin.path
+        return self._level.path in self._scopes or not self._scopes.isdisjoint((path, *scopes(path)))
 
     def keeps(self, value: Value) -> bool:
         """True if the value is named to be kept."""
         return value.origin.path in self._keep
-
-    def _in(self, scope: str | None, path: str, made_by_loop: bool) -> bool:
-        if scope is None:
-            return not (made_by_loop and self._level.depth == 0)
-        return scope == self._level.path or within(path, scope)
 
 
 class Recompute:
@@ -99,24 +97,32 @@ def _hidden(
     rules: Sequence[RecomputeRule], all_levels: Sequence[LoopLevel], names: set[str], cut: Collection[str]
 ) -> dict[str, Hidden]:
     """What the rules hide, by the path of the level."""
-    paths = sorted({level.path for level in all_levels}, key=len, reverse=True)
+    at = _by_level(rules, all_levels)
     keep = {k for r in rules for k in r.keep}
     results = {n for scope in keep - names for level in all_levels for n in scope_results(level.graph, scope)}
+    kept, named = frozenset(keep | results), {r.scope for r in rules if r.scope is not None}
     found = {}
     for level in all_levels:
-        scopes = [r.scope for r in rules if _applies(r, level, paths)]
-        if level.depth == 1 and level.label in cut:
-            scopes += [level.path for r in rules if r.scope is not None and within(level.path, r.scope)]
-        if scopes:
-            found[level.path] = Hidden(level, scopes, frozenset(keep | results), cut)
+        inside = [r.scope for r in at.get(level.path, ())]
+        if level.depth == 1 and level.label in cut and not named.isdisjoint((level.path, *scopes(level.path))):
+            inside.append(level.path)
+        if inside:
+            found[level.path] = Hidden(level, inside, kept, cut)
     return found
 
 
-def _applies(rule: RecomputeRule, level: LoopLevel, paths: Sequence[str]) -> bool:
-    if rule.scope is None:
-        return level.depth <= 1
-    scope = rule.scope
-    return level.path == next(p for p in paths if not p or within(scope, p))
+def _by_level(rules: Iterable[RecomputeRule], all_levels: Sequence[LoopLevel]) -> dict[str, list[RecomputeRule]]:
+    """The rules that work at each level, by its path: those of scopes in it, and in no loop of it; rules for the whole
+    model at its top and in the loops there."""
+    found: dict[str, list[RecomputeRule]] = {level.path: [] for level in all_levels}
+    for rule in rules:
+        scope = rule.scope
+        if scope is None:
+            for path in dict.fromkeys(level.path for level in all_levels if level.depth <= 1):
+                found[path].append(rule)
+        else:
+            found[next(path for path in (scope, *scopes(scope), "") if path in found)].append(rule)
+    return found
 
 
 def scope_results(graph: Graph, scope: str) -> list[str]:
@@ -147,21 +153,19 @@ def _check(rules: Iterable[RecomputeRule], names: set[str], paths: set[str]) -> 
 
 
 def _check_effects(
-    rules: Iterable[RecomputeRule], all_levels: Sequence[LoopLevel], names: set[str], hidden: Mapping[str, Hidden]
+    rules: Sequence[RecomputeRule], all_levels: Sequence[LoopLevel], names: set[str], hidden: Mapping[str, Hidden]
 ) -> None:
     """Every scope must hold something that is computed, every `keep` something that would be computed again."""
     made = {level.path: [(v, n) for n in level.graph.nodes for v in n.outputs] for level in all_levels}
     again = {v.name for path, h in hidden.items() for v, node in made[path] if h.covers(v, node)}
-    paths = sorted(made, key=len, reverse=True)
+    computed: set[int] = set()  # rules that have something computed again
+    for path, of in _by_level(rules, all_levels).items():
+        there = {s for v, _ in made[path] for s in (v.origin.path, *scopes(v.origin.path))} if of else set()
+        computed |= {id(r) for r in of if r.scope in there or (made[path] and r.scope == path)}
     rows: list[tuple[Rule, object, Idle | None]] = []
     for rule in rules:
         idle = None
-        if rule.scope is not None and not any(
-            Hidden(level, [rule.scope], frozenset()).covers(v, node)
-            for level in all_levels
-            if _applies(rule, level, paths)
-            for v, node in made[level.path]
-        ):
+        if rule.scope is not None and id(rule) not in computed:
             message = f"`recompute {rule.scope}` changes nothing: nothing is computed there"
             idle = Idle(message, "weights and inputs are there anyway: name the scope that computes with them")
         rows.append((rule, "recompute", idle))

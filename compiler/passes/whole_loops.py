@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from compiler.graph import Graph
+from compiler.loop_pieces import by_path, whole_path
 from compiler.model import LoopPiece, Model
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
@@ -17,7 +18,7 @@ def in_whole_loops(cls: DeviceClass, model: Model) -> DeviceClass:
     """The class, whose buffers and loops say of which tensors and loops of the serial program they are parts."""
     if not model.pieces:
         return cls
-    pieces = {p.label: p for p in model.pieces}
+    pieces, whole = {p.label: p for p in model.pieces}, by_path(model.pieces)
     ranges = [_within(r, pieces[r.dim]) if r.dim in pieces else r for r in cls.ranges]
     known = {(r.dim, r.chunk) for r in ranges}
     for chunk in sorted({*(s.chunk for s in cls.states), *(f.chunk for f in cls.functions)}):
@@ -25,17 +26,17 @@ def in_whole_loops(cls: DeviceClass, model: Model) -> DeviceClass:
             if (label, chunk) not in known:
                 count = pieces[label].count
                 ranges.append(_within(LoopRange(label, chunk, Affine(0), count, count), pieces[label]))
-    return replace(cls, ranges=tuple(ranges), states=tuple(_named(s, model) for s in cls.states))
+    return replace(cls, ranges=tuple(ranges), states=tuple(_named(s, whole) for s in cls.states))
 
 
 def _within(r: LoopRange, piece: LoopPiece) -> LoopRange:
     return replace(r, within=WholeLoop(piece.of, piece.first, piece.total))
 
 
-def _named(decl: StateDecl, model: Model) -> StateDecl:
+def _named(decl: StateDecl, pieces: Mapping[str, LoopPiece]) -> StateDecl:
     if decl.role not in (*LASTING, Role.GRADIENT):
         return decl
-    whole = model.whole(decl.logical)
+    whole = whole_path(decl.logical, pieces)
     return decl if whole == decl.logical else replace(decl, whole=whole)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compiler.homes import Homes
-from compiler.memory.tiers import FIRST
+from compiler.memory.tiers import FIRST, RowCache
 from compiler.ops.common import listed
 from compiler.origin import DECLARED
 from compiler.program import (
@@ -268,6 +268,10 @@ class _Parser(ScheduleParser):
         self.word("of")
         return self.text()
 
+    def _cache(self) -> RowCache:
+        rows = self.natural("rows of a cache")
+        return RowCache(rows, float(self.number()) if self.take_word("hits") else None)
+
     def _state(self) -> StateDecl | None:
         try:
             role = next((r for r in DECLARED if self.take_word(r)), None)
@@ -283,13 +287,14 @@ class _Parser(ScheduleParser):
             type, layout = self.type()
             init = self.initialiser() if self.take("=") else None
             memory = self.text() if self.take_word("in") else FIRST
+            cache = self._cache() if self.take_word("cache") else None
             logical = self.text() if self.take_word("of") else name
             whole = self._part_of() if self.take_word("part") else ""
             numbers = self.text() if self.take_word("at") else ""
             chunk = self.natural() if self.take_word("chunk") else 0
             frozen = self.take_word("frozen")
             self.end_line()
-            return StateDecl(name, role, type, layout, chunk, init, memory, logical, frozen, numbers, whole)
+            return StateDecl(name, role, type, layout, chunk, init, memory, logical, frozen, numbers, whole, cache)
         except ParcError as error:
             self.skip(error)
             return None

@@ -168,6 +168,8 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
         text += f" = {quote(s.init.kind)}{args}"
     if s.memory != FIRST:
         text += f" in {quote(s.memory)}"
+    if s.cache is not None:
+        text += f" cache {s.cache.rows}" + ("" if s.cache.hits is None else f" hits {show_number(s.cache.hits)}")
     if s.logical != s.name:
         text += f" of {quote(s.logical)}"
     if s.whole:

@@ -14,6 +14,7 @@ from compiler.ops.comm import Comm, Relayout
 from compiler.ops.effects import Effect
 from compiler.ops.elementwise import Map
 from compiler.ops.move import Move
+from compiler.ops.numbers import expect_numbers
 from compiler.ops.repeat import Repeat
 from compiler.program import Program
 from compiler.text.attrs import OPS
@@ -149,6 +150,10 @@ class _Checker:
 
     def findings(self, instr: Node, ins: list[Value], fills: list[Fills], scope: _Scope, i: int) -> Sequence[Finding]:
         op, outs = instr.op, instr.outputs
+        try:
+            expect_numbers(op)
+        except OpError as error:
+            return [("E0612", error.message, error.help)]
         if isinstance(op, Repeat):
             return self.repeat(op, ins, outs, scope, scope.at(i))
         if isinstance(op, Call):

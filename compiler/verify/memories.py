@@ -11,6 +11,7 @@ from compiler.ops.effects import Accumulate, Effect, Load, Read, Save, Write
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.program import DeviceClass, Program
+from compiler.row_caches import without
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
 
@@ -18,6 +19,9 @@ from compiler.verify.report import Report, head
 def check_memories(program: Program, report: Report) -> None:
     """All functions of all classes, whose values and buffers are known to be well-defined."""
     for c, cls in enumerate(program.classes):
+        for k, reason in without(cls):
+            s = cls.states[k]
+            report.error("E0619", Site(c, "state", k), f"{s.role} {s.name} has a cache: {reason}", None)
         checker = _Checker(cls, report)
         for i, function in enumerate(cls.functions):
             checker.body(function.body, Site(c, "fn", i))

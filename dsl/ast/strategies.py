@@ -189,12 +189,15 @@ class Recompute(Statement):
 @dataclass(frozen=True, slots=True)
 class Offload(Statement):
     """`offload optimizer, activations to host in block prefetch 2`: classes of tensors, the memory, the scope, how many
-    are fetched ahead."""
+    are fetched ahead; `offload rows to host cache 1024 hits 0.9`: rows that devices keep, and how often they have one.
+    """
 
     classes: tuple[Name, ...]
     memory: Name
     scope: Path | None = None
     prefetch: Expr | None = None
+    cache: Expr | None = None
+    hits: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,8 +206,8 @@ class TreeBuilder(Expressions):
 
     def offload(self, c: Children) -> ast.Offload:
         to = find("TO", c)
-        prefetch = first(ast.Expr, c)
-        return ast.Offload(self._ids(c[:to]), self._name(c[to + 1]), first(ast.Path, c), prefetch, span=self._span(c))
+        given = (first(ast.Expr, c[find(word, c) :][:2]) for word in ("PREFETCH", "CACHE", "HITS"))
+        return ast.Offload(self._ids(c[:to]), self._name(c[to + 1]), first(ast.Path, c), *given, span=self._span(c))
 
     def run_on(self, c: Children) -> ast.RunOn:
         on = find("ON", c)

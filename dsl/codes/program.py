@@ -201,7 +201,8 @@ CODES: tuple[Code, ...] = (
         "A value lies in one memory, the devices' own where none is stated: `%w: f32[d=4] in host`. Messages take\n"
         "place in the devices' own, effects in that of their buffer, computations in the devices' own, or in that of\n"
         "the hosts, which compute them then; rows of a table may be read and renewed where it rests. `move %w from\n"
-        "host to hbm` makes the value that lies elsewhere.",
+        "host to hbm` makes the value that lies elsewhere. A buffer `in host cache 64` is a table of which rows alone\n"
+        "are needed, and its cache has whole sets of 32.",
         "    %y: f32[b=2/mb/dp, f=3/tp of 5] = contract %x, %w\n",
         "    %far: f32[d=4, f=3/tp of 5] in host = move %w from hbm to host\n"
         "    %y: f32[b=2/mb/dp, f=3/tp of 5] = contract %x, %far\n",

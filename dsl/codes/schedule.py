@@ -348,4 +348,29 @@ CODES: tuple[Code, ...] = (
         _TABLE.replace("RULE", "run update on nvme"),
         _TABLE.replace("RULE", "run update on host"),
     ),
+    Code(
+        "E0575",
+        "a cache of a table of which more than rows is needed",
+        "`offload rows to host cache N` keeps rows of a table with the devices: those that are looked up and renewed.\n"
+        "An optimizer that changes all rows moves the table as a whole; rows that the hosts look up are not kept\n"
+        "elsewhere; and they lie along the table's first dim.",
+        _TABLE.replace("RULE", "offload rows to host cache 32").replace("rowwise_adagrad", "adam"),
+        _TABLE.replace("RULE", "offload rows to host cache 32"),
+    ),
+    Code(
+        "E0576",
+        "a cache that has no such rows",
+        "A cache is of `rows`, and in sets of 32: a row stands in any place of its set, in that of the one used least\n"
+        "recently. So many rows of each table are kept by each device, or all, if there are not so many.",
+        _TABLE.replace("RULE", "offload rows to host cache 50"),
+        _TABLE.replace("RULE", "offload rows to host cache 64"),
+    ),
+    Code(
+        "E0577",
+        "a share of rows that is none",
+        "`hits` says which share of the rows looked up a device has in its cache: `parc run` measures it. The\n"
+        "price goes by it; without the word all rows of a table are taken to be asked for alike often.",
+        _TABLE.replace("RULE", "offload rows to host cache 64 hits 90"),
+        _TABLE.replace("RULE", "offload rows to host cache 64 hits 0.9"),
+    ),
 )

@@ -166,8 +166,9 @@ def _(node: ast.ReduceDecl) -> Doc:
 
 @statement.register
 def _(node: ast.Offload) -> Doc:
-    ahead: Doc = [" prefetch ", *expression(node.prefetch)] if node.prefetch is not None else []
-    return [f"offload {names(node.classes)} to {node.memory.id}", *_scope(node.scope), *ahead]
+    words = {"prefetch": node.prefetch, "cache": node.cache, "hits": node.hits if node.cache is not None else None}
+    said = [part for word, of in words.items() if of is not None for part in (f" {word} ", *expression(of))]
+    return [f"offload {names(node.classes)} to {node.memory.id}", *_scope(node.scope), *said]
 
 
 @statement.register

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Unpack
 
 from parc.api.compiling import compile, sizes
@@ -11,6 +12,7 @@ from parc.api.options import Backend, Options
 if TYPE_CHECKING:
     from parc.api.options import File
     from parc.generating import Generation
+    from runtime.torch.engine import Engine
 
 
 def generate(
@@ -26,10 +28,11 @@ def generate(
     checkpoint: str | None = None,
     tokenizer: str | None = None,
     told: Callable[[int, str], None] = lambda row, text: None,
+    engine: Engine | None = None,
     backend: Backend = "numpy",
     **options: Unpack[Options],
 ) -> Generation:
-    """Go on from prompts, by a job that decodes, on emulated devices.
+    """Go on from prompts, by a job that decodes, on emulated devices or by an engine.
 
     What is drawn hangs on the seed, the row and the position, and on nothing of a strategy.
 
@@ -43,19 +46,24 @@ def generate(
         checkpoint: whose weights are taken; None: those that they begin with.
         tokenizer: `byte`, the path of a `tokenizer.json`, or None: that of the job's data, else bytes.
         told: hears of each row's text so far.
+        engine: runs the program in place of the emulator.
         backend: as in `run`.
         options: see `Options`.
 
     Raises:
-        ParcError: for what is wrong; E0783 to E0786 for prompts, tokenizers and jobs that make no text.
+        ParcError: for what is wrong; E0783 to E0786 for prompts, tokenizers and jobs that make no text; as `run`
+            for the engine.
     """
     from parc.api.running import emulator
     from parc.generating import generated, program_of
     from parc.machine import Asked, require_machine
     from runtime.generate.sampling import Sampling
 
-    compiled = compile(file, **options)
-    program = program_of(compiled)
-    require_machine(Asked(program, ["stacked"], None, compiled.job.span, sizes(file, options)))
-    sampling = Sampling(temperature, top_k, top_p, seed)
-    return generated(compiled, program, prompts, steps, sampling, stops, checkpoint, tokenizer, told, emulator(backend))
+    with engine or nullcontext():
+        compiled = compile(file, **options)
+        program = program_of(compiled)
+        here = ["stacked"] if engine is None else ["private"] if engine.place is None else []
+        require_machine(Asked(program, here, None, compiled.job.span, sizes(file, options)))
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        run = emulator(backend) if engine is None else engine.executor
+        return generated(compiled, program, prompts, steps, sampling, stops, checkpoint, tokenizer, told, run)

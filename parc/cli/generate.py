@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
+from dsl.printable import printable
 from parc import api
 from parc.cli.common import (
     Command,
@@ -16,7 +19,7 @@ from parc.cli.common import (
     set_threads,
     threads_option,
 )
-from parc.cli.engine import backend_option, check_backend
+from parc.cli.engine import backend_option, check_backend, engine_of, engine_options
 from parc.cli.keeping import from_option
 from parc.cli.tables import plural, seconds
 
@@ -44,6 +47,7 @@ from parc.cli.tables import plural, seconds
 @click.option("--stop", "stops", metavar="TEXT", multiple=True, help="End before this text.")
 @click.option("--tokenizer", metavar="NAME", help="`byte`, or a `tokenizer.json`; else that of the job's data.")
 @from_option
+@engine_options
 @backend_option
 @threads_option
 @job_options
@@ -59,24 +63,29 @@ def command(
     stops: tuple[str, ...],
     tokenizer: str | None,
     given: str | None,
+    engine: str,
+    device: str,
+    patience: float,
     backend: api.Backend,
     threads: int,
     params: tuple[tuple[str, str], ...],
     job: str | None,
     strategy: str | None,
 ) -> None:
-    """Go on from each prompt, by the job of FILE, which says `decode over` a dim, on emulated devices.
+    """Go on from each prompt, by the job of FILE, which says `decode over` a dim, on emulated devices or, with
+    `--engine torch`, by a process of PyTorch for each device.
 
-    Prompts of different lengths go side by side. What is drawn does not change with the strategy.
+    Prompts of different lengths go side by side. What is drawn does not change with the strategy, nor the engine.
 
     \b
     parc generate writer.par --prompt "To be" --from saved
     parc generate writer.par --prompt "To be" --temperature 0.8 --top-p 0.9 --seed 7
     """
     set_threads(threads)
-    check_backend(backend, "emulator")
+    check_backend(backend, engine)
     if any(not s for s in stops):
         raise click.UsageError("a stop is empty")
+    chosen = engine_of(engine, device, patience)
     said = _Said(out, prompts, max(map(len, stops), default=1) - 1)
     found = api.generate(
         read_source(out, file),
@@ -90,6 +99,7 @@ def command(
         checkpoint=given,
         tokenizer=tokenizer,
         told=said.hear,
+        engine=chosen,
         backend=backend,
         **choice(out, params, job, strategy),
     )
@@ -97,7 +107,7 @@ def command(
     if said.alone:
         said.rest(found.texts[0].text)
     else:
-        out.data("\n\n".join(t.prompt + t.text for t in found.texts))
+        out.data(seen("\n\n".join(t.prompt + t.text for t in found.texts), sys.stdout.isatty()))
     if found.began is None:
         out.say("note: the weights are those that they begin with; `--from CHECKPOINT` takes trained ones")
     else:
@@ -118,12 +128,20 @@ class _Said:
         """The text so far; a character that is not whole yet is waited for."""
         sure = text[: len(text) - self.held]
         if self.alone and sure.startswith(self.shown) and not sure.endswith("\ufffd"):
-            self.out.data((self.prompt if not self.shown else "") + sure[len(self.shown) :], newline=False)
+            self._data((self.prompt if not self.shown else "") + sure[len(self.shown) :], newline=False)
             self.shown = sure
 
     def rest(self, text: str) -> None:
         """The whole text: what is missing of it."""
         if self.shown and text.startswith(self.shown):
-            self.out.data(text[len(self.shown) :])
+            self._data(text[len(self.shown) :])
         else:
-            self.out.data(("\n" if self.shown else "") + self.prompt + text)
+            self._data(("\n" if self.shown else "") + self.prompt + text)
+
+    def _data(self, text: str, newline: bool = True) -> None:
+        self.out.data(seen(text, sys.stdout.isatty()), newline)
+
+
+def seen(text: str, terminal: bool) -> str:
+    """A text that somebody else has made, as it may be shown: to a terminal without what that would act upon."""
+    return "\t".join(map(printable, text.split("\t"))) if terminal else text

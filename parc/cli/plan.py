@@ -94,12 +94,13 @@ def command(
             out.say(f"{counts.priced:,} priced: a step of {step}, {size}")
 
     from parc.planning.filled_answer import FilledPlan
+    from parc.planning.holes import has_holes
 
     options = choice(out, params, job, strategy)
+    if certificate is not None and has_holes(source, job, strategy, dict(params)):
+        raise click.UsageError("a certificate is of a search for strategies, not of numbers that are left open")
     found = api.plan(source, devices=devices, minimise=minimise, within=within, keep=keep, told=told, **options)
     if isinstance(found, FilledPlan):
-        if certificate is not None:
-            raise click.UsageError("a certificate is of a search for strategies, not of numbers that are left open")
         from parc.cli import filled
 
         out.result = filled.as_json(found, output)

@@ -160,6 +160,12 @@ def _shown(run: RunResult, style: bool) -> str:
     roles = list(dict.fromkeys(role for m in run.memory for role in m.roles))
     memory = [[m.devices, m.memory, amount(m.peak), *(amount(m.roles.get(r, 0)) for r in roles)] for m in run.memory]
     parts.append(table(["devices", "memory", "peak", *roles], memory, style, left=2))
+    if run.caches:
+        cached = [
+            [c.table, *(f"{n:,}" for n in (c.rows, c.asked, c.fetched, c.returned)), percent(c.hits)]
+            for c in run.caches
+        ]
+        parts.append(table(["rows kept of", "each device", "asked for", "fetched", "returned", "hits"], cached, style))
     if run.traffic:
         sent = [[t.op, ", ".join(t.axes) or "stages", f"{t.calls:g}", amount(t.bytes)] for t in run.traffic]
         parts.append(table(["communication", "over", "calls", "sent per device and step"], sent, style, left=2))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from compiler.graph import BEYOND_F32
 from dsl.diagnostics import Diagnostic, ParcError, did_you_mean, fail
 from dsl.source import Source, Span
 
@@ -76,12 +77,12 @@ class Config:
         return default
 
     def integer(self, key: str, default: Any = _MISSING, low: int = 1) -> int:
-        """A whole number of at least `low`, below 2**63."""
+        """A whole number of at least `low`, below 2**31: sizes of more have no numbers in int32."""
         found = self.value(key, default)
         if isinstance(found, float) and found.is_integer():
             found = int(found)
-        if isinstance(found, bool) or not isinstance(found, int) or not low <= found < 2**63:
-            self._wrong(key, f"a whole number of at least {low}")
+        if isinstance(found, bool) or not isinstance(found, int) or not low <= found < 2**31:
+            self._wrong(key, f"a whole number of at least {low}, below 2^31")
         return found
 
     def layers(self, key: str, default: Any = _MISSING) -> int:
@@ -91,24 +92,54 @@ class Config:
             self.wrong(key, f"is {found:,}; there can be {LAYERS:,} at most")
         return found
 
+    def active(self, key: str, default: int, of: str, whole: int) -> int:
+        """How many experts a position goes to, of those that stand at the key `of` (E1005 where they are fewer)."""
+        found, experts = self.integer(key, default), self.integer(of, whole)
+        if found > experts:
+            self.wrong(key, f"is {found}; there {'is' if experts == 1 else 'are'} {experts}")
+        return found
+
     def divides(self, key: str, size: int, whole: int, what: str) -> None:
         """The size that stands at the key divides another, `what` (E1005)."""
         if whole % size:
             self.wrong(key, f"is {size}, which does not divide {what}")
 
     def number(self, key: str, default: Any = _MISSING) -> float:
-        """A number."""
+        """A number that float32 has."""
         found = self.value(key, default)
-        if isinstance(found, bool) or not isinstance(found, int | float) or abs(found) > 1e300:
+        if isinstance(found, bool) or not isinstance(found, int | float):
             self._wrong(key, "a number")
+        if abs(found) >= BEYOND_F32:
+            self._wrong(key, f"a number below {BEYOND_F32:.4g}")
         return float(found)
 
+    def positive(self, key: str, default: Any = _MISSING) -> float:
+        """A number above 0, such as the base of rotary positions."""
+        found = self.number(key, default)
+        if found <= 0:
+            self._wrong(key, "a number above 0")
+        return found
+
+    def weight(self, key: str, default: Any = _MISSING) -> float:
+        """A number of at least 0, such as what a norm adds, or how wide weights begin."""
+        found = self.number(key, default)
+        if found < 0:
+            self._wrong(key, "a number of at least 0")
+        return found
+
     def optional(self, key: str, default: float | None) -> float | None:
-        """A number where null means none of it; left out, it is the default."""
+        """A number above 0 where null means none of it, and None is given; left out, it is the default."""
         if key in self.values and self.values[key] is None:
             self.seen.add(key)
             return None
-        return None if default is None and key not in self else self.number(key, default)
+        return None if default is None and key not in self else self.positive(key, default)
+
+    def size(self, key: str, default: int | None) -> int:
+        """A whole number where null, as 0, means none of it, and 0 is given; left out, it is the default."""
+        if key in self.values and self.values[key] is None:
+            self.seen.add(key)
+            return 0
+        return self.integer(key, default or 0, 0)
 
     def share(self, key: str, default: float = 0.0) -> float:
         """A number from 0 on and below 1, such as the rate of dropout."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from fractions import Fraction
+from math import lcm
 from typing import Any
 
 from dsl.data import dataclass
@@ -129,10 +130,12 @@ class _Written:
         mixed, dense = any(k.mixed for k in of.kinds), any(not k.mixed for k in of.kinds)
         self._sizes(mixed, dense)
         loops, row = self._loops(mixed)
-        divide = {"heads": of.sizes.heads, "vocab": of.sizes.vocab}
+        keys = of.sizes.kv_heads or of.sizes.heads
+        # Keys' heads are split, or the queries' of each: a power of two divides one of both, or not their multiple.
+        divide = {"heads": lcm(keys, of.sizes.heads // keys), "vocab": of.sizes.vocab}
         if dense:
             divide["width"] = of.sizes.width
-        if of.mixture is not None:
+        if of.mixture is not None and mixed:
             divide["expert_width"] = of.mixture.width
             if of.mixture.shared:
                 divide["shared"] = of.mixture.shared
@@ -150,7 +153,7 @@ class _Written:
             table=(*rows(of.outer), *self.table),
             functions=tuple(self.functions),
             positions=of.positions,
-            experts=of.mixture.experts if of.mixture else 0,
+            experts=of.mixture.experts if of.mixture and mixed else 0,
             notes=of.notes,
         )
 

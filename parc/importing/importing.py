@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dsl.data import dataclass
-from dsl.diagnostics import did_you_mean, fail
+from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Source
 from parc.importing.config import Config, read_config
 from parc.importing.described import Described
@@ -16,6 +16,7 @@ from parc.importing.writer import Degrees, job_text
 from runtime.checkpoint_names import StoredTensor
 
 if TYPE_CHECKING:
+    from compiler.model import Model
     from runtime.checkpoints.public import PublicNames
 
 
@@ -42,7 +43,8 @@ def import_config(
     config = read_config(source)
     kind, trained, described = _described(config, ignored)
     name = kind
-    parameters = _parameters(job_text(name, described, [], Degrees(), None, precision))
+    model = _model(job_text(name, described, [], Degrees(), None, precision), config)
+    parameters = sum(w.value.type.elements for w in model.weights)
     title = [
         f"{trained}: {parameters:,} parameters. Written by `parc init` from a config.json of Hugging Face.",
         *described.notes,
@@ -61,11 +63,11 @@ def public_names(source: Source) -> PublicNames:
     Keys that are not understood are no matter: the job that was made of them says what is computed. Raises ParcError
     (E1001 to E1005).
     """
-    from compiler.evaluate import evaluate_file
     from runtime.checkpoints.public import PublicNames
 
-    kind, _, described = _described(read_config(source))
-    model = evaluate_file(Source("job.par", job_text(kind, described, [], Degrees(), None, "f32"))).job.model
+    config = read_config(source)
+    kind, _, described = _described(config)
+    model = _model(job_text(kind, described, [], Degrees(), None, "f32"), config)
     values = [*(w.value for w in model.weights), *(s.value for s in model.states)]
     dims = {v.name: tuple((d.name, d.size) for d in v.type.dims) for v in values}
     return PublicNames(kind, described.table, dims)
@@ -92,9 +94,14 @@ def _described(config: Config, ignored: Sequence[str] | None = None) -> tuple[st
     return kind, family.trained, described
 
 
-def _parameters(text: str) -> int:
-    """How many numbers the job's weights have."""
+def _model(text: str, config: Config) -> Model:
+    """The model of a job as it is written. What is wrong with it is so with the configuration (E1005)."""
     from compiler.evaluate import evaluate_file
 
-    job = evaluate_file(Source("job.par", text)).job
-    return sum(w.value.type.elements for w in job.model.weights)
+    try:
+        return evaluate_file(Source("job.par", text)).job.model
+    except ParcError as error:
+        found = error.diagnostics[0]
+        numbers = [note for note, _ in found.notes if " = " in note]
+        message = f"this configuration describes no model: {found.message}"
+        raise fail("E1005", message, config.span(), help=", ".join(numbers) or found.help) from None

@@ -39,7 +39,7 @@ def read_rotary(config: Config, size: int, theta: float, positions: int) -> Rota
     """The rotary positions of a model whose layers have the same. size: of a head; theta: the default; positions: the
     longest sequence."""
     found = config.part("rope_parameters") or config.part("rope_scaling")
-    base = config.number("rope_theta", theta)
+    base = config.positive("rope_theta", theta)
     share = config.number("partial_rotary_factor", 1.0)
     return rotary_of(found, config, size, base, positions, share)
 
@@ -50,7 +50,7 @@ def rotary_of(
     """The rotary positions that one object says (None: the plain ones)."""
     if found is None:
         return _made("", config, size, theta, share)
-    theta = found.number("rope_theta", theta)
+    theta = found.positive("rope_theta", theta)
     share = found.number("partial_rotary_factor", share)
     kind = found.text("rope_type", found.text("type", PLAIN))
     found.seen.add("type")
@@ -61,17 +61,19 @@ def rotary_of(
     if kind == PLAIN:
         return _made("", found, size, theta, share)
     if kind == "linear":
-        factor = found.number("factor")
+        factor = found.positive("factor")
         return _made(call("rotary_speeds", "over half", theta, factor), found, size, theta, share)
     if kind == "dynamic":  # up to the longest sequence it is the plain one
         found.ignore("factor", "alpha", "original_max_position_embeddings")
         return _made("", found, size, theta, share)
     original = found.integer("original_max_position_embeddings", positions or None)
     if kind == "llama3":
-        numbers = [found.number(k) for k in ("factor", "low_freq_factor", "high_freq_factor")]
+        numbers = [found.positive(k) for k in ("factor", "low_freq_factor", "high_freq_factor")]
+        if numbers[2] <= numbers[1]:
+            found.wrong("high_freq_factor", f"is {numbers[2]:g}, which is not above `low_freq_factor`, {numbers[1]:g}")
         return _made(call("llama3_speeds", "over half", theta, *numbers, original), found, size, theta, share)
     if kind == "yarn":
-        return _yarn(found, size, theta, positions, original, share)
+        return _yarn(found, config, size, theta, positions, original, share)
     return _longrope(found, config, size, theta, positions, turned, share)
 
 
@@ -101,18 +103,22 @@ def _mscale(factor: float, of: float = 1.0) -> float:
     return 1.0 if factor <= 1 else 0.1 * of * log(factor) + 1.0
 
 
-def _yarn(found: Config, size: int, theta: float, positions: int, original: int, share: float) -> RotaryKind:
-    factor = found.number("factor")
-    one, all_dim = found.number("mscale", 0.0), found.number("mscale_all_dim", 0.0)
+def _yarn(
+    found: Config, config: Config, size: int, theta: float, positions: int, original: int, share: float
+) -> RotaryKind:
+    factor = found.positive("factor")
+    if theta <= 1:
+        (found if "rope_theta" in found else config).wrong("rope_theta", f"is {theta:g}; YaRN needs more than 1")
+    one, all_dim = found.weight("mscale", 0.0), found.weight("mscale_all_dim", 0.0)
     amplitude: float | str = 1.0
     if "attention_factor" in found:
-        amplitude = found.number("attention_factor")
+        amplitude = found.positive("attention_factor")
     elif one and all_dim:
         amplitude = _mscale(factor, one) / _mscale(factor, all_dim)
     elif factor > 1:
         amplitude = f"0.1 * log({factor!r}) + 1.0"
     found.ignore("attention_factor")
-    fast, slow = found.number("beta_fast", 32.0), found.number("beta_slow", 1.0)
+    fast, slow = found.positive("beta_fast", 32.0), found.positive("beta_slow", 1.0)
     whole = found.flag("truncate", True)
     options: dict[str, Any] = {
         "fast": fast if fast != 32 else None,
@@ -128,11 +134,11 @@ def _longrope(
 ) -> RotaryKind:
     """Each pair has a factor of its own, another one in sequences that are longer than the original ones."""
     original = config.integer(
-        "original_max_position_embeddings", found.integer("original_max_position_embeddings", positions)
+        "original_max_position_embeddings", found.integer("original_max_position_embeddings", positions, 2), 2
     )
-    factor = found.number("factor", positions / original)
+    factor = found.positive("factor", positions / original)
     usual = 1.0 if factor <= 1 else sqrt(1 + log(factor) / log(original))
-    amplitude = found.number("attention_factor", usual)
+    amplitude = found.positive("attention_factor", usual)
     texts = []
     for key in ("long_factor", "short_factor"):
         numbers = found.numbers(key)

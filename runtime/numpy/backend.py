@@ -13,7 +13,8 @@ from compiler.model import Init
 from compiler.ops.base import Op
 from runtime.backend import Index, Position, Shape
 from runtime.numpy.base import STORAGE, Array, CallContext, Env, Kernel, LocalValue, kernel, rounded
-from runtime.numpy.disk import DiskArray
+from runtime.numpy.cached import CachedTable
+from runtime.numpy.disk import DiskArray, PartsArray
 from runtime.numpy.initial import init_array
 
 AnyArray = Array | DiskArray
@@ -87,5 +88,9 @@ class Numpy:
             return DiskArray.of(np.asarray(array, STORAGE[dtype]))
         return np.array(array, STORAGE[dtype])
 
-    def to_host(self, x: AnyArray) -> Array:
-        return x.read() if isinstance(x, DiskArray) else x
+    def to_host(self, x: AnyArray | CachedTable) -> Array:
+        return x.read() if isinstance(x, PartsArray) else x
+
+    def cached(self, x: AnyArray | CachedTable, rows: int) -> tuple[CachedTable, Sequence[AnyArray]]:
+        table = x if isinstance(x, CachedTable) else CachedTable(x, rows)
+        return table, (table.base, *table.parts)

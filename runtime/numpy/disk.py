@@ -89,7 +89,40 @@ def _file() -> DiskFile:
     return _files[os.getpid()]
 
 
-class DiskArray:
+class PartsArray:
+    """An array that does not lie in memory as one of numpy does: parts of it are read and written, by number."""
+
+    __slots__ = ()
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    ndim: int
+
+    def __getitem__(self, index: Any) -> PartsArray:
+        """A view."""
+        raise NotImplementedError
+
+    def transpose(self, order: Sequence[int]) -> PartsArray:
+        """A view with its axes in another order."""
+        raise NotImplementedError
+
+    def read(self) -> Array:
+        """Its contents."""
+        raise NotImplementedError
+
+    def picked(self, numbers: Array, axes: int) -> Array:
+        """Its parts by number, counted through the first `axes` axes."""
+        raise NotImplementedError
+
+    def to_renew(self, numbers: Array) -> Array:
+        """Its parts along the first axis, by number, none twice: those that an update is about to replace."""
+        return self.picked(numbers, 1)
+
+    def put(self, numbers: Array, parts: Array) -> None:
+        """Replace parts along the first axis, by number, none twice."""
+        raise NotImplementedError
+
+
+class DiskArray(PartsArray):
     """An array in a file, or a view of one: strides in bytes, as numpy has them."""
 
     __slots__ = ("__weakref__", "block", "dtype", "offset", "shape", "strides")
@@ -129,7 +162,7 @@ class DiskArray:
         return prod(self.shape) * self.dtype.itemsize
 
     @property
-    def ndim(self) -> int:
+    def ndim(self) -> int:  # type: ignore[override]
         return len(self.shape)
 
     def __getitem__(self, index: Any) -> DiskArray:

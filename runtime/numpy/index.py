@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from compiler.ops.index import Scatter, ScatterAdd, Take
 from dsl.data import dataclass
 from runtime.backend import Renewing
 from runtime.numpy.base import Array, CallContext, Env, Kernel, LocalValue, Offset, finish, kernel, spread
-from runtime.numpy.disk import DiskArray
+from runtime.numpy.disk import PartsArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +66,10 @@ def plan_take(op: Take, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
 
     offset, rank = rows.offset, len(index.type.names)
 
-    def take(ctx: CallContext, x: Array | DiskArray, i: Array) -> Array:
+    def take(ctx: CallContext, x: Array | PartsArray, i: Array) -> Array:
         start = offset(ctx)
-        in_file = isinstance(x, DiskArray)
         if (
-            not in_file
+            not isinstance(x, PartsArray)
             and not batched
             and perm != tuple(range(len(perm)))
             and prod(i.shape[:lead]) == 1
@@ -87,7 +87,7 @@ def plan_take(op: Take, ins: Sequence[LocalValue], outs: Sequence[LocalValue], e
         parts = x.transpose(perm)
 
         def numbered(number: Array) -> Array:
-            if isinstance(parts, DiskArray):
+            if isinstance(parts, PartsArray):
                 return parts.picked(number, lead + len(batched) + 1).reshape(*number.shape, width)
             return parts.reshape(-1, width).take(number, axis=0)
 
@@ -155,9 +155,16 @@ def plan_scatter(op: Scatter, ins: Sequence[LocalValue], outs: Sequence[LocalVal
     perm = (*range(lead), *(lead + src.type.index(n) for n in (*index.type.names, *others)))
     at, rank = table.type.index(op.dim), len(index.type.names)
     size, offset = table.type.size(op.dim), env.offset(table, at)
+    rest: tuple[Any, ...] = (slice(None),) * len(others)
 
     def put(ctx: CallContext, out: Array, y: Array, i: Array) -> None:
         spans = out.shape[:lead]
+        if rank == 1 and not batched and i.size <= FEW and prod(spans) == i.size // i.shape[-1] == 1:
+            first, rows, new = spread(offset(ctx), rank), out.transpose(there), y.transpose(perm)
+            for k, number in enumerate((i - first).reshape(-1).tolist()):
+                if 0 <= number < size:
+                    rows[(..., number, *rest)] = new[(..., k, *rest)]
+            return
         local = np.broadcast_to(i - spread(offset(ctx), rank), spans + i.shape[lead:])
         inside = (local >= 0) & (local < size)
         source = np.broadcast_to(y.transpose(perm), spans + tuple(y.shape[p] for p in perm[lead:]))
@@ -186,6 +193,8 @@ def _along(rank: int, axis: int, size: int) -> Array:
 
 
 _ONE_HOT_ROWS = 64
+FEW = 8
+"""Rows that are put one by one."""
 
 
 def add_rows(values: Array, keys: Array, count: int) -> Array:

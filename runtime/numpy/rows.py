@@ -12,7 +12,7 @@ import numpy as np
 from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
 from runtime.backend import Renewing
 from runtime.numpy.base import Array, CallContext, Env, Kernel, LocalValue, kernel, rounded
-from runtime.numpy.disk import DiskArray
+from runtime.numpy.disk import DiskArray, PartsArray
 
 
 @kernel(UniqueRows)
@@ -75,7 +75,7 @@ def plan_read_rows(op: ReadRows, ins: Sequence[LocalValue], outs: Sequence[Local
     at, count = table.type.index(op.dim), table.type.size(op.dim)
     offset = env.offset(table, at)
 
-    def read(ctx: CallContext, x: Array | DiskArray, numbers: Array) -> Array:
+    def read(ctx: CallContext, x: Array | PartsArray, numbers: Array) -> Array:
         first = offset(ctx)
         spans = np.broadcast_shapes(x.shape[:lead], numbers.shape[:lead], np.shape(first) if lead else ())
         slots = numbers.shape[-1]
@@ -85,7 +85,7 @@ def plan_read_rows(op: ReadRows, ins: Sequence[LocalValue], outs: Sequence[Local
             target: Array = np.moveaxis(out[where], at, 0)
             mine = _first(_at(x, where, lead), at)
             here = local[inside]
-            target[inside] = mine.picked(here, 1) if isinstance(mine, DiskArray) else mine[here]
+            target[inside] = mine.to_renew(here) if isinstance(mine, PartsArray) else mine[here]
         return out
 
     return read
@@ -101,13 +101,13 @@ def plan_write_rows(op: WriteRows, ins: Sequence[LocalValue], outs: Sequence[Loc
     perm = tuple(rows.type.index(n) for n in names)
     offset = env.offset(table, at)
 
-    def put(ctx: CallContext, out: Array | DiskArray, new: Array, numbers: Array) -> None:
+    def put(ctx: CallContext, out: Array | PartsArray, new: Array, numbers: Array) -> None:
         first = offset(ctx)
         for where in _positions(out.shape[:lead]):
             local, inside = _local(numbers, first, where, lead, count)
             target, here = _first(out[where], at), local[inside]
             rows = np.moveaxis(_at(new, where, lead).transpose(perm), at, 0)[inside]
-            if isinstance(target, DiskArray):
+            if isinstance(target, PartsArray):
                 target.put(here, rows)
             else:
                 target[here] = rows

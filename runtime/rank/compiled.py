@@ -33,6 +33,7 @@ class CompiledRank(Rank):
     """A `Rank` of a network whose calls block, compiled when it is made. writer: of the text of its functions."""
 
     writer: type[RankWriter] = RankWriter
+    caches_rows = False
 
     def __init__(self, device: OneDevice) -> None:
         super().__init__(device)

@@ -12,7 +12,7 @@ from compiler.program import LASTING, Program, StateDecl, listed
 from runtime.backend import Backend
 from runtime.comm import Hub
 from runtime.distribute import Array, piece_of
-from runtime.executor import LocalExecutor, check_hang
+from runtime.executor import CacheUse, LocalExecutor, cache_use, check_hang
 from runtime.mesh import Mesh, parted
 from runtime.numpy.backend import Numpy
 from runtime.rank.buffers import HeldArray
@@ -53,6 +53,11 @@ class RankExecutor(LocalExecutor):
     def peaks(self) -> dict[int, list[dict[str, int]]]:
         """Group -> for each device: memory -> the most bytes there ever were."""
         return {g: [d.ledger.peak for d in devices] for g, devices in self.devices.items()}
+
+    @property
+    def caches(self) -> dict[str, CacheUse]:
+        devices = (d for devices in self.devices.values() for d in devices)
+        return cache_use((d.declared[name].logical, d.states[name].array) for d in devices for name in d.caches)
 
     def begin(self, initial: Mapping[str, Array]) -> None:
         """Every device fills its own buffers."""

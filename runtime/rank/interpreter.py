@@ -35,6 +35,7 @@ from runtime.mesh import Mesh, parted
 from runtime.rank.buffers import Destination, HeldArray, Ledger, RankBuffer, adds
 from runtime.rank.collectives import Here, start_collective
 from runtime.rank.early import early_moves
+from runtime.rank.filled import fill_cached
 from runtime.rank.initial import OneDevice, beginning
 
 Values = dict[str, HeldArray]
@@ -42,6 +43,8 @@ Values = dict[str, HeldArray]
 
 class Rank:
     """One device. `states`: buffers by name, filled by who makes the device."""
+
+    caches_rows = True  # where the program says so; it changes no value
 
     def __init__(self, device: OneDevice) -> None:
         program, cls, backend = device.program, device.cls, device.backend
@@ -52,6 +55,7 @@ class Rank:
         self.declared = {s.name: s for s in cls.states}
         self.ledger = Ledger()
         self.states: Values = {}
+        self.caches: dict[str, list[HeldArray]] = {}
         self.inputs: dict[tuple[str, Layout], list[HeldArray]] = {}
         self.saved: dict[tuple[str, int], HeldArray] = {}
         self.sent: list[Handle[None]] = []
@@ -87,7 +91,10 @@ class Rank:
     def fill(self, name: str, array: Array) -> None:
         """Put an array of nobody else's into a buffer that is there all the time."""
         decl = self.declared[name]
-        self.put_state(name, self.new(array, decl.type.dtype, decl.memory))
+        if decl.cache is None or not self.caches_rows:
+            self.put_state(name, self.new(array, decl.type.dtype, decl.memory))
+        else:
+            fill_cached(self, name, array, decl)
 
     def begin(self, given: frozenset[str] = frozenset()) -> None:
         """Fill the buffers that are there all the time as they are declared, but for those that are `given`."""
@@ -113,9 +120,8 @@ class Rank:
         for held in self.saved.values():
             held.buffer.drop()
         self.saved = {}
-        for pieces in self.inputs.values():
-            for p in pieces:
-                p.buffer.drop()
+        for p in (p for pieces in self.inputs.values() for p in pieces):
+            p.buffer.drop()
         self.inputs = {}
         for name in [n for n in self.states if self.declared[n].role not in STATIC]:
             self.states.pop(name).buffer.drop()
@@ -325,10 +331,8 @@ class Rank:
 
     def _call(self, instr: Node, op: Call, values: Values, dying: Sequence[str]) -> Wait[None]:
         given, results = names_of(instr.inputs), names_of(op.body.outputs)
-        inner = {
-            p.name: HeldArray(values[n].array, values[n].buffer.hold())
-            for p, n in zip(op.body.inputs, given, strict=True)
-        }
+        params = zip(op.body.inputs, given, strict=True)
+        inner = {p.name: HeldArray(values[n].array, values[n].buffer.hold()) for p, n in params}
         for name in dict.fromkeys(n for n in given if n in dying):
             values.pop(name).buffer.drop()  # a parameter holds it now
         yield from self._body(op.body, inner, {}, len(results))
@@ -343,9 +347,8 @@ class Rank:
         carries, stacks = op.carries, op.carries + op.stacks
         filled: dict[str, list[Destination]] = {}
         names = names_of(instr.inputs)
-        for k, (out, result) in enumerate(
-            zip(instr.outputs[carries:], op.body.outputs[carries:], strict=True), carries
-        ):
+        made = zip(instr.outputs[carries:], op.body.outputs[carries:], strict=True)
+        for k, (out, result) in enumerate(made, carries):
             lies = self.reuses.get((id(instr), k))
             if lies is not None:
                 held = values[names[lies.operand]]
@@ -389,8 +392,7 @@ class Rank:
         for key in early:
             del self.early[key]  # it refers to the stack
         del early
-        for out, held in zip(instr.outputs[:carries], carried, strict=True):
-            values[out.name] = held
+        values.update((out.name, held) for out, held in zip(instr.outputs[:carries], carried, strict=True))
 
     def _store(self, stacks: Mapping[str, list[Destination]], name: str, values: Values) -> Wait[None]:
         for place in stacks.get(name, ()):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.backend import Renewing
 from runtime.distribute import Array
 from runtime.numpy import STORAGE, CallContext, LocalValue, rounded
 from runtime.numpy.base import inverse, laid
@@ -31,6 +32,34 @@ def renewing(slot: int, kernel: Any) -> Callable[..., Array]:
         return renewed
 
     return renewed
+
+
+def owned(g: Any, slot: int) -> Array:
+    """The contents of a state of the model, in memory that this group has made and nobody else holds: at first, or
+    where somebody has put others there, a copy."""
+    found: Array = g.states[slot]
+    if g.made[slot] is not found:
+        found = g.states[slot] = g.made[slot] = found.copy(order="C" if 0 in found.strides else "K")
+    return found
+
+
+def in_place(kernel: Renewing, lead: int) -> Callable[..., Array]:
+    """Renews the first operand in its own memory, unless others differ along lead axes along which it does not."""
+
+    def renewed(ctx: CallContext, x: Array, *others: Array) -> Array:
+        for y in others if lead else ():
+            if any(n not in (1, m) for n, m in zip(y.shape[:lead], x.shape)):
+                made: Array = kernel(ctx, x, *others)
+                return made
+        kernel.renew(ctx, x, *others)
+        return x
+
+    return renewed
+
+
+def there(lead: int) -> Callable[[Any, int, Any, Any], Any]:
+    """Puts a slice into a stack, unless it is the one that is there already, renewed."""
+    return lambda stack, i, value, old: stack if value is old else fill_stack(stack, lead, i, value)
 
 
 def accumulator(slot: int, dtype: str, fn: str) -> Callable[[Any, Array], None]:

@@ -17,13 +17,14 @@ from compiler.layout import Layout
 from compiler.liveness import unrolled
 from compiler.memory.capacity import check_capacity
 from compiler.memory.peak import MemoryUse, memory_use
+from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, FunctionKey, Program, StateDecl, listed
 from compiler.schedules.turns import Turns
 from compiler.traffic import Volumes, add_volumes, volumes
 from dsl.data import dataclass
 from runtime.backend import Planner
 from runtime.distribute import Array, distribute
-from runtime.executor import LocalExecutor, check_hang, inputs_of
+from runtime.executor import CacheUse, LocalExecutor, cache_use, check_hang, inputs_of
 from runtime.mesh import parted
 from runtime.numpy import CallContext, plan, rounded
 from runtime.numpy.disk import DiskArray
@@ -32,6 +33,7 @@ from runtime.readable import Readable
 from runtime.stacked.early import added_early
 from runtime.stacked.files import beginning, held, in_file
 from runtime.stacked.straight import Slots, Straight, compile_function
+from runtime.stacked.tallies import Tallies
 from runtime.state import Piece, initial_array
 
 
@@ -64,9 +66,10 @@ class _Group:
         self.states: list[Any] = [None] * len(stage.cls.states)
         self.owned = [False] * len(stage.cls.states)
         self.made: list[Any] = [None] * len(stage.cls.states)
-        """What an update has made in the place of a state, and nobody else holds."""
+        """What a step has made in the place of a state, and nobody else holds."""
         self.saved: dict[tuple[str, int], Array] = {}
         self.inputs: list[Array] = []
+        self.tallies: Tallies = {}
         self.firsts = [np.int32(r.start.at(index)) for r in stage.cls.ranges]
         self.mail: dict[Any, Array] = {}
         self.doing = ""
@@ -122,6 +125,13 @@ class Emulator(LocalExecutor):
         self.turns: Turns[_Group, Hashable] = Turns()
         super().__init__(program, initial, shares)
 
+    @property
+    def caches(self) -> dict[str, CacheUse]:
+        used = (
+            (g.stage.cls.states[slot].logical, t) for g in self.groups.values() for (slot, _), t in g.tallies.items()
+        )
+        return cache_use(used)
+
     def fill(self, group: int, decl: StateDecl, part: Array) -> None:
         g = self.groups[group]
         found = distribute(part, decl.type, decl.layout, self.mesh, time=parted(decl))
@@ -148,6 +158,8 @@ class Emulator(LocalExecutor):
         if parted(decl):
             return np.stack([held(g.saved[decl.name, m]) for m in range(self.program.microbatches)])
         found: Array | None = held(g.states[g.find(decl.name)])
+        if decl.role is Role.STATE:  # whoever asked may keep it
+            g.made[g.find(decl.name)] = None
         return found
 
     def pieces(self, roles: tuple[str, ...], only_update: bool | None = None) -> list[Piece]:
@@ -158,7 +170,8 @@ class Emulator(LocalExecutor):
         mine, theirs = self.groups[group], other.groups[group]
         if decl.name not in theirs.stage.slots.states or decl.name not in mine.stage.slots.states:
             return False
-        mine.states[mine.find(decl.name)] = theirs.states[theirs.find(decl.name)]
+        here, there = mine.find(decl.name), theirs.find(decl.name)
+        mine.states[here], mine.made[here] = theirs.states[there], theirs.made[there]
         return True
 
     def deliver(self, values: Mapping[str, Readable]) -> None:

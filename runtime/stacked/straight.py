@@ -8,6 +8,7 @@ generator: it yields what it waits for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,25 @@ from compiler.ops.rows import WriteRows
 from compiler.origin import Role
 from compiler.program import DeviceClass, Function, Program, listed
 from dsl.data import dataclass
-from runtime.backend import Planner
+from runtime.backend import Planner, Renewing
 from runtime.mesh import Mesh, parted
 from runtime.numpy import CallContext, Env, Into, LocalValue, fuse, unfold
-from runtime.stacked.called import accumulator, adder, fill_stack, renewing, stack_of, whole_list
+from runtime.numpy.summed import inner
+from runtime.stacked.called import (
+    accumulator,
+    adder,
+    fill_stack,
+    in_place,
+    owned,
+    renewing,
+    stack_of,
+    there,
+    whole_list,
+)
 from runtime.stacked.collectives import plan_comm
 from runtime.stacked.files import over, renewed, stack_in_file
+from runtime.stacked.renewing import Renewed
+from runtime.stacked.tallies import BY_ROW, tallied
 from runtime.straight_line import StraightLine
 
 Compiled = Callable[..., Iterator[Any] | None]
@@ -80,6 +94,9 @@ class _Writer(StraightLine):
         self.buffers: dict[str, int] = {}
         """Values that are a weight or a state of its optimizer itself -> the slot."""
         self.body_of = function.body  # whose nodes these are
+        kept = [s.name for s in cls.states if s.role is Role.STATE and s.memory not in FILES]
+        as_run = cache(lambda body: fuse(unfold(body, self.local), self.local))
+        self.renewed = Renewed.of(function.body, kept if program.microbatches == 1 else (), self.reuses, as_run)
 
     def local(self, var: Value) -> LocalValue:
         lead, dims = self.mesh.lead_shape(var.layout.axes), var.layout.dims
@@ -142,10 +159,20 @@ class _Writer(StraightLine):
         if isinstance(kernel, Into):
             kernel = kernel.run
             places = [self.place(stacks, o, depth) if stacks else "None" for o in instr.outputs]
+        if id(instr) in self.renewed.nodes and isinstance(kernel, Renewing):
+            kernel = in_place(kernel, self.mesh.lead)
         if isinstance(op, WriteRows) and (id(instr), 0) in self.reuses and instr.inputs[0].name in self.buffers:
             kernel = renewing(self.buffers[instr.inputs[0].name], kernel)
             args = ["g", *args]
         into = [f"out=({', '.join(places)},)"] if any(p != "None" for p in places) else []
+        asks = inner(op)
+        if isinstance(asks, BY_ROW) and (slot := self.buffers.get(instr.inputs[0].name)) is not None:
+            decl = self.cls.states[slot]
+            if decl.cache is not None:
+                tally = tallied(
+                    asks, slot, decl, [self.local(scope[v.name]) for v in instr.inputs], self.mesh, self.env
+                )
+                self.put(depth, f"{self.bind(tally)}(g, ctx, {names[instr.inputs[-1].name]})")
         call = f"{self.bind(kernel)}({', '.join(['ctx', *args, *into])})"
         if isinstance(op, Iota):
             first = self.slots.firsts.get((op.dim.name, op.dim.size, self.function.chunk))
@@ -164,6 +191,8 @@ class _Writer(StraightLine):
                 if listed(self.declared[op.name]):
                     return [f"{result} = {self.bind(whole_list)}({self.mesh.lead}, g.states[{slots.states[op.name]}])"]
                 self.buffers[instr.outputs[0].name] = slots.states[op.name]
+                if instr.outputs[0].name in self.renewed.reads:
+                    return [f"{result} = {self.bind(owned)}(g, {slots.states[op.name]})"]
                 part = "[ctx.micro]" if parted(self.declared[op.name]) else ""
                 return [f"{result} = g.states[{slots.states[op.name]}]{part}"]
             case Write():
@@ -246,6 +275,13 @@ class _Writer(StraightLine):
                 stacked.filled.setdefault(name, []).append(names[out.name])
                 put = f"{self.bind(renewed(self.mesh.lead))}({{}}, {names[given[lies.operand]]})"
                 stacked.alike[names[out.name]] = put
+                continue
+            operand = self.renewed.stacks.get((id(instr), k))
+            if operand is not None:
+                self.put(depth, f"{names[out.name]} = {names[given[operand]]}")
+                stacked.filled.setdefault(name, []).append(names[out.name])
+                old = inner[op.body.inputs[operand].name]
+                stacked.alike[names[out.name]] = f"{self.bind(there(self.mesh.lead))}({{}}, {old})"
                 continue
             make = stack_in_file(local) if out.memory in FILES else stack_of(local)
             unless = ""

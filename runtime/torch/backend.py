@@ -95,6 +95,9 @@ class Torch:
             source = source.copy()
         return torch.from_numpy(source).reshape(np.shape(array)).to(self.device, STORAGE[dtype], copy=True)
 
+    def cached(self, x: Tensor, rows: int) -> tuple[Tensor, Sequence[Tensor]]:
+        return x, (x,)  # all of a process's memories are one
+
     def to_host(self, x: Tensor) -> Any:
         x = x.detach().cpu()
         if x.dtype in (torch.bfloat16, torch.float16):  # as numpy keeps them

@@ -141,6 +141,7 @@ rules = st.one_of(
     st.builds(ast.Shard, tuples(names, 1), names, _scopes, st.booleans()),
     st.builds(ast.ReduceDecl, tuples(names, 1), names, st.sampled_from(["microbatch", "step"]), _scopes),
     st.builds(ast.Offload, tuples(names, 1), names, _scopes, maybe(expressions)),
+    st.builds(ast.Offload, tuples(names, 1), names, _scopes, st.none(), expressions, maybe(expressions)),
     st.builds(ast.RunOn, tuples(names, 1), names, _scopes),
     st.builds(ast.Store, names, bare_calls, _scopes),
     st.builds(ast.LayoutDecl, paths, tuples(st.tuples(names, tuples(names)))),

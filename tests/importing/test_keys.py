@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Source
-from parc.importing.config import CHANGE_NOTHING, HARMLESS
+from parc.importing.config import CHANGE_NOTHING, HARMLESS, read_config
 from parc.importing.families.known import KNOWN, family_of
 from parc.importing.importing import import_config
+from parc.importing.strategy import candidates
 from tests.importing.oracle import imported
-from tests.importing.small import DEEPSEEK, GEMMA, KIN, LLAMA3, SMALL, kin
+from tests.importing.small import DEEPSEEK, GEMMA, KIN, LLAMA3, SMALL, T5, YARN, kin
 
 LLAMA = kin("Llama", "llama")
 
@@ -170,3 +172,76 @@ def test_the_page_lists_families_and_harmless_keys() -> None:
         assert row == f"| {about} | {', '.join(f'`{key}`' for key in keys)} |"
     table = page[page.index("| family |") : page.index("Rotary positions may be")]
     assert [name for name in KNOWN if f"`{name}`" not in table or f"`{family_of(name).trained}`" not in table] == []
+
+
+def latent(**others: int) -> dict[str, Any]:
+    return kin("DeepseekV3", "deepseek_v3", **{**DEEPSEEK, **others})
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "told"),
+    [
+        ({**LLAMA, "rope_theta": 0}, "rope_theta", "must be a number above 0, got `0`"),
+        ({**LLAMA, "rms_norm_eps": -1}, "rms_norm_eps", "must be a number of at least 0, got `-1`"),
+        ({**LLAMA, "rms_norm_eps": 1e300}, "rms_norm_eps", "must be a number below 3.403e+38"),
+        ({**LLAMA, "initializer_range": -0.02}, "initializer_range", "must be a number of at least 0"),
+        ({**LLAMA, "vocab_size": 2**40}, "vocab_size", "must be a whole number of at least 1, below 2^31"),
+        ({**LLAMA, "rope_scaling": {**LLAMA3, "factor": 0.0}}, "factor", "`rope_scaling.factor` must be"),
+        ({**LLAMA, "rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor", "is not above"),
+        ({**LLAMA, "rope_theta": 1, "rope_scaling": YARN}, "rope_theta", "YaRN needs more than 1"),
+        ({**SMALL["phi3_long"], "original_max_position_embeddings": 1}, "original_max_position_embeddings", "least 2"),
+        (kin("Mistral", "mistral", sliding_window=-4), "sliding_window", "must be a whole number of at least 0"),
+        (kin("Mistral", "mistral", sliding_window=4.5), "sliding_window", "must be a whole number"),
+        (kin("Gemma2", "gemma2", **GEMMA, attn_logit_softcapping=0), "attn_logit_softcapping", "above 0"),
+        (latent(topk_group=5), "topk_group", "is 5 of the 4 groups"),
+        (latent(n_group=3), "n_group", "does not divide the 8 experts"),
+        (latent(num_experts_per_tok=5), "num_experts_per_tok", "is 5 of the 4"),
+        (latent(num_experts_per_tok=9), "num_experts_per_tok", "there are 8"),
+        ({**T5, "relative_attention_num_buckets": 6}, "relative_attention_num_buckets", "is 6, which is not 4 times"),
+        ({**T5, "relative_attention_max_distance": 4}, "relative_attention_max_distance", "8 buckets reach further"),
+    ],
+)  # fmt: skip
+def test_numbers_without_sense_are_told_at_their_key(config: dict[str, Any], key: str, told: str) -> None:
+    found = error(config)
+    text = json.dumps(config, indent=2)
+    assert found.code == "E1005" and found.span is not None and told in found.message
+    assert text[found.span.start : found.span.end] == f'"{key}"'
+
+
+def test_what_only_the_model_knows_is_told_of_the_configuration() -> None:
+    """Sizes that are fine by themselves, and make a tensor of more than 2^56 elements."""
+    found = error({**LLAMA, "hidden_size": 2**30, "head_dim": 2**28})
+    assert found.code == "E1005" and "describes no model" in found.message
+    assert found.span is not None and found.span.source == "config.json"
+
+
+def test_experts_that_no_layer_has_are_nowhere_in_the_job() -> None:
+    dense = kin("DeepseekV3", "deepseek_v3", **{**DEEPSEEK, "first_k_dense_replace": 4})
+    assert "experts" not in imported(dense).text.partition("\n")[2]
+
+
+def test_numbers_of_all_kinds_make_a_job_or_are_refused() -> None:
+    """A number of a configuration becomes another."""
+    rng = Random(20261129)
+    for _ in range(25):
+        name = rng.choice(list(SMALL))
+        config = json.loads(json.dumps(SMALL[name]))
+        at = rng.choice([config, *(v for v in config.values() if isinstance(v, dict))])
+        numbers = [k for k, v in at.items() if isinstance(v, int | float) and not isinstance(v, bool)]
+        if numbers:
+            at[rng.choice(numbers)] = rng.choice((-1, 0, 0.5, 1, 3, 2**40, 1e300))
+        try:
+            imported(config)
+        except ParcError as error:
+            for d in error.diagnostics:
+                assert d.code in ("E1004", "E1005") and d.span is not None and d.span.source == "config.json", (name, d)
+
+
+@pytest.mark.parametrize(("heads", "keys", "degrees"), [(4, 2, {1, 2}), (12, 2, {1, 2}), (16, 2, {1, 2, 4, 8})])
+def test_layers_are_split_as_their_heads_can_be(heads: int, keys: int, degrees: set[int]) -> None:
+    """Heads of keys, or the queries of each: both may be fewer than all heads have in common with a degree."""
+    config = {**LLAMA, "num_attention_heads": heads, "num_key_value_heads": keys, "head_dim": 8}
+    source = Source("config.json", json.dumps(config))
+    assert {d.tp for d in candidates(family_of("llama").describe(read_config(source)), 8)} == degrees
+    if heads == 4:
+        assert import_config(source, (4, "h100")).fits

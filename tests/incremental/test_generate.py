@@ -13,6 +13,7 @@ import parc
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc.cli import cli
+from parc.cli.generate import seen
 from runtime.generate.sampling import Sampling
 from runtime.generate.tokenizers import ByteTokens, HuggingFace
 from runtime.numpy import STORAGE
@@ -219,3 +220,21 @@ def test_hugging_face(tmp_path: Path) -> None:
     file = source(tmp_path, **{"v = 80": "v = 300", '  data text("text.txt")\n  decode': "  decode"})
     (text,) = parc.generate(file, ["to be"], 4, job="write", tokenizer=str(tmp_path / "tokenizer.json")).texts
     assert text.prompt_tokens == len(made.encode("to be").ids) and len(text.tokens) == 4
+
+
+def test_what_a_terminal_would_act_upon_is_not_written_to_one() -> None:
+    text = "a\x1b[2J\rb\tc\n\x07"
+    assert seen(text, terminal=False) == text
+    assert seen(text, terminal=True) == "a\ufffd[2J\ufffdb\tc\n\ufffd"
+
+
+def test_the_torch_engine_draws_the_same(tmp_path: Path) -> None:
+    """By two processes, greedy and drawn, chunks and single positions."""
+    pytest.importorskip("torch")
+    from runtime.torch.engine import Engine
+
+    file = source(tmp_path)
+    options = {"job": "write", "double": True, "params": {"tp": 2}, "temperature": 0.9, "top_k": 12, "seed": 5}
+    one = parc.generate(file, PROMPTS[:2], 6, **options)  # type: ignore[arg-type]
+    other = parc.generate(file, PROMPTS[:2], 6, engine=Engine(), **options)  # type: ignore[arg-type]
+    assert [t.tokens for t in one.texts] == [t.tokens for t in other.texts] and other.chunks == 4

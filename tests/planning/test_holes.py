@@ -106,3 +106,12 @@ def test_values_that_a_check_speaks_against_are_left_out() -> None:
     assert isinstance(found, FilledPlan) and "param open = 3" in found.text
     with pytest.raises(ParcError, match="E0217"):
         api.plan(Source("job.par", text.replace("open > 2", "open > 9")), within=None)
+
+
+def test_a_certificate_of_numbers_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is searched: what would be found is not thrown away."""
+    monkeypatch.setattr(api, "plan", lambda *_, **__: pytest.fail("it is searched"))
+    file = tmp_path / "job.par"
+    file.write_text(text())
+    result = CliRunner().invoke(cli, ["plan", str(file), "--certificate", str(tmp_path / "c.json")])
+    assert result.exit_code == 2 and "not of numbers that are left open" in result.stderr

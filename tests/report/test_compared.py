@@ -149,3 +149,12 @@ def test_the_command(tmp_path: Path) -> None:
     ):
         refused = CliRunner().invoke(cli, ["report", *words])
         assert refused.exit_code == 2 and message in refused.stderr, refused.stderr
+
+
+def test_a_file_with_several_jobs_is_named(tmp_path: Path) -> None:
+    job = "job {} {{\n  train m()\n}}\n"
+    for name, jobs in (("one.par", "a"), ("two.par", "ab")):
+        (tmp_path / name).write_text("model m {\n  loss 1.0\n}\n" + "".join(map(job.format, jobs)))
+    files = [str(tmp_path / n) for n in ("two.par", "one.par")]
+    told = CliRunner().invoke(cli, ["report", *files])
+    assert told.exit_code == 1 and "error[E0113]" in told.output and f"{files[0]}:7:" in told.output

@@ -156,6 +156,17 @@ def test_a_lost_offset_is_found() -> None:
         ("halves(dp) in block[0..2]", "E0441", "none of the iterations 2..4"),
         ("layout table[v, d] in block[0..2]", "E0413", "is not in"),
         ("recompute blok[0..2]", "E0404", "blok"),
+        ("implement block[2] by tensor_parallel_mlp(dp)", "E0420", "`block` is a loop"),
+        (
+            "implement block[2].mlp by tensor_parallel_mlp(dp)\n  implement block[2..4].mlp by tensor_parallel_mlp(dp)",
+            "E0420",
+            "`block[2].mlp` is implemented twice",
+        ),
+        (
+            "layout block.mlp.w1[d, f/dp] in block[0..2]\n  layout block.mlp.w1[d/dp, f] in block[1..3]",
+            "E0415",
+            "the layout of `block[1].mlp.w1` is given twice",
+        ),
     ],
 )
 def test_wrong_ones(rule: str, code: str, part: str) -> None:
@@ -164,6 +175,8 @@ def test_wrong_ones(rule: str, code: str, part: str) -> None:
         parc.compile(Source("main.par", text("dp = 2", ("split b on dp", rule)) + tactic))
     assert [d.code for d in caught.value.diagnostics] == [code]
     assert part in caught.value.diagnostics[0].message
+    for d in caught.value.diagnostics:  # pieces of a loop are named as rules name them
+        assert "block_" not in " ".join([d.message, d.help or "", *(note for note, _ in d.notes)])
 
 
 def test_updates_by_all_iterations_together_are_refused() -> None:

@@ -28,6 +28,7 @@ class Lifted:
     owner: int = -1
     taint: str = ""
     state: bool = False  # what a state of the model contains, in its memory
+    missed: float | None = None  # of a table with a cache: the share of rows that is not there
     carried: int | None = None  # a loop's carry: index of the result that it is in the next iteration
 
 

@@ -26,6 +26,7 @@ from compiler.ops.elementwise import Cast
 from compiler.ops.move import Move
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
+from compiler.ops.rows import ReadRows
 from compiler.origin import Role
 from compiler.program import Program, StateDecl
 from compiler.regions.marks import Regions
@@ -105,13 +106,32 @@ class _Lift:
 
     def lift(self, instr: Node) -> None:
         if rows_elsewhere(instr):  # of a table in another memory: beside computation
-            self.add(instr, rows_work(instr, self.body.nodes, self.lifter.sizes))
+            self.rows(instr)
             return
         op = type(instr.op)
         way = _WAYS.get(op)
         if way is None:
             way = _WAYS[op] = _way(op)
         way(self, instr)
+
+    def rows(self, instr: Node) -> None:
+        """Rows of a table in another memory. With a cache a part of them moves; all are read, or renewed, here.
+
+        What the model has taken is there when the update renews it: of weights nothing is fetched for that.
+        """
+        nodes, sizes, table = self.body.nodes, self.lifter.sizes, self.values[instr.inputs[0].name]
+        if table.missed is None:
+            self.add(instr, rows_work(instr, nodes, sizes))
+            return
+        share = 0.0 if isinstance(instr.op, ReadRows) and table.taint == "weights" else table.missed
+        if share:
+            self.add(instr, rows_work(instr, nodes, sizes, share))
+        fetched = {len(self.drafts) - 1} if share and instr.op.renews is None else set()
+        self.vector(instr)
+        draft = self.drafts[-1]
+        draft.deps |= fetched
+        draft.memory = FIRST
+        self.values[instr.output.name].missed = table.missed if instr.op.renews == 0 else None
 
     def leaf(self, instr: Node) -> None:
         self.define(instr.outputs[0], -1, "constant")
@@ -125,7 +145,8 @@ class _Lift:
         assert isinstance(op, comm.Comm)
         source, target = self.values[instr.inputs[0].name].type, self.lifter.value(instr.outputs[0]).type
         rows = op.volume(source, target, self.lifter.sizes)
-        self.add(instr, Collective(op.mnemonic, op.over(), rows, ITEMSIZE[source.dtype], "activations"))
+        size = ITEMSIZE[source.dtype]
+        self.add(instr, Collective(op.mnemonic, op.over(), rows, size, "activations", aside=op.aside))
 
     def is_free_cast(self, instr: Node) -> bool:
         source = self.values[instr.inputs[0].name]
@@ -146,6 +167,7 @@ class _Lift:
         else:
             value = self.define(instr.outputs[0], ins[0].owner, ins[0].taint)
             value.root, value.carried, value.state = ins[0].root, ins[0].carried, ins[0].state
+            value.missed = ins[0].missed
         self.views.setdefault(value.owner, []).append(value)
 
     def add(self, instr: Node, work: Work | None = None) -> Draft:
@@ -308,7 +330,10 @@ class _Lift:
             state = self.lifter.states.get(op.name)
             taint = TAINTS.get(state.role, "") if state else ""
             var = instr.outputs[0]
-            self.define(var, -1, taint).state = state is not None and state.role is Role.STATE
+            value = self.define(var, -1, taint)
+            value.state = state is not None and state.role is Role.STATE
+            if state is not None and state.cache is not None:
+                value.missed = 1 - state.cache.hit(value.type.dims[0].size)
         elif isinstance(op, effects.Accumulate):
             value = self.values[instr.inputs[0].name]
             memory = instr.inputs[0].memory

@@ -22,8 +22,10 @@ def rows_elsewhere(instr: Node) -> bool:
     return at is not None and instr.inputs[at].memory != FIRST
 
 
-def rows_touched(instr: Node, nodes: Sequence[Node], sizes: Mapping[str, int], itemsize: int = 8) -> int:
-    """Bytes that a device reads, or renews, of the table of one of `BY_ROW`: whole grains of its memory for each row.
+def rows_touched(
+    instr: Node, nodes: Sequence[Node], sizes: Mapping[str, int], itemsize: int = 8, memory: str = FIRST
+) -> int:
+    """Bytes that a device reads, or renews, of the table of one of `BY_ROW`: whole grains of a memory for each row.
 
     Where devices have pieces of the table each has its part of what is asked for: numbers are as likely here as there.
     Slots are as many for each part as a step can ask for at most: all of it, unless there are not so many rows.
@@ -32,6 +34,7 @@ def rows_touched(instr: Node, nodes: Sequence[Node], sizes: Mapping[str, int], i
         nodes: those of its body.
         sizes: of mesh axes.
         itemsize: bytes that an element is read in at most.
+        memory: where the rows are.
     """
     op, table, *others = instr.op, *instr.inputs
     assert isinstance(op, BY_ROW)
@@ -48,14 +51,15 @@ def rows_touched(instr: Node, nodes: Sequence[Node], sizes: Mapping[str, int], i
         if slots >= table.type.dims[at].size:
             parts = 1
     rows = min(of.elements / parts, here.elements) / row
-    return row_bytes(table.memory, rows, row * min(ITEMSIZE[here.dtype], itemsize))
+    return row_bytes(memory, rows, row * min(ITEMSIZE[here.dtype], itemsize))
 
 
-def rows_work(instr: Node, nodes: Sequence[Node], sizes: Mapping[str, int]) -> Copy | Hosted:
-    """Of a node whose operand 0 rests elsewhere; nodes: those of its body; sizes: of mesh axes."""
+def rows_work(instr: Node, nodes: Sequence[Node], sizes: Mapping[str, int], share: float = 1.0) -> Copy | Hosted:
+    """Of a node whose operand 0 rests elsewhere; nodes: those of its body; sizes: of mesh axes; share: of the rows,
+    those that move."""
     table, place = instr.inputs[0], instr.inputs[1].memory
     back = instr.op.renews == 0
-    size = rows_touched(instr, nodes, sizes)
+    size = round(share * rows_touched(instr, nodes, sizes, memory=table.memory))
     if table.memory == place:  # and what is made of them, all of which is written there, or read
         moved = instr.inputs[1] if back else instr.output
         of = local_type(moved.type, moved.layout, sizes)

@@ -79,6 +79,7 @@ class Collective:
     copies: of an all-to-all: so many of its elements are copies of one, or are added up to one where they arrive.
     places: so many of those were made first, and copied again, or are added up last (0: it is not done in two steps).
     beside: products of attention's core that need nothing else of other devices, or of which it is the result.
+    aside: on a stream of its own; nothing waits for it but what reads it.
     """
 
     op: str
@@ -90,6 +91,7 @@ class Collective:
     copies: int = 1
     places: int = 0
     beside: tuple[Product, ...] = ()
+    aside: bool = False
 
     @property
     def comm(self) -> type[Comm]:

@@ -35,6 +35,7 @@ from compiler.memory.tiers import FIRST
 from compiler.model import Device
 from compiler.origin import Role, within
 from compiler.program import DeviceClass, StateDecl, listed
+from compiler.row_caches import cache_bytes
 from compiler.strategy import ShardRule, Strategy
 from dsl.data import dataclass
 
@@ -112,6 +113,8 @@ def states(cls: DeviceClass, shards: Shards, of: Footprint, dtype: str) -> State
         stored = ITEMSIZE[s.type.dtype]
         mixed = s.type.is_float and ITEMSIZE[dtype] < stored
         if s.memory != FIRST:
+            if s.cache is not None:
+                keep(s.role, s.name, cache_bytes(s, shards.sizes))
             continue
         if s.role is Role.STATE:
             found.setdefault(Role.STATE, [])

@@ -110,9 +110,12 @@ class Pricer:
             seconds = collective_seconds(work, machine, cal)
             level = machine.outermost(work.axes)
             sent = sent_bytes(work, machine, cal)
-            if work.role == "activations":  # computation waits for what is not hidden in its products
+            if (
+                work.role == "activations" and not work.aside
+            ):  # computation waits for what is not hidden in its products
                 seconds -= self._hidden(work, seconds, cal)
-            blocking = update or work.role in ("activations", "stages") or cal.prefetch <= 0
+            waits = work.role in ("activations", "stages") or cal.prefetch <= 0
+            blocking = update or (waits and not work.aside)
             ps, axes = picoseconds(seconds), Over(in_mesh_order(work.axes, machine.sizes))
             inner: tuple[float, ...] = ()
             if level and work.comm.pattern is not Pattern.NEIGHBOURS:

@@ -50,9 +50,10 @@ def place_call(region: GraphPlacer, node: Node, op: Call) -> None:
 def _placed(region: GraphPlacer, op: Call, given: Sequence[Given]) -> Graph:
     """The function with operands of these layouts; the first keeps the names of its values."""
     shared, body = region.shared, op.body
-    if any(key[0] == id(body) for key in shared.functions):
+    if id(body) in shared.once:
         body = copy_graph(body, shared.names, lambda v: (v.name, v.origin))
         body = replace(body, name=shared.names.fresh(body.name))
+    shared.once.add(id(op.body))
     inner = GraphPlacer(shared, region.cls, region.axes)
     inner.path = op.at
     for v, (layout, wanted) in zip(body.inputs, given, strict=True):

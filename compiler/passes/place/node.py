@@ -44,8 +44,8 @@ def place_node(region: GraphPlacer, node: Node) -> None:
     stated = region.rules.override(node.outputs[0].name, node.outputs[0].type, region.cls)
     if stated is not None and stated != region.natural(node.outputs[0]):
         got = region.demand(node.outputs[0], stated)
-        versions = region.versions[node.outputs[0].name]
-        region.versions[node.outputs[0].name] = [v for v in versions if v.value is got]
+        versions = region.changing(node.outputs[0].name)
+        versions[:] = [v for v in versions if v.value is got]
 
 
 def _apart(region: GraphPlacer, node: Node) -> Node:

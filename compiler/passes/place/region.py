@@ -103,6 +103,7 @@ class Shared:
     contents: dict[str, Layout] = field(default_factory=dict)  # what loops leave in states, as these lie
     gradient_storage: dict[str, Layout] = field(default_factory=dict)  # by weight, where it is sharded
     functions: dict[tuple[object, ...], Graph] = field(default_factory=dict)  # as they are placed (`call`)
+    once: set[int] = field(default_factory=set)  # those that were placed already, by the identity of what was placed
 
     def refuse(self, state: State) -> None:
         """Report that no micro-batch can make what the state contains afterwards."""
@@ -137,6 +138,7 @@ class GraphPlacer:
         self.sizes = shared.rules.sizes
         self.nodes: list[Node] = []
         self.versions: dict[str, list[Version]] = {}
+        self.undo: dict[str, tuple[Version, ...]] | None = None  # during an attempt: what versions were before it
         self.constants: set[str] = set()
         self.lazy: dict[str, Node] = {}
         self.weights: dict[str, Layout] = {}  # weights and their casts -> compute layout
@@ -151,11 +153,31 @@ class GraphPlacer:
 
     # --- what is there ---------------------------------------------------------------------------
 
+    def changing(self, name: str) -> list[Version]:
+        """The versions of a value, of which some are to be added or left out. An attempt can be taken back."""
+        if self.undo is not None and name not in self.undo:
+            self.undo[name] = tuple(self.versions.get(name, ()))
+        return self.versions.setdefault(name, [])
+
+    def attempt(self) -> None:
+        """From here on it is remembered what versions were."""
+        self.undo = {}
+
+    def take_back(self) -> None:
+        """Versions are what they were when the attempt began; another one begins."""
+        assert self.undo is not None
+        for name, before in self.undo.items():
+            if before:
+                self.versions[name] = list(before)
+            else:
+                del self.versions[name]
+        self.undo = {}
+
     def define(self, value: Value, layout: Layout) -> None:
         """`value` exists in `layout`."""
         self.shared.layouts[value.name] = layout
         size = local_type(value.type, layout, self.sizes).bytes
-        self.versions.setdefault(value.name, []).append(Version(layout, value, size))
+        self.changing(value.name).append(Version(layout, value, size))
         total = self.whole.get(value.name) or self.whole.get(
             (value.origin.phase is Phase.AGAIN and value.origin.of) or ""
         )
@@ -166,7 +188,7 @@ class GraphPlacer:
         """The value exists of the whole batch, too."""
         layout = self.shared.layouts[total.name]
         size = local_type(total.type, layout, self.sizes).bytes
-        self.versions[value.name].append(Version(layout, total, size))
+        self.changing(value.name).append(Version(layout, total, size))
 
     def layouts(self, value: Value) -> list[tuple[Layout, int]]:
         """Layouts (and bytes of a piece) to reckon with when a reader's cost is compared; none for constants."""
@@ -174,7 +196,7 @@ class GraphPlacer:
         if name in self.preferred:
             wanted = self.preferred.pop(name)
             got = self.demand(value, wanted)
-            self.versions[name] = [v for v in self.versions[name] if v.value is got]
+            self.changing(name)[:] = [v for v in self.versions[name] if v.value is got]
         if name in self.weights:
             layout = self.weights[name]
             return [(layout, local_type(value.type, layout, self.sizes).bytes)]
@@ -227,7 +249,7 @@ class GraphPlacer:
         param = value if name == value.name else renamed(value, name)
         self.extra.append((got, param))
         self.shared.layouts[name] = layout
-        self.versions.setdefault(value.name, []).append(Version(layout, param, 0))
+        self.changing(value.name).append(Version(layout, param, 0))
         return param
 
     def _compute(self, node: Node, value: Value, layout: Layout) -> Value:
@@ -260,7 +282,7 @@ class GraphPlacer:
         self.nodes.append(Node(op, tuple(inputs), (out,), node.span))
         self.shared.layouts[out.name] = layout
         piece = local_type(value.type, layout, self.sizes).bytes
-        self.versions.setdefault(value.name, []).append(Version(layout, out, piece))
+        self.changing(value.name).append(Version(layout, out, piece))
         return out
 
     def _even(self, loop_size: int, axes: Sequence[str], dim_size: int) -> bool:
@@ -282,7 +304,7 @@ class GraphPlacer:
         self.nodes.append(Node(Relayout(layout), (source.value,), (out,), self.span))
         self.shared.layouts[out.name] = layout
         piece = local_type(value.type, layout, self.sizes).bytes
-        versions.append(Version(layout, out, piece))
+        self.changing(value.name).append(Version(layout, out, piece))
         cost = self._cost(value, source.layout, layout)
         if cost:
             self.shared.moves.append(RelayoutRecord(value.name, out.name, self.reader, source.layout, layout, cost))

@@ -10,7 +10,7 @@ from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Rename
 from compiler.passes.place.node import place_node
-from compiler.passes.place.region import GradMark, GraphPlacer, Version
+from compiler.passes.place.region import GradMark, GraphPlacer
 from dsl.data import dataclass
 
 _TRIALS = 3
@@ -35,20 +35,19 @@ class _Before:
     moves: int
     findings: int
     reported: frozenset[tuple[str, str]]
-    versions: dict[str, list[Version]]
 
     @staticmethod
     def of(region: GraphPlacer) -> _Before:
         shared = region.shared
-        versions = {k: list(v) for k, v in region.versions.items()}
+        region.attempt()
         nodes, choices, moves = len(region.nodes), len(shared.choices), len(shared.moves)
-        return _Before(nodes, choices, moves, len(shared.diagnostics), frozenset(shared.rules.reported), versions)
+        return _Before(nodes, choices, moves, len(shared.diagnostics), frozenset(shared.rules.reported))
 
     def restore(self, region: GraphPlacer) -> None:
         del region.nodes[self.nodes :], region.shared.choices[self.choices :], region.shared.moves[self.moves :]
         region.shared.diagnostics.forget(self.findings)
         region.rules.reported = set(self.reported)
-        region.versions = {k: list(v) for k, v in self.versions.items()}
+        region.take_back()
 
 
 def place_repeat(region: GraphPlacer, node: Node) -> None:
@@ -68,6 +67,7 @@ def place_repeat(region: GraphPlacer, node: Node) -> None:
         layouts = better
         before.restore(region)
         trial = _try(region, node, op, layouts)
+    region.undo = None
     _finish(region, node, op, trial, layouts)
 
 

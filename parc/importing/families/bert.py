@@ -44,7 +44,7 @@ def describe(config: Config) -> Described:
         config.only(key, value)
     width, positions = config.integer("intermediate_size", 3072), config.integer("max_position_embeddings", 512)
     layers, vocab = config.layers("num_hidden_layers", 12), config.integer("vocab_size", 30522)
-    std = config.number("initializer_range", 0.02)
+    std = config.weight("initializer_range", 0.02)
     rates = {
         "drop": config.share("hidden_dropout_prob", 0.1),
         "attention_drop": config.share("attention_probs_dropout_prob", 0.1),
@@ -57,7 +57,7 @@ def describe(config: Config) -> Described:
         "width": width,
         "positions": positions,
         "kinds": config.integer("type_vocab_size", 2),
-        "eps": config.number("layer_norm_eps", 1e-12),
+        "eps": config.weight("layer_norm_eps", 1e-12),
         **{name: rate for name, rate in rates.items() if rate},
     }
     other = unless(std, 0.02)

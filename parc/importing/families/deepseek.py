@@ -53,15 +53,24 @@ def describe(config: Config) -> Described:
     rotary = read_rotary(config, turned, 10000.0, positions)
     layers, first = config.layers("num_hidden_layers"), config.integer("first_k_dense_replace", 3, 0)
     kinds = [LayerKind("dense" if i < first else "experts", rotary, 0, i >= first) for i in range(layers)]
-    queries = int(config.optional("q_lora_rank", 1536) or 0)
+    queries = config.size("q_lora_rank", 1536)
     kr = "kr~" if config.flag("rope_interleave", True) else "kr"
     latent = {**LATENT, **(QUERIES if queries else PLAIN_QUERIES)}
     norm = "rms_norm_1" if queries else "rms_norm"
     attention = {name: text.replace("{kr}", kr).replace("{norm}", norm) for name, text in latent.items()}
     groups, limit = config.integer("n_group", 8), config.integer("topk_group", 4)
+    experts, active = (
+        config.integer("n_routed_experts", 256),
+        config.active("num_experts_per_tok", 8, "n_routed_experts", 256),
+    )
+    config.divides("n_group", groups, experts, f"the {experts} experts")
+    if limit > groups:
+        config.wrong("topk_group", f"is {limit} of the {groups} groups")
+    if active > limit * experts // groups:
+        config.wrong("num_experts_per_tok", f"is {active} of the {limit * experts // groups} experts of {limit} groups")
     grouped = {"groups": groups, "limit": limit} if groups > limit else {}
     renormalised = {"renormalise": True} if config.flag("norm_topk_prob", True) else {}
-    scale, width = config.number("routed_scaling_factor", 2.5), config.integer("moe_intermediate_size", 2048)
+    scale, width = config.positive("routed_scaling_factor", 2.5), config.integer("moe_intermediate_size", 2048)
     tied = config.flag("tie_word_embeddings", False)
     return described(
         Decoder(
@@ -75,12 +84,12 @@ def describe(config: Config) -> Described:
             ),
             kinds=kinds,
             positions=positions,
-            eps=config.number("rms_norm_eps", 1e-6),
+            eps=config.weight("rms_norm_eps", 1e-6),
             tied=tied,
             names=lambda kind: {**attention, **NORMS, **(EXPERTS if kind.mixed else MLP)},
             outer=ends(tied),
             attention=dropped(config),
-            std=config.number("initializer_range", 0.02),
+            std=config.weight("initializer_range", 0.02),
             latent=Latent(
                 queries,
                 config.integer("kv_lora_rank", 512),
@@ -90,8 +99,8 @@ def describe(config: Config) -> Described:
                 rotary.mscale**2,
             ),
             mixture=Mixture(
-                config.integer("n_routed_experts", 256),
-                config.integer("num_experts_per_tok", 8),
+                experts,
+                active,
                 width,
                 {
                     "sigmoid": True,
@@ -101,7 +110,7 @@ def describe(config: Config) -> Described:
                     "correction": SPEED,
                 },
                 shared=width * config.integer("n_shared_experts", 1),
-                balance=config.number("aux_loss_alpha", 0.0),
+                balance=config.weight("aux_loss_alpha", 0.0),
             ),
             notes=(f"Without its {later} layer(s) that predict further tokens.",) if later else (),
         )

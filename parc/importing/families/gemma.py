@@ -43,7 +43,7 @@ def describe_gemma3(config: Config) -> Described:
     pattern = config.integer("sliding_window_pattern", config.integer("_sliding_window_pattern", 6))
     size, both = found.size, config.part("rope_parameters")
     scaled = config.part("rope_scaling")
-    theta, local = config.number("rope_theta", 1e6), config.number("rope_local_base_freq", 10000.0)
+    theta, local = config.positive("rope_theta", 1e6), config.positive("rope_local_base_freq", 10000.0)
     kinds = {
         FULL: rotary_of((both.part(FULL) if both else None) or scaled, config, size, theta, positions),
         SLIDING: rotary_of(both.part(SLIDING) if both else None, config, size, local, positions),
@@ -68,13 +68,13 @@ def _described(
     config.only("use_bidirectional_attention", False)
     layers = config.layers("num_hidden_layers")
     usual = [FULL if (i + 1) % pattern == 0 else SLIDING for i in range(layers)]
-    window = int(config.optional("sliding_window", 4096) or 0)
+    window = config.size("sliding_window", 4096)
     kinds = {
         FULL: LayerKind("full", rotary[FULL]),
         SLIDING: LayerKind("local", rotary[SLIDING], window if window < positions else 0),
     }
     bias, tied = config.flag("attention_bias", False), config.flag("tie_word_embeddings", True)
-    scalar = config.number("query_pre_attn_scalar", 256)
+    scalar = config.positive("query_pre_attn_scalar", 256)
     capped = config.optional("attn_logit_softcapping", cap)
     names = {**ATTENTION, **NORMS, **MLP, **(HEAD_NORMS if headed else {})}
     names |= {**ATTENTION_BIAS, **RESULT_BIAS} if bias else {}
@@ -83,7 +83,7 @@ def _described(
             sizes=found,
             kinds=[kinds[name] for name in layer_types(config, layers, usual)],
             positions=positions,
-            eps=config.number("rms_norm_eps", 1e-6),
+            eps=config.weight("rms_norm_eps", 1e-6),
             tied=tied,
             names=lambda kind: names,
             outer=ends(tied),
@@ -97,7 +97,7 @@ def _described(
                 **dropped(config),
             },
             around=True,
-            std=config.number("initializer_range", 0.02),
+            std=config.weight("initializer_range", 0.02),
             embedded="sqrt(hidden)",
             bound=config.optional("final_logit_softcapping", bound) or 0.0,
         )

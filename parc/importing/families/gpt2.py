@@ -42,7 +42,7 @@ def describe(config: Config) -> Described:
     config.only("add_cross_attention", False)
     config.only("tie_word_embeddings", True)
     config.ignore("reorder_and_upcast_attn", "n_ctx", "n_special", "predict_special_tokens")
-    positions, std = config.integer("n_positions", 1024), config.number("initializer_range", 0.02)
+    positions, std = config.integer("n_positions", 1024), config.weight("initializer_range", 0.02)
     layers, vocab = config.layers("n_layer", 12), config.integer("vocab_size", 50257)
     rates = {
         "drop": config.share("resid_pdrop", 0.1),
@@ -56,7 +56,7 @@ def describe(config: Config) -> Described:
         "heads": heads,
         "width": width,
         "positions": positions,
-        "eps": config.number("layer_norm_epsilon", 1e-5),
+        "eps": config.weight("layer_norm_epsilon", 1e-5),
         **{name: rate for name, rate in rates.items() if rate},
     }
     other = unless(std, 0.02)

@@ -40,7 +40,7 @@ def describe(config: Config) -> Described:
     config.ignore("output_router_logits", "initial_context_length", "experts_per_token")
     positions = config.integer("max_position_embeddings", 131072)
     rotary = read_rotary(config, found.size, 150000.0, positions)
-    layers, window = config.layers("num_hidden_layers"), int(config.optional("sliding_window", 128) or 0)
+    layers, window = config.layers("num_hidden_layers"), config.size("sliding_window", 128)
     kinds = {FULL: LayerKind("full", rotary, 0, True), SLIDING: LayerKind("local", rotary, window, True)}
     usual = [FULL if (i + 1) % 2 == 0 else SLIDING for i in range(layers)]
     tied, bias = config.flag("tie_word_embeddings", False), config.flag("attention_bias", True)
@@ -50,18 +50,18 @@ def describe(config: Config) -> Described:
             sizes=found,
             kinds=[kinds[name] for name in layer_types(config, layers, usual)],
             positions=positions,
-            eps=config.number("rms_norm_eps", 1e-5),
+            eps=config.weight("rms_norm_eps", 1e-5),
             tied=tied,
             names=lambda kind: names,
             outer=ends(tied),
             attention={**({"bias": True, "out_bias": True} if bias else {}), "sinks": True, **dropped(config)},
-            std=config.number("initializer_range", 0.02),
+            std=config.weight("initializer_range", 0.02),
             mixture=Mixture(
                 config.integer("num_local_experts", 128),
-                config.integer("num_experts_per_tok", config.integer("experts_per_token", 4)),
+                config.active("num_experts_per_tok", config.integer("experts_per_token", 4), "num_local_experts", 128),
                 found.width,
                 {"renormalise": True, "bounded": True, "router_bias": True},
-                balance=config.number("router_aux_loss_coef", 0.001),
+                balance=config.weight("router_aux_loss_coef", 0.001),
             ),
         )
     )

@@ -80,12 +80,12 @@ def windowed(config: Config, rotary: RotaryKind, mixed: bool = False) -> list[La
     """Layers of which those from `max_window_layers` on have a window, if it is used (Qwen)."""
     layers = config.layers("num_hidden_layers")
     used = config.flag("use_sliding_window", False)
-    window = config.optional("sliding_window", 4096)
+    window = config.size("sliding_window", 4096)
     first = config.integer("max_window_layers", 28, 0)
     usual = [SLIDING if used and window and i >= first else FULL for i in range(layers)]
     kinds = {
         FULL: LayerKind("full", rotary, 0, mixed),
-        SLIDING: LayerKind("local", rotary, int(window or 0) if used else 0, mixed),
+        SLIDING: LayerKind("local", rotary, window if used else 0, mixed),
     }
     return [kinds[name] for name in layer_types(config, layers, usual)]
 
@@ -113,13 +113,13 @@ def describe(config: Config) -> Described:
             sizes=found,
             kinds=[kind] * config.layers("num_hidden_layers"),
             positions=positions,
-            eps=config.number("rms_norm_eps", 1e-6),
+            eps=config.weight("rms_norm_eps", 1e-6),
             tied=tied,
             names=lambda kind: names,
             outer=ends(tied),
             mlp_options={"bias": True} if mlp_bias else {},
             attention={**({"bias": True, "out_bias": True} if bias else {}), **dropped(config)},
-            std=config.number("initializer_range", 0.02),
+            std=config.weight("initializer_range", 0.02),
         )
     )
 

@@ -28,10 +28,10 @@ def describe_mixtral(config: Config) -> Described:
     config.only("router_jitter_noise", 0.0)
     mixture = Mixture(
         config.integer("num_local_experts", 8),
-        config.integer("num_experts_per_tok", 2),
+        config.active("num_experts_per_tok", 2, "num_local_experts", 8),
         config.integer("intermediate_size", 14336),
         {"renormalise": True},
-        balance=config.number("router_aux_loss_coef", 0.001),
+        balance=config.weight("router_aux_loss_coef", 0.001),
     )
     return _described(config, None, 1e6, 1e-5, mixture)
 
@@ -43,7 +43,7 @@ def _described(config: Config, window: int | None, theta: float, eps: float, mix
     positions = config.integer("max_position_embeddings", 4096 * 32)
     tied = config.flag("tie_word_embeddings", False)
     rotary = read_rotary(config, found.size, theta, positions)
-    seen = int(config.optional("sliding_window", window) or 0)
+    seen = config.size("sliding_window", window)
     kind = LayerKind("block", rotary, seen if seen < positions else 0, mixture is not None)
     names = {**ATTENTION, **NORMS, **(EXPERTS if mixture else MLP)}
     return described(
@@ -51,12 +51,12 @@ def _described(config: Config, window: int | None, theta: float, eps: float, mix
             sizes=found,
             kinds=[kind] * config.layers("num_hidden_layers"),
             positions=positions,
-            eps=config.number("rms_norm_eps", eps),
+            eps=config.weight("rms_norm_eps", eps),
             tied=tied,
             names=lambda kind: names,
             outer=ends(tied),
             attention=dropped(config),
-            std=config.number("initializer_range", 0.02),
+            std=config.weight("initializer_range", 0.02),
             mixture=mixture,
         )
     )

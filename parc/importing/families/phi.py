@@ -29,19 +29,19 @@ def describe(config: Config) -> Described:
     config.ignore("original_max_position_embeddings")
     tied = config.flag("tie_word_embeddings", False)
     rotary = read_rotary(config, found.size, 10000.0, positions)
-    window = int(config.optional("sliding_window", None) or 0)
+    window = config.size("sliding_window", None)
     kind = LayerKind("block", rotary, window if window < positions else 0)
     return described(
         Decoder(
             sizes=found,
             kinds=[kind] * config.layers("num_hidden_layers"),
             positions=positions,
-            eps=config.number("rms_norm_eps", 1e-5),
+            eps=config.weight("rms_norm_eps", 1e-5),
             tied=tied,
             names=lambda kind: {**FUSED, **NORMS},
             outer=ends(tied),
             attention=dropped(config),
-            std=config.number("initializer_range", 0.02),
+            std=config.weight("initializer_range", 0.02),
             drop=config.share("resid_pdrop"),
         )
     )

@@ -42,12 +42,12 @@ def describe_qwen2(config: Config) -> Described:
             sizes=found,
             kinds=windowed(config, read_rotary(config, found.size, 10000.0, positions)),
             positions=positions,
-            eps=config.number("rms_norm_eps", 1e-6),
+            eps=config.weight("rms_norm_eps", 1e-6),
             tied=tied,
             names=lambda kind: names,
             outer=ends(tied),
             attention={"bias": True, **dropped(config)},
-            std=config.number("initializer_range", 0.02),
+            std=config.weight("initializer_range", 0.02),
         )
     )
 
@@ -58,7 +58,7 @@ def describe_qwen3(config: Config) -> Described:
     config.only("hidden_act", "silu")
     positions = config.integer("max_position_embeddings", 32768)
     tied, bias = config.flag("tie_word_embeddings", False), config.flag("attention_bias", False)
-    eps = config.number("rms_norm_eps", 1e-6)
+    eps = config.weight("rms_norm_eps", 1e-6)
     names = {**ATTENTION, **HEAD_NORMS, **NORMS, **MLP, **({**ATTENTION_BIAS, **RESULT_BIAS} if bias else {})}
     return described(
         Decoder(
@@ -75,7 +75,7 @@ def describe_qwen3(config: Config) -> Described:
                 "eps": "eps",
                 **dropped(config),
             },
-            std=config.number("initializer_range", 0.02),
+            std=config.weight("initializer_range", 0.02),
         )
     )
 
@@ -86,7 +86,7 @@ def describe_mixture(config: Config) -> Described:
     config.only("hidden_act", "silu")
     config.ignore("output_router_logits", "max_window_layers")
     config.only("use_sliding_window", False)
-    config.optional("sliding_window", 4096)
+    config.size("sliding_window", 4096)
     positions = config.integer("max_position_embeddings", 32768)
     tied, bias = config.flag("tie_word_embeddings", False), config.flag("attention_bias", False)
     rotary = read_rotary(config, found.size, 10000.0, positions)
@@ -102,7 +102,7 @@ def describe_mixture(config: Config) -> Described:
             sizes=found,
             kinds=kinds,
             positions=positions,
-            eps=config.number("rms_norm_eps", 1e-6),
+            eps=config.weight("rms_norm_eps", 1e-6),
             tied=tied,
             names=lambda kind: {**attention, **(EXPERTS if kind.mixed else MLP)},
             outer=ends(tied),
@@ -112,13 +112,13 @@ def describe_mixture(config: Config) -> Described:
                 "eps": "eps",
                 **dropped(config),
             },
-            std=config.number("initializer_range", 0.02),
+            std=config.weight("initializer_range", 0.02),
             mixture=Mixture(
                 config.integer("num_experts", 128),
-                config.integer("num_experts_per_tok", 8),
+                config.active("num_experts_per_tok", 8, "num_experts", 128),
                 config.integer("moe_intermediate_size", 768),
                 {"renormalise": True} if renormalised else {},
-                balance=config.number("router_aux_loss_coef", 0.001),
+                balance=config.weight("router_aux_loss_coef", 0.001),
             ),
         )
     )

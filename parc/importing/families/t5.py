@@ -49,10 +49,16 @@ def describe(config: Config) -> Described:
     config.ignore("dense_act_fn", "is_gated_act", "n_positions")
     config.only("is_encoder_decoder", True)
     config.only("is_decoder", False)
-    tied, factor = config.flag("tie_word_embeddings", True), config.number("initializer_factor", 1.0)
+    tied, factor = config.flag("tie_word_embeddings", True), config.positive("initializer_factor", 1.0)
     # transformers 5 ties all, and says apart whether what goes into the head is scaled: up to then, where it was tied
     scaled = config.flag("scale_decoder_outputs", tied)
     rates = {"drop": config.share("dropout_rate", 0.1)}
+    buckets = config.integer("relative_attention_num_buckets", 32)
+    farthest = config.integer("relative_attention_max_distance", 128)
+    if buckets % 4:
+        config.wrong("relative_attention_num_buckets", f"is {buckets}, which is not 4 times a whole number")
+    if farthest <= buckets // 2:
+        config.wrong("relative_attention_max_distance", f"is {farthest}; {buckets} buckets reach further")
     params = {
         "layers": layers,
         "decoder_layers": config.layers("num_decoder_layers", layers),
@@ -61,9 +67,9 @@ def describe(config: Config) -> Described:
         "heads": heads,
         "head_size": size,
         "width": width,
-        "buckets": config.integer("relative_attention_num_buckets", 32),
-        "farthest": config.integer("relative_attention_max_distance", 128),
-        "eps": config.number("layer_norm_epsilon", 1e-6),
+        "buckets": buckets,
+        "farthest": farthest,
+        "eps": config.weight("layer_norm_epsilon", 1e-6),
         "std": f"{factor!r} / sqrt(hidden)",
         **{name: rate for name, rate in rates.items() if rate},
     }

@@ -40,7 +40,7 @@ def describe(config: Config) -> Described:
     size, patch = config.integer("image_size", 224), config.integer("patch_size", 16)
     config.divides("patch_size", patch, size, f"images of {size}")
     width, layers = config.integer("intermediate_size", 3072), config.layers("num_hidden_layers", 12)
-    std, labels = config.number("initializer_range", 0.02), _labels(config)
+    std, labels = config.weight("initializer_range", 0.02), _labels(config)
     rates = {
         "drop": config.share("hidden_dropout_prob", 0.0),
         "attention_drop": config.share("attention_probs_dropout_prob", 0.0),
@@ -54,7 +54,7 @@ def describe(config: Config) -> Described:
         "patch_size": patch,
         "channels": config.integer("num_channels", 3),
         "labels": labels,
-        "eps": config.number("layer_norm_eps", 1e-12),
+        "eps": config.weight("layer_norm_eps", 1e-12),
         **{name: rate for name, rate in rates.items() if rate},
     }
     other = unless(std, 0.02)
