@@ -16,7 +16,7 @@ from compiler.ops.contract import Contract
 from compiler.ops.packed import Dequantise, Expand
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, within
-from compiler.strategy import StoreRule
+from compiler.strategy import StoreRule, Strategy
 from compiler.walk import graph_values
 from compiler.weight_format import BITS, KEPT, SCALE, SPARSE, WORDS, ZERO, PackedWeight, levels, replaced, unit
 from dsl.diagnostics import fail
@@ -238,3 +238,14 @@ def unpacked_in(graph: Graph, names: Mapping[str, str] | None = None) -> dict[st
         elif node.op.unpacks and node.inputs[0].name in known:
             found[node.output.name] = known[node.inputs[0].name]
     return found
+
+
+def of_parts(strategy: Strategy, stored: Sequence[PackedWeight]) -> Strategy:
+    """The strategy, which says of the parts of weights what it says of these: by `layout`, and by hand."""
+    parts = {s.name: tuple(s.parts.values()) for s in stored}
+    layouts = (replace(r, tensor=name) for r in strategy.layouts for name in parts.get(r.tensor, (r.tensor,)))
+    by_hand = (
+        replace(r, weights=tuple((name, dims) for w, dims in r.weights for name in parts.get(w, (w,))))
+        for r in strategy.implementations
+    )
+    return replace(strategy, layouts=tuple(layouts), implementations=tuple(by_hand))

@@ -104,9 +104,12 @@ def build_job(
         written = written or (model, other)
         model, other = implemented(model, plan.by_hand), other and implemented(other, plan.by_hand)
     if plan is not None and model is not None and plan.strategy.stores:
+        from compiler.stored import of_parts
+
         stores, given = plan.strategy.stores, (model, other)
         model, other = _try(session, lambda: _stored(stores, given, model)) or given
         written = written and _try(session, lambda: _stored(stores, written, model))
+        plan = replace(plan, strategy=of_parts(plan.strategy, model.stored))
     by_hand = model
     if plan is not None and model is not None and plan.strategy.zigzags:
         from compiler.evaluate.zigzags import check_decoded

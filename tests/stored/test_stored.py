@@ -105,6 +105,15 @@ def test_memory_is_that_of_the_packed_numbers() -> None:
     assert ITEMSIZE["uint32"] == 4
 
 
+def test_layouts_of_a_weight_are_those_of_its_parts() -> None:
+    text = "  mesh (tp = 2)\n  tensor_parallel(tp)\n  layout block.mlp.w1[d/tp, f]\n  store weights as int4(group = 32)"
+    program = lowered(text).program
+    shown = show(program)
+    assert "weight block.mlp.w1.words: uint32[block=2, d=4/tp, f=128]" in shown
+    assert "weight block.mlp.w1.scale: f64[block=2, d=1/tp, f=128]" in shown
+    assert verify(program) == () and prove_evaluation(lowered(text).training, program, 1).ok
+
+
 ODD = MODEL.replace("d = 64", "d = 36").replace(", 2)\n", ", 3)\n")
 
 
