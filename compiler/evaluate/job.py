@@ -24,6 +24,7 @@ from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Defined, Skip
 from compiler.graph import BEYOND_F32, FLOATS, Graph, Names
 from compiler.model import Cluster, DataSpec, Decoding, Job, Model, Precision, WeightUpdate
+from compiler.origin import within
 from compiler.readers import check_data
 from compiler.strategy import SERIAL, StoreRule
 from dsl import ast
@@ -103,6 +104,7 @@ def build_job(
 
         written = written or (model, other)
         model, other = implemented(model, plan.by_hand), other and implemented(other, plan.by_hand)
+    by_hand = model
     if plan is not None and model is not None and plan.strategy.stores:
         from compiler.stored import of_parts
 
@@ -110,7 +112,6 @@ def build_job(
         model, other = _try(session, lambda: _stored(stores, given, model)) or given
         written = written and _try(session, lambda: _stored(stores, written, model))
         plan = replace(plan, strategy=of_parts(plan.strategy, model.stored))
-    by_hand = model
     if plan is not None and model is not None and plan.strategy.zigzags:
         from compiler.evaluate.zigzags import check_decoded
         from compiler.ordered import ordered
@@ -253,12 +254,29 @@ def _stored(rules: Sequence[StoreRule], models: tuple[Model, Model | None], cut:
     """Both, with what is stored of weights. cut: the model in which the rules name scopes."""
     from compiler.stored import stored
 
-    for rule in rules if cut is not models[0] else ():
-        if rule.scope is not None and rule.scope != cut.whole(rule.scope):
-            message = f"`{cut.with_numbers(rule.scope)}` is some layers of a loop, whose weights rest in one tensor"
-            raise fail("E0472", message, rule.by or rule.span, help="name the loop without numbers: all layers alike")
+    if cut is not models[0]:
+        rules = _of_whole_loops(rules, cut)
     model, other = models
     return stored(model, rules), other and stored(other, rules)
+
+
+def _of_whole_loops(rules: Sequence[StoreRule], cut: Model) -> Sequence[StoreRule]:
+    """The rules for the model as it is written. Raises ParcError: E0472 for some layers of a loop that is cut."""
+    found: dict[tuple[StoreRule, Span], None] = {}
+    for rule in rules:
+        scope = rule.scope
+        piece = next((p for p in cut.pieces if scope is not None and within(scope, p.path)), None)
+        if piece is not None and scope is not None:
+            meant = {r.scope for r in rules if r.span == rule.span}
+            rest = scope[len(piece.path) :]
+            if any(p.path + rest not in meant for p in cut.pieces if p.of == piece.of):
+                message = f"`{cut.with_numbers(scope)}` is some layers of a loop, whose weights rest in one tensor"
+                raise fail(
+                    "E0472", message, rule.by or rule.span, help="name the loop without numbers: all layers alike"
+                )
+            rule = replace(rule, scope=cut.whole(scope))
+        found[rule, rule.span] = None
+    return [rule for rule, _ in found]
 
 
 def _cluster(session: Session, module: Module, task: ast.Task) -> Cluster | None:
