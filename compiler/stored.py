@@ -22,8 +22,9 @@ from compiler.weight_format import BITS, KEPT, SCALE, SPARSE, WORDS, ZERO, Packe
 from dsl.diagnostics import fail
 
 
-def stored(model: Model, rules: Sequence[StoreRule]) -> Model:
-    """The model with what the rules say of its matrices: weights that products alone take.
+def stored(model: Model, rules: Sequence[StoreRule], parts: dict[str, Value]) -> Model:
+    """The model with what the rules say of its matrices: weights that products alone take. parts: values by name that
+    models of one job share.
 
     Raises ParcError: E0471 for one that is trained, or does not divide into words or groups, E0472 for a rule of some
     layers of a loop, E0542 for one that finds no matrix.
@@ -43,7 +44,7 @@ def stored(model: Model, rules: Sequence[StoreRule]) -> Model:
             message = f"there is no matrix {where} that products alone take"
             help = "tables of which rows are taken, biases and scales of norms stay as they are"
             raise fail("E0542", message, rule.by or rule.span, help=help)
-    return _Storing(model, chosen).model() if chosen else model
+    return _Storing(model, chosen, parts).model() if chosen else model
 
 
 def _products(graph: Graph) -> dict[Value, tuple[str, ...]]:
@@ -159,8 +160,8 @@ def _beginnings(of: PackedWeight, init: Init) -> dict[str, Init]:
 class _Storing:
     """A model on its way: weights that are stored become their parts."""
 
-    def __init__(self, model: Model, chosen: dict[Value, PackedWeight]) -> None:
-        self.whole, self.chosen = model, chosen
+    def __init__(self, model: Model, chosen: dict[Value, PackedWeight], shared: dict[str, Value]) -> None:
+        self.whole, self.chosen, self.shared = model, chosen, shared
         self.names = Names(v.name for v in graph_values(model.graph))
         self.parts: dict[Value, tuple[Value, ...]] = {}
 
@@ -174,7 +175,7 @@ class _Storing:
             begin = _beginnings(of, w.init)
             found = []
             for part, name in of.parts.items():
-                value = Value(name, of.type_of(name), w.value.span, Origin(name))
+                value = self.value(name, of.type_of(name), w.value)
                 found.append(value)
                 weights.append(Weight(value, begin[part], w.loops, False))
             self.parts[w.value] = tuple(found)
@@ -182,6 +183,12 @@ class _Storing:
         there = {w.name for w in self.whole.weights}
         stored = tuple(self.chosen[v] for v in self.parts if v.name in there)
         return replace(self.whole, weights=tuple(weights), graph=graph, stored=stored)
+
+    def value(self, name: str, type: Type, of: Value) -> Value:
+        """A part of a value: the same in all models of the job."""
+        made = Value(name, type, of.span, Origin(name))
+        found = self.shared.setdefault(name, made)
+        return found if found.type == type else made
 
     def graph(self, graph: Graph, known: dict[Value, tuple[PackedWeight, tuple[Value, ...]]]) -> Graph:
         """The graph whose inputs are parts. known: values that are parts now."""
@@ -220,7 +227,7 @@ class _Storing:
             for part, word in zip(parts, of.parts, strict=True):
                 type = Type(part.type.dtype, part.type.dims[1:]) if stacked else part.type
                 name = self.names.fresh(f"{param.name}.{word}")
-                found.append(Value(name, type, param.span, Origin(name)))
+                found.append(self.value(name, type, param))
             inside[param] = of, tuple(found)
             operands += parts
         body = self.graph(op.body, inside)

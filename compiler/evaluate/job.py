@@ -22,7 +22,7 @@ from compiler.evaluate.plan import PlannedStrategy, build_plan
 from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Defined, Skip
-from compiler.graph import BEYOND_F32, FLOATS, Graph, Names
+from compiler.graph import BEYOND_F32, FLOATS, Graph, Names, Value
 from compiler.model import Cluster, DataSpec, Decoding, Job, Model, Precision, WeightUpdate
 from compiler.origin import within
 from compiler.readers import check_data
@@ -104,14 +104,14 @@ def build_job(
 
         written = written or (model, other)
         model, other = implemented(model, plan.by_hand), other and implemented(other, plan.by_hand)
-    by_hand = model
     if plan is not None and model is not None and plan.strategy.stores:
         from compiler.stored import of_parts
 
-        stores, given = plan.strategy.stores, (model, other)
-        model, other = _try(session, lambda: _stored(stores, given, model)) or given
-        written = written and _try(session, lambda: _stored(stores, written, model))
+        stores, given, parts = plan.strategy.stores, (model, other), dict[str, Value]()
+        model, other = _try(session, lambda: _stored(stores, given, model, parts)) or given
+        written = written and _try(session, lambda: _stored(stores, written, model, parts))
         plan = replace(plan, strategy=of_parts(plan.strategy, model.stored))
+    by_hand = model
     if plan is not None and model is not None and plan.strategy.zigzags:
         from compiler.evaluate.zigzags import check_decoded
         from compiler.ordered import ordered
@@ -250,14 +250,17 @@ def _static(expr: ast.Expr, scope: Any) -> Any:
     return static_of(evaluate(expr, scope), expr.span)
 
 
-def _stored(rules: Sequence[StoreRule], models: tuple[Model, Model | None], cut: Model) -> tuple[Model, Model | None]:
-    """Both, with what is stored of weights. cut: the model in which the rules name scopes."""
+def _stored(
+    rules: Sequence[StoreRule], models: tuple[Model, Model | None], cut: Model, parts: dict[str, Value]
+) -> tuple[Model, Model | None]:
+    """Both, with what is stored of weights. cut: the model in which the rules name scopes; parts: those that others of
+    the job's models have, by name."""
     from compiler.stored import stored
 
     if cut is not models[0]:
         rules = _of_whole_loops(rules, cut)
     model, other = models
-    return stored(model, rules), other and stored(other, rules)
+    return stored(model, rules, parts), other and stored(other, rules, parts)
 
 
 def _of_whole_loops(rules: Sequence[StoreRule], cut: Model) -> Sequence[StoreRule]:
