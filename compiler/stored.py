@@ -22,22 +22,22 @@ from compiler.weight_format import BITS, KEPT, SCALE, SPARSE, WORDS, ZERO, Packe
 from dsl.diagnostics import fail
 
 
-def stored(model: Model, rules: Sequence[StoreRule], parts: dict[str, Value]) -> Model:
+def stored(model: Model, rules: Sequence[StoreRule], parts: dict[str, Value], like: Model) -> Model:
     """The model with what the rules say of its matrices: weights that products alone take. parts: values by name that
-    models of one job share.
+    models of one job share. like: the model before anything of it was written by hand, which says what products take.
 
     Raises ParcError: E0471 for one that is trained, or does not divide into words or groups, E0472 for a rule of some
     layers of a loop, E0542 for one that finds no matrix.
     """
-    products = _products(model.graph)
+    products = {v.name: inputs for v, inputs in _products(like.graph).items()}
     chosen: dict[Value, PackedWeight] = {}
     useful: set[StoreRule] = set()
     for weight in model.weights:
         found = [r for r in rules if r.scope is None or within(weight.name, r.scope)]
-        if not found or weight.value not in products:
+        if not found or weight.name not in products:
             continue
         useful.update(found)
-        chosen[weight.value] = _stored(weight, found[-1], products[weight.value])
+        chosen[weight.value] = _stored(weight, found[-1], products[weight.name])
     for rule in rules:
         if rule not in useful:
             where = f"in `{model.with_numbers(rule.scope)}`" if rule.scope is not None else f"in `{model.name}`"

@@ -99,6 +99,7 @@ def build_job(
         finally:
             session.cuts = {}
         plan = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
+    plain = model
     if plan is not None and plan.by_hand and model is not None:
         from compiler.evaluate.implement import implemented
 
@@ -108,8 +109,8 @@ def build_job(
         from compiler.stored import of_parts
 
         stores, given, parts = plan.strategy.stores, (model, other), dict[str, Value]()
-        model, other = _try(session, lambda: _stored(stores, given, model, parts)) or given
-        written = written and _try(session, lambda: _stored(stores, written, model, parts))
+        model, other = _try(session, lambda: _stored(stores, given, model, parts, plain or model)) or given
+        written = written and _try(session, lambda: _stored(stores, written, model, parts, written[0]))
         plan = replace(plan, strategy=of_parts(plan.strategy, model.stored))
     by_hand = model
     if plan is not None and model is not None and plan.strategy.zigzags:
@@ -251,16 +252,16 @@ def _static(expr: ast.Expr, scope: Any) -> Any:
 
 
 def _stored(
-    rules: Sequence[StoreRule], models: tuple[Model, Model | None], cut: Model, parts: dict[str, Value]
+    rules: Sequence[StoreRule], models: tuple[Model, Model | None], cut: Model, parts: dict[str, Value], like: Model
 ) -> tuple[Model, Model | None]:
     """Both, with what is stored of weights. cut: the model in which the rules name scopes; parts: those that others of
-    the job's models have, by name."""
+    the job's models have, by name; like: the first without what is written by hand."""
     from compiler.stored import stored
 
     if cut is not models[0]:
         rules = _of_whole_loops(rules, cut)
     model, other = models
-    return stored(model, rules, parts), other and stored(other, rules, parts)
+    return stored(model, rules, parts, like), other and stored(other, rules, parts, like)
 
 
 def _of_whole_loops(rules: Sequence[StoreRule], cut: Model) -> Sequence[StoreRule]:
