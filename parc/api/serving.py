@@ -64,7 +64,7 @@ def serve(
     chat = chat_config(tokenizer, chat_template)
     program = rows_program(compiled, ports).program
     require_machine(Asked(program, ["stacked"], None, job.span, sizes(file, options)))
-    began = weights_given(checkpoint, program, compiled.training.model.stored)[1]
+    began = weights_given(checkpoint, program, compiled.training.model)[1]
     served = Served(name or job.name, program.devices, ports.rows, ports.places, known.size, began)
     if told is None:
         bound(host, port, limits or Limits()).close()

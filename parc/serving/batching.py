@@ -68,6 +68,6 @@ def batch_of(compiled: Compiled, ports: Ports, checkpoint: str | None, executor:
     """The job's rows, on devices of its own. Raises as `rows_program`, and E0770 to E0772 for the checkpoint."""
     rows, decoding = rows_program(compiled, ports), compiled.job.decoding
     assert decoding is not None
-    weights, _ = weights_given(checkpoint, rows.program, compiled.training.model.stored)
+    weights, _ = weights_given(checkpoint, rows.program, compiled.training.model)
     run = executor(rows.program, initial=weights) if weights is not None else executor(rows.program)
     return RowBatch(run, ports, decoding.prefill, rows.positions)
