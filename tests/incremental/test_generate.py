@@ -150,6 +150,16 @@ def test_from_a_checkpoint(tmp_path: Path) -> None:
     assert both.stdout.startswith("To be") and "\n\nIt" in both.stdout
 
 
+def test_what_decoding_keeps_is_in_no_checkpoint(tmp_path: Path) -> None:
+    """A tensor that is called as the count of positions is another model's: it is left alone."""
+    loop = "  repeat 2 as block {"
+    more = source(tmp_path, **{loop: f"  weight position[v] ~ zeros\n  x = x + sum(position, over v)\n{loop}"})
+    ran = CliRunner().invoke(cli, ["run", more.name, "--job", "fit", "--steps", "1", "--save", str(tmp_path / "saved")])
+    assert ran.exit_code == 0, ran.output
+    (made,) = parc.generate(source(tmp_path), ["To"], 2, job="write", checkpoint=tmp_path / "saved").texts
+    assert len(made.tokens) == 2
+
+
 def test_words_and_bytes(tmp_path: Path) -> None:
     words = source(tmp_path, **{'text("text.txt")': 'text("text.txt", level = "word")'})
     (made,) = parc.generate(words, ["Now the king, and unheardof"], 3, job="write").texts
