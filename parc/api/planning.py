@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from parc.certifying.check import Certified
     from parc.planning.answer import FoundPlan
     from parc.planning.filled_answer import FilledPlan
-    from parc.planning.search import Counts, PricedPlan
+    from parc.planning.found import Counts, PricedPlan
 
 Minimised = Literal["step", "memory", "days"]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
-from math import gcd
+from math import gcd, prod
 from typing import Any
 
 from compiler.evaluate import evaluate_file
@@ -18,15 +18,23 @@ from compiler.walk import bodies, graph_values
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Source, Span
-from parc.certifying.counting import FIELDS, IN_TURN, SpaceTally, StatedSpace, count, group, stated_space
+from parc.certifying.counting import FIELDS, StatedSpace, stated_space
 from parc.certifying.floors import Floors, numbers
+from parc.certifying.layers import LayerTable, stated_layers
 from parc.certifying.stated import StatedPart, Unfounded, alike
+from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.price import price
 
-FORMAT = 1
+FORMAT = 2
 
 MOST = 64
 """Choices of one kind that a space has at most."""
+
+WITHOUT = (
+    *("cuts by hand", "places for branches", "offload", "implementations", "other batch sizes"),
+    "rules for parts of a model",
+)
+"""What no strategy of such a space has, whatever the certificate chooses among the rest."""
 
 CLASSES = ("optimizer", "gradients", "weights")
 
@@ -64,9 +72,14 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
     if minimise not in ("step", "memory"):
         raise Unfounded("`minimise` is neither `step` nor `memory`")
     space, floors = _space(stated, serial)
-    tried, values = _priced(stated, serial, space, floors, minimise)
+
+    def build(mesh: Mapping[str, int], m: int, rules: Mapping[str, Any]) -> Strategy:
+        return strategy_of(mesh, m, rules, space, stated)
+
+    layers = LayerTable(space, stated_layers(stated, serial, space, build))
+    tried, values = _priced(stated, serial, space, minimise)
     best = _best(stated, own, values)
-    tally = count(space, floors, minimise, best, tried)
+    tally = Tallied(space, floors, layers, minimise, best, tried).count()
     _counts(stated, tally, values, best)
     plan = price(own)
     return Certified(
@@ -97,7 +110,7 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
     if batch not in ("", *first):
         raise Unfounded(f"{of.path}.batch.dim is not the first dim of the first input")
     try:
-        model, links = numbers(job, batch, layers, len(loops), rows, scopes)
+        model, links = numbers(job, batch, layers, [label.text() for label, _ in loops], rows, scopes)
     except ParcError as error:
         raise Unfounded(f"{of.path}.recompute: {error}") from None
     for part, found in (("work", model), ("cluster", links)):
@@ -105,6 +118,7 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
             stated[part][key].be(list(value) if isinstance(value, list) else value)
         if extra := sorted(stated[part].items().keys() - found.keys()):
             raise Unfounded(f"{part} has `{extra[0]}`, which no bound asks for")
+    of["without"].be(list(WITHOUT))
     sizes: dict[str, int] = {}
     types: list[Type] = [v.type for g in bodies(job.model.graph) for v in graph_values(g)]
     for type in (*types, *(w.value.type for w in job.model.weights)):
@@ -113,16 +127,18 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
     of["sizes"].be(sizes)
     of["batch"]["size"].be(sizes.get(batch, 1))
     space = stated_space(of, cluster.devices, links["domains"])
-    return space, Floors(model, links, cluster.devices, space.layers)
+    positions = space.batch * prod(sizes[d] for d in space.splits["positions"])
+    narrowest = min((sizes[d] for d in space.splits["inner"]), default=positions)
+    return space, Floors(model, links, cluster.devices, space.layers, len(loops), positions, narrowest)
 
 
 def _priced(
-    stated: StatedPart, job: Job, space: StatedSpace, floors: Floors, minimise: str
-) -> tuple[Mapping[Any, int], list[tuple[str, float | None]]]:
-    """What was tried, each priced again: how many by what bounds depend on, and of each what is minimised, or why it
-    has no such value (a code, or "unfit")."""
+    stated: StatedPart, job: Job, space: StatedSpace, minimise: str
+) -> tuple[set[Any], list[tuple[str, float | None]]]:
+    """What was tried, each priced again; and of each what is minimised, or why it has no such value (a code, or
+    "unfit")."""
     assert job.cluster is not None
-    groups: dict[Any, int] = {}
+    tried: set[Any] = set()
     values: list[tuple[str, float | None]] = []
     seen = set()
     for entry in stated["tried"].each():
@@ -130,7 +146,7 @@ def _priced(
         if (key := repr(entry_key(entry))) in seen:
             raise Unfounded(f"{entry.path} was tried before")
         seen.add(key)
-        strategy = strategy_of(entry, mesh, m, rules, space, stated)
+        strategy = strategy_of(mesh, m, rules, space, stated)
         try:
             found = price(replace(job, strategy=strategy))
         except ParcError as error:
@@ -144,9 +160,10 @@ def _priced(
             values.append(("", value) if found.fits else ("unfit", None))
         order = [space.kind(axis) for axis in mesh]
         first = order[0] if {"stages", "data"} <= set(order) else ""
-        g = group(mesh, m, first, rules["zero"], rules["recompute"], rules["schedule"] in IN_TURN)
-        groups[g] = groups.get(g, 0) + 1
-    return groups, values
+        schedule = rules["schedule"], rules["chunks"]
+        choices = (rules["zero"], rules["recompute"], schedule, rules["along"], rules["heads"], rules["rows"])
+        tried.add(candidate(mesh, m, first, *choices))
+    return tried, values
 
 
 def entry_key(entry: StatedPart) -> list[Any]:
@@ -180,7 +197,7 @@ def _choices(entry: StatedPart, space: StatedSpace) -> tuple[dict[str, int], int
 
 
 def strategy_of(
-    entry: StatedPart, mesh: Mapping[str, int], m: int, rules: Mapping[str, Any], space: StatedSpace, stated: StatedPart
+    mesh: Mapping[str, int], m: int, rules: Mapping[str, Any], space: StatedSpace, stated: StatedPart
 ) -> Strategy:
     """The rules that a candidate's choices stand for (docs/plan.md); each stands at a place of its own."""
     place = iter([Span("<certificate>", n, n + 1) for n in range(3 * len(mesh) + 64)])

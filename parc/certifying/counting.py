@@ -1,14 +1,12 @@
-"""All candidates of a stated space, gone through one mesh after the other: how many there are, and of which bound."""
+"""The space that a certificate names: meshes, and choices for each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from math import prod
 from typing import Any
 
 from dsl.data import dataclass
-from parc.certifying.floors import Floors
 from parc.certifying.stated import StatedPart, Unfounded
 
 KINDS = ("stages", "data", "experts", "positions", "inner")
@@ -30,6 +28,7 @@ class StatedSpace:
     axes: tuple[tuple[str, str, str], ...]
     splits: Mapping[str, tuple[str, ...]]
     sizes: Mapping[str, int]
+    labels: tuple[str, ...]
     layers: int
     recomputes: tuple[tuple[str, ...], ...]
     schedules: tuple[tuple[str, int], ...]
@@ -53,7 +52,7 @@ class StatedSpace:
                 if left == 1:
                     yield sizes
                 return
-            for size in (d for d in range(1, left + 1) if left % d == 0) if left < 4096 else _divisors(left):
+            for size in (d for d in range(1, left + 1) if left % d == 0) if left < 4096 else divisors_of(left):
                 yield from rest(at + 1, left // size, sizes if size == 1 else {**sizes, names[at]: size})
 
         yield from rest(0, self.devices, {})
@@ -135,76 +134,7 @@ class StatedSpace:
         return 1
 
 
-@dataclass(slots=True)
-class SpaceTally:
-    """Numbers of candidates. below: those that fit by their bound, whose time's (or memory's) is below a limit; least:
-    the lowest of these bounds among those that were not tried."""
-
-    total: int = 0
-    legal: int = 0
-    too_large: int = 0
-    below: int = 0
-    least: float | None = None
-
-
-def count(
-    space: StatedSpace, floors: Floors, minimise: str, limit: float | None, tried: Mapping[Any, int]
-) -> SpaceTally:
-    """Go through all. limit: what the best takes; tried: how many were, by what bounds depend on (`group`)."""
-    found = SpaceTally()
-    batches = [m for m in _divisors(space.batch)]
-    for mesh in space.meshes():
-        every, can = space.choices(mesh)
-        found.total += prod(map(len, every.values())) * len(batches)
-        for m in batches:
-            if not space.divides(mesh, m):
-                continue
-            found.legal += prod(map(len, can.values()))
-            _bounded(space, floors, minimise, limit, tried, mesh, m, can, found)
-    return found
-
-
-def _bounded(
-    space: StatedSpace,
-    floors: Floors,
-    minimise: str,
-    limit: float | None,
-    tried: Mapping[Any, int],
-    mesh: Mapping[str, int],
-    m: int,
-    can: Mapping[str, Sequence[Any]],
-    found: SpaceTally,
-) -> None:
-    stages, replicas = space.of_kind(mesh, "stages"), space.of_kind(mesh, "data")
-    others = prod(len(can[k]) for k in ("along", "heads", "rows"))
-    turns = [name in IN_TURN for name, _ in can["schedule"]]
-    for first, zero in product(can["first"], can["zero"]):
-        size = floors.bytes(replicas, zero)
-        if size > floors.cluster["memory"]:
-            found.too_large += len(can["recompute"]) * len(can["schedule"]) * others
-            continue
-        stride = space.stride(mesh, first)
-        for again, in_turn in product(can["recompute"], dict.fromkeys(turns)):
-            bound = size
-            if minimise == "step":
-                bound = floors.seconds(stages, replicas, stride, m, zero, again, in_turn)
-            if limit is not None and bound * (1 + 1e-12) >= limit:
-                continue
-            number = turns.count(in_turn) * others
-            found.below += number
-            if number > tried.get(group(mesh, m, first, zero, again, in_turn), 0):
-                found.least = bound if found.least is None else min(found.least, bound)
-
-
-IN_TURN = ("gpipe", "one_f_one_b")
-
-
-def group(mesh: Mapping[str, int], m: int, first: str, zero: int, again: int, in_turn: bool) -> Any:
-    """What bounds depend on."""
-    return frozenset(mesh.items()), m, first, zero, again, in_turn
-
-
-def _divisors(n: int) -> list[int]:
+def divisors_of(n: int) -> list[int]:
     small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]
     return sorted({*small, *(n // d for d in small)})
 
@@ -230,7 +160,7 @@ def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> Stated
     named = {d for dims in splits.values() for d in dims} | {dim for _, _, dim in axes if dim}
     if missing := sorted(named - sizes.keys()):
         raise Unfounded(f"{of.path}.sizes has no `{missing[0]}`")
-    layers = sum(count.whole(1) for _, count in (loop.pair() for loop in of["loops"].each()))
+    loops = [loop.pair() for loop in of["loops"].each()]
     schedules = []
     for s in of["schedules"].distinct(MOST_SCHEDULES):
         name, chunks = s.pair()
@@ -243,7 +173,8 @@ def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> Stated
         axes,
         splits,
         sizes,
-        layers,
+        tuple(label.text() for label, _ in loops),
+        sum(count.whole(1) for _, count in loops),
         tuple(tuple(s.text() for s in choice.each()) for choice in of["recompute"].each()),
         tuple(schedules),
         tuple(stages),

@@ -5,7 +5,7 @@ in a step; what a stage, a link and a device take at least is put together from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from math import ceil, log2, prod
@@ -22,11 +22,12 @@ from compiler.driver import compile_job
 from compiler.graph import ITEMSIZE
 from compiler.model import Job
 from compiler.program import FunctionPhase
+from compiler.schedules.actions import actions
 from compiler.strategy import SERIAL, RecomputeRule
 
 
 def numbers(
-    job: Job, batch: str, layers: int, loops: int, rows: Sequence[str], choices: Sequence[Sequence[str]]
+    job: Job, batch: str, layers: int, loops: Sequence[str], rows: Sequence[str], choices: Sequence[Sequence[str]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What bounds are made of: of the model, and of the cluster."""
     cluster = job.cluster
@@ -34,11 +35,12 @@ def numbers(
     cal = of_cluster(cluster)
     late = 1 + cal.jitter * log2(ceil(cluster.devices / cluster.levels[0].count))
     lists: dict[str, list[Any]] = {k: [] for k in ("passes", "loop", "launches", "host", "activations")}
-    update = 0.0
+    update, first = 0.0, None
     for scopes in choices:
         strategy = replace(SERIAL, recomputes=tuple(map(RecomputeRule, scopes)), microbatch_dim=batch or None)
         compiled = compile_job(replace(job, strategy=strategy))
         of, found = machine(compiled.program, cluster), features(compiled.program)
+        first = first or compiled.training
         work = inside = launched = dispatched = 0.0
         update = 0.0
         for key, part in found.parts[0].items():
@@ -63,20 +65,21 @@ def numbers(
                 launched += times * number
                 dispatched += times * host
         lists["passes"].append(work * late)
-        lists["loop"].append(inside * late / layers if loops == 1 else 0.0)
+        lists["loop"].append(inside * late / layers if len(loops) == 1 else 0.0)
         lists["launches"].append(launched * cal.launch * late)
         lists["host"].append(dispatched * cal.host)
         lists["activations"].append(Systems(compiled, found).fullest.turning)
-    trained = [w for w in job.model.weights if w.trained]
+    model: dict[str, Any] = {**lists, "update": update, "fixed": cal.fixed}
     of_states = {u.weight: u.states for u in job.updates}
-    model = {
-        **lists,
-        "update": update,
-        "fixed": cal.fixed,
-        "parameters": sum(prod(w.value.type.shape) for w in trained if not {*w.value.type.names} & {*rows}),
-        "stored": sum(w.value.type.bytes for w in trained),
-        "moments": sum(s.value.type.bytes for w in trained for s in of_states.get(w.name, ())),
-    }
+    for prefix, looped in (("", False), ("loop_", True)):
+        weights = [w for w in job.model.weights if w.trained and (not looped or {*w.loops} & {*loops})]
+        dense = [w.value.type.shape for w in weights if not {*w.value.type.names} & {*rows}]
+        model[f"{prefix}parameters"] = sum(map(prod, dense))
+        model[f"{prefix}stored"] = sum(w.value.type.bytes for w in weights)
+        model[f"{prefix}moments"] = sum(s.value.type.bytes for w in weights for s in of_states.get(w.name, ()))
+    read = {v.name for v in first.backward.inputs} if first is not None else set()
+    again = [w.value for w in job.model.weights if w.trained and {*w.loops} & {*loops} and w.name in read]
+    model["again"] = sum(prod(v.type.shape) for v in again if not {*v.type.names} & {*rows})
     return model, _cluster(job)
 
 
@@ -103,6 +106,7 @@ def _cluster(job: Job) -> dict[str, Any]:
         "copy": copy,
         "gradient": gradient,
         "stored": stored,
+        "reserve": keeps.reserve,
     }
 
 
@@ -121,16 +125,45 @@ def _kernels(part: Part, times: int = 1, looped: bool = False) -> list[tuple[Pro
 class Floors:
     """Lower bounds, from the numbers of a certificate that were found to be right."""
 
-    def __init__(self, model: dict[str, Any], cluster: dict[str, Any], devices: int, layers: int) -> None:
-        self.model, self.cluster, self.devices, self.layers = model, cluster, devices, layers
+    def __init__(
+        self,
+        model: dict[str, Any],
+        cluster: dict[str, Any],
+        devices: int,
+        layers: int,
+        loops: int,
+        positions: int,
+        narrowest: int,
+    ) -> None:
+        """positions: of the whole batch; narrowest: the smallest dim that inner axes split."""
+        self.model, self.cluster, self.devices, self.layers, self.loops = model, cluster, devices, layers, loops
+        self.positions, self.narrowest = positions, narrowest
         self.seconds = cache(self._seconds)
         self.bytes = cache(self._bytes)
+        self.messages = cache(self._messages)
+        self.stages = cache(self._stages)
+        self.before_back = cache(self._before_back)
 
-    def _seconds(self, stages: int, replicas: int, stride: int, m: int, zero: int, again: int, in_turn: bool) -> float:
-        """Of a step. stride: from one replica to the next; in_turn: stages wait for the first to come back."""
-        model, cluster, each = self.model, self.cluster, 1 / self.devices
-        work, launched = model["passes"][again] * each, model["launches"][again]
-        busy = max(work + launched * m / stages, model["host"][again] * m / stages)
+    def _seconds(
+        self,
+        stages: int,
+        replicas: int,
+        stride: int,
+        m: int,
+        zero: int,
+        again: int,
+        in_turn: bool,
+        known: float = 0.0,
+    ) -> float:
+        """Of a step. stride: from one replica to the next; in_turn: stages wait for the first to come back; known: what
+        a micro-batch takes of the stages together."""
+        model, each = self.model, 1 / self.devices
+        work, launched, host = model["passes"][again] * each, model["launches"][again], model["host"][again]
+        least_rows = self.positions * stages / (m * self.devices)  # that a product has, if all axes split them
+        least_columns = self.narrowest * stages * replicas / self.devices
+        if min(least_rows, least_columns) < 2:  # then kernels may be fewer: a product with a vector joins others
+            launched = host = 0.0
+        busy = max(work + launched * m / stages, host * m / stages)
         idle = busy
         if stages > 1:
             idle = max(idle, model["loop"][again] * each * stages * ceil(self.layers / stages))
@@ -138,18 +171,132 @@ class Floors:
             # the sum of a geometric series: 1 + q + ... + q^(p-1) with q = 1 - 1/m, which is m where nothing is left
             series = sum((1 - 1 / m) ** k for k in range(stages))
             idle = max(idle, (work * stages / m + launched) * m / series)
+        busy = max(busy, known * m / stages)
+        idle = max(idle, busy)
         last = model["update"] * each * (replicas if zero == 0 else 1) + model["fixed"]
-        share = model["parameters"] * replicas * each
-        reduce = self._ring(share * cluster["gradient_wire"], replicas, stride)
-        gather = self._ring(share * cluster["wire"], replicas, stride)
-        hides = cluster["hidden"] * busy / m
+        reduce, gather = self.messages(model["parameters"] * replicas * each, replicas, stride)
+        hides = self.cluster["hidden"] * busy / m
         beside, behind = [
             (0.0, 2 * reduce),
             (0.0, reduce + gather),
             (m * reduce, gather),
-            (m * (reduce + gather), 0.0),
+            (m * (reduce + gather + self.messages(model["again"] * replicas * each, replicas, stride)[1]), 0.0),
         ][zero]
         return float(max(idle, max(busy, beside) + max(0.0, behind - hides)) + last)
+
+    def _messages(self, elements: float, replicas: int, stride: int) -> tuple[float, float]:
+        cluster = self.cluster
+        return (
+            self._ring(elements * cluster["gradient_wire"], replicas, stride),
+            self._ring(elements * cluster["wire"], replicas, stride),
+        )
+
+    # --- with what is known of layers ----------------------------------------------------------------------------
+
+    def _stages(self, stages: int, chunks: int) -> list[tuple[int, int, int]]:
+        """Of each stage in turn: layers of the first chunks before it, its own, of its smallest chunk. What does not
+        come out even goes to the stages between the ends first."""
+        virtual = stages * chunks
+        counts = [self.layers // virtual] * virtual
+        for k in [*range(1, virtual - 1), 0, virtual - 1][: self.layers % virtual]:
+            counts[k] += 1
+        return [(sum(counts[:k]), sum(counts[k::stages]), min(counts[k::stages])) for k in range(stages)]
+
+    def outside(self, again: int) -> float:
+        """Work that is in no loop, as far as that is known."""
+        model = self.model
+        return float(model["passes"][again] - model["loop"][again] * self.layers) if self.loops == 1 else 0.0
+
+    def together(self, stages: int, m: int, again: int, layer: Mapping[str, float]) -> float:
+        """What a micro-batch takes of all stages together."""
+        both = layer["forward"] + layer["backward"] + layer["added"]
+        if stages == 1:
+            return both + layer["rest"]
+        return both + max(layer["tail"], self.outside(again) * stages / (self.devices * m))
+
+    def row(
+        self,
+        stages: int,
+        replicas: int,
+        stride: int,
+        m: int,
+        zero: int,
+        again: int,
+        schedule: str,
+        chunks: int,
+        layer: Mapping[str, float],
+    ) -> float:
+        """Of the stage that ends last, and then what the first stage has to send behind its passes."""
+        numbers = stages, replicas, stride, m, zero, schedule, chunks
+        found = self._row(*numbers, layer, self.together(stages, m, again, layer))
+        if zero < 2 or not layer["forward"]:
+            return found
+        # each pass lasts until what goes beside it is over, and a layer's share of that goes with the layer
+        per_stage = self.model["loop_parameters"] * stages * replicas / self.devices
+        reduce, gather = self.messages(per_stage, replicas, stride)
+        _, once_more = self.messages(self.model["again"] * stages * replicas / self.devices, replicas, stride)
+        if zero == 2:
+            gather = once_more = 0.0
+        back = reduce + once_more
+        passes = {"forward": max(layer["forward"], gather), "backward": max(layer["backward"], back)}
+        beside = {**layer, **passes, "rest": 0.0, "tail": 0.0}
+        return max(found, self._row(*numbers, beside, sum(passes.values()) + layer["added"]))
+
+    def _row(
+        self,
+        stages: int,
+        replicas: int,
+        stride: int,
+        m: int,
+        zero: int,
+        schedule: str,
+        chunks: int,
+        layer: Mapping[str, float],
+        all_stages: float,
+    ) -> float:
+        model = self.model
+        ends, first, share = 0.0, 0.0, 0.0
+        weights, extra = model["loop_parameters"], model["fixed"]
+        in_turn = schedule in ("gpipe", "one_f_one_b")
+        if stages == 1:
+            ends, first, share, weights = m * all_stages, all_stages, 1.0, model["parameters"]
+            extra += model["update"] / self.devices * (replicas if zero == 0 else 1)
+        elif self.loops != 1:
+            ends = all_stages * m / (sum((1 - 1 / m) ** k for k in range(stages)) if in_turn else stages)
+        else:
+            forward = layer["forward"] / self.layers
+            both = forward + (layer["backward"] + layer["added"]) / self.layers
+            waits = forward if schedule == "zero_bubble" else both
+            cut = self.stages(stages, chunks)
+            ends = max(before * waits + m * own * both for before, own, _ in cut)
+            before, own, _ = cut[-1]
+            last = before * waits + m * (own * both + layer["tail"])
+            if in_turn:
+                last += all_stages - both * self.layers - layer["tail"]
+            ends = max(ends, last)
+            first, share = cut[0][1] * both, cut[0][1] * stages / self.layers
+        reduce, gather = self.messages(weights * share * replicas / self.devices, replicas, stride)
+        behind = {0: reduce + reduce, 1: reduce + gather, 2: gather, 3: 0.0}[zero]
+        return float(ends + max(0.0, behind - self.cluster["hidden"] * first) + extra)
+
+    def held(
+        self, stages: int, replicas: int, m: int, zero: int, schedule: str, chunks: int, layer: Mapping[str, float]
+    ) -> float:
+        """Bytes of the first stage, when it has run forward as often as it does before it first runs back."""
+        times = 1 + self.cluster["reserve"]
+        if stages == 1:
+            return float(self.bytes(replicas, zero) + layer["saved"] * times)
+        if self.loops != 1:
+            return float(self.bytes(replicas, zero))
+        _, own, least = self.stages(stages, chunks)[0]
+        kept = self.bytes(replicas, zero, own * stages / self.layers)
+        runs = self.before_back(stages, chunks, m, schedule)
+        return max(float(self.bytes(replicas, zero)), float(kept + runs * least * layer["saved"] / self.layers * times))
+
+    def _before_back(self, stages: int, chunks: int, m: int, schedule: str) -> int:
+        """How often the first stage runs forward (a chunk) before it first runs back."""
+        played = actions(schedule, stages, chunks, m, 0)
+        return next(i for i, action in enumerate(played) if action.kind is not FunctionPhase.FORWARD)
 
     def _ring(self, size: float, members: int, stride: int) -> float:
         """Of the links of each level, the longest: a device sends all but its own part to those that it reaches there,
@@ -163,13 +310,16 @@ class Floors:
             reached *= count
         return longest
 
-    def _bytes(self, replicas: int, zero: int) -> float:
+    def _bytes(self, replicas: int, zero: int, looped: float = 0.0) -> float:
+        """looped: of what is in loops alone, so many times the average device's share (0: of all, the average)."""
         model, cluster, n = self.model, self.cluster, self.devices
         whole, parts = replicas / n, 1 / n
+        of = "loop_" if looped else ""
+        times = looped or 1.0
         if zero == 3:
-            return float((model["stored"] + model["moments"]) * parts + cluster["context"])
-        elements = model["parameters"]
+            return float((model[f"{of}stored"] + model[f"{of}moments"]) * parts * times + cluster["context"])
+        elements = model[f"{of}parameters"]
         found = elements * cluster["copy"] * whole
         found += elements * cluster["gradient"] * (parts if zero == 2 else whole)
-        states = elements * cluster["stored"] + model["moments"]
-        return float(found + states * (parts if zero else whole) + cluster["context"])
+        states = elements * cluster["stored"] + model[f"{of}moments"]
+        return float((found + states * (parts if zero else whole)) * times + cluster["context"])

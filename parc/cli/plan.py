@@ -15,7 +15,7 @@ from parc.cli.writing import check_output, write_output
 
 if TYPE_CHECKING:
     from parc.planning.answer import FoundPlan
-    from parc.planning.search import Counts, PricedPlan
+    from parc.planning.found import Counts, PricedPlan
 
 DAY = 86400.0
 
@@ -216,6 +216,8 @@ def _named(found: FoundPlan, plan: PricedPlan) -> str:
 
 def _certified(found: FoundPlan) -> str:
     """What was searched and what that proves."""
+    from parc.planning.certificate import UNSEARCHED
+
     space, of = found.planned.space, found.planned.found
     counts = of.counts
     axes = ", ".join(f"{r.name} ({r.kind}{f' {r.dim}' if r.dim else ''})" for r in space.roles)
@@ -237,4 +239,4 @@ def _certified(found: FoundPlan) -> str:
             f"not proved: {counts.left:,} were not looked at in time; none of them is below {least}: "
             f"at most {of.gap:.1%} better"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, f"not searched: {', '.join(UNSEARCHED)}"])

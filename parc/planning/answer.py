@@ -12,9 +12,9 @@ from dsl.data import dataclass
 from dsl.diagnostics import fail
 from dsl.source import Source
 from parc.planning.certificate import certificate
+from parc.planning.found import Counts, PricedPlan
 from parc.planning.planning import Planned, plan, resized
 from parc.planning.reasons import front
-from parc.planning.search import Counts, PricedPlan
 from parc.planning.text import with_strategy
 from parc.planning.verified import verified
 from parc.price import price

@@ -6,7 +6,7 @@ Time. All devices together do the work of the serial program, so that one of the
     passes / N + launches * micro-batches / stages + update + messages of gradients and weights
 
 - kernels take their launches, and a device's passes as long as the host needs to dispatch them, per micro-batch
-  (what a stage sends may be ready before that)
+  (what a stage sends may be ready before that), where no product becomes one with a vector, which others join
 - of p stages that run m micro-batches one after the other (1F1B, GPipe), stage k begins when the first micro-batch has
   gone through those before it, and these end when the last has come back: with t of a micro-batch through all, the
   slowest takes at least t / (1 - (1 - 1/m)^p), however they are cut (what weights make of the p inequalities
@@ -14,7 +14,7 @@ Time. All devices together do the work of the serial program, so that one of the
 - gradients: (d-1)/d of a device's share goes over the link of each level that the axis of data spans, once to be
   reduced and once as weights (or sums) come back; what systems hide beside a pass is taken off. From ZeRO-2 on they are
   reduced as they come, beside the passes, m times: then the longer of both counts; from ZeRO-3 on weights are gathered
-  for each micro-batch as well.
+  for each micro-batch as well, and once more for the backward pass where that reads them.
 
 Memory. Weights, gradients and the optimizer's states, evenly over all devices that may share them, and the driver's.
 """
@@ -22,53 +22,179 @@ Memory. Weights, gradients and the optimizer's states, evenly over all devices t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import accumulate
+from math import prod
 
+from compiler.passes.cuts import divided
+from compiler.schedules.actions import Turn, interleaved_ahead
+from compiler.strategy import PipelineRule
 from dsl.data import dataclass
-from parc.planning.space import DATA, STAGES, PlanChoice
+from parc.planning.layer_work import LayerWork
+from parc.planning.space import DATA, STAGES, PlanChoice, PlanSpace
 from parc.planning.work import ClusterWork, ModelWork
+
+IN_TURN = ("gpipe", "one_f_one_b")
+"""Schedules in which a stage has one chunk, and waits for the backward pass of those behind it."""
+
+SURE = 1 - 1e-9
+"""Of a bound that may be the price itself: sums of floats hang on their order."""
 
 
 @dataclass(frozen=True, slots=True)
 class LowerBounds:
-    """Lower bounds of a job's strategies on so many devices."""
+    """Lower bounds of a job's strategies on so many devices. loops: from how many loops stages are cut, layers: their
+    iterations; positions: of the whole batch; narrowest: the smallest dim that inner axes split.
+
+    layer: what the layers of a micro-batch are known to take (`layers`), of any candidate that has such: then most that
+    is left out is which stage has what is in no loop, and how long what stages send each other is on its way.
+    """
 
     model: ModelWork
     cluster: ClusterWork
     devices: int
     layers: int
+    loops: int = 1
+    positions: int = 0
+    narrowest: int = 0
 
-    def seconds(self, of: PlanChoice) -> float:
+    def seconds(self, of: PlanChoice, layer: LayerWork | None = None) -> float:
         """Of a step."""
         mesh, rules = of.mesh, of.rules
-        stride, d, at = 1, 1, 1
-        for role, size in reversed(of.axes):
-            if role.kind == DATA:
-                d, at = size, stride
-            stride *= size
-        return self.of(mesh.size(STAGES), d, at, mesh.microbatches, rules.zero, rules.recompute, rules.schedule)
+        d, at = replicas(of)
+        p, m, again = mesh.size(STAGES), mesh.microbatches, rules.recompute
+        plain = self.of(p, d, at, m, rules.zero, again, rules.schedule, layer)
+        if layer is None:
+            return plain
+        numbers = p, d, at, m, rules.zero, again, rules.schedule, rules.chunks
+        row = self.row(*numbers, layer, self.through(p, m, again, layer))
+        if rules.zero > 1 and layer.forward:
+            slower = self.sharded(p, d, at, rules.zero, layer)
+            row = max(row, self.row(*numbers, slower, slower.both))
+        return max(plain, row * SURE)
 
-    def of(self, stages: int, data: int, stride: int, m: int, zero: int, again: int, schedule: str) -> float:
-        """The same in numbers. stride: devices between neighbours along the axis of data."""
+    def apart(self, stages: int, data: int, m: int) -> bool:
+        """Whether each product is a kernel of its own, however it is split: a matrix times a vector is not."""
+        each = self.devices // stages
+        return self.positions >= 2 * m * each and self.narrowest >= 2 * (each // data)
+
+    def sharded(self, p: int, d: int, stride: int, zero: int, layer: LayerWork) -> LayerWork:
+        """The same with what goes beside each pass, all of which ends with the pass: gradients beside the backward
+        pass, weights beside each. Of the loops alone, for there is time for it beside the rest as well."""
+        reduced, gathered = self.messages(self.model.loop_parameters * p * d / self.devices, d, stride)
+        forward = max(layer.forward, gathered if zero == 3 else 0.0)
+        _, again = self.messages(self.model.again * p * d / self.devices, d, stride)
+        backward = max(layer.backward, reduced + (again if zero == 3 else 0.0))
+        return replace(layer, forward=forward, backward=backward, rest=0.0, tail=0.0)
+
+    def of(
+        self,
+        stages: int,
+        data: int,
+        stride: int,
+        m: int,
+        zero: int,
+        again: int,
+        schedule: str,
+        layer: LayerWork | None = None,
+    ) -> float:
+        """The same in numbers, of the average of all devices. stride: devices between neighbours along the axis of
+        data."""
         model, cluster, n = self.model, self.cluster, self.devices
         work = model.passes[again] / n
-        through = work / m * stages + model.launches[again]  # of a micro-batch, through all stages
-        share = m / stages * max(through, model.host[again])
+        apart = self.apart(stages, data, m)
+        through = work / m * stages + apart * model.launches[again]  # of a micro-batch, through all stages
+        share = m / stages * max(through, apart * model.host[again])
         passes = [share]
         if stages > 1 and model.loop[again]:
             passes.append(model.loop[again] * -(-self.layers // stages) * stages / n)
-        if schedule in ("gpipe", "one_f_one_b"):
+        if schedule in IN_TURN:
             passes.append(through / (1 - (1 - 1 / m) ** stages))
-        least = max(passes)
+        if layer is not None:
+            share = max(share, m / stages * self.through(stages, m, again, layer) * SURE)
+        least = max(*passes, share)
         update = model.update / n * (1 if zero else data) + model.fixed
-        elements = model.parameters / (n // data)
-        reduced = self.ring(elements * cluster.gradient_wire, data, stride)
-        gathered = self.ring(elements * cluster.wire, data, stride)
+        reduced, gathered = self.messages(model.parameters / (n // data), data, stride)
         if zero < 2:
             messages = reduced + (gathered if zero else reduced)
             return max(least, share + max(0.0, messages - cluster.hidden * share / m)) + update
-        beside = m * (reduced + (gathered if zero == 3 else 0.0))
+        _, back = self.messages(model.again / (n // data), data, stride)
+        beside = m * (reduced + (gathered + back if zero == 3 else 0.0))
         behind = gathered if zero == 2 else 0.0
         return max(least, max(share, beside) + max(0.0, behind - cluster.hidden * share / m)) + update
+
+    def beside(self, of: PlanChoice) -> float:
+        """Seconds of the messages that go beside the passes, of the average of all devices."""
+        d, at = replicas(of)
+        reduced, gathered = self.messages(self.model.parameters / (self.devices // d), d, at)
+        zero = of.rules.zero
+        return of.mesh.microbatches * (reduced + (2 * gathered if zero == 3 else 0.0)) if zero >= 2 else 0.0
+
+    def through(self, stages: int, m: int, again: int, layer: LayerWork) -> float:
+        """Seconds of a micro-batch's way through all stages, of devices that share a layer. What is in no loop is known
+        of a single stage; of several, what it takes on all devices at their best share."""
+        if stages == 1:
+            return layer.both + layer.rest
+        return layer.both + max(layer.tail, self.outside(again) / self.devices * stages / m)
+
+    def shared(self, layer: LayerWork, rows: float) -> float:
+        """What a step takes at least where its layers are such, whatever else there is. rows: times the devices that
+        share a layer, over those that such a layer has of the batch: so often all of it is done."""
+        return rows / self.devices * (layer.forward + layer.backward) * SURE + self.model.fixed
+
+    def outside(self, again: int) -> float:
+        """Of the work, what is in no loop. Where it is not known, nothing."""
+        model = self.model
+        return model.passes[again] - model.loop[again] * self.layers if self.loops == 1 else 0.0
+
+    def row(
+        self,
+        p: int,
+        d: int,
+        stride: int,
+        m: int,
+        zero: int,
+        again: int,
+        schedule: str,
+        chunks: int,
+        layer: LayerWork,
+        through: float,
+    ) -> float:
+        """Of the stage that ends last: it waits for those before it as the first micro-batch comes, they for it as the
+        last goes back; what the first stage has to send then comes on top of that. through: what a micro-batch takes of
+        all stages together."""
+        first = through  # of a micro-batch, on the first stage
+        parts = 1.0  # of the weights of the loops, times the stages, that it has
+        update = self.model.fixed
+        if p == 1:
+            longest = m * through
+            update += self.model.update / self.devices * (1 if zero else d)
+        elif self.loops != 1:
+            longest = through / (1 - (1 - 1 / m) ** p) if schedule in IN_TURN else m / p * through
+            first = parts = 0.0
+        else:
+            cut = stage_cut(self.layers, p, chunks)
+            forward, both = layer.forward / self.layers, layer.both / self.layers
+            waits = forward if schedule == "zero_bubble" else both
+            ends = [before * waits + m * own * both for before, own in cut.longest]
+            ends[0] += m * layer.tail
+            if schedule in IN_TURN:
+                ends[0] += through - self.layers * both - layer.tail  # it waits for all else that a micro-batch needs
+            longest = max(ends)
+            first, parts = cut.first * both, cut.first * p / self.layers
+        elements = self.model.parameters if p == 1 else self.model.loop_parameters * parts
+        reduced, gathered = self.messages(elements / (self.devices // d), d, stride)
+        behind = (2 * reduced, reduced + gathered, gathered, 0.0)[zero]
+        return longest + max(0.0, behind - self.cluster.hidden * first) + update
+
+    def messages(self, elements: float, members: int, stride: int) -> tuple[float, float]:
+        """Seconds in which gradients of so many elements are reduced, and weights gathered."""
+        cluster = self.cluster
+        return (
+            self.ring(elements * cluster.gradient_wire, members, stride),
+            self.ring(elements * cluster.wire, members, stride),
+        )
 
     def ring(self, size: float, members: int, stride: int) -> float:
         """Seconds of a reduce-scatter (an all-gather) of so many bytes at least: of the level that needs longest."""
@@ -78,19 +204,72 @@ class LowerBounds:
             left /= count
         return longest
 
-    def bytes(self, of: PlanChoice) -> float:
+    def bytes(self, of: PlanChoice, layer: LayerWork | None = None) -> float:
         """Of device memory, that the fullest device needs."""
-        return self.needed(of.mesh.size(DATA), of.rules.zero)
+        mesh, rules = of.mesh, of.rules
+        d, p, m = mesh.size(DATA), mesh.size(STAGES), mesh.microbatches
+        plain = self.needed(d, rules.zero)
+        if layer is None:
+            return plain
+        if p == 1:
+            return plain + layer.saved * (1 + self.cluster.reserve)
+        if self.loops != 1:
+            return plain
+        cut = stage_cut(self.layers, p, rules.chunks)
+        alive = {
+            "gpipe": m,
+            "interleaved": min(m * rules.chunks, 1 + interleaved_ahead(Turn(p, rules.chunks, m), p - 1)),
+        }
+        held = alive.get(rules.schedule, min(m, p)) * cut.smallest * layer.saved / self.layers
+        return max(plain, self.needed(d, rules.zero, cut.first * p / self.layers) + held * (1 + self.cluster.reserve))
 
-    def needed(self, data: int, zero: int) -> float:
-        """The same in numbers."""
+    def needed(self, data: int, zero: int, parts: float = 0.0) -> float:
+        """The same in numbers: of the average of all devices, or of those that have so many times the average of what
+        is in loops (`parts`)."""
         model, cluster, n = self.model, self.cluster, self.devices
+        elements, stored, moments = model.parameters, model.stored, model.moments
+        if parts:
+            elements, stored, moments = model.loop_parameters, model.loop_stored, model.loop_moments
+        times = parts or 1.0
         if zero == 3:
-            return (model.stored + model.moments) / n + cluster.context
+            return (stored + moments) / n * times + cluster.context
         apart = n // data
-        kept = model.parameters * (cluster.copy / apart + cluster.gradient / (n if zero == 2 else apart))
-        master = model.parameters * cluster.stored
-        return kept + (master + model.moments) / (n if zero else apart) + cluster.context
+        kept = elements * (cluster.copy / apart + cluster.gradient / (n if zero == 2 else apart))
+        return (kept + (elements * cluster.stored + moments) / (n if zero else apart)) * times + cluster.context
+
+
+@dataclass(frozen=True, slots=True)
+class StageCut:
+    """A loop in stages, each of some chunks. first: layers of the first stage; smallest: of its smallest chunk.
+    longest: (layers of the stages before, of their first chunks; a stage's own layers), of those that may end last, the
+    last of all first."""
+
+    first: int
+    smallest: int
+    longest: tuple[tuple[int, int], ...]
+
+
+@lru_cache(1024)
+def stage_cut(layers: int, stages: int, chunks: int) -> StageCut:
+    """As the compiler cuts a loop of so many iterations."""
+    counts = divided(PipelineRule(("",), ""), {"": layers}, stages * chunks)[""]
+    own = [sum(counts[k::stages]) for k in range(stages)]
+    before = list(accumulate(counts[: stages - 1], initial=0))
+    found: list[tuple[int, int]] = []
+    for k in reversed(range(stages)):
+        if not found or own[k] > found[-1][1]:
+            found.append((before[k], own[k]))
+    return StageCut(own[0], min(counts[::stages]), tuple(found))
+
+
+def replicas(of: PlanChoice) -> tuple[int, int]:
+    """How many there are, and devices from one to the next."""
+    stride = 1
+    for role, size in reversed(of.axes):
+        if role.kind == DATA:
+            return size, stride
+        stride *= size
+    return 1, 1
 
 
 def spans(members: int, stride: int, domains: Sequence[int]) -> list[int]:
@@ -103,3 +282,11 @@ def spans(members: int, stride: int, domains: Sequence[int]) -> list[int]:
     if members > below:
         found[-1] *= -(-members // below)
     return found
+
+
+def lower_bounds(space: PlanSpace, model: ModelWork, cluster: ClusterWork) -> LowerBounds:
+    """Of a job's strategies in a space."""
+    split = space.split
+    positions = space.batch * prod(split.sizes[d] for d in split.positions)
+    narrowest = min((split.sizes[d] for d in split.inner), default=positions)
+    return LowerBounds(model, cluster, space.devices, split.layers, len(split.loops), positions, narrowest)

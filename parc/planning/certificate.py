@@ -8,12 +8,24 @@ from dataclasses import asdict
 from typing import Any
 
 from dsl.printable import printable
+from parc.planning.found import PricedPlan
+from parc.planning.layer_work import LayerWork
+from parc.planning.layers import SplitLayer
 from parc.planning.planning import Planned
-from parc.planning.search import PricedPlan
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
-FORMAT = 1
+FORMAT = 2
+
+UNSEARCHED = (
+    "cuts by hand",
+    "places for branches",
+    "offload",
+    "implementations",
+    "other batch sizes",
+    "rules for parts of a model",
+)
+"""What strategies may have and none of the space has: nothing is said of such."""
 
 
 def certificate(planned: Planned, keep: int) -> dict[str, Any]:
@@ -45,9 +57,11 @@ def certificate(planned: Planned, keep: int) -> dict[str, Any]:
             "schedules": [list(s) for s in SCHEDULES] if split.loops else [],
             "zero": list(ZERO),
             "total": space.total,
+            "without": list(UNSEARCHED),
         },
         "work": asdict(bounds.model),
         "cluster": asdict(bounds.cluster),
+        "layers": [layer_json(kind, of) for kind, works in found.layers.items() for of in works],
         "counts": {
             "discarded_by_number": found.counts.numbers,
             "too_large": found.counts.too_large,
@@ -63,6 +77,15 @@ def certificate(planned: Planned, keep: int) -> dict[str, Any]:
         "gap": found.gap,
         "proved": bool(found.fitting) and found.least is None,
         "seconds": found.seconds,
+    }
+
+
+def layer_json(kind: SplitLayer, of: LayerWork) -> dict[str, Any]:
+    """What layers of a kind take of a device, and the strategy by which that was found."""
+    return {
+        "inside": [[printable(name), size] for name, size in kind.inside],
+        **{k: getattr(kind, k) for k in ("recompute", "along", "heads", "tables")},
+        **asdict(of),
     }
 
 

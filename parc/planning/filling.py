@@ -148,7 +148,7 @@ def _bounds(job: Job) -> LowerBounds:
     split = splittable(job)
     assert job.cluster is not None
     model = model_work(job.serial, split, ((),))
-    return LowerBounds(model, cluster_work(job), job.cluster.devices, split.layers)
+    return LowerBounds(model, cluster_work(job), job.cluster.devices, split.layers, len(split.loops))
 
 
 def _bound(of: OpenFile, bounds: LowerBounds, job: Job, minimise: str) -> float:

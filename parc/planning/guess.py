@@ -66,13 +66,14 @@ class Guess:
             alive = min(m, alive * (1 + 1 / what.rules.chunks))
         return self.bounds.model.activations[of.recompute] * of.rows / self.batch / of.devices * alive / stages
 
-    def learn(self, of: Kin, what: PlanChoice, bound: float | None, needed: int, seconds: float | None) -> None:
-        """bound: of its time; seconds: None if it does not fit."""
+    def learn(self, of: Kin, what: PlanChoice, needed: int) -> None:
+        """needed: bytes that it was found to take."""
         if usual := self._usual(of, what):
             scale = (needed - self.bounds.bytes(what)) / usual
             for key in ((of.inside, of.recompute, of.along, of.heads), (of.recompute, bool(of.along))):
                 self.sizes[key] = scale
-        if seconds is not None and bound:
-            factor = seconds / bound
-            self.factors[of] = min(factor, self.factors.get(of, factor))
-            self.shapes[of.inside] = min(factor, self.shapes.get(of.inside, factor))
+
+    def found(self, of: Kin, factor: float) -> None:
+        """By how much the time of some of them seems to be above the bound that is known of all."""
+        self.factors[of] = min(factor, self.factors.get(of, factor))
+        self.shapes[of.inside] = min(factor, self.shapes.get(of.inside, factor))

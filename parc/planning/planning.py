@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from compiler.model import Cluster, Job
 from dsl.data import dataclass
 from dsl.diagnostics import fail
-from parc.planning.bounds import LowerBounds
+from parc.planning.bounds import LowerBounds, lower_bounds
 from parc.planning.dims import splittable
+from parc.planning.found import Counts, Found, PricedPlan
 from parc.planning.pricing import StrategyPricer
 from parc.planning.recomputes import recomputes
-from parc.planning.search import STEP, Counts, Found, PricedPlan, Search
+from parc.planning.search import STEP, Search
 from parc.planning.space import PlanSpace
 from parc.planning.work import cluster_work, model_work
 
@@ -46,9 +49,24 @@ def plan(
     scopes = recomputes(job, split)
     cluster = cluster_work(job)
     space = PlanSpace(job.cluster.devices, split, split.sizes.get(split.batch, 1), scopes, cluster.domains)
-    bounds = LowerBounds(model_work(job, split, scopes), cluster, space.devices, split.layers)
-    found = Search(space, bounds, StrategyPricer(job), minimise, told).run(within)
+    bounds = lower_bounds(space, model_work(job, split, scopes), cluster)
+    with _seldom_collected():
+        found = Search(space, bounds, StrategyPricer(job), minimise, told).run(within)
     return Planned(job, space, bounds, found, minimise)
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Python looks for cycles of garbage less often: graphs are many small objects, of which few are in cycles."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def resized(cluster: Cluster, devices: int) -> Cluster:

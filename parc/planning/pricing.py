@@ -8,15 +8,22 @@ from dataclasses import replace
 from compiler.cost.memory.systems import Systems
 from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job, run_passes
-from compiler.model import Job
+from compiler.model import Job, Training
 from compiler.passes.pipeline import NAMES, PASSES, Work
 from compiler.passes.place.place import Undivided
+from compiler.passes.place.rules import place_axes
 from compiler.passes.sparse import Unlisted
 from compiler.strategy import Strategy
 from parc.price import Price
 
-SHARED = "prune"
-"""The last pass that asks a strategy for nothing but whether parts of the model are kept apart."""
+SHARED, CLOSED, PLACED = "prune", "update", "place"
+"""The last passes that ask a strategy for nothing but whether parts of the model are kept apart; for what is computed
+again and where stages begin; for all but the order in which stages run."""
+
+LAST = NAMES[NAMES.index(PLACED) - 1]
+
+KEPT = 8
+"""Graphs in which so many strategies are laid out are kept: those of schedules come one after the other."""
 
 
 class StrategyPricer:
@@ -25,6 +32,8 @@ class StrategyPricer:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.known: dict[bool, Work | None] = {}
+        self.closed: dict[object, Work] = {}
+        self.placed: dict[object, Work] = {}
         self.simulation: Simulation | None = None
         self.bytes = 0
 
@@ -43,8 +52,8 @@ class StrategyPricer:
         fits = self.bytes <= simulation.cluster.device.memory
         return Price(simulation.seconds(), self.bytes, fits, of.samples, of.tokens)
 
-    def compiled(self, strategy: Strategy) -> Compiled:
-        """The job with this strategy, not verified."""
+    def compiled(self, strategy: Strategy, update: bool = True) -> Compiled:
+        """The job with this strategy, not verified. update: if not, what is wanted are the passes alone."""
         job = replace(self.job, strategy=strategy)
         apart = bool(strategy.places) or any(len(p.parts) > 1 for p in strategy.pipelines)
         if apart not in self.known:
@@ -52,15 +61,64 @@ class StrategyPricer:
         begun = self.known[apart]
         if begun is None:
             return compile_job(job)
-        work = copy(begun)
-        work.job, work.names, work.unlisted = job, begun.names.copy(), dict(begun.unlisted)
-        for step in PASSES[NAMES.index(SHARED) + 1 :]:
-            try:
-                step.run(work)
-            except (Undivided, Unlisted):  # what is needed of whole batches, or no list after all: from the beginning
-                return compile_job(job)
+        try:
+            work = self._laid(begun, job, update)
+            _run(work, PLACED, NAMES[-1])
+        except (Undivided, Unlisted):  # what is needed of whole batches, or no list after all: from the beginning
+            return compile_job(job)
         return Compiled(job, work.serial, work.placed, work.staged, work.split, work.program)
+
+    def _laid(self, begun: Work, job: Job, update: bool) -> Work:
+        """After `PLACED`: graphs that another strategy has got the very same are taken from it."""
+        strategy = job.strategy
+        rows = tuple(replace(p, schedule="", chunks=1) for p in strategy.pipelines if not p.orders)
+        if len(rows) < len(strategy.pipelines):
+            rows = strategy.pipelines
+        places = {axis: next(a.size for a in strategy.mesh if a.name == axis) for axis in place_axes(strategy)}
+        again = (strategy.recomputes, rows, strategy.places, tuple(places.items()))
+        key = (replace(strategy, name="", pipelines=rows), update)
+        if key not in self.placed:
+            if again not in self.closed:
+                work = _another(begun, job)
+                _run(work, SHARED, CLOSED)
+                _keep(self.closed, again, work)
+            work = _another(self.closed[again], job)
+            _run(work, CLOSED, LAST)
+            if not update and not work.training.beside:
+                work.training = _without_update(work.training)
+            _run(work, LAST, PLACED)
+            _keep(self.placed, key, work)
+        return _another(self.placed[key], job)
 
     def _begun(self, job: Job) -> Work | None:
         """The passes that all strategies share; None for an entry that is not trained."""
         return run_passes(job, SHARED) if job.kind == "train" else None
+
+
+def _run(work: Work, behind: str, until: str) -> None:
+    for step in PASSES[NAMES.index(behind) + 1 : NAMES.index(until) + 1]:
+        step.run(work)
+
+
+def _keep(kept: dict[object, Work], key: object, work: Work) -> None:
+    while len(kept) >= KEPT:
+        del kept[next(iter(kept))]
+    kept[key] = work
+
+
+def _another(work: Work, job: Job) -> Work:
+    """The same with another strategy, of which the passes so far asked nothing else."""
+    found = copy(work)
+    found.job, found.names, found.unlisted = job, work.names.copy(), dict(work.unlisted)
+    if hasattr(work, "before_update"):
+        found.before_update = work.before_update.copy()
+        found.training = replace(work.training, job=job)
+        found.serial = replace(work.serial, job=job)
+    if hasattr(work, "placed"):
+        found.placed = replace(work.placed, training=found.training)
+    return found
+
+
+def _without_update(training: Training) -> Training:
+    """The same, but that nothing is done with the gradients. (What is beside them is laid out as the update has it.)"""
+    return replace(training, update=replace(training.update, nodes=(), outputs=()), reports=())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from parc.planning.search import PricedPlan
+from parc.planning.found import PricedPlan
 from parc.planning.space import PlanChoice, PlanSpace
 from parc.units import amount, seconds
 

@@ -7,96 +7,31 @@ hangs on bounds alone. So at any time the best is known, and how much better the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import field, replace
-from heapq import heappop, heappush
+from dataclasses import replace
+from heapq import heapify, heappop, heappush
 from math import inf
 from time import monotonic
 
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
-from parc.planning.bounds import LowerBounds
+from parc.planning.bounds import SURE, LowerBounds
+from parc.planning.found import Counts, Found, PricedPlan, Tried
 from parc.planning.guess import Guess, Kin, kin
+from parc.planning.layer_work import LayerWork
+from parc.planning.layers import Layers, SplitLayer
 from parc.planning.pricing import StrategyPricer
-from parc.planning.space import DATA, ZERO, MeshChoice, PlanChoice, PlanRules, PlanSpace
+from parc.planning.space import DATA, STAGES, ZERO, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.written import strategy_of
-from parc.price import Price
 
 STEP, MEMORY = "step", "memory"
 """What is minimised: seconds of a step, or bytes of the fullest device."""
 
 
+CLOSE = 1.05
+"""By as much a price may be above the closest bound: for guesses."""
+
 SURER = 1.001
 """By as much a guess has to be above what it was to be made anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class PricedPlan:
-    """A candidate that fits, and its exact price. value: what is minimised; bound: what was known of it before."""
-
-    candidate: PlanChoice
-    price: Price
-    value: float
-    bound: float
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """A candidate that was compiled. seconds: None if it does not fit; code: what is wrong with it, else empty."""
-
-    candidate: PlanChoice
-    needed: int | None = None
-    seconds: float | None = None
-    code: str = ""
-
-
-@dataclass(slots=True)
-class Counts:
-    """Candidates of the space, by what became of them; they add up to all.
-
-    numbers: a dim, a batch or a loop cannot be split so, or the cluster cannot tell it from another. too_large,
-    not_better: by bounds alone. refused: by the code of what is wrong. unfit: priced, and larger than the devices'
-    memory. fitting: priced, and not. left: not looked at.
-    """
-
-    numbers: int = 0
-    too_large: int = 0
-    not_better: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
-    unfit: int = 0
-    fitting: int = 0
-    left: int = 0
-
-    @property
-    def priced(self) -> int:
-        """All whose memory is known exactly."""
-        return self.unfit + self.fitting
-
-    @property
-    def total(self) -> int:
-        """All of the space."""
-        known = self.numbers + self.too_large + self.not_better + sum(self.refused.values())
-        return known + self.priced + self.left
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a search ends with. fitting: best first. least: the lowest bound of what is left (None: nothing is).
-    smallest: bytes of what needs least of all that was priced, and does not fit. interrupted: by the user."""
-
-    fitting: tuple[PricedPlan, ...]
-    tried: tuple[Tried, ...]
-    counts: Counts
-    least: float | None
-    seconds: float
-    smallest: int | None = None
-    interrupted: bool = False
-
-    @property
-    def gap(self) -> float:
-        """By which share of the best's value what is left can be better, at most."""
-        if self.least is None:
-            return 0.0
-        return max(0.0, 1 - self.least / self.fitting[0].value) if self.fitting else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +45,27 @@ class _Bunch:
 
 
 @dataclass(frozen=True, slots=True)
+class _Group:
+    """Bunches whose layers are of one kind."""
+
+    bunches: tuple[_Bunch, ...]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Open:
-    """What is still to be looked at. bound: of what is minimised, lower than all of it."""
+    """What is still to be looked at. bound: of what is minimised, lower than all of it; guess: of the best of it, if
+    there is more to go by than the bound."""
 
     kin: Kin
     bound: float
-    what: _Bunch | PlanChoice
+    what: _Group | _Bunch | PlanChoice
+    guess: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """Candidates."""
+        return 1 if isinstance(self.what, PlanChoice) else self.what.count
 
 
 Entry = tuple[float, int, _Open]
@@ -141,17 +91,18 @@ class Search:
         self.smallest: int | None = None
         self.best = inf
         self.guess = Guess(bounds, space.batch)
+        self.layers = Layers(space, pricer)
         self.likely: list[Entry] = []
         self.later: list[Entry] = []  # what probably does not fit
         self.number = 0
 
     def run(self, within: float | None = None) -> Found:
-        """Search until nothing is left, for so many seconds at most, or until interrupted."""
+        """Search until nothing is left, for so many seconds (and until a price is known), or until interrupted."""
         began, interrupted = monotonic(), False
         try:
             self._fill()
             while (entry := self._next()) is not None:
-                if within is not None and monotonic() - began > within:
+                if within is not None and self.tried and monotonic() - began > within:
                     self._push(entry)
                     break
                 self._take(entry)
@@ -160,44 +111,72 @@ class Search:
         least = self._end()
         self.fitting.sort(key=lambda p: (p.value, p.price.seconds, p.price.needed))
         return Found(
-            tuple(self.fitting), tuple(self.tried), self.counts, least, monotonic() - began, self.smallest, interrupted
+            tuple(self.fitting),
+            tuple(self.tried),
+            self.counts,
+            least,
+            monotonic() - began,
+            self.smallest,
+            interrupted,
+            self.layers.known,
         )
 
     # --- what there is -------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        space, memory, legal = self.space, self.bounds.cluster.memory, 0
+        space, bounds, legal = self.space, self.bounds, 0
+        of_axes: dict[object, list[tuple[PlanRules, int, int]]] = {}
+        groups: dict[Kin, list[_Bunch]] = {}
         for mesh in space.meshes():
-            legal += space.legal(mesh)
-            sizes: dict[int, float] = {z: self.bounds.needed(mesh.size(DATA), z) for z in ZERO}
-            known: dict[int, float] = {}
-            for rules, ways in space.bunches(mesh):
-                zero = [z for z in ways.zero if sizes[z] <= memory]
-                each = len(ways.first) * len(ways.schedules)
-                self.counts.too_large += each * (len(ways.zero) - len(zero))
-                if not zero:
+            if mesh.axes not in of_axes:
+                fits = [z for z in ZERO if bounds.needed(mesh.size(DATA), z) <= bounds.cluster.memory]
+                of_axes[mesh.axes] = found = []
+                for rules, ways in space.bunches(mesh):
+                    zero = [z for z in ways.zero if z in fits]
+                    each = len(ways.first) * len(ways.schedules)
+                    found.append((rules, zero[-1] if zero else -1, each * len(zero)))
+                    found.append((rules, -1, each * (len(ways.zero) - len(zero))))
+            for rules, most, count in of_axes[mesh.axes]:
+                legal += count
+                if most < 0:
+                    self.counts.too_large += count
                     continue
-                if rules.recompute not in known:
-                    last = ways.schedules[-1][0]  # of its bound alone: no schedule has a lower one
-                    known[rules.recompute] = min(
-                        self.value(PlanChoice(mesh, replace(rules, first=f, zero=z, schedule=last)))
-                        for f in ways.first
-                        for z in zero
-                    )
-                bunch = _Bunch(mesh, rules, zero[-1], each * len(zero))
-                self._push(_Open(kin(space, mesh, rules), known[rules.recompute], bunch))
+                of = kin(space, mesh, rules)
+                many, _ = self.layers.many(SplitLayer.of(of))
+                rows = many if many % of.rows == 0 else of.rows
+                groups.setdefault(replace(of, rows=rows), []).append(_Bunch(mesh, rules, most, count))
+        for of, bunches in groups.items():
+            bound = bounds.model.passes[of.recompute] / space.devices + bounds.model.fixed
+            if self.minimise != STEP:
+                bound = min(bounds.needed(b.mesh.size(DATA), b.zero) for b in bunches)
+            self._push(_Open(of, bound, _Group(tuple(bunches), sum(b.count for b in bunches))))
         self.counts.numbers = space.total - legal
 
-    def value(self, of: PlanChoice) -> float:
-        """A lower bound of what is minimised."""
-        return self.bounds.seconds(of) if self.minimise == STEP else self.bounds.bytes(of)
+    def value(self, of: PlanChoice, layer: LayerWork | None = None) -> float:
+        """A lower bound of what is minimised; infinite for what does not fit."""
+        size = self.bounds.bytes(of, layer)
+        if size > self.bounds.cluster.memory:
+            return inf
+        return self.bounds.seconds(of, layer) if self.minimise == STEP else size
 
     def _push(self, of: _Open) -> None:
         self.number += 1
+        heappush(self.likely if self._likely(of) else self.later, (self._guessed(of), self.number, of))
+
+    def _likely(self, of: _Open) -> bool:
+        """Whether it probably fits."""
         what = of.what
+        if isinstance(what, _Group):
+            return True
         smallest = what if isinstance(what, PlanChoice) else PlanChoice(what.mesh, replace(what.rules, zero=what.zero))
-        likely = self.guess.fits(of.kin, smallest)
-        heappush(self.likely if likely else self.later, (self.guess.factor(of.kin) * of.bound, self.number, of))
+        return self.guess.fits(of.kin, smallest)
+
+    def _guessed(self, of: _Open) -> float:
+        """What a candidate takes, or the best of many; as long as no price is known, candidates go first."""
+        if isinstance(of.what, PlanChoice) and self.best == inf:
+            return 0.0
+        guess = of.guess if of.guess else of.bound * self.guess.factor(of.kin)
+        return min(guess, self.best) if isinstance(of.what, _Group) else guess  # much is left out with little work
 
     def _leaves(self, bunch: _Bunch) -> Iterator[PlanChoice]:
         mesh, memory = bunch.mesh, self.bounds.cluster.memory
@@ -217,8 +196,8 @@ class Search:
             while heap:
                 guess, _, of = heappop(heap)
                 if of.bound >= self.best:
-                    self.counts.not_better += of.what.count if isinstance(of.what, _Bunch) else 1
-                elif self.guess.factor(of.kin) * of.bound > guess * SURER and heap:
+                    self.counts.not_better += of.count
+                elif self._guessed(of) > guess * SURER and heap:
                     self._push(of)  # more is known of its kin than when it was guessed
                 elif heap is self.likely and isinstance(of.what, PlanChoice) and not self.guess.fits(of.kin, of.what):
                     heappush(self.later, (guess, self.number, of))
@@ -229,9 +208,11 @@ class Search:
 
     def _take(self, of: _Open) -> None:
         what, bound = of.what, of.bound
+        if isinstance(what, _Group):
+            self._open_group(of, what)
+            return
         if isinstance(what, _Bunch):
-            for leaf in self._leaves(what):
-                self._push(_Open(of.kin, max(bound, self.value(leaf)), leaf))
+            self._open(of, what)
             return
         strategy = strategy_of(self.space, what)
         try:
@@ -245,7 +226,7 @@ class Search:
             return
         seconds = None if price is None else price.seconds
         self.tried.append(Tried(what, needed, seconds))
-        self.guess.learn(of.kin, what, bound if self.minimise == STEP else None, needed, seconds)
+        self.guess.learn(of.kin, what, needed)
         if price is None:
             self.counts.unfit += 1
             self.smallest = min(needed, self.smallest or needed)
@@ -255,17 +236,93 @@ class Search:
         self.fitting.append(plan)
         if plan.value < self.best:
             self.best = plan.value
+            self.likely = [(self._guessed(of), number, of) for _, number, of in self.likely]
+            heapify(self.likely)
             if self.told is not None:
                 self.told(plan, self.counts)
+
+    def _open_group(self, of: _Open, group: _Group) -> None:
+        """Its bunches one by one, if the work of their layers does not speak against all of them."""
+        bound = self._grouped(of)
+        while self.minimise == STEP and bound < self.best and self.layers.rougher(of.kin):
+            bound = self._grouped(of)
+        if bound >= self.best:
+            self.counts.not_better += group.count
+            return
+        self.guess.found(of.kin, CLOSE * bound / of.bound if of.bound else 1.0)
+        for bunch in group.bunches:
+            mine, single = kin(self.space, bunch.mesh, bunch.rules), bunch.mesh.microbatches == 1
+            better = max(bound, self.least(bunch, self.layers.best(mine, single, 2)))
+            if better >= self.best:
+                self.counts.not_better += bunch.count
+                continue
+            self._push(
+                self._known(_Open(mine, better, bunch), [(better, leaf) for leaf in self._leaves(bunch)], single)
+            )
+
+    def _grouped(self, of: _Open) -> float:
+        """What is now known of a group."""
+        layer = self.layers.best(of.kin, True, 2) if self.minimise == STEP else None
+        if layer is None:
+            return of.bound
+        rows = self.space.batch * of.kin.devices
+        each = layer.rows * self.layers.experts(SplitLayer.of(of.kin))
+        return max(of.bound, self.bounds.shared(layer, rows / each))
+
+    def _known(self, of: _Open, leaves: list[tuple[float, PlanChoice]], single: bool) -> _Open:
+        """The same, with what is now known of its candidates."""
+        bounds = self._bounds(of.kin, leaves, single)
+        guess = min(self._guess(leaf, bound) for bound, leaf in bounds)
+        return replace(of, bound=min(bound for bound, _ in bounds), guess=guess)
+
+    def _guess(self, leaf: PlanChoice, bound: float) -> float:
+        """Of a candidate: what goes beside its passes may well not be hidden."""
+        if self.minimise != STEP or leaf.rules.zero < 2:
+            return bound * CLOSE
+        return bound * CLOSE + self.bounds.beside(leaf)
+
+    def _bounds(self, of: Kin, leaves: list[tuple[float, PlanChoice]], single: bool) -> list[tuple[float, PlanChoice]]:
+        """The candidates, with what is now known of them."""
+        layers = {zero: self.layers.best(of, single, zero) for zero in {leaf.rules.zero for _, leaf in leaves}}
+        return [(max(known, self.value(leaf, layers[leaf.rules.zero])), leaf) for known, leaf in leaves]
+
+    def least(self, bunch: _Bunch, layer: LayerWork | None) -> float:
+        """A lower bound of all candidates of a bunch; infinite if none fits."""
+        if layer is None:
+            return 0.0
+        mesh, bounds = bunch.mesh, self.bounds
+        ways = [replace(bunch.rules, zero=bunch.zero, schedule=s, chunks=c) for s, c in self.space.ways(mesh).schedules]
+        sizes = {rules: bounds.bytes(PlanChoice(mesh, rules), layer) for rules in ways}
+        fitting = [rules for rules in ways if sizes[rules] <= bounds.cluster.memory]
+        if self.minimise != STEP:
+            return min((sizes[rules] for rules in fitting), default=inf)
+        p, d, m = mesh.size(STAGES), mesh.size(DATA), mesh.microbatches
+        through = bounds.through(p, m, bunch.rules.recompute, layer)
+        rows = (bounds.row(p, d, 1, m, 3, r.recompute, r.schedule, r.chunks, layer, through) for r in fitting)
+        return min(rows, default=inf) * SURE
+
+    def _open(self, of: _Open, bunch: _Bunch) -> None:
+        """Its candidates one by one, with bounds that are as close as it takes to leave them out."""
+        replicas, single = bunch.mesh.size(DATA), bunch.mesh.microbatches == 1
+        leaves = [(of.bound, leaf) for leaf in self._leaves(bunch)]
+        while leaves:
+            bounds = self._bounds(of.kin, leaves, single)
+            leaves = [(bound, leaf) for bound, leaf in bounds if bound < self.best]
+            self.counts.not_better += len(bounds) - len(leaves)
+            zero = min((leaf.rules.zero for _, leaf in leaves), default=0)
+            if not leaves or not self.layers.closer(of.kin, replicas, single, zero):
+                break
+        for bound, leaf in leaves:
+            self._push(_Open(of.kin, bound, leaf, self._guess(leaf, bound)))
 
     def _end(self) -> float | None:
         """Count what is left, and find its lowest bound."""
         least = None
         for _, _, of in (*self.likely, *self.later):
-            count = of.what.count if isinstance(of.what, _Bunch) else 1
-            if of.bound >= self.best:
-                self.counts.not_better += count
+            bound = self._grouped(of) if isinstance(of.what, _Group) else of.bound
+            if bound >= self.best:
+                self.counts.not_better += of.count
             else:
-                self.counts.left += count
-                least = of.bound if least is None else min(least, of.bound)
+                self.counts.left += of.count
+                least = bound if least is None else min(least, bound)
         return least

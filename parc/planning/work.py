@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import log2, prod
 
@@ -14,7 +15,7 @@ from compiler.cost.price.compute import launches
 from compiler.cost.price.machine import Machine, machine
 from compiler.driver import compile_job
 from compiler.graph import ITEMSIZE
-from compiler.model import Cluster, Job
+from compiler.model import Cluster, Job, Weight
 from compiler.program import FunctionPhase
 from compiler.strategy import SERIAL, RecomputeRule
 from dsl.data import dataclass
@@ -33,7 +34,8 @@ class ModelWork:
     update: seconds of the optimizer; fixed: seconds of a step that no split makes shorter
     activations: bytes besides weights and states that the serial program needs for the whole batch; for guesses alone
     parameters: that are trained, and have gradients as large as they are; stored, moments: bytes of all trained
-        weights as the optimizer has them, and of its states
+        weights as the optimizer has them, and of its states; loop_…: of those, what the loops at the top have; again:
+        of the loops' parameters those that the backward pass reads, too
     """
 
     passes: tuple[float, ...]
@@ -46,6 +48,10 @@ class ModelWork:
     parameters: int
     stored: int
     moments: int
+    loop_parameters: int
+    loop_stored: int
+    loop_moments: int
+    again: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,7 @@ class ClusterWork:
     copy: float
     gradient: float
     stored: int
+    reserve: float
 
 
 def model_work(job: Job, split: Splittable, recomputes: tuple[tuple[str, ...], ...]) -> ModelWork:
@@ -70,7 +77,7 @@ def model_work(job: Job, split: Splittable, recomputes: tuple[tuple[str, ...], .
     assert job.cluster is not None
     cal = of_cluster(job.cluster)
     passes, loop, launched, host, activations = [], [], [], [], []
-    update = 0.0
+    update, read = 0.0, set[str]()
     servers = -(-job.cluster.devices // job.cluster.levels[0].count)
     late = 1 + cal.jitter * log2(servers)
     for scopes in recomputes:
@@ -79,6 +86,7 @@ def model_work(job: Job, split: Splittable, recomputes: tuple[tuple[str, ...], .
         compiled = compile_job(replace(job, strategy=serial))
         of = machine(compiled.program, job.cluster)
         found = features(compiled.program)
+        read = read or {v.name for v in compiled.training.backward.inputs}
         total = _NOTHING
         for key, part in found.parts[0].items():
             if key[0] is FunctionPhase.UPDATE:
@@ -91,8 +99,12 @@ def model_work(job: Job, split: Splittable, recomputes: tuple[tuple[str, ...], .
         host.append(total.dispatched * cal.host)
         fullest = Systems(compiled, found).fullest
         activations.append(fullest.turning)
-    dense = [w for w in job.model.trained if not set(w.value.type.names) & set(split.rows)]
-    names = {w.name for w in job.model.trained}
+    labels = {label for label, _ in split.loops}
+    trained = job.model.trained
+    kept = _kept(job, split, trained)
+    loops = [w for w in trained if labels & {*w.loops}]
+    looped = _kept(job, split, loops)
+    again, *_ = _kept(job, split, [w for w in loops if w.name in read])
     return ModelWork(
         tuple(passes),
         tuple(loop),
@@ -101,8 +113,19 @@ def model_work(job: Job, split: Splittable, recomputes: tuple[tuple[str, ...], .
         update,
         cal.fixed,
         tuple(activations),
+        *kept,
+        *looped,
+        again,
+    )
+
+
+def _kept(job: Job, split: Splittable, weights: Sequence[Weight]) -> tuple[int, int, int]:
+    """Elements that have gradients as large as they are, bytes of the weights, and of the optimizer's states."""
+    dense = [w for w in weights if not set(w.value.type.names) & set(split.rows)]
+    names = {w.name for w in weights}
+    return (
         sum(prod(w.value.type.shape) for w in dense),
-        sum(w.value.type.bytes for w in job.model.trained),
+        sum(w.value.type.bytes for w in weights),
         sum(s.value.type.bytes for u in job.updates if u.weight in names for s in u.states),
     )
 
@@ -183,6 +206,7 @@ def cluster_work(job: Job) -> ClusterWork:
         (of.copy if narrow == 2 else narrow) if mixed else stored,
         (each if narrow == 2 else stored) if mixed else stored,
         stored if mixed else 0,
+        of.reserve,
     )
 
 

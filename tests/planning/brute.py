@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from compiler.model import Job
 from dsl.diagnostics import ParcError
-from parc.planning.bounds import LowerBounds
+from parc.planning.bounds import LowerBounds, lower_bounds
 from parc.planning.dims import splittable
 from parc.planning.recomputes import recomputes
 from parc.planning.space import PlanChoice, PlanRules, PlanSpace
@@ -23,7 +23,7 @@ def space_of(job: Job) -> tuple[PlanSpace, LowerBounds]:
     scopes, cluster = recomputes(job, split), cluster_work(job)
     assert job.cluster is not None
     space = PlanSpace(job.cluster.devices, split, split.sizes[split.batch], scopes, cluster.domains)
-    return space, LowerBounds(model_work(job, split, scopes), cluster, space.devices, split.layers)
+    return space, lower_bounds(space, model_work(job, split, scopes), cluster)
 
 
 def candidates(space: PlanSpace) -> Iterator[PlanChoice]:

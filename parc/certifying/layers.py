@@ -1,0 +1,253 @@
+"""What a certificate says of layers, found again: each entry is a strategy of its own, which is compiled as a whole.
+
+Which candidates it holds for, and why, stands in `docs/plan.md`: those whose layers are split and computed as its own
+are, for rows that divide its own; those that compute more again; and those of more devices that do the same together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import ceil, log2, prod
+from typing import Any
+
+from compiler.cost.kernels.program import features
+from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait, WorkLoop
+from compiler.cost.memory.systems import Systems
+from compiler.cost.price.calibration import of_cluster
+from compiler.cost.price.machine import machine
+from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer
+from compiler.driver import compile_job
+from compiler.layout import local_type
+from compiler.memory.tiers import FIRST
+from compiler.model import Job
+from compiler.ops.effects import Accumulate
+from compiler.ops.repeat import Repeat
+from compiler.origin import Role
+from compiler.program import FunctionPhase
+from compiler.strategy import Strategy
+from dsl.data import dataclass
+from dsl.diagnostics import ParcError
+from parc.certifying.counting import StatedSpace
+from parc.certifying.stated import StatedPart, Unfounded
+
+SCALED = ("forward", "backward", "rest", "tail", "saved")
+"""What fewer rows take less of; `added` is the same for any."""
+
+NUMBERS = (*SCALED, "added")
+DATA_LIKE = ("data", "experts", "positions")
+Build = Callable[[Mapping[str, int], int, Mapping[str, Any]], Strategy]
+
+
+@dataclass(frozen=True, slots=True)
+class StatedLayer:
+    """An entry that was found to be right. rows: of the batch on a device; rules: along, heads, tables; single: of one
+    micro-batch; whole: gradients were not sharded; exact: it holds for these rows alone; numbers: seconds, and bytes.
+    """
+
+    inside: Mapping[str, int]
+    again: int
+    rules: tuple[str, bool, bool]
+    rows: int
+    single: bool
+    whole: bool
+    exact: bool
+    numbers: Mapping[str, float]
+
+
+def stated_layers(stated: StatedPart, job: Job, space: StatedSpace, build: Build) -> list[StatedLayer]:
+    """All entries, each held to its strategy. build: a strategy of a mesh, micro-batches and rules."""
+    found = []
+    seen = set()
+    for entry in stated["layers"].each():
+        inside: dict[str, int] = {}
+        for pair in entry["inside"].each():
+            axis, size = pair.pair()
+            inside[axis.text()] = size.whole(2)
+        names = [name for name, _, _ in space.axes]
+        if list(inside) != [n for n in names if n in inside] or any(
+            space.kind(n) in ("stages", "data") for n in inside
+        ):
+            raise Unfounded(f"{entry.path}.inside are no axes that split layers, in their order")
+        rows, replicas = entry["rows"].whole(1), entry["replicas"].whole(1)
+        again = entry["recompute"].whole()
+        along, heads, tables = entry["along"].text(), entry["heads"].truth(), entry["tables"].truth()
+        data = [n for n in names if space.kind(n) == "data"]
+        if replicas > 1 and not data:
+            raise Unfounded(f"{entry.path}.replicas is {replicas}, but no axis splits data")
+        mesh = {data[0]: replicas, **inside} if replicas > 1 else inside
+        shares = rows * replicas * space.of_kind(mesh, "experts")
+        _, can = space.choices(mesh)
+        legal = again < len(space.recomputes) and along in can["along"] and heads in can["heads"]
+        if (
+            space.batch % shares
+            or not space.divides(mesh, space.batch // shares)
+            or not legal
+            or tables not in can["rows"]
+        ):
+            raise Unfounded(f"{entry.path} is no strategy of the space's kinds")
+        key = (tuple(inside.items()), again, along, heads, tables, rows, replicas, entry["whole"].value)
+        if key in seen:
+            raise Unfounded(f"{entry.path} stands there twice")
+        seen.add(key)
+        whole = entry["whole"].truth()
+        zero = 2 if not whole and any(space.kind(n) in DATA_LIKE for n in mesh) else 0
+        rules = {"zero": zero, "recompute": again, "schedule": "", "chunks": 1, "along": along, "heads": heads}
+        strategy = build(mesh, space.batch // shares, {**rules, "rows": tables})
+        try:
+            numbers, single, exact = _measure(job, space, strategy, whole)
+        except ParcError as error:
+            raise Unfounded(f"{entry.path} cannot be: {error}") from None
+        for name in NUMBERS:
+            entry[name].be(numbers[name])
+        entry["single"].be(single)
+        entry["exact"].be(exact)
+        if extra := sorted(entry.items().keys() - {*FIELDS, *NUMBERS}):
+            raise Unfounded(f"{entry.path} has `{extra[0]}`, which no bound asks for")
+        found.append(StatedLayer(inside, again, (along, heads, tables), rows, single, whole, exact, numbers))
+    return found
+
+
+FIELDS = ("inside", "recompute", "along", "heads", "tables", "rows", "replicas", "single", "whole", "exact")
+
+
+def _measure(job: Job, space: StatedSpace, strategy: Strategy, whole: bool) -> tuple[dict[str, float], bool, bool]:
+    cluster = job.cluster
+    assert cluster is not None
+    compiled = compile_job(replace(job, strategy=strategy))
+    program, cal = compiled.program, of_cluster(cluster)
+    (cls,) = program.classes
+    found = features(program)
+    pricer = Pricer(machine(program, cluster), cal)
+    late = 1.0 + cal.jitter * log2(ceil(cluster.devices / cluster.levels[0].count))
+
+    def busy(part: Part, only: set[int] | None = None) -> int:
+        total = 0
+        for i, node in enumerate(part.nodes):
+            work = node.work
+            if only is not None and i not in only:
+                continue
+            if isinstance(work, WorkLoop):
+                total += work.count * busy(work.body)
+            elif not isinstance(work, Wait | Post | Meet) and not (node.again and cal.reentrant <= 0):
+                one = pricer.price(work)
+                if one.stream == COMPUTE:
+                    total += one.ps if late == 1.0 else round(one.ps * late)
+                elif one.blocking and isinstance(work, Collective) and work.role == "activations":
+                    total += one.ps
+        return total
+
+    totals = dict.fromkeys(("forward", "backward", "rest", "tail"), 0)
+    exact = False
+    for function in cls.functions:
+        if function.phase not in (FunctionPhase.FORWARD, FunctionPhase.BACKWARD):
+            continue
+        part = found.parts[0][function.key]
+        cut = {
+            n.outputs[0].name for n in function.body.nodes if isinstance(n.op, Repeat) and n.op.label in space.labels
+        }
+        loops = {i for i, node in enumerate(part.nodes) if node.name in cut}
+        others = set(range(len(part.nodes))) - loops
+        ahead = function.phase is FunctionPhase.FORWARD
+        totals["forward" if ahead else "backward"] += busy(part, loops)
+        totals["rest"] += busy(part, others)
+        if len(space.labels) == 1 and loops:
+            totals["tail"] += busy(part, others & _last(part, loops, ahead))
+        every = (node.work for node, _ in part.each())
+        exact = exact or (cal.ring > 0 and any(isinstance(w, Collective) and w.beside for w in every))
+    numbers = {name: ps / PICOSECONDS for name, ps in totals.items()}
+    numbers["added"] = 0.0
+    if whole and program.microbatches > 1:
+        looped = [
+            local_type(n.inputs[0].type, n.inputs[0].layout, program.sizes).bytes
+            for f in cls.functions
+            if f.phase is FunctionPhase.BACKWARD
+            for n in f.body.nodes
+            if isinstance(n.op, Accumulate) and {*n.inputs[0].type.names} & {*space.labels}
+        ]
+        numbers["added"] = 2 * sum(looped) * late / (cluster.device.bandwidth * cal.vector)
+    memory = Systems(compiled, found).memory(cls)
+    memory.effect(FunctionPhase.FORWARD, 0, set())
+    (replay,) = memory.replays.values()
+    dims = {s.name: {*s.type.names} for s in cls.states}
+    buffers = {id(b): b for name, b in replay.saved.items() if dims[name] & {*space.labels}}
+    there = (b.bytes for b in buffers.values() if b.memory == FIRST and b.role == Role.SAVED and not b.static)
+    return {**numbers, "saved": float(sum(there))}, program.microbatches == 1, exact
+
+
+def _last(part: Part, loops: set[int], ahead: bool) -> set[int]:
+    """Nodes that are where a loop's last iteration is: behind it in the forward pass, before it in the backward pass,
+    with all that follows from that and not from the loop."""
+    follows = _closure(part, loops)
+    if ahead:
+        return follows
+    needs: set[int] = set()
+    for i in loops:
+        stack = [*part.nodes[i].deps]
+        while stack:
+            at = stack.pop()
+            if at not in needs and at not in follows:
+                needs.add(at)
+                stack += part.nodes[at].deps
+    return _closure(part, needs) - follows
+
+
+def _closure(part: Part, of: set[int]) -> set[int]:
+    """These nodes and all that wait for them, through others."""
+    found = set(of)
+    for i, node in enumerate(part.nodes):
+        if found & {*node.deps}:
+            found.add(i)
+    return found
+
+
+class LayerTable:
+    """Which entries hold for a candidate."""
+
+    def __init__(self, space: StatedSpace, layers: list[StatedLayer]) -> None:
+        self.space, self.layers = space, layers
+        self.known: dict[Any, list[dict[str, float]]] = {}
+
+    def numbers(
+        self, mesh: Mapping[str, int], m: int, zero: int, again: int, along: str, heads: bool, tables: bool
+    ) -> list[dict[str, float]]:
+        """Of all entries that hold, in proportion: seconds of a micro-batch's passes, and bytes that it leaves."""
+        space = self.space
+        inside = {n: size for n, size in mesh.items() if space.kind(n) not in ("stages", "data")}
+        whole = space.batch // (m * space.of_kind(mesh, "data"))  # rows of all devices that share a layer
+        key = (tuple(inside.items()), whole, m == 1, zero > 1, again, along, heads, tables)
+        if key not in self.known:
+            layers = [w for w in self.layers if not w.whole or zero < 2]
+            of = (self._number(w, inside, whole, m == 1, again, (along, heads, tables)) for w in layers)
+            self.known[key] = [w for w in of if w is not None]
+        return self.known[key]
+
+    def _number(
+        self,
+        of: StatedLayer,
+        inside: Mapping[str, int],
+        whole: int,
+        single: bool,
+        again: int,
+        rules: tuple[str, bool, bool],
+    ) -> dict[str, float] | None:
+        space = self.space
+        its = of.rows * space.of_kind(of.inside, "experts")
+        same = of.inside == inside
+        if of.again not in (0, again) or (of.again and not same) or (single and not of.single):
+            return None
+        if any(inside.get(n, 1) % size for n, size in of.inside.items()):
+            return None
+        kinds = {space.kind(n) for n in of.inside}
+        if of.rules != (rules[0] if "inner" in kinds else "", rules[1] and "positions" in kinds, rules[2]):
+            return None
+        if its != whole and (of.exact or its % whole):
+            return None
+        q = whole / its
+        found = {name: of.numbers[name] * q for name in SCALED} | {"added": of.numbers["added"]}
+        if of.again != again or not same:
+            found |= {"forward": 0.0, "backward": found["forward"] + found["backward"], "saved": 0.0}
+        if not same:
+            found["backward"] *= prod(of.inside.values()) / prod(inside.values())
+            found |= {"rest": 0.0, "tail": 0.0, "added": 0.0}
+        return found

@@ -1,0 +1,121 @@
+"""All candidates of a stated space, gone through one mesh after the other: how many there are, and of which bound."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import product
+from math import prod
+from typing import Any
+
+from dsl.data import dataclass
+from parc.certifying.counting import StatedSpace, divisors_of
+from parc.certifying.floors import Floors
+from parc.certifying.layers import LayerTable
+
+ROUNDED = 1 + 1e-9
+"""Sums of floats hang on their order: a bound that reaches the limit but for that is one."""
+
+
+@dataclass(slots=True)
+class SpaceTally:
+    """Numbers of candidates. too_large: by what is there all the time; least: the lowest bound of those that may be
+    better than a limit, and were not tried."""
+
+    total: int = 0
+    legal: int = 0
+    too_large: int = 0
+    least: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tallied:
+    """What a count goes by. limit: what the best takes; tried: the candidates that were priced (`candidate`)."""
+
+    space: StatedSpace
+    floors: Floors
+    layers: LayerTable
+    minimise: str
+    limit: float
+    tried: Collection[Any]
+
+    def count(self) -> SpaceTally:
+        """Go through all."""
+        space, found = self.space, SpaceTally()
+        batches = divisors_of(space.batch)
+        for mesh in space.meshes():
+            every, can = space.choices(mesh)
+            found.total += prod(map(len, every.values())) * len(batches)
+            for m in batches:
+                if space.divides(mesh, m):
+                    found.legal += prod(map(len, can.values()))
+                    self._bounded(mesh, m, can, found)
+        return found
+
+    def _bounded(self, mesh: Mapping[str, int], m: int, can: Mapping[str, Sequence[Any]], found: SpaceTally) -> None:
+        space, floors = self.space, self.floors
+        replicas = space.of_kind(mesh, "data")
+        memory = floors.cluster["memory"]
+        fitting = [zero for zero in can["zero"] if floors.bytes(replicas, zero) <= memory]
+        every = prod(len(can[k]) for k in can if k != "zero")
+        found.too_large += every * (len(can["zero"]) - len(fitting))
+        if not fitting:
+            return
+        for again, along, heads, tables in product(can["recompute"], can["along"], can["heads"], can["rows"]):
+            known = {zero: self.layers.numbers(mesh, m, zero, again, along, heads, tables) for zero in fitting}
+            if self.minimise == "step":
+                known = {z: of for z, of in known.items() if all(self._all(mesh, m, w) < self.limit for w in of)}
+            for first, zero, schedule in product(can["first"], known, can["schedule"]):
+                bound = self._bound(mesh, m, first, zero, again, schedule, known[zero])
+                if bound * ROUNDED >= self.limit:
+                    continue
+                key = candidate(mesh, m, first, zero, again, schedule, along, heads, tables)
+                if key not in self.tried:
+                    found.least = bound if found.least is None else min(found.least, bound)
+
+    def _all(self, mesh: Mapping[str, int], m: int, layer: Mapping[str, float]) -> float:
+        """Whatever else is chosen: each stage has its share of the layers of each micro-batch."""
+        both = layer["forward"] + layer["backward"] + layer["added"]
+        return both * m / self.space.of_kind(mesh, "stages") + float(self.floors.model["fixed"])
+
+    def _bound(
+        self,
+        mesh: Mapping[str, int],
+        m: int,
+        first: str,
+        zero: int,
+        again: int,
+        schedule: tuple[str, int],
+        known: Sequence[Mapping[str, float]],
+    ) -> float:
+        """The highest that is known; infinite for what does not fit."""
+        space, floors, (name, chunks) = self.space, self.floors, schedule
+        p, d = space.of_kind(mesh, "stages"), space.of_kind(mesh, "data")
+        sizes = [floors.bytes(d, zero), *(floors.held(p, d, m, zero, name, chunks, layer) for layer in known)]
+        if max(sizes) > floors.cluster["memory"]:
+            return float("inf")
+        if self.minimise != "step":
+            return float(max(sizes))
+        stride, in_turn = space.stride(mesh, first), name in IN_TURN
+        bounds = [floors.seconds(p, d, stride, m, zero, again, in_turn)]
+        for layer in known:
+            bounds.append(floors.seconds(p, d, stride, m, zero, again, in_turn, floors.together(p, m, again, layer)))
+            bounds.append(floors.row(p, d, stride, m, zero, again, name, chunks, layer))
+        return float(max(bounds))
+
+
+IN_TURN = ("gpipe", "one_f_one_b")
+
+
+def candidate(
+    mesh: Mapping[str, int],
+    m: int,
+    first: str,
+    zero: int,
+    again: int,
+    schedule: tuple[str, int],
+    along: str,
+    heads: bool,
+    tables: bool,
+) -> Any:
+    """What tells a candidate from all others."""
+    return frozenset(mesh.items()), m, first, zero, again, schedule, along, heads, tables

@@ -1,0 +1,84 @@
+"""What a search ends with: what was priced, what became of all else, and how much better the rest can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+
+from dsl.data import dataclass
+from parc.planning.layer_work import LayerWork
+from parc.planning.layers import SplitLayer
+from parc.planning.space import PlanChoice
+from parc.price import Price
+
+
+@dataclass(frozen=True, slots=True)
+class PricedPlan:
+    """A candidate that fits, and its exact price. value: what is minimised; bound: what was known of it before."""
+
+    candidate: PlanChoice
+    price: Price
+    value: float
+    bound: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A candidate that was compiled. seconds: None if it does not fit; code: what is wrong with it, else empty."""
+
+    candidate: PlanChoice
+    needed: int | None = None
+    seconds: float | None = None
+    code: str = ""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Candidates of the space, by what became of them; they add up to all.
+
+    numbers: a dim, a batch or a loop cannot be split so, or the cluster cannot tell it from another. too_large: by what
+    is there all the time alone. not_better: by bounds, of time or of memory. refused: by the code of what is wrong.
+    unfit: priced, and larger than the devices' memory. fitting: priced, and not. left: not looked at.
+    """
+
+    numbers: int = 0
+    too_large: int = 0
+    not_better: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    unfit: int = 0
+    fitting: int = 0
+    left: int = 0
+
+    @property
+    def priced(self) -> int:
+        """All whose memory is known exactly."""
+        return self.unfit + self.fitting
+
+    @property
+    def total(self) -> int:
+        """All of the space."""
+        known = self.numbers + self.too_large + self.not_better + sum(self.refused.values())
+        return known + self.priced + self.left
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search ends with. fitting: best first. least: the lowest bound of what is left (None: nothing is).
+    smallest: bytes of what needs least of all that was priced, and does not fit. interrupted: by the user. layers: what
+    bounds were made of."""
+
+    fitting: tuple[PricedPlan, ...]
+    tried: tuple[Tried, ...]
+    counts: Counts
+    least: float | None
+    seconds: float
+    smallest: int | None = None
+    interrupted: bool = False
+    layers: Mapping[SplitLayer, Sequence[LayerWork]] = field(default_factory=dict)
+
+    @property
+    def gap(self) -> float:
+        """By which share of the best's value what is left can be better, at most."""
+        if self.least is None:
+            return 0.0
+        return max(0.0, 1 - self.least / self.fitting[0].value) if self.fitting else 1.0

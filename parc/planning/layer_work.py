@@ -1,0 +1,66 @@
+"""What layers take of a device: a data type of its own, for bounds ask for it and searches find it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dsl.data import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWork:
+    """Of a micro-batch, on one of the devices that share a layer. rows: of the batch, that it has.
+
+    forward, backward: seconds of the loops at the top, all iterations; rest: of what else both passes do; tail: of
+    that, what comes behind a single loop, and back to it; saved: bytes that the loops keep from one to the other.
+    added: seconds in which a micro-batch's gradients are added to those of the loops, whatever the rows.
+    replicas: of the strategy that was lowered.
+    single: there was one micro-batch, whose gradients are added to nothing. whole: gradients were not sharded (ZeRO 0),
+    and so it holds for none that shards them. exact: it holds for these very rows alone,
+    for messages go beside products that take longer with fewer.
+    """
+
+    rows: int
+    replicas: int
+    forward: float
+    backward: float
+    rest: float
+    tail: float
+    saved: float
+    added: float
+    single: bool
+    whole: bool
+    exact: bool = False
+
+    @property
+    def both(self) -> float:
+        """Seconds of the loops in both passes, and of what they add to gradients."""
+        return self.forward + self.backward + self.added
+
+    def covers(self, rows: int, single: bool, zero: int) -> bool:
+        """Whether it is a bound for so many rows. single: of one micro-batch; zero: the stage of ZeRO."""
+        if (single and not self.single) or (zero > 1 and self.whole):
+            return False
+        return self.rows == rows or (not self.exact and self.rows % rows == 0)
+
+    def of(self, rows: int) -> LayerWork:
+        """In proportion."""
+        q = rows / self.rows
+        return LayerWork(
+            rows,
+            self.replicas,
+            self.forward * q,
+            self.backward * q,
+            self.rest * q,
+            self.tail * q,
+            self.saved * q,
+            self.added,
+            self.single,
+            self.whole,
+            self.exact,
+        )
+
+    @property
+    def any(self) -> LayerWork:
+        """What holds whatever is computed again: which of the passes has the work, and what is kept, is not known."""
+        return replace(self, forward=0.0, backward=self.forward + self.backward, saved=0.0)

@@ -1,0 +1,289 @@
+"""What a micro-batch takes of a device in the loops of a model, whatever stages, replicas and schedule there are.
+
+It hangs on the axes that split a layer, on what is computed again and on the rows of the batch that a device has
+(`SplitLayer` and rows): so one strategy of few devices, that has these in one stage, is lowered for all that share
+them. Of it are taken
+
+- the seconds in which kernels and messages of activations keep a device from computing anything else, forward and
+  backward, of all iterations of the loops at the top, and of the rest;
+- the bytes that these loops keep of a micro-batch from its forward pass to its backward pass.
+
+For fewer rows no row takes less: tiles and waves of a kernel are filled worse, a message is shorter, and launches and
+latencies are the same. So what a multiple of the rows takes is a bound, in proportion. For the same reasons one device
+that does what several do takes no longer than these take together, with no more to send. And computing things again
+adds work to what both passes take without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from math import log2, prod
+
+from compiler.cost.kernels.program import Features, features
+from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait, WorkLoop, WorkNode
+from compiler.cost.memory.systems import SystemMemory, Systems
+from compiler.cost.price.calibration import of_cluster
+from compiler.cost.price.machine import machine
+from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer
+from compiler.driver import Compiled
+from compiler.layout import local_type
+from compiler.memory.tiers import FIRST
+from compiler.ops.effects import Accumulate
+from compiler.ops.repeat import Repeat
+from compiler.origin import Role
+from compiler.program import Function, FunctionKey, FunctionPhase, Program
+from dsl.data import dataclass
+from dsl.diagnostics import ParcError
+from parc.planning.guess import Kin
+from parc.planning.layer_work import LayerWork
+from parc.planning.pricing import StrategyPricer
+from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, MeshChoice, PlanChoice, PlanRules, PlanSpace
+from parc.planning.written import strategy_of
+
+FORWARD: FunctionKey = (FunctionPhase.FORWARD, 0)
+BACKWARD: FunctionKey = (FunctionPhase.BACKWARD, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitLayer:
+    """All but the rows that the work of layers hangs on: axes that split them, and rules."""
+
+    inside: tuple[tuple[str, int], ...]
+    recompute: int
+    along: str
+    heads: bool
+    tables: bool
+
+    @property
+    def devices(self) -> int:
+        """That share a layer."""
+        return prod(n for _, n in self.inside)
+
+    @staticmethod
+    def of(kin: Kin) -> SplitLayer:
+        return SplitLayer(kin.inside, kin.recompute, kin.along, kin.heads, kin.tables)
+
+
+class Layers:
+    """All that is known of layers so far, found as it is asked for."""
+
+    def __init__(self, space: PlanSpace, pricer: StrategyPricer) -> None:
+        self.space, self.pricer = space, pricer
+        self.known: dict[SplitLayer, list[LayerWork]] = {}
+        self.asked: set[tuple[SplitLayer, int, int, bool]] = set()
+        self.roles = {role.name: role for role in space.roles}
+        assert pricer.job.cluster is not None
+        self.cluster = pricer.job.cluster
+        self.cal = of_cluster(self.cluster)
+        servers = -(-self.cluster.devices // self.cluster.levels[0].count)
+        self.late = 1.0 + self.cal.jitter * log2(servers)
+
+    def best(self, kin: Kin, single: bool, zero: int) -> LayerWork | None:
+        """The closest bound that is known, in proportion to the rows. single: of candidates with one micro-batch; zero:
+        their stage of ZeRO."""
+        kind = SplitLayer.of(kin)
+        if (mine := self._closest(kind, kin.rows, single, zero)) is not None:
+            return mine.of(kin.rows)
+        plain = replace(kind, recompute=0)
+        if (mine := self._closest(plain, kin.rows, single, zero)) is not None:
+            return mine.of(kin.rows).any
+        found = [self._merged(of, plain, kin.rows, single, zero) for of in self.known]
+        return max((w for w in found if w is not None), key=lambda w: w.backward, default=None)
+
+    def _closest(self, kind: SplitLayer, rows: int, single: bool, zero: int) -> LayerWork | None:
+        found = [w for w in self.known.get(kind, ()) if w.covers(rows, single, zero)]
+        return min(found, key=lambda w: (w.rows, w.single, not w.whole)) if found else None
+
+    def _merged(self, of: SplitLayer, kind: SplitLayer, rows: int, single: bool, zero: int) -> LayerWork | None:
+        """What is known of fewer devices that share a layer, which do the work of several each."""
+        if not self.merges(of, kind):
+            return None
+        each = self.experts(kind) / self.experts(of)
+        mine = self._closest(of, int(rows * each), single, zero) if (rows * each).is_integer() else None
+        if mine is None:
+            return None
+        found, times = mine.of(int(rows * each)).any, of.devices / kind.devices
+        return replace(found, rows=rows, backward=found.backward * times, rest=0.0, tail=0.0, added=0.0)
+
+    def merges(self, of: SplitLayer, kind: SplitLayer) -> bool:
+        """Whether devices of the second kind can be put together to those of the first, which do what they did."""
+        fewer, more = dict(of.inside), dict(kind.inside)
+        return (
+            of.recompute == 0
+            and of.tables == kind.tables
+            and all(more.get(name, 1) % n == 0 for name, n in fewer.items())
+            and (of.along, of.heads) == self._rules(of.inside, kind)
+        )
+
+    def _rules(self, inside: tuple[tuple[str, int], ...], like: SplitLayer) -> tuple[str, bool]:
+        kinds = {self.roles[name].kind for name, _ in inside}
+        return like.along if INNER in kinds else "", like.heads and POSITIONS in kinds
+
+    def experts(self, kind: SplitLayer) -> int:
+        """Devices of the axis of experts."""
+        return next((n for name, n in kind.inside if self.roles[name].kind == EXPERTS), 1)
+
+    def _fewer(self, kind: SplitLayer) -> list[SplitLayer]:
+        """Kinds with fewer and fewer devices to which these can be put together, the least first."""
+        found = []
+        inside = dict(kind.inside)
+        while inside:
+            largest = max(inside, key=lambda name: inside[name])
+            inside[largest] //= next(q for q in range(2, inside[largest] + 1) if inside[largest] % q == 0)
+            axes = tuple((name, n) for name, n in inside.items() if n > 1)
+            along, heads = self._rules(axes, kind)
+            found.append(SplitLayer(axes, 0, along, heads, kind.tables))
+            inside = dict(axes)
+        return found[::-1]
+
+    def many(self, kind: SplitLayer) -> tuple[int, int]:
+        """As many rows as there can be with few replicas (two, if the batch has that many), and these."""
+        most = self.space.batch // self.experts(kind)
+        sharded = any(self.roles[name].kind in (EXPERTS, POSITIONS) for name, _ in kind.inside)
+        return (most, 1) if sharded or most % 2 else (most // 2, 2)
+
+    def closer(self, kin: Kin, replicas: int, single: bool, zero: int) -> bool:
+        """Find out more, if there is more to find out: first of fewer devices, then of what is computed but once, of
+        many rows, and, where gradients are not sharded, with what is added to them; last of these rows. replicas,
+        single, zero: of a candidate. Of what cannot be lowered nothing is found."""
+        if self.rougher(kin):
+            return True
+        if zero > 1:
+            return False
+        kind = SplitLayer.of(kin)
+        each = self.experts(kind)
+        half = self.space.batch // (2 * each)
+        if not single and half and half % kin.rows == 0 and self._find(kind, half, 1, True):
+            return True
+        most = replicas if single else next((n for n in range(2, replicas + 1) if replicas % n == 0), 1)
+        if not single and self.space.batch == kin.rows * most * each:
+            most = 1  # of the replicas several micro-batches are made
+        closest = self._closest(kind, kin.rows, single, zero)
+        if closest is None or closest.rows != kin.rows or closest.single != single or not closest.whole:
+            return self._find(kind, kin.rows, most, True)
+        return False
+
+    def rougher(self, kin: Kin) -> bool:
+        """The same, but for these rows."""
+        kind = SplitLayer.of(kin)
+        kinds = dict.fromkeys((*self._fewer(kind), replace(kind, recompute=0), kind))
+        return any(self._find(of, *self.many(of), False) for of in kinds)
+
+    def _find(self, kind: SplitLayer, rows: int, replicas: int, whole: bool) -> bool:
+        if (kind, rows, replicas, whole) in self.asked:
+            return False
+        self.asked.add((kind, rows, replicas, whole))
+        try:
+            self.known.setdefault(kind, []).append(self.work(kind, rows, replicas, whole))
+        except ParcError:
+            return False
+        return True
+
+    def work(self, kind: SplitLayer, rows: int, replicas: int, whole: bool = False) -> LayerWork:
+        """Lower a strategy of one stage. whole: without ZeRO; else what ZeRO-2 takes out is taken out."""
+        inside = tuple((self.roles[name], n) for name, n in kind.inside)
+        data = ((next(r for r in self.space.roles if r.kind == DATA), replicas),) if replicas > 1 else ()
+        mesh = MeshChoice((*data, *inside), self.space.batch // (rows * replicas * self.experts(kind)))
+        zero = 2 if not whole and 2 in self.space.ways(mesh).zero else 0
+        rules = PlanRules(DATA, zero, kind.recompute, "", 1, kind.along, kind.heads, kind.tables)
+        compiled = self.pricer.compiled(strategy_of(self.space, PlanChoice(mesh, rules)), update=False)
+        return self._measured(compiled, rows, replicas, whole)
+
+    def _measured(self, compiled: Compiled, rows: int, replicas: int, whole: bool) -> LayerWork:
+        program = _passes(compiled.program)
+        (cls,), found = program.classes, features(program)
+        bodies = {f.key: f for f in cls.functions}
+        pricer = Pricer(machine(program, self.cluster), self.cal)
+        looped, rest, tail, exact = dict.fromkeys(bodies, 0), 0, 0, False
+        for key, part in found.parts[0].items():
+            loops = self._loops(bodies[key])
+            behind = _behind(part, loops, key == FORWARD) if len(loops) and len(self.space.split.loops) == 1 else set()
+            for i, node in enumerate(part.nodes):
+                took = self._took(node, pricer)
+                if node.name in loops:
+                    looped[key] += took
+                else:
+                    rest += took
+                    tail += took if i in behind else 0
+            exact = exact or (self.cal.ring > 0 and any(_beside(node) for node, _ in part.each()))
+        forward, backward = looped.get(FORWARD, 0), looped.get(BACKWARD, 0)
+        saved = self._saved(replace(compiled, program=program), found)
+        times = (forward / PICOSECONDS, backward / PICOSECONDS, rest / PICOSECONDS, tail / PICOSECONDS)
+        added = self._added(bodies[BACKWARD], program) if whole and BACKWARD in bodies else 0.0
+        return LayerWork(rows, replicas, *times, float(saved), added, program.microbatches == 1, whole, exact)
+
+    def _added(self, function: Function, program: Program) -> float:
+        """Seconds in which the gradients of the loops' weights are added to those of other micro-batches: all that is
+        read and written."""
+        if program.microbatches == 1:
+            return 0.0
+        labels = {label for label, _ in self.space.split.loops}
+        of = (n.inputs[0] for n in function.body.nodes if isinstance(n.op, Accumulate))
+        moved = sum(2 * local_type(v.type, v.layout, program.sizes).bytes for v in of if labels & {*v.type.names})
+        return moved / (self.cluster.device.bandwidth * self.cal.vector) * self.late
+
+    def _loops(self, function: Function) -> dict[str, str]:
+        """Names of the nodes of the loops at the top that stages are cut from, and their labels."""
+        labels = {label for label, _ in self.space.split.loops}
+        loops = (n for n in function.body.nodes if isinstance(n.op, Repeat))
+        return {n.outputs[0].name: n.op.label for n in loops if isinstance(n.op, Repeat) and n.op.label in labels}
+
+    def _took(self, node: WorkNode, pricer: Pricer) -> int:
+        """Picoseconds in which a device computes, or waits for messages of activations, at the least stretch."""
+        work = node.work
+        if isinstance(work, WorkLoop):
+            return work.count * sum(self._took(inner, pricer) for inner in work.body.nodes)
+        if isinstance(work, (Wait, Post, Meet)) or (node.again and pricer.cal.reentrant <= 0):
+            return 0
+        priced = pricer.price(work)
+        if priced.stream == COMPUTE:
+            return priced.ps if self.late == 1.0 else round(priced.ps * self.late)
+        return priced.ps if isinstance(work, Collective) and work.role == "activations" and priced.blocking else 0
+
+    def _saved(self, compiled: Compiled, found: Features) -> int:
+        """Bytes of what the loops' iterations keep for the backward pass, each buffer once."""
+        (cls,) = compiled.program.classes
+        memory = SystemMemory(Systems(compiled, found), cls)
+        memory.effect(*FORWARD, set())
+        (replay,) = memory.replays.values()
+        labels = {label for label, _ in self.space.split.loops}
+        states = {s.name: s for s in cls.states}
+        kept = {
+            id(b): b.bytes
+            for name, b in replay.saved.items()
+            if b.memory == FIRST and b.role == Role.SAVED and not b.static and labels & {*states[name].type.names}
+        }
+        return sum(kept.values())
+
+
+def _passes(program: Program) -> Program:
+    """Without the update."""
+    classes = (
+        replace(c, functions=tuple(f for f in c.functions if f.phase is not FunctionPhase.UPDATE))
+        for c in program.classes
+    )
+    return program.with_classes(tuple(classes))
+
+
+def _behind(part: Part, loops: Collection[str], forward: bool) -> set[int]:
+    """Nodes in no loop whose place is that of the loop's last iteration: in the forward pass what hangs on it; in the
+    backward pass what it hangs on, and what else hangs on that."""
+    after: set[int] = set()  # what hangs on a loop
+    for i, node in enumerate(part.nodes):
+        if node.name in loops or after & {*node.deps}:
+            after.add(i)
+    if forward:
+        return after
+    before: set[int] = set()
+    for i in reversed(range(len(part.nodes))):
+        if part.nodes[i].name in loops or i in before:
+            before |= {*part.nodes[i].deps} - after
+    for i, node in enumerate(part.nodes):
+        if i not in after and before & {*node.deps}:
+            before.add(i)
+    return before
+
+
+def _beside(node: WorkNode) -> bool:
+    return isinstance(node.work, Collective) and bool(node.work.beside)

@@ -1,0 +1,60 @@
+"""What is known of layers holds for all candidates that have such: no bound that is made of it is above a price."""
+
+from __future__ import annotations
+
+import pytest
+
+from dsl.diagnostics import ParcError
+from parc.planning.bounds import LowerBounds
+from parc.planning.guess import kin
+from parc.planning.layers import Layers, SplitLayer
+from parc.planning.pricing import StrategyPricer
+from parc.planning.space import DATA, PlanSpace
+from parc.planning.written import strategy_of
+from tests.planning.brute import some, space_of
+from tests.planning.models import job_of
+
+CASES = [
+    ("transformer", {"inside": 2, "outside": 4, "batch": 8, "layers": 5, "inner": 1, "outer": 0.05}),
+    ("transformer", {"inside": 4, "outside": 2, "hidden": 96, "layers": 4, "flops": 0.1, "bandwidth": 4, "batch": 12}),
+    ("images", {"inside": 4, "outside": 2, "batch": 8, "hidden": 32, "flops": 0.1}),
+    ("tables", {"inside": 2, "outside": 2, "batch": 8}),
+    ("layers", {"inside": 2, "outside": 2, "batch": 8, "inner": 0.1}),
+]
+
+
+def hold(space: PlanSpace, bounds: LowerBounds, pricer: StrategyPricer, number: int, seed: int) -> int:
+    """Hold all bounds of so many candidates to their prices; how many there were of whose layers something is known."""
+    layers = Layers(space, pricer)
+    seen = 0
+    for of in some(space, number, seed):
+        try:
+            needed, price = pricer.needed(strategy_of(space, of)), pricer.price()
+        except ParcError:
+            continue
+        mine, single = kin(space, of.mesh, of.rules), of.mesh.microbatches == 1
+        while True:
+            layer = layers.best(mine, single, of.rules.zero)
+            assert bounds.seconds(of, layer) <= price.seconds, (of, layer)
+            assert bounds.bytes(of, layer) <= needed, (of, layer)
+            if not layers.closer(mine, of.mesh.size(DATA), single, of.rules.zero):
+                break
+        seen += layer is not None
+    return seen
+
+
+@pytest.mark.parametrize(("model", "sizes"), CASES)
+def test_bounds_of_layers_are_admissible(model: str, sizes: dict[str, float]) -> None:
+    job = job_of(model, **sizes)
+    assert hold(*space_of(job), StrategyPricer(job), 5, 11) >= 3
+
+
+def test_passes_take_the_same_without_an_update() -> None:
+    job = job_of("transformer", inside=4, outside=2)
+    space, _ = space_of(job)
+    pricer = StrategyPricer(job)
+    layers = Layers(space, pricer)
+    kind = SplitLayer((("cp", 2), ("tp", 2)), 1, "s", True, False)
+    found = layers.work(kind, *layers.many(kind))
+    whole, pricer.compiled = pricer.compiled, lambda strategy, update=True: whole(strategy)  # type: ignore[method-assign]
+    assert layers.work(kind, *layers.many(kind)) == found and found.saved > 0
