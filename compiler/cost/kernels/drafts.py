@@ -126,37 +126,3 @@ def gather(
 def dims_of(ins: Sequence[Lifted], outs: Sequence[Lifted]) -> set[str]:
     """The names of the dims of all these values."""
     return set().union(*[v.type.names for v in (*ins, *outs)])
-
-
-def gather(
-    ins: Sequence[Lifted],
-    size: int,
-    drafts: Sequence[Draft],
-    values: Mapping[str, Lifted],
-    views: dict[int, list[Lifted]],
-    grown: Collection[int],
-) -> None:
-    """Make one kernel of those that give the operands: an optimizer updates a weight and its states in one go.
-
-    Those that others wait for (messages that go together, too) stay as they are, for these might come before.
-    """
-    owners = sorted({v.owner for v in ins if v.owner >= 0})
-    if len(owners) < 2:
-        return
-    last = drafts[owners[-1]]
-    for at in owners[:-1]:
-        draft = drafts[at]
-        alike = draft.joins and last.joins and draft.size == last.size == size and draft.memory == last.memory
-        if not alike or draft.closed or is_waited_for(at, drafts, grown):
-            continue
-        last.instrs = draft.instrs + last.instrs
-        last.deps |= draft.deps
-        last.carries |= draft.carries
-        last.dims |= draft.dims
-        for instr in draft.instrs:
-            for var in instr.outputs:
-                values[var.name].owner = owners[-1]
-        for view in views.pop(at, ()):
-            view.owner = owners[-1]
-            views.setdefault(owners[-1], []).append(view)
-        draft.instrs, draft.deps, draft.carries = [], set(), set()
