@@ -181,7 +181,14 @@ def _asked(job: Job, entry: str) -> Job:
             return incremental(model, by.dim, length, by.span, called, entry == DECODE, pieces, by.last, by.rows)
 
         written = job.written and (job.written[0], job.written[1] and derived(job.written[1]))
-        return replace(job, evaluated=derived(job.model_of(INFER)), written=written)
+        try:
+            return replace(job, evaluated=derived(job.model_of(INFER)), written=written)
+        except ParcError as error:
+            if written is None:
+                raise
+            from compiler.incremental.refusals import by_hand
+
+            raise by_hand(error, job.strategy.implementations, by.dim) from None
     if job.kind == "infer" and entry != INFER:
         has = ", ".join((INFER, *(DECODING if job.decoding else ())))
         help = f"it has {has}; a job that trains has {', '.join(ENTRIES)}"

@@ -14,6 +14,8 @@ from compiler.ops.rows import ReadRows, WriteRows
 from compiler.origin import Role
 from compiler.program import DeviceClass, StateDecl
 
+ALL_OF_IT = "more than rows of it is read, or moved"
+
 
 def cache_of(cache: RowCache, decl: StateDecl, sizes: Mapping[str, int]) -> RowCache:
     """That of a buffer: a table that is smaller has room for all of its rows.
@@ -75,7 +77,7 @@ def _more_than_rows(body: Graph, table: Value, there: set[str]) -> str | None:
                 continue
             op = node.op
             if not isinstance(op, (Take, ReadRows, WriteRows)) or op.reaches != k:
-                return "more than rows of it is read, or moved"
+                return ALL_OF_IT
             if node.far != k:
                 return "the hosts look its rows up, or renew them"
             if v.type.dims[0].name != op.dim or (

@@ -16,34 +16,35 @@ from compiler.ops.contract import Contract
 from compiler.ops.packed import Dequantise, Expand
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, within
-from compiler.strategy import StoreRule
+from compiler.strategy import StoreRule, Strategy
 from compiler.walk import graph_values
 from compiler.weight_format import BITS, KEPT, SCALE, SPARSE, WORDS, ZERO, PackedWeight, levels, replaced, unit
 from dsl.diagnostics import fail
 
 
-def stored(model: Model, rules: Sequence[StoreRule]) -> Model:
-    """The model with what the rules say of its matrices: weights that products alone take.
+def stored(model: Model, rules: Sequence[StoreRule], parts: dict[str, Value], like: Model) -> Model:
+    """The model with what the rules say of its matrices: weights that products alone take. parts: values by name that
+    models of one job share. like: the model before anything of it was written by hand, which says what products take.
 
     Raises ParcError: E0471 for one that is trained, or does not divide into words or groups, E0472 for a rule of some
     layers of a loop, E0542 for one that finds no matrix.
     """
-    products = _products(model.graph)
+    products = {v.name: inputs for v, inputs in _products(like.graph).items()}
     chosen: dict[Value, PackedWeight] = {}
     useful: set[StoreRule] = set()
     for weight in model.weights:
         found = [r for r in rules if r.scope is None or within(weight.name, r.scope)]
-        if not found or weight.value not in products:
+        if not found or weight.name not in products:
             continue
         useful.update(found)
-        chosen[weight.value] = _stored(weight, found[-1], products[weight.value])
+        chosen[weight.value] = _stored(weight, found[-1], products[weight.name])
     for rule in rules:
         if rule not in useful:
             where = f"in `{model.with_numbers(rule.scope)}`" if rule.scope is not None else f"in `{model.name}`"
             message = f"there is no matrix {where} that products alone take"
             help = "tables of which rows are taken, biases and scales of norms stay as they are"
             raise fail("E0542", message, rule.by or rule.span, help=help)
-    return _Storing(model, chosen).model() if chosen else model
+    return _Storing(model, chosen, parts).model() if chosen else model
 
 
 def _products(graph: Graph) -> dict[Value, tuple[str, ...]]:
@@ -159,8 +160,8 @@ def _beginnings(of: PackedWeight, init: Init) -> dict[str, Init]:
 class _Storing:
     """A model on its way: weights that are stored become their parts."""
 
-    def __init__(self, model: Model, chosen: dict[Value, PackedWeight]) -> None:
-        self.whole, self.chosen = model, chosen
+    def __init__(self, model: Model, chosen: dict[Value, PackedWeight], shared: dict[str, Value]) -> None:
+        self.whole, self.chosen, self.shared = model, chosen, shared
         self.names = Names(v.name for v in graph_values(model.graph))
         self.parts: dict[Value, tuple[Value, ...]] = {}
 
@@ -174,7 +175,7 @@ class _Storing:
             begin = _beginnings(of, w.init)
             found = []
             for part, name in of.parts.items():
-                value = Value(name, of.type_of(name), w.value.span, Origin(name))
+                value = self.value(name, of.type_of(name), w.value)
                 found.append(value)
                 weights.append(Weight(value, begin[part], w.loops, False))
             self.parts[w.value] = tuple(found)
@@ -182,6 +183,12 @@ class _Storing:
         there = {w.name for w in self.whole.weights}
         stored = tuple(self.chosen[v] for v in self.parts if v.name in there)
         return replace(self.whole, weights=tuple(weights), graph=graph, stored=stored)
+
+    def value(self, name: str, type: Type, of: Value) -> Value:
+        """A part of a value: the same in all models of the job."""
+        made = Value(name, type, of.span, Origin(name))
+        found = self.shared.setdefault(name, made)
+        return found if found.type == type else made
 
     def graph(self, graph: Graph, known: dict[Value, tuple[PackedWeight, tuple[Value, ...]]]) -> Graph:
         """The graph whose inputs are parts. known: values that are parts now."""
@@ -220,7 +227,7 @@ class _Storing:
             for part, word in zip(parts, of.parts, strict=True):
                 type = Type(part.type.dtype, part.type.dims[1:]) if stacked else part.type
                 name = self.names.fresh(f"{param.name}.{word}")
-                found.append(Value(name, type, param.span, Origin(name)))
+                found.append(self.value(name, type, param))
             inside[param] = of, tuple(found)
             operands += parts
         body = self.graph(op.body, inside)
@@ -238,3 +245,14 @@ def unpacked_in(graph: Graph, names: Mapping[str, str] | None = None) -> dict[st
         elif node.op.unpacks and node.inputs[0].name in known:
             found[node.output.name] = known[node.inputs[0].name]
     return found
+
+
+def of_parts(strategy: Strategy, stored: Sequence[PackedWeight]) -> Strategy:
+    """The strategy, which says of the parts of weights what it says of these: by `layout`, and by hand."""
+    parts = {s.name: tuple(s.parts.values()) for s in stored}
+    layouts = (replace(r, tensor=name) for r in strategy.layouts for name in parts.get(r.tensor, (r.tensor,)))
+    by_hand = (
+        replace(r, weights=tuple((name, dims) for w, dims in r.weights for name in parts.get(w, (w,))))
+        for r in strategy.implementations
+    )
+    return replace(strategy, layouts=tuple(layouts), implementations=tuple(by_hand))

@@ -13,12 +13,15 @@ from compiler.cost.time.simulate import Simulation
 from compiler.cost.time.slow import Variation
 from compiler.cost.time.timeline import Timeline
 from compiler.driver import Compiled
+from compiler.layout import local_type
 from compiler.memory.caching_allocator import reserved
 from compiler.memory.fullest import Fullest, fullest, traced
 from compiler.memory.offsets import Allocation, allocation
 from compiler.memory.peak import Peak, memory_use
 from compiler.memory.tiers import FIRST
 from compiler.numbering import Ranks, Runs, joined
+from compiler.origin import Role
+from compiler.program import Program
 from dsl.data import dataclass
 from parc.decoding import EntryPrice, entry_prices
 from parc.memory import capacities, elsewhere
@@ -117,6 +120,31 @@ class Help:
 
 
 @dataclass(frozen=True, slots=True)
+class AssumedHits:
+    """Of a table in another memory, of which each device keeps `rows` of the `of` rows of its piece: the share of
+    look-ups that the price takes to be there; stated: by the strategy, else it is that of rows asked for alike often.
+    """
+
+    table: str
+    rows: int
+    of: int
+    hits: float
+    stated: bool
+
+
+def assumed_hits(program: Program) -> tuple[AssumedHits, ...]:
+    """Of all tables of which devices keep rows; of a pipeline's, by the first stage that has one."""
+    found: dict[str, AssumedHits] = {}
+    for cls in program.classes:
+        for s in cls.states:
+            if s.cache is not None and s.role is Role.WEIGHT:
+                of = local_type(s.type, s.layout, program.sizes).dims[0].size
+                stated = s.cache.hits is not None
+                found.setdefault(s.logical, AssumedHits(s.logical, s.cache.rows, of, s.cache.hit(of), stated))
+    return tuple(found.values())
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """A job with its cost. helps: best first, those that change anything; fullest: one of each kind of memory;
     systems: its memory with the cluster's software; variation: what is slower than it should be; decoding: of a job
@@ -164,6 +192,11 @@ class Estimate:
         needs = {FIRST: self.needed} | elsewhere(self.compiled)
         return all(n <= there.get(kind, n) for kind, n in needs.items())
 
+    @property
+    def caches(self) -> tuple[AssumedHits, ...]:
+        """What the price takes to be in caches of rows."""
+        return assumed_hits(self.compiled.program)
+
     def as_json(self) -> dict[str, Any]:
         """Plain values, in seconds and bytes."""
         t, job = self.timeline, self.compiled.job
@@ -205,6 +238,9 @@ class Estimate:
             "fullest": [f.as_json() for f in self.fullest],
             "bottleneck": t.bottleneck,
             "decoding": [e.as_json() for e in self.decoding],
+            "caches": [
+                {"table": c.table, "rows": c.rows, "of": c.of, "hits": c.hits, "stated": c.stated} for c in self.caches
+            ],
             "helps": [{"what": h.what, "step_seconds": h.seconds} for h in self.helps],
             "top": [
                 {

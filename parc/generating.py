@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from compiler.declared import logical
 from compiler.driver import Compiled, decoding_program
+from compiler.model import Model
 from compiler.origin import Role
 from compiler.program import Program
-from compiler.weight_format import PackedWeight
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.distribute import Array
@@ -108,7 +109,7 @@ def generated(
     known = tokenizer_of(tokenizer, job.data, ports.high)
     ports = replace(ports, high=min(known.size, ports.high or known.size))  # what has no text is not made
     texts = [known.encode(p) for p in prompts]
-    weights, began = weights_given(given, program, compiled.training.model.stored)
+    weights, began = weights_given(given, program, compiled.training.model)
     run = (executor or Emulator)(program, initial=weights) if weights is not None else (executor or Emulator)(program)
 
     def hear(row: int, tokens: Sequence[int]) -> None:
@@ -127,17 +128,17 @@ def generated(
     )  # fmt: skip
 
 
-def weights_given(
-    given: str | None, program: Program, stored: Sequence[PackedWeight]
-) -> tuple[dict[str, Array] | None, str | None]:
+def weights_given(given: str | None, program: Program, model: Model) -> tuple[dict[str, Array] | None, str | None]:
     """Those of the checkpoint, and its folder: of what is kept of earlier positions there is nothing in it."""
     if given is None:
         return None, None
     from parc.importing.weights import weights_for
     from runtime.checkpoints.reading import taken
 
-    found = weights_for(given, stored)
-    return taken(found, program, (Role.STATE,)), str(found.folder)
+    found = weights_for(given, model.stored)
+    states = {logical(s) for e in program.entries for c in e.classes for s in c.states if s.role is Role.STATE}
+    kept = states - {s.name for s in model.states}
+    return taken(found, program, (Role.STATE,), kept), str(found.folder)
 
 
 def _stopped(known: Tokenizer, tokens: Sequence[int], stops: Sequence[str]) -> bool:

@@ -62,8 +62,9 @@ def _cumsum(c: Increment, node: Node, k: int, demand: Demand) -> Value:
     before, number = c.around.state(f"{out.name}.total", type, Init("zeros"), _origin(out, "total"), out)
     sums = c.add(Cumsum(new), x, like=out)
     (value,) = c.emit(Map("add", (None, None)), [sums, before], node, demand)
-    last = c.add(Slice(new, c.length - 1, c.length, new), value, like=out)
-    c.around.renew(number, c.add(Reduce("sum", (new,)), last, like=out, name="total"))
+    one = c.positions.past  # a dim that no rule splits: it is one position
+    last = c.add(Slice(new, c.length - 1, c.length, one), value, like=out)
+    c.around.renew(number, c.add(Reduce("sum", (one,)), last, like=out, name="total"))
     return value
 
 

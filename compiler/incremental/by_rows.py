@@ -77,16 +77,26 @@ def by_rows(model: Model, position: Value | None, rows: str, places: int, span: 
     return replace(model, inputs=data, states=tuple(kept), graph=graph)
 
 
-def _stored(content: Value, made: Mapping[Value, Node]) -> bool:
-    """Whether a state is renewed by rows that are found by number, of which those of rows that take no part are not."""
+def rewinds(model: Model, places: int) -> bool:
+    """Whether a row of such a model can go back to any position that it was at: of all that is kept, each position has
+    a place of its own, which nothing later takes."""
+    contents = model.graph.outputs[len(model.graph.outputs) - len(model.states) :]
+    made = {v: node for node in model.graph.nodes for v in node.outputs}
+    pairs = zip(model.states, contents, strict=True)
+    return all(content is s.value or _stored(content, made, places) for s, content in pairs)
+
+
+def _stored(content: Value, made: Mapping[Value, Node], places: int | None = None) -> bool:
+    """Whether a state is renewed by rows that are found by number, of which those of rows that take no part are not.
+    places: and there are so many."""
     node = made.get(content)
     if node is None:
         return False
     if isinstance(node.op, Repeat):
         body = node.op.body
         inside = {v: n for n in body.nodes for v in n.outputs}
-        return _stored(body.outputs[node.outputs.index(content)], inside)
-    return isinstance(node.op, Scatter)
+        return _stored(body.outputs[node.outputs.index(content)], inside, places)
+    return isinstance(node.op, Scatter) and places in (None, content.type.size(node.op.dim))
 
 
 class _Lift:

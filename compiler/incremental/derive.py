@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import compiler.incremental.along  # noqa: F401 - enters its rules
 from compiler.graph import Builder, Dim, Names, Type, Value
+from compiler.incremental.absorbed import absorbed
 from compiler.incremental.by_rows import by_rows
 from compiler.incremental.chunk import Increment
 from compiler.incremental.demand import Demand
@@ -61,6 +62,7 @@ def incremental(
     for state, content in zip(model.states, contents, strict=True):
         if content is not state.value:
             raise renewed(state.value, dim)
+    model = absorbed(model, dim)
     positions = Positions(model, dim)
     if not 1 <= length <= positions.size:
         raise no_dim(model, dim, span, length)
@@ -89,7 +91,8 @@ class _Top:
     def __init__(
         self, model: Model, analysis: Analysis, new: Dim, called: str, begun: bool, pieces: Mapping[str, int]
     ) -> None:
-        self.names = Names(() if model.step is None else (model.step.name,))
+        self.own = {w.value for w in model.weights} | {s.value for s in model.states}
+        self.names = Names((*(v.name for v in self.own), *(() if model.step is None else (model.step.name,))))
         self.builder = Builder(self.names)
         self.new, self.called = new, called
         self.states: list[State] = []
@@ -110,11 +113,11 @@ class _Top:
         if v is self.step:
             return v
         if v not in self.inputs:
-            name = v.name
-            if v in self.data:
-                name = f"{name}.{self.called}"
+            name = v.name  # weights and states keep theirs, by which checkpoints have them
+            if v not in self.own:
+                name = self.names.fresh(f"{name}.{self.called}" if v in self.data else name)
             type = demand.resized(v.type, self.new, lambda count: self.chunk.windows.near(count, self.new.size))
-            self.inputs[v] = Value(self.names.fresh(name), type, v.span, v.origin)
+            self.inputs[v] = Value(name, type, v.span, v.origin)
         return self.inputs[v]
 
     def pos(self) -> Value:

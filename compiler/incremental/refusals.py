@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from compiler.graph import Node, Value
@@ -12,7 +13,10 @@ from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
+from compiler.ops.shape import Pad, Shift
+from compiler.ops.window import Window
 from compiler.origin import outer
+from compiler.strategy import ImplementRule
 from dsl.diagnostics import ParcError, fail
 from dsl.source import NOWHERE, Span
 
@@ -43,6 +47,32 @@ def name_of(op: Op) -> str:
     return op.builtin or op.mnemonic
 
 
+_MASK = "mask later positions (`softmax(x, over t, keep = iota(s) >= iota(t))`), or take it over another dim"
+_WINDOW = (
+    "decoded is a window that ends at its position: `window(x, s -> (so, k), pad = k - 1)`, with as many `so` as `s`"
+)
+_APART = "later positions are not there yet: take it over another dim, and keep all positions in a dim of their own"
+_HELP: Mapping[type[Op], str] = {
+    Window: _WINDOW,
+    Pad: _WINDOW,
+    Shift: "later positions are not there yet: with `by` above 0, and not `around`, it looks back",
+    **dict.fromkeys((Contract, Reduce, Map), _MASK),
+}
+"""By the op that looks ahead: what to do instead. Only where it sums over positions a mask helps."""
+
+
+def by_hand(error: ParcError, rules: Sequence[ImplementRule], dim: str) -> ParcError:
+    """Why a model with implementations of a strategy cannot be decoded, of which the model as it is written can."""
+    first = error.diagnostics[0]
+    if not rules or first.code not in ("E0780", "E0782"):
+        return error
+    rule = next((r for r in rules if f"`{r.scope}`" in first.message or f"`{r.scope}." in first.message), rules[0])
+    message = f"`{rule.scope}` is implemented by hand in a way that cannot be decoded along `{dim}`"
+    help = "its own function is decoded: leave `implement` out of the strategy of the job that decodes"
+    notes = [(first.message, first.span)] if first.span is not None else []
+    return fail("E0782", message, rule.span, notes=notes, help=help)
+
+
 def looks_ahead(node: Node, dim: str, positions: Positions, output: str, span: Span) -> ParcError:
     """E0780: what an output needs at a position hangs on later ones, by this op."""
     found = node.outputs[0]
@@ -52,7 +82,7 @@ def looks_ahead(node: Node, dim: str, positions: Positions, output: str, span: S
     place = f" in `{where}`" if where else ""
     message = f"`{name_of(node.op)}` over `{over[0]}`{place} looks ahead: `{output}` cannot be decoded along `{dim}`"
     notes = [("decoding is asked for here", span)] if span != NOWHERE and node.span != NOWHERE else []
-    help = "mask later positions (`softmax(x, over t, keep = iota(s) >= iota(t))`), or take it over another dim"
+    help = _HELP.get(type(node.op), _APART)
     return fail("E0780", message, node.span if node.span != NOWHERE else span, notes=notes, help=help)
 
 

@@ -24,7 +24,7 @@ from compiler.passes.far_rows import in_place_of, renewed, tables
 from compiler.passes.on_host import MovedValues, between, on_host
 from compiler.passes.paged import Tier, paged
 from compiler.program import DeviceClass, Function, FunctionPhase, Program, StateDecl
-from compiler.row_caches import cache_of, without
+from compiler.row_caches import ALL_OF_IT, cache_of, without
 from compiler.strategy import OffloadRule, RunRule
 from compiler.walk import called, graph_values
 from dsl.data import dataclass
@@ -38,12 +38,13 @@ CLASS_OF = {Role.OPTIMIZER: "optimizer", Role.WEIGHT: "weights", Role.SAVED: "ac
 @dataclass(frozen=True, slots=True)
 class Resting:
     """What can rest in another memory: class of tensors -> name -> the path that scopes speak of. owner: of a state the
-    weight; loops: of a weight the dims that count iterations. kind: of what several classes have, the one that counts.
-    """
+    weight; loops: of a weight the dims that count iterations; lists: whether gradients of tables may be lists. kind: of
+    what several classes have, the one that counts."""
 
     paths: Mapping[str, Mapping[str, str]]
     owner: Mapping[str, str]
     loops: Mapping[str, frozenset[str]]
+    lists: bool = True
 
     def kind(self, cls: str, name: str) -> str:
         """Rows are weights, or the optimizer's."""
@@ -59,7 +60,8 @@ def resting(training: Training) -> Resting:
     of_rows = tables(training.job.model)
     paths["rows"] = {w.name: w.name for w in weights if w.name in of_rows}
     paths["rows"] |= {name: of for name, of in owner.items() if of in of_rows}
-    return Resting(paths, owner, {w.name: frozenset(w.loops) for w in weights})
+    lists = bool(training.listed or training.dense)
+    return Resting(paths, owner, {w.name: frozenset(w.loops) for w in weights}, lists)
 
 
 def offload(program: Program, rules: Sequence[OffloadRule], runs: Sequence[RunRule], of: Resting) -> Program:
@@ -88,12 +90,12 @@ def offload(program: Program, rules: Sequence[OffloadRule], runs: Sequence[RunRu
                 for f in cls.functions
             )
         classes.append(replace(cls, states=states, functions=made[id(cls.functions)]))
-    return program.with_classes(_cached(classes, spans))
+    return program.with_classes(_cached(classes, spans, of.lists))
 
 
-def _cached(classes: Sequence[DeviceClass], spans: Mapping[str, Span]) -> list[DeviceClass]:
+def _cached(classes: Sequence[DeviceClass], spans: Mapping[str, Span], lists: bool) -> list[DeviceClass]:
     """The classes, with caches of what rows alone are needed of. spans: of rules, by the logical names of buffers.
-    Raises ParcError (E0575) for a rule that gives no table one."""
+    Raises ParcError (E0575) for a rule that gives no table one (but where all gradients are to be whole: not lists)."""
     refused = [dict(without(cls)) for cls in classes]
     kept = {
         spans[s.logical]
@@ -105,7 +107,8 @@ def _cached(classes: Sequence[DeviceClass], spans: Mapping[str, Span]) -> list[D
     for cls, no in zip(classes, refused, strict=True):
         for k, reason in no.items():
             name = cls.states[k].logical
-            if spans[name] not in kept and any(f.phase is FunctionPhase.UPDATE for f in cls.functions):
+            trains = any(f.phase is FunctionPhase.UPDATE for f in cls.functions)
+            if spans[name] not in kept and trains and (lists or reason != ALL_OF_IT):
                 help = (
                     "optimizers that renew the rows that were used alone, as `rowwise_adagrad(…)`, need no more of it"
                 )

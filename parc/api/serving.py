@@ -26,6 +26,7 @@ def serve(
     tokenizer: str | None = None,
     chat_template: str | None = None,
     logs: bool = False,
+    reuse: bool = True,
     backend: Backend = "numpy",
     threads: int = 1,
     told: Callable[[Served, str], None] | None = None,
@@ -42,6 +43,7 @@ def serve(
         checkpoint, tokenizer, backend: as in `generate`.
         chat_template: the path of a Jinja template; None: that beside the tokenizer, if there is one.
         logs: whether requests are told of on standard error, in lines of JSON.
+        reuse: a text that begins as one before it in the same row is not read again.
         threads: of linear algebra, in the worker.
         told: hears of what is served, and of its address, once it is; None: everything is looked at, nothing served.
         options: see `Options`.
@@ -64,15 +66,21 @@ def serve(
     chat = chat_config(tokenizer, chat_template)
     program = rows_program(compiled, ports).program
     require_machine(Asked(program, ["stacked"], None, job.span, sizes(file, options)))
-    began = weights_given(checkpoint, program, compiled.training.model.stored)[1]
+    began = weights_given(checkpoint, program, compiled.training.model)[1]
     served = Served(name or job.name, program.devices, ports.rows, ports.places, known.size, began)
     if told is None:
         bound(host, port, limits or Limits()).close()
         return served
     params = {k: str(v) for k, v in (options.get("params") or {}).items()}
-    spec = WorkerSpec(
-        file.name, file.text, file.path, params, options.get("job"), options.get("strategy"), checkpoint, tokenizer,
-        backend, threads,
-    )  # fmt: skip
-    serve_front(served, spec, ports, known, chat, limits or Limits(), host, port, key, logs, told)
+
+    def spec(began: str | None) -> WorkerSpec:
+        return WorkerSpec(
+            file.name, file.text, file.path, params, options.get("job"), options.get("strategy"), began, tokenizer,
+            backend, threads, reuse,
+        )  # fmt: skip
+
+    def renewed() -> WorkerSpec:
+        return spec(weights_given(checkpoint, program, compiled.training.model)[1])
+
+    serve_front(served, spec(began), ports, known, chat, limits or Limits(), host, port, key, logs, told, renewed)
     return served

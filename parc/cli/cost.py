@@ -130,6 +130,12 @@ def _shown(e: Estimate, tried: Remedies | None, style: bool) -> str:
         ]  # fmt: skip
         head = ["by positions", "new", "takes", "tokens per second", "device memory", "kept of earlier ones"]
         parts.append(table(head, rows, style))
+    if e.caches:
+        rows = [
+            [c.table, f"{c.rows:,} of {c.of:,}", percent(c.hits), "stated" if c.stated else "all alike"]
+            for c in e.caches
+        ]
+        parts.append(table(["rows kept of", "each device", "hits", "as"], rows, style))
     parts += [waterfall(f, e.capacity if f.moment.memory == FIRST else None, style) for f in e.fullest]
     if e.helps:
         rows = [[h.what, seconds(h.seconds), f"{h.seconds / t.step_seconds - 1:+.0%}"] for h in e.helps[:4]]

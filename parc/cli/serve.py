@@ -55,6 +55,7 @@ KEY = "PARC_API_KEY"
 )  # fmt: skip
 @click.option("--tokenizer", metavar="NAME", help="`byte`, or a `tokenizer.json`; else that of the job's data.")
 @click.option("--chat-template", metavar="PATH", help="A Jinja template; else that beside the tokenizer, if any.")
+@click.option("--no-reuse", is_flag=True, help="Read each prompt anew, even if a row has its beginning.")
 @click.option("--log", is_flag=True, help="Tell of each request on standard error, in a line of JSON.")
 @click.option("--check", is_flag=True, help="Look at everything, and serve nothing.")
 @from_option
@@ -75,6 +76,7 @@ def command(
     drain: float,
     tokenizer: str | None,
     chat_template: str | None,
+    no_reuse: bool,
     log: bool,
     check: bool,
     given: str | None,
@@ -112,6 +114,7 @@ def command(
         tokenizer=tokenizer,
         chat_template=chat_template,
         logs=log,
+        reuse=not no_reuse,
         backend=backend,
         threads=threads,
         told=None if check else lambda served, address: _tell(out, served, address, key is not None),

@@ -12,9 +12,10 @@ from typing import Any
 from dsl.diagnostics import ParcError
 from parc.serving.asking import Prompt, TextsAsked
 from parc.serving.counting import Counted
+from parc.serving.crew import Sequence
 from parc.serving.faults import Fault
 from parc.serving.forms import CHAT, COMPLETION, AnswerForm, Fresh
-from parc.serving.office import Office, Sequence
+from parc.serving.office import Office
 from parc.serving.templates import ChatTemplate
 from parc.serving.texts import GrowingText
 from runtime.generate.loop import Ports

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from compiler.driver import Compiled, compile_job, joined
+from compiler.incremental.by_rows import rewinds
 from compiler.model import DECODING, Job
 from compiler.program import Program
 from dsl.data import dataclass
@@ -47,10 +48,12 @@ def for_rows(compiled: Compiled, ports: Ports) -> Job:
 
 @dataclass(frozen=True, slots=True)
 class RowsProgram:
-    """The program of a job's rows, and, by entry, what the data are called that are the rows' positions."""
+    """The program of a job's rows; by entry, what the data are called that are the rows' positions; whether a row can
+    go back to any position."""
 
     program: Program
     positions: Mapping[str, str]
+    rewinds: bool
 
 
 def rows_program(compiled: Compiled, ports: Ports) -> RowsProgram:
@@ -61,13 +64,16 @@ def rows_program(compiled: Compiled, ports: Ports) -> RowsProgram:
     job = for_rows(compiled, ports)
     made = {entry: compile_job(job, entry) for entry in DECODING}
     positions = {entry: c.training.model.inputs[-1].value.name for entry, c in made.items()}
-    return RowsProgram(joined([c.program for c in made.values()]), positions)
+    back = all(rewinds(c.training.model, ports.places) for c in made.values())
+    return RowsProgram(joined([c.program for c in made.values()]), positions, back)
 
 
-def batch_of(compiled: Compiled, ports: Ports, checkpoint: str | None, executor: Callable[..., Executor]) -> RowBatch:
+def batch_of(
+    compiled: Compiled, ports: Ports, checkpoint: str | None, executor: Callable[..., Executor], reuse: bool = True
+) -> RowBatch:
     """The job's rows, on devices of its own. Raises as `rows_program`, and E0770 to E0772 for the checkpoint."""
     rows, decoding = rows_program(compiled, ports), compiled.job.decoding
     assert decoding is not None
-    weights, _ = weights_given(checkpoint, rows.program, compiled.training.model.stored)
+    weights, _ = weights_given(checkpoint, rows.program, compiled.training.model)
     run = executor(rows.program, initial=weights) if weights is not None else executor(rows.program)
-    return RowBatch(run, ports, decoding.prefill, rows.positions)
+    return RowBatch(run, ports, decoding.prefill, rows.positions, reuse, rows.rewinds)

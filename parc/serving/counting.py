@@ -63,12 +63,14 @@ class Counted:
                 *_distribution("parc_token_seconds", "Between two tokens of a text.", self.each),
                 *_number("parc_prompt_tokens_total", "counter", "Tokens of accepted prompts.", self.prompt_tokens),
                 *_number("parc_generated_tokens_total", "counter", "Tokens that were made.", office.made),
+                *_number("parc_reused_tokens_total", "counter", "Tokens that a row had read already.", office.reused),
                 *_number("parc_dropped_total", "counter", "Texts that nobody wanted to the end.", office.dropped),
                 *_number("parc_rows", "gauge", "Texts that can be made at a time.", office.rows),
-                *_number("parc_running", "gauge", "Texts that are being made.", len(office.running)),
+                *_number("parc_running", "gauge", "Texts that are being made.", office.running),
                 *_number("parc_waiting", "gauge", "Texts that wait for a row.", len(office.waiting)),
                 *_number("parc_worker_ready", "gauge", "Whether requests are accepted.", int(office.ready)),
-                *_number("parc_worker_ends_total", "counter", "Workers that have ended.", office.restarts),
+                *_number("parc_reloads_total", "counter", "Times that weights were taken anew.", office.reloads),
+                *_number("parc_worker_ends_total", "counter", "Workers that have died.", office.restarts),
                 "",
             ]
         )

@@ -89,9 +89,10 @@ class Served:
 
 def serve_front(
     served: Served, spec: WorkerSpec, ports: Ports, known: Tokenizer, chat: ChatConfig, limits: Limits, host: str,
-    port: int, key: str | None, logs: bool, told: Callable[[Served, str], None],
+    port: int, key: str | None, logs: bool, told: Callable[[Served, str], None], renewed: Callable[[], WorkerSpec],
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then end what was accepted. told: called with the address when a worker is ready.
+    renewed: what workers compute from a SIGHUP on.
 
     Raises ParcError: E0751.
     """
@@ -107,12 +108,12 @@ def serve_front(
         office = Office(spec, served.rows, limits, logged.event)
         writer = TextMaker(office, ports, known, template, end_of(chat, partial(known.encode, bare=True)))
         service = Service(served.name, int(time.time()), writer, limits, logged, key, local)
-        await _run(service, listening.detach(), lambda: told(served, f"http://{shown}:{number}"))
+        await _run(service, listening.detach(), renewed, lambda: told(served, f"http://{shown}:{number}"))
 
     asyncio.run(run())
 
 
-async def _run(service: Service, listening: int, told: Callable[[], None]) -> None:
+async def _run(service: Service, listening: int, renewed: Callable[[], WorkerSpec], told: Callable[[], None]) -> None:
     """listening: the descriptor of the socket, which the server closes."""
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
@@ -128,6 +129,7 @@ async def _run(service: Service, listening: int, told: Callable[[], None]) -> No
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _drain, office, end)
+    loop.add_signal_handler(signal.SIGHUP, office.reload, renewed)
     keeping = asyncio.ensure_future(office.keep())
     keeping.add_done_callback(lambda _: _give_up(office, end))
     ending = asyncio.ensure_future(_ended(office, end, service.limits.drain))
@@ -146,7 +148,7 @@ def _drain(office: Office, end: asyncio.Event) -> None:
     if office.draining:
         office.abandoned.set()
     office.draining = True
-    office.told("draining", running=len(office.running), waiting=len(office.waiting))
+    office.told("draining", running=office.running, waiting=len(office.waiting))
     end.set()
 
 
@@ -169,5 +171,5 @@ async def _ended(office: Office, end: asyncio.Event, seconds: float) -> None:
 
 
 async def _begun(office: Office, told: Callable[[], None]) -> None:
-    await office.begun.wait()
+    await office.crew.begun.wait()
     told()

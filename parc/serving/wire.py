@@ -21,7 +21,8 @@ MOST_LINE = 2**24
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What a worker computes: a file's name, text and path, and how it is compiled; the checkpoint of its weights."""
+    """What a worker computes: a file's name, text and path, and how it is compiled; the checkpoint of its weights;
+    reuse: as `RowBatch` has it."""
 
     name: str
     text: str
@@ -33,6 +34,7 @@ class WorkerSpec:
     tokenizer: str | None
     backend: str
     threads: int
+    reuse: bool
 
     def line(self) -> bytes:
         """The first line that a worker reads."""
@@ -69,10 +71,10 @@ def asked_of(message: dict[str, Any]) -> SequenceAsked:
 
 def made_of(found: list[Any]) -> Made:
     """A token, as `plain` has it."""
-    key, token, ended, share, likeliest = found
-    return Made(key, token, ended, share, tuple((t, x) for t, x in likeliest))
+    key, token, ended, share, likeliest, reused = found
+    return Made(key, token, ended, share, tuple((t, x) for t, x in likeliest), reused)
 
 
 def plain(made: Made) -> list[Any]:
     """A token in plain values."""
-    return [made.key, made.token, made.ended, made.share, made.likeliest]
+    return [made.key, made.token, made.ended, made.share, made.likeliest, made.reused]

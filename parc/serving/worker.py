@@ -33,7 +33,7 @@ def main() -> None:
     source = Source(spec["name"], spec["text"], spec["path"])
     compiled = api.compile(source, params=spec["params"], job=spec["job"], strategy=spec["strategy"])
     ports, _ = ports_of(compiled, spec["tokenizer"])
-    batch = batch_of(compiled, ports, spec["checkpoint"], emulator(spec["backend"]))
+    batch = batch_of(compiled, ports, spec["checkpoint"], emulator(spec["backend"]), spec["reuse"])
     told.write(line({"do": READY}))
     while True:
         messages = mail.read(wait=not batch.busy)

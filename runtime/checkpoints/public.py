@@ -19,6 +19,7 @@ from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.checkpoint_names import Dims, NamedTensor, StoredTensor, named
 from runtime.checkpoints.manifest import Manifest, RunPoint, SavedTensor
+from runtime.checkpoints.packed_layouts import Quantisation, QuantisedTensor, quantised
 from runtime.checkpoints.parts import rounded, within
 from runtime.checkpoints.reading import Owned, shown_shape
 from runtime.checkpoints.shard_file import DTYPES, STORED, Array
@@ -66,8 +67,8 @@ class PublicModel:
         """Raises ParcError: E0770 where there are no such files, E0761 where one is damaged, E0772 where their tensors
         are not those of the model."""
         self.folder = folder
-        there = _tensors(folder)
-        self._held: dict[str, tuple[NamedTensor, DataFile, HeldTensor]] = {}
+        there, said = _tensors(folder), _quantisation(folder)
+        self._held: dict[str, tuple[NamedTensor, DataFile, HeldTensor | QuantisedTensor]] = {}
         self._of: dict[str, list[NamedTensor]] = {}
         bare: bool | None = None
         for tensor in names.tensors():  # which may be many more than there are
@@ -75,9 +76,10 @@ class PublicModel:
             if bare is None and tensor.name != short:
                 bare = tensor.name not in there and short in there
             name = short if bare else tensor.name
-            if name not in there:
+            matrix = quantised(name, there, said)
+            if matrix is None and name not in there:
                 raise fail("E0772", f"`{folder}` has no tensor `{name}`", help=f"{CONFIG} says that it is there")
-            file, held = there.pop(name)
+            file, held = matrix or there.pop(name)
             if held.shape != tensor.shape:
                 message = (
                     f"`{name}` is {shown_shape(held.shape)} in `{folder}`, and {shown_shape(tensor.shape)} by {CONFIG}"
@@ -185,6 +187,12 @@ def _files(folder: Path) -> list[str]:
     raise fail("E0770", f"`{folder}` has no weights in safetensors", help=help)
 
 
-def _rows(file: DataFile, held: HeldTensor, first: int, last: int) -> Array:
+def _quantisation(folder: Path) -> Quantisation | None:
+    """How its configuration, which was read before, says that matrices are stored. Raises ParcError: E0772."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    return Quantisation.of(config, f"{folder}") if isinstance(config, dict) else None
+
+
+def _rows(file: DataFile, held: HeldTensor | QuantisedTensor, first: int, last: int) -> Array:
     stored = held.stored(file)
     return stored.read(np.arange(first, last), [slice(0, n) for n in held.shape[1:]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -106,20 +106,24 @@ def resumed(found: Checkpoint, program: Program) -> dict[str, Array]:
     return found.arrays()
 
 
-def taken(found: WeightSource, program: Program, others: tuple[Role, ...] = ()) -> dict[str, Array]:
+def taken(
+    found: WeightSource, program: Program, others: tuple[Role, ...] = (), own: Collection[str] = ()
+) -> dict[str, Array]:
     """What a program takes of a checkpoint that another one may have made: all weights and states that it has, but for
-    counters and states of an optimizer that are not there; others: further roles that may begin as declared.
+    counters and states of an optimizer that are not there; others: further roles that may begin as declared; own: names
+    of what does so whatever the checkpoint has.
 
     Raises ParcError: E0772 where they do not fit, E0771.
     """
-    return found.arrays(
-        fitting_names(found.manifest, program, found.folder, (Role.COUNTER, Role.OPTIMIZER, *found.without, *others))
-    )
+    roles = (Role.COUNTER, Role.OPTIMIZER, *found.without, *others)
+    return found.arrays(fitting_names(found.manifest, program, found.folder, roles, own))
 
 
-def fitting_names(manifest: Manifest, program: Program, folder: Path, others: tuple[Role, ...] = ()) -> list[str]:
+def fitting_names(
+    manifest: Manifest, program: Program, folder: Path, others: tuple[Role, ...] = (), own: Collection[str] = ()
+) -> list[str]:
     """The program's tensors, all of which the checkpoint has, in the same shapes; `others`: roles that may begin as
-    declared. Raises ParcError: E0772."""
+    declared; own: names of those that do. Raises ParcError: E0772."""
     wrong, names = Diagnostics(), []
     wanted = ShardMap(program).tensors.values()
     if Role.OPTIMIZER not in others and all(t.role != Role.OPTIMIZER for t in manifest.tensors.values()):
@@ -130,7 +134,7 @@ def fitting_names(manifest: Manifest, program: Program, folder: Path, others: tu
             raise fail("E0772", message, help=help)
     for kept in wanted:
         there = manifest.tensors.get(kept.name)
-        if there is None and kept.role in others:
+        if kept.name in own or (there is None and kept.role in others):
             continue
         names.append(kept.name)
         if there is None:

@@ -42,7 +42,8 @@ class SequenceAsked:
 class Made:
     """A token of a sequence: `key` as it was admitted, the number of the token, and why nothing follows, or "".
 
-    share: the logarithm of how likely the model holds it; likeliest: the same of the likeliest tokens.
+    share: the logarithm of how likely the model holds it; likeliest: the same of the likeliest tokens. reused: of its
+    first token, how many before it were not read, since the row had them.
     """
 
     key: int
@@ -50,15 +51,16 @@ class Made:
     ended: str = ""
     share: float | None = None
     likeliest: tuple[tuple[int, float], ...] = ()
+    reused: int = 0
 
 
 class _Row:
-    """A sequence in its row: tokens, and how many of them were read."""
+    """A sequence in its row: tokens, how many of them were read, and how many of these the row had already."""
 
-    def __init__(self, key: int, asked: SequenceAsked) -> None:
-        self.key, self.asked = key, asked
+    def __init__(self, key: int, asked: SequenceAsked, reused: int) -> None:
+        self.key, self.asked, self.reused = key, asked, reused
         self.tokens = list(asked.tokens)
-        self.read = 0
+        self.read = reused
 
     @property
     def prompt(self) -> int:
@@ -75,12 +77,24 @@ class RowBatch:
     """The rows of a batch, over an executor whose program takes each row's position (`incremental(…, rows = …)`).
 
     run: with the entries `prefill` and `decode`. prefill: how many positions the former reads. positions: by entry, the
-    name of the data that are the rows' positions.
+    name of the data that are the rows' positions. reuse: a sequence takes the free row that has most of its first
+    tokens, and does not read them again. rewinds: a row can go back to any position, not only on from its last one.
     """
 
-    def __init__(self, run: Executor, ports: Ports, prefill: int, positions: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        run: Executor,
+        ports: Ports,
+        prefill: int,
+        positions: Mapping[str, str],
+        reuse: bool = True,
+        rewinds: bool = False,
+    ) -> None:
         self.run, self.ports, self.prefill, self.positions = run, ports, prefill, positions
+        self.reuse, self.rewinds = reuse, rewinds
         self.rows: list[_Row | None] = [None] * ports.rows
+        self._has: list[list[int]] = [[] for _ in self.rows]  # the tokens that each free row has read
+        self._freed = list(range(ports.rows))  # free rows, the one that is free for longest first
         self._chunk_last = False
 
     @property
@@ -97,11 +111,32 @@ class RowBatch:
         """Give the sequence a row; ValueError if there is none, or if its tokens do not fit."""
         if not 1 <= len(asked.tokens) <= self.ports.places:
             raise ValueError(f"{len(asked.tokens)} tokens, there are {self.ports.places} positions")
-        self.rows[self.rows.index(None)] = _Row(key, asked)
+        if not self._freed:
+            raise ValueError("no row is free")
+        common = {i: self._usable(self._has[i], asked.tokens) for i in self._freed}
+        best = max(self._freed, key=lambda i: common[i])  # of equal ones the first
+        self._freed.remove(best)
+        self.rows[best] = _Row(key, asked, common[best])
 
     def drop(self, key: int) -> None:
         """Let its row be free; nothing if it has none any more."""
-        self.rows = [None if row is not None and row.key == key else row for row in self.rows]
+        for i, row in enumerate(self.rows):
+            if row is not None and row.key == key:
+                self._free(i, row)
+
+    def _free(self, i: int, row: _Row) -> None:
+        self.rows[i] = None
+        self._has[i] = row.tokens[: row.read]
+        self._freed.append(i)
+
+    def _usable(self, has: Sequence[int], tokens: Sequence[int]) -> int:
+        """How many of a sequence's first tokens need not be read where a row has these: all but the last, at most."""
+        if not self.reuse:
+            return 0
+        common = next((k for k, (a, b) in enumerate(zip(has, tokens)) if a != b), min(len(has), len(tokens)))
+        if not self.rewinds:
+            return common if common == len(has) < len(tokens) else 0
+        return min(common, len(tokens) - 1)
 
     def step(self) -> list[Made]:
         """Read a chunk of those that have one to read, or a position of every row (`next_turn`); what came of it."""
@@ -132,7 +167,7 @@ class RowBatch:
                 continue
             made = _next(row, scores[i], ports.places)
             if made.ended:
-                self.rows[i] = None
+                self._free(i, row)
             found.append(made)
         return found
 
@@ -150,7 +185,8 @@ def _next(row: _Row, scores: Array, places: int) -> Made:
         logs = _logarithms(scores)
         order = np.argsort(-logs, kind="stable")[: asked.likely]
         share, likeliest = float(logs[token]), tuple((int(t), float(logs[t])) for t in order)
-    return Made(row.key, token, row.ended(places), share, likeliest)
+    reused, row.reused = row.reused, 0
+    return Made(row.key, token, row.ended(places), share, likeliest, reused)
 
 
 def _logarithms(scores: Array) -> Array:

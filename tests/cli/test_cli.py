@@ -225,4 +225,4 @@ def test_shell_completion_knows_the_commands() -> None:
         text=True,
         cwd=ROOT,
     )
-    assert {line.split(",")[1] for line in done.stdout.split()} == {"check", "compile", "convert", "cost"}
+    assert {line.split(",")[1] for line in done.stdout.split()} == {"check", "compile", "compress", "convert", "cost"}

@@ -14,6 +14,8 @@ from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc.cli import cli
 from parc.cli.generate import seen
+from parc.keeping import Keeping
+from runtime.checkpoints.saving import Saving
 from runtime.generate.sampling import Sampling
 from runtime.generate.tokenizers import ByteTokens, HuggingFace
 from runtime.numpy import STORAGE
@@ -148,6 +150,16 @@ def test_from_a_checkpoint(tmp_path: Path) -> None:
     assert both.stdout.startswith("To be") and "\n\nIt" in both.stdout
 
 
+def test_what_decoding_keeps_is_in_no_checkpoint(tmp_path: Path) -> None:
+    """A tensor that is called as the count of positions is another model's: it is left alone."""
+    loop = "  repeat 2 as block {"
+    more = source(tmp_path, **{loop: f"  weight position[v] ~ zeros\n  x = x + sum(position, over v)\n{loop}"})
+    ran = CliRunner().invoke(cli, ["run", more.name, "--job", "fit", "--steps", "1", "--save", str(tmp_path / "saved")])
+    assert ran.exit_code == 0, ran.output
+    (made,) = parc.generate(source(tmp_path), ["To"], 2, job="write", checkpoint=tmp_path / "saved").texts
+    assert len(made.tokens) == 2
+
+
 def test_words_and_bytes(tmp_path: Path) -> None:
     words = source(tmp_path, **{'text("text.txt")': 'text("text.txt", level = "word")'})
     (made,) = parc.generate(words, ["Now the king, and unheardof"], 3, job="write").texts
@@ -238,3 +250,23 @@ def test_the_torch_engine_draws_the_same(tmp_path: Path) -> None:
     one = parc.generate(file, PROMPTS[:2], 6, **options)  # type: ignore[arg-type]
     other = parc.generate(file, PROMPTS[:2], 6, engine=Engine(), **options)  # type: ignore[arg-type]
     assert [t.tokens for t in one.texts] == [t.tokens for t in other.texts] and other.chunks == 4
+
+
+def test_what_is_kept_is_not_taken_of_a_checkpoint(tmp_path: Path) -> None:
+    """A model's own state may be called as the counter of positions is: the checkpoint has it, and decoding has not."""
+    made = []
+    for name in ("position", "posigion"):
+        counted = f"  state {name} : int32\n  if training {{\n    {name} = {name} + 1\n  }}\n  x = embedding("
+        file = source(tmp_path, **{"  x = embedding(": counted})
+        parc.run(file, 3, job="fit", keeping=Keeping(Saving(tmp_path / name)))
+        found = parc.generate(file, PROMPTS[:1], 6, job="write", checkpoint=str(tmp_path / name))
+        made.append(found.texts[0].tokens)
+    assert made[0] == made[1]
+
+
+def test_weights_keep_their_names(tmp_path: Path) -> None:
+    """One that is called as the counter of positions is found in the checkpoint."""
+    file = source(tmp_path, place="position")
+    parc.run(file, 1, job="fit", keeping=Keeping(Saving(tmp_path / "saved")))
+    found = parc.generate(file, PROMPTS[:1], 2, job="write", checkpoint=str(tmp_path / "saved"))
+    assert len(found.texts[0].tokens) == 2

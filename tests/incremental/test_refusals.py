@@ -6,7 +6,8 @@ import pytest
 
 from compiler.incremental.derive import incremental
 from dsl.diagnostics import Diagnostic, ParcError
-from dsl.source import NOWHERE
+from dsl.source import NOWHERE, Source
+from parc import api
 from tests.incremental.serial import model_of
 from tests.incremental.test_derive import BY_HAND
 
@@ -25,6 +26,11 @@ AHEAD = {
         "@",
     ),
     "the next one": ("  y = shift(x, s, by = -1)", "shift"),
+    "padded the other way": (
+        "  dim near = 3\n  w = window(pad(x, s -> q, 2, 0, 0.0), q -> (o, near))\n"
+        "  y = rename(sum(w, over near), o -> s)",
+        "pad",
+    ),
     "round the end": ("  y = shift(x, s, by = 1, around = true)", "shift"),
     "backwards": ("  y = flip(x, over s)", "flip"),
     "sums from the end": ("  y = flip(cumsum(flip(x, over s), over s), over s)", "flip"),
@@ -57,6 +63,48 @@ def test_by_the_name_of_the_op(name: str) -> None:
     found = refused(body)
     assert found.code == "E0780" and found.message.startswith(f"`{op}` over "), found.message
     assert found.span is not None and found.span != NOWHERE
+    helps = {"window": "window that ends", "pad": "window that ends", "shift": "it looks back"}
+    masked = "mask later" if op in ("max", "sum", "@") else "later positions are not there yet"
+    assert helps.get(op, masked) in str(found.help)
+
+
+def by_hand(mlp: str, strategy: str) -> Diagnostic:
+    text = f"""
+use std.implementations (sequence_parallel_mlp, tensor_parallel_mlp)
+use std.layers
+model m() {{
+  dim b = 2, s = 8, d = 4, v = 11
+  input tokens : int32[b, s] in 0..v
+  x = embedding(tokens, over v, over d)
+  y = {mlp}
+  output y
+}}
+strategy two for m {{
+  mesh (tp = 2)
+  {strategy}
+}}
+job serve {{
+  infer m() using two
+  decode over s
+}}
+"""
+    with pytest.raises(ParcError) as error:
+        api.compile(Source("main.par", text))
+    (found,) = error.value.diagnostics
+    return found
+
+
+def test_an_implementation_is_told_apart_from_the_model() -> None:
+    """The model can be decoded: nothing in it has to be masked."""
+    rule = "split s on tp for activations\n  implement mlp by sequence_parallel_mlp(tp)"
+    found = by_hand("mlp(x, 8)", rule)
+    assert (found.code, found.message) == (
+        "E0782",
+        "`mlp` is implemented by hand in a way that cannot be decoded along `s`",
+    )
+    assert "leave `implement` out" in str(found.help) and "looks ahead" in found.notes[0][0]
+    wrong = by_hand("mlp(flip(x, over s), 8)", "implement mlp by tensor_parallel_mlp(tp)")
+    assert wrong.code == "E0780" and wrong.message.startswith("`flip`")
 
 
 def test_pairs_are_refused() -> None:

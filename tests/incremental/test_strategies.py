@@ -129,6 +129,20 @@ def test_an_encoder_runs_once(strategy: str) -> None:
     assert row.ok and row.error < 1e-9
 
 
+def test_positions_are_split_and_the_last_sum_is_not() -> None:
+    head, _, rest = MODEL.partition("model net")
+    body = "  x = cumsum(embedding(tokens, over v, over d), over s)\n  output x\n"
+    split = "  mesh (tp = 2)\n  split s on tp for activations\n"
+    data = rest[: rest.index("  x =")]
+    plan = rest[rest.index("strategy plan") :].replace("STRATEGY", split)
+    job = evaluate(Source("net.par", f"{head}model net{data}{body}}}\n\n{plan}"))
+    whole, first, one = (compile_job(job, entry) for entry in (INFER, *DECODING))
+    program = joined([first.program, one.program])
+    assert verify(program) == () and job.decoding is not None and "s=2/tp" in show(first.program)
+    (row,) = prove_decoding(whole.training, program, job.decoding, Course(1, 4), executor=RankExecutor)
+    assert row.ok and row.error < 1e-9
+
+
 def test_what_is_kept_has_layouts() -> None:
     cut = {name: show(lowered(name)[2].program) for name in STRATEGIES}
     line = "state block.attention.key.cache: f64[{}] = zeros"

@@ -11,6 +11,8 @@ import pytest
 import parc
 from compiler.cost.kernels.work import Copy, Vector
 from compiler.cost.time.simulate import Simulation
+from compiler.driver import compile_job
+from compiler.evaluate import evaluate_file
 from compiler.memory.peak import memory_use
 from compiler.memory.tiers import FIRST, SLOT, WAYS
 from compiler.origin import Role
@@ -19,6 +21,8 @@ from compiler.row_caches import cache_bytes
 from compiler.text import parse_program, show
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
+from dsl.source import Source
+from parc.estimate import assumed_hits
 from runtime.data.synthetic import synthetic
 from runtime.numpy.cached import CachedTable
 from runtime.numpy.disk import DiskArray
@@ -184,3 +188,19 @@ def test_the_shipped_ratings() -> None:
         run.step(batch)
     assert {name: round(used.hits, 2) for name, used in run.caches.items()} == stated
     assert set(stated) == {"student_table", "lecturer_table"}
+
+
+def test_what_has_whole_gradients_in_any_case_has_none() -> None:
+    """Exported files and programs to compare with, which keep no lists of rows, are none the worse for the rule."""
+    text = TEXT.replace("  split b on dp\n", f"  {CACHE}\n  split b on dp\n").replace("OPTIMIZER", "adagrad(lr = 0.1)")
+    job = evaluate_file(Source("t.par", text.replace("SCHEDULE", "gpipe")), {}).job
+    assert cached(compile_job(job).program) and not cached(compile_job(job, lists=False).program)
+
+
+def test_the_price_says_what_it_goes_by() -> None:
+    text = CLUSTER + TEXT.replace("using plain", "on box using plain")
+    found = assumed_hits(compiled(f"{RULE} in table cache 64 hits 0.5\n  {CACHE}", text=text, tp=2, layout=1).program)
+    assert [(c.table, c.rows, c.of, c.hits, c.stated) for c in found] == [
+        ("table", 64, 300, 0.5, True),
+        ("second", 32, 600, 32 / 600, False),
+    ]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from compiler.graph import DTYPES, Dim, Graph, Node, Type, Value
 from compiler.homes import Homes
 from compiler.layout import Layout
+from compiler.memory.tiers import RowCache
 from compiler.model import Init
 from compiler.ops.base import Op
 from compiler.ops.call import Call
@@ -140,13 +141,17 @@ def elements(draw: st.DrawFn) -> Run | For | Update:
     return Update()
 
 
+CACHES = st.none() | st.builds(RowCache, st.integers(0, 2**20), st.none() | st.floats(0, 1))
+
+
 @st.composite
 def states(draw: st.DrawFn, axes: tuple[Axis, ...]) -> StateDecl:
     inits = st.none() | st.builds(Init, names, st.lists(numbers, max_size=3).map(tuple))
     role = st.sampled_from(DECLARED)
     name = draw(names)
     logical = draw(names | st.just(name.split("#")[0]))
-    return StateDecl(name, draw(role), *draw(types(axes)), draw(chunk_numbers), draw(inits), draw(MEMORIES), logical)
+    of = (*draw(types(axes)), draw(chunk_numbers), draw(inits), draw(MEMORIES), logical)
+    return StateDecl(name, draw(role), *of, cache=draw(CACHES))
 
 
 @st.composite

@@ -87,7 +87,7 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("serving"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(writer: Path) -> Iterator[Server]:
     for name in ("starlette", "hypercorn", "openai"):
         pytest.importorskip(name)

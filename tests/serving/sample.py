@@ -41,12 +41,31 @@ job write {
 }
 """
 
+TRAINED = (
+    TEXT.replace("(attention, layer_norm", "(attention, cross_entropy, layer_norm")
+    .replace("(tensor_parallel)\n", "(tensor_parallel)\nuse std.optimizers (sgd)\n")
+    .replace("tokens :", "tokens, targets :")
+    .replace(
+        "  output logits\n",
+        "  if not training {\n    output logits\n  }\n  loss cross_entropy(logits, targets, over v)\n",
+    )
+    .replace("writer(4, 256)", "writer(2, 96)")
+    + """
+job fit {
+  train writer(2, 96)
+  optimizer sgd(lr = 1.0)
+  data text("corpus.txt")
+}
+"""
+)
+"""The same with fewer positions, and a job that trains it."""
 
-def written(folder: Path) -> Path:
+
+def written(folder: Path, text: str = TEXT) -> Path:
     """The file, with the data that it speaks of beside it."""
     shutil.copy(ROOT / "examples" / "data" / "corpus.txt", folder)
     path = folder / "writer.par"
-    path.write_text(TEXT)
+    path.write_text(text)
     return path
 
 

@@ -16,7 +16,7 @@ from runtime.generate.rows import Made, RowBatch, SequenceAsked
 from runtime.generate.sampling import Sampling
 from runtime.generate.tokenizers import Tokenizer
 from runtime.stacked import Emulator
-from tests.serving.sample import alone, written
+from tests.serving.sample import TEXT, alone, written
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,53 @@ def test_the_last_place(path: Path, batch: RowBatch, known: Tokenizer) -> None:
     assert [m.ended for m in made] == ["", "", CONTEXT]
     with pytest.raises(ValueError, match="257 tokens, there are 256 positions"):
         batch.admit(8, SequenceAsked((3,) * 257, 1))
+
+
+def texts_of(batch: RowBatch, wanted: list[tuple[int, ...]], steps: int) -> tuple[list[list[Made]], int]:
+    """What one row makes of them, one after the other, and in how many calls."""
+    found, calls = [], 0
+    for tokens in wanted:
+        batch.admit(0, SequenceAsked(tokens, steps))
+        made: list[Made] = []
+        while batch.busy:
+            made, calls = made + batch.step(), calls + 1
+        found.append(made)
+    return found, calls
+
+
+RECURRENT = TEXT.replace(
+    "    x = x + attention(layer_norm(x), 4)\n", "    x = x + rename(gru(x, over f), f -> d)\n"
+).replace("repeat 2 as block {\n", "repeat 2 as block {\n    dim f = 32\n")
+
+
+@pytest.mark.parametrize("rewinds", [True, False])
+def test_what_a_row_has_is_not_read_again(path: Path, known: Tokenizer, rewinds: bool) -> None:
+    """The same tokens, in fewer calls: where all positions are kept, of any beginning that two texts share; where only
+    what they sum up to is, of whoever goes on exactly where the last one ended."""
+    if rewinds:
+        text = TEXT
+    else:
+        text = RECURRENT.replace("(attention, layer_norm, mlp)", "(gru, layer_norm, mlp)").replace(
+            "  split t on tp\n", ""
+        )
+    compiled = api.compile(Source(str(path), text, str(path)))
+    ports, _ = ports_of(compiled, None)
+    first = tuple(known.encode("To be, or not to be, that is the question"))
+    before = batch_of(compiled, ports, None, Emulator, reuse=False)
+    assert batch_of(compiled, ports, None, Emulator).rewinds == rewinds
+    (made,), _ = texts_of(before, [first], 10)
+    whole = (*first, *(m.token for m in made))
+    wanted = [first, (*whole, 3, 4, 5), (*whole[:-1], 3, 4, 5), (*first[:-4], 1), first, (7, *first)]
+    want, slow = texts_of(before, wanted, 10)
+    found, fast = texts_of(batch_of(compiled, ports, None, Emulator), wanted, 10)
+    assert [[m.token for m in made] for made in found] == [[m.token for m in made] for made in want]
+    reused = [made[0].reused for made in found]
+    read = len(whole) - 1
+    if rewinds:
+        assert reused == [0, read, read, len(first) - 4, len(first) - 4, 0] and fast < slow
+    else:
+        assert reused == [0, read, 0, 0, 0, 0] and fast < slow
+    assert all(m.reused == 0 for made in [*want, *(made[1:] for made in found)] for m in made)
 
 
 def test_choices_are_rows_of_one_prompt(path: Path, batch: RowBatch, known: Tokenizer) -> None:

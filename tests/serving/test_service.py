@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import socket
 import threading
@@ -14,8 +15,12 @@ from typing import Any
 
 import pytest
 
+from dsl.source import Source
+from parc import api
+from parc.keeping import Keeping
+from runtime.checkpoints.saving import Saving
 from tests.serving.conftest import KEY, PATIENCE, Server, serving
-from tests.serving.sample import alone
+from tests.serving.sample import TRAINED, alone, written
 
 openai = pytest.importorskip("openai")
 PROMPTS = ["To be, or not to be, that is", "I", "What is a man", "ab", "Thou art a scholar; speak to it, Horatio."]
@@ -317,6 +322,48 @@ def test_a_stream_goes_on_when_its_worker_is_killed(writer: Path, server: Server
             assert (status, "retry-after" in headers) == (503, True)  # until a new one is there
     assert "".join(texts) == alone(writer, "To be", 200, 1.0, 8)[0]
     assert "".join(p.choices[0].text for p in greedy) == alone(writer, "I", 100)[0]
+
+
+def test_new_weights_lose_no_request(tmp_path: Path) -> None:
+    """Who was accepted before ends with the weights that he began with; who comes after has the new ones. A checkpoint
+    that is no good changes nothing."""
+    path, saved = written(tmp_path, TRAINED), tmp_path / "saved"
+    source = Source(str(path), path.read_text(), str(path))
+
+    def by(folder: Path, steps: int) -> str:
+        return api.generate(source, ["I"], steps, checkpoint=str(folder), job="write").texts[0].text
+
+    def train(steps: int) -> Path:
+        resume = str(saved) if saved.exists() else None
+        api.run(source, steps, job="fit", keeping=Keeping(Saving(saved, 0, 0), resume))
+        return max(saved.iterdir())
+
+    first = train(1)
+    with serving(path, "--job", "write", "--from", str(saved), "--log") as server, client_of(server) as client:
+        stream = made(client, "I", 90, stream=True, n=2)
+        begun, old = next(iter(stream)), server.worker()
+        os.kill(old, signal.SIGSTOP)
+        second = train(2)
+        server.process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + 60
+        while (now := metrics(server))["parc_reloads_total"] == 0:
+            assert time.monotonic() < until
+        assert now["parc_running"] == 2 and get(server, "/ready") == 200
+        want = by(second, 40)
+        assert made(client, "I", 40).choices[0].text == want != by(first, 40)
+        os.kill(old, signal.SIGCONT)
+        texts = {i: "" for i in range(2)} | {begun.choices[0].index: begun.choices[0].text}
+        for piece in stream:
+            texts[piece.choices[0].index] += piece.choices[0].text
+        assert set(texts.values()) == {by(first, 90)}
+        (max(saved.iterdir()) / "manifest.json").write_text("{")
+        server.process.send_signal(signal.SIGHUP)
+        while not any('"reload_failed"' in line for line in server.lines):
+            assert time.monotonic() < until + 60
+            time.sleep(0.01)
+        assert made(client, "I", 40).choices[0].text == want
+        client.close()
+        assert server.end() == 0
 
 
 def test_what_was_accepted_ends_behind_sigterm(writer: Path) -> None:

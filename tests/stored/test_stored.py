@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from compiler.driver import compile_job, joined
-from compiler.evaluate import evaluate
+from compiler.evaluate import evaluate, evaluate_file
 from compiler.graph import ITEMSIZE
 from compiler.memory.peak import memory_use
 from compiler.model import DECODING, INFER, TRAIN_STEP
@@ -15,6 +15,7 @@ from compiler.text import parse_program, show
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from dsl.source import Source
+from parc.by_hand import tried_by_hand
 from runtime.prove import prove, prove_evaluation
 from runtime.prove.decoding import Course, prove_decoding
 from runtime.prove.proof import random_batch
@@ -103,6 +104,30 @@ def test_memory_is_that_of_the_packed_numbers() -> None:
     full = [u["hbm"].roles[Role.WEIGHT] for u in memory_use(lowered(STRATEGIES["all"], "f16").program).values()]
     assert all(u < 0.5 * f for u, f in zip(used, full))
     assert ITEMSIZE["uint32"] == 4
+
+
+def test_layouts_of_a_weight_are_those_of_its_parts() -> None:
+    text = "  mesh (tp = 2)\n  tensor_parallel(tp)\n  layout block.mlp.w1[d/tp, f]\n  store weights as int4(group = 32)"
+    program = lowered(text).program
+    shown = show(program)
+    assert "weight block.mlp.w1.words: uint32[block=2, d=4/tp, f=128]" in shown
+    assert "weight block.mlp.w1.scale: f64[block=2, d=1/tp, f=128]" in shown
+    assert verify(program) == () and prove_evaluation(lowered(text).training, program, 1).ok
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["  implement block.mlp by tensor_parallel_mlp(tp)\n", "  split d on tp in block[1..2]\n"],
+    ids=["by hand", "cut loops"],
+)
+def test_beside_what_is_written_by_hand_and_rules_for_some_layers(more: str) -> None:
+    text = f"  mesh (tp = 2)\n  tensor_parallel(tp)\n{more}  store weights as int4(group = 32) in block"
+    used = f"use std.implementations (tensor_parallel_mlp)\n{MODEL}" if "implement" in more else MODEL
+    source = Source("net.par", used.replace("STRATEGY", text).replace("PRECISION", "f64"))
+    c = compile_job(evaluate(source))
+    assert verify(c.program) == () and show(c.program).count(".words: uint32") >= 6
+    assert all(tried.equal for tried in tried_by_hand(source, evaluate_file(source), {})[0])
+    assert prove_evaluation(c.training, c.program, 1).ok
 
 
 ODD = MODEL.replace("d = 64", "d = 36").replace(", 2)\n", ", 3)\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import field
 
 from compiler.cost.kernels.work import Work
@@ -82,6 +82,45 @@ def is_waited_for(at: int, drafts: Sequence[Draft], grown: Collection[int]) -> b
     """Whether another draft depends on this one: one that was begun later, or a message that has `grown` since."""
     later = (drafts[i] for i in range(len(drafts) - 1, at, -1))
     return any(at in d.deps for d in later) or any(at in drafts[i].deps for i in grown)
+
+
+def gather(
+    ins: Sequence[Lifted],
+    size: int,
+    drafts: Sequence[Draft],
+    values: Mapping[str, Lifted],
+    views: MutableMapping[int, list[Lifted]],
+    grown: Collection[int],
+) -> None:
+    """Make one kernel of those that give the operands: an optimizer updates a weight and its states in one go.
+
+    Those that others wait for (messages that go together, too) stay as they are, for these might come before.
+
+    Args:
+        size: elements of the kernel that takes them.
+        views: of what a kernel makes.
+        grown: drafts that others have joined.
+    """
+    owners = sorted({v.owner for v in ins if v.owner >= 0})
+    if len(owners) < 2:
+        return
+    last = drafts[owners[-1]]
+    for at in owners[:-1]:
+        draft = drafts[at]
+        alike = draft.joins and last.joins and draft.size == last.size == size and draft.memory == last.memory
+        if not alike or draft.closed or is_waited_for(at, drafts, grown):
+            continue
+        last.instrs = draft.instrs + last.instrs
+        last.deps |= draft.deps
+        last.carries |= draft.carries
+        last.dims |= draft.dims
+        for instr in draft.instrs:
+            for var in instr.outputs:
+                values[var.name].owner = owners[-1]
+        for view in views.pop(at, ()):
+            view.owner = owners[-1]
+            views.setdefault(owners[-1], []).append(view)
+        draft.instrs, draft.deps, draft.carries = [], set(), set()
 
 
 def dims_of(ins: Sequence[Lifted], outs: Sequence[Lifted]) -> set[str]:

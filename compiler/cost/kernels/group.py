@@ -9,9 +9,9 @@ message, as all systems do that shard them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
-from compiler.cost.kernels.drafts import Draft, Lifted, dims_of, is_waited_for
+from compiler.cost.kernels.drafts import Draft, Lifted, dims_of, gather
 from compiler.cost.kernels.rows import rows_elsewhere, rows_work
 from compiler.cost.kernels.sized import Sized
 from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkLoop
@@ -210,7 +210,7 @@ class _Lift:
         outs = [self.lifter.value(v) for v in instr.outputs]
         size = max([v.elements for v in (*ins, *outs)], default=0)
         if self.lifter.update and joins:
-            self.gather(ins, size)
+            gather(ins, size, self.drafts, self.values, self.views, self.grown)
         owners = {v.owner for v in ins if v.owner >= 0}
         carries = {v.carried for v in ins if v.owner < 0 and v.carried is not None}
         at = max(owners, default=-1)
@@ -238,32 +238,6 @@ class _Lift:
             self.values[value.root] = value
         if isinstance(instr.op, Reduce) and ins[0].type.dims and ins[0].type.dims[0].name in instr.op.dims:
             draft.closed.add(instr.outputs[0].name)  # complete only when the kernel has ended
-
-    def gather(self, ins: Sequence[Lifted], size: int) -> None:
-        """Make one kernel of those that give the operands: an optimizer updates a weight and its states in one go.
-
-        Those that others wait for (messages that go together, too) stay as they are, for these might come before.
-        """
-        owners = sorted({v.owner for v in ins if v.owner >= 0})
-        if len(owners) < 2:
-            return
-        last = self.drafts[owners[-1]]
-        for at in owners[:-1]:
-            draft = self.drafts[at]
-            alike = draft.joins and last.joins and draft.size == last.size == size and draft.memory == last.memory
-            if not alike or draft.closed or is_waited_for(at, self.drafts, self.grown):
-                continue
-            last.instrs = draft.instrs + last.instrs
-            last.deps |= draft.deps
-            last.carries |= draft.carries
-            last.dims |= draft.dims
-            for instr in draft.instrs:
-                for var in instr.outputs:
-                    self.values[var.name].owner = owners[-1]
-            for view in self.views.pop(at, ()):
-                view.owner = owners[-1]
-                self.views.setdefault(owners[-1], []).append(view)
-            draft.instrs, draft.deps, draft.carries = [], set(), set()
 
     def collective(self, instr: Node) -> None:
         op = instr.op

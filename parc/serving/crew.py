@@ -1,0 +1,160 @@
+"""Workers with the same weights, one after the other: when one dies, another takes its place."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from dsl.diagnostics import ParcError, fail
+from parc.serving.faults import Fault
+from parc.serving.wire import DROP, MADE, MOST_LINE, READY, WorkerSpec, begin, line, made_of
+from runtime.generate.rows import Made, SequenceAsked
+
+Heard = Callable[[Made | Fault], None]
+
+TRIES = 3
+"""So many workers that die without a token of it end a sequence: it may be the reason. So many that die at first end
+all."""
+
+_LONGEST_PAUSE = 10.0
+"""Seconds, between the deaths of a worker and the next one."""
+
+
+class Sequence:
+    """One that was accepted. tries: how many workers have died since it had a token. crew: who computes it."""
+
+    def __init__(self, key: int, asked: SequenceAsked, heard: Heard) -> None:
+        self.key, self.asked, self.heard = key, asked, heard
+        self.tokens: list[int] = []
+        self.tries = 0
+        self.crew: Crew | None = None
+
+    def again(self) -> SequenceAsked:
+        """What is asked of a worker: the rest."""
+        asked = self.asked
+        return replace(asked, tokens=(*asked.tokens, *self.tokens), made=len(self.tokens))
+
+
+class CrewHead(Protocol):
+    """Whom a crew tells."""
+
+    def changed(self) -> None:
+        """There may be more rows, or fewer."""
+        ...
+
+    def hear(self, crew: Crew, made: Made) -> None:
+        """A token."""
+        ...
+
+    def mourn(self, crew: Crew) -> None:
+        """The worker has died; what ran is in `running` still."""
+        ...
+
+
+class Crew:
+    """A worker that is always there again. running: by their keys, the sequences that it computes. deaths: of workers,
+    since there was a token. retired: it takes no more sequences, and ends with its last one."""
+
+    def __init__(self, spec: WorkerSpec, head: CrewHead, patience: float, told: Callable[..., None]) -> None:
+        """patience: seconds in which a worker with something to do tells something, or is ended."""
+        self.spec, self.head, self.patience, self.told = spec, head, patience, told
+        self.running: dict[int, Sequence] = {}
+        self.ready = self.retired = False
+        self.begun = asyncio.Event()
+        """Set when the first worker was ready."""
+        self.deaths = 0
+        self._process: asyncio.subprocess.Process | None = None
+
+    def start(self, s: Sequence) -> None:
+        """Compute the sequence, or the rest of it."""
+        self.running[s.key], s.crew = s, self
+        self._tell(begin(s.key, s.again()))
+
+    def drop(self, s: Sequence) -> None:
+        """Compute it no more."""
+        del self.running[s.key]
+        self._tell({"do": DROP, "key": s.key})
+        self.leave()
+
+    def leave(self) -> None:
+        """End the worker, if nothing is left for it to do."""
+        if self.retired and not self.running and self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+
+    async def keep(self) -> None:
+        """Have a worker, until this is cancelled or retired. Raises ParcError (E0751) if none gets ready at first."""
+        try:
+            while not (self.retired and not self.running):
+                await self._work()
+                if self.retired and not self.running:
+                    return
+                self.deaths += 1
+                self.head.mourn(self)
+                if self.deaths >= TRIES and not self.begun.is_set():
+                    raise _nobody(self.deaths)
+                if self.deaths > 1:
+                    await asyncio.sleep(min(_LONGEST_PAUSE, 0.1 * 2**self.deaths))
+        finally:
+            self.ready = False
+            if self._process is not None and self._process.returncode is None:
+                self._process.kill()
+                await self._process.wait()
+
+    async def _work(self) -> None:
+        """One worker, from its beginning to its end."""
+        here = str(Path(__file__).parents[2])
+        path = os.pathsep.join(p for p in (here, os.environ.get("PYTHONPATH")) if p)
+        self._process = process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "parc.serving.worker", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": path}, start_new_session=True, limit=MOST_LINE,
+        )  # fmt: skip
+        assert process.stdout is not None and process.stdin is not None
+        process.stdin.write(self.spec.line())
+        while text := await self._line(process.stdout):
+            if not text.endswith(b"\n"):
+                break  # it died while it wrote
+            message: dict[str, Any] = json.loads(text)
+            if message["do"] == READY:
+                self.ready = True
+                self.begun.set()
+                self.told("worker_ready", pid=process.pid)
+                for s in self.running.values():  # of a worker before
+                    self._tell(begin(s.key, s.again()))
+            elif message["do"] == MADE:
+                for found in message["tokens"]:
+                    self.head.hear(self, made_of(found))
+                self.leave()
+            else:
+                break
+            self.head.changed()
+        self.ready = False
+        if process.returncode is None and not (self.retired and not self.running):
+            process.kill()
+        self.told("worker_ended", pid=process.pid, code=await process.wait(), running=len(self.running))
+
+    async def _line(self, stream: asyncio.StreamReader) -> bytes:
+        """The next line; nothing at the end, or where something is to be done and nothing was told for too long."""
+        while True:
+            before = set(self.running) if self.ready else set[int]()
+            try:
+                async with asyncio.timeout(self.patience):
+                    return await stream.readline()
+            except TimeoutError:
+                if not before.isdisjoint(self.running):
+                    self.told("worker_stuck", seconds=self.patience)
+                    return b""
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        if self.ready and self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(line(message))
+
+
+def _nobody(deaths: int) -> ParcError:
+    help = "what it wrote to standard error says why"
+    return fail("E0751", f"no worker gets ready: {deaths} have ended before", help=help)
