@@ -104,7 +104,7 @@ def _by_layers(rng: Random, case: Case, loops: dict[str, int]) -> Case:
         rules.append(replace(piece, lines=tuple(lines)))
     loop = rng.choice(sorted(loops))
     more = [f"recompute {part(loop)}"]
-    if "data_parallel" in {p.kind for p in case.rules}:
+    if "dp" in dict(case.mesh):
         more.append(f"shard {rng.choice(['optimizer', 'optimizer, gradients, weights'])} on dp in {part(loop)}")
     rules.insert(0, Piece("layers", tuple(rng.sample(more, rng.randint(1, len(more))))))  # earlier rules count first
     return replace(case, rules=tuple(rules))
