@@ -45,5 +45,8 @@ DRAWN = LengthLimit(500_000, "drawn")
 
 RUN = LengthLimit(20_000_000, "run in a step")
 
+INSTRUCTIONS = 10**9
+"""Of a step that is run, all iterations of loops counted: each takes microseconds, so that it would not end (E0931)."""
+
 TOLD_APART = 2_000_000
 """Devices of which some may be slow: who has slow peers is found device by device (E0933)."""

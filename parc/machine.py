@@ -6,10 +6,11 @@ from collections.abc import Callable, Collection
 
 from compiler.driver import Compiled
 from compiler.evaluate.sizes import Sizes
-from compiler.limits import DRAWN, RUN, LengthLimit
-from compiler.liveness import rolled_up
+from compiler.limits import DRAWN, INSTRUCTIONS, RUN, LengthLimit
+from compiler.liveness import rolled_up, rounds
 from compiler.model import Job, Training
 from compiler.program import Program
+from compiler.walk import walk
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.source import Span
@@ -34,13 +35,14 @@ class Asked:
 
 
 def require_machine(asked: Asked) -> None:
-    """Raise E0931 for a step of too many actions, E0932 for tensors of too many axes, and E0910 if there is less memory
+    """Raise E0931 for a step of too many actions or instructions, E0932 for tensors of too many axes, and E0910 if there is less memory
     than is needed."""
     from runtime.available import lacking
     from runtime.room import most_axes, private, serial, stacked
 
     program = asked.program
     _require_short(program, RUN, asked.span, asked.evaluate)
+    _require_few(program, asked.span)
     _require_axes(asked, most_axes())
     needed = sum(private(program) if e == "private" else stacked(program) for e in asked.executors)
     if asked.proved is not None:
@@ -79,6 +81,22 @@ def _require_short(
     if too_long is not None:
         raise ParcError(told_smaller(too_long, evaluate))
     return length
+
+
+def _require_few(program: Program, span: Span | None) -> None:
+    """Loops go through at most so many instructions in a step, those of all groups together."""
+    total, longest = 0, (0, "")
+    for cls in program.classes:
+        count = {f.key: sum(times for _, times in walk(f.body)) for f in cls.functions}
+        loops = [(times, node.outputs[0].name) for f in cls.functions for node, times in walk(f.body) if node.outputs]
+        longest = max((longest, *loops))
+        rows = [row for g in cls.groups for row in rounds(program, cls, g)]
+        total += sum(times * sum(count.get(key, 0) for key in keys) for keys, times in rows)
+    if total > INSTRUCTIONS:
+        times, name = longest
+        message = f"a step has {total:,} instructions to be run, loops gone through; the most is {INSTRUCTIONS:,}"
+        help = f"fewer iterations or micro-batches: `{name}` is made {times:,} times in a micro-batch"
+        raise fail("E0931", message, span, help=help)
 
 
 def _require_axes(asked: Asked, most: int) -> None:

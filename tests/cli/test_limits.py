@@ -151,6 +151,34 @@ def test_steps_of_too_many_actions_are_neither_run_nor_drawn(name: str, text: st
     assert "actions to be" in done.says and "the most is" in done.says and "microbatches = " in done.says, done.says
 
 
+TURNS = """use std.optimizers (sgd)
+model turns() {
+  dim b = 2, d = 4
+  input x : f32[b,d]
+  weight w[d] ~ normal(1.0)
+  y = x * w
+  repeat 1000000000 as turn {
+    y = y * 0.5
+  }
+  loss mean(y)
+}
+job fit {
+  train turns()
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["run", "verify"])
+def test_loops_that_would_not_end_are_not_begun(name: str, file: Path) -> None:
+    """Checked and priced they are."""
+    file.write_text(TURNS)
+    assert run(command("check", file)).exit == 0
+    done = run(command(name, file))
+    assert (done.exit, done.codes) == (4, ("E0931",)) and done.peak < 256
+    assert "1,000,000,000 times" in done.says, done.says
+
+
 @pytest.mark.parametrize("text", [stages(1024, 2048), stages(2048, 2)], ids=["square", "stages"])
 def test_many_stages_are_checked_at_once(text: str, file: Path) -> None:
     """However many micro-batches there are: it took 16 s for 1,000 stages and as many."""
