@@ -115,13 +115,16 @@ def test_layouts_of_a_weight_are_those_of_its_parts() -> None:
     assert verify(program) == () and prove_evaluation(lowered(text).training, program, 1).ok
 
 
+BY_HAND = "  implement block.mlp by tensor_parallel_mlp(tp)\n"
+
+
 @pytest.mark.parametrize(
-    "more",
-    ["  implement block.mlp by tensor_parallel_mlp(tp)\n", "  split d on tp in block[1..2]\n"],
-    ids=["by hand", "cut loops"],
+    ("more", "format"),
+    [(BY_HAND, "int4(group = 32)"), (BY_HAND, "int8"), ("  split d on tp in block[1..2]\n", "int4(group = 32)")],
+    ids=["by hand", "by hand, a scale for each output", "cut loops"],
 )
-def test_beside_what_is_written_by_hand_and_rules_for_some_layers(more: str) -> None:
-    text = f"  mesh (tp = 2)\n  tensor_parallel(tp)\n{more}  store weights as int4(group = 32) in block"
+def test_beside_what_is_written_by_hand_and_rules_for_some_layers(more: str, format: str) -> None:
+    text = f"  mesh (tp = 2)\n  tensor_parallel(tp)\n{more}  store weights as {format} in block"
     used = f"use std.implementations (tensor_parallel_mlp)\n{MODEL}" if "implement" in more else MODEL
     source = Source("net.par", used.replace("STRATEGY", text).replace("PRECISION", "f64"))
     c = compile_job(evaluate(source))

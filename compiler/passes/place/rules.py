@@ -118,7 +118,8 @@ class Rules:
         fine = True
         written = self._in_pieces.get(name, {}) if cls == "weights" else {}
         for dim, axes in written.items():
-            dims[type.index(dim)] = tuple(a for a in axes if a in self.sizes)
+            if type.has(dim):  # scales of what is stored in fewer bits may be without
+                dims[type.index(dim)] = tuple(a for a in axes if a in self.sizes)
         for i, d in enumerate(type.dims):
             if d.name in self.device_dims:
                 dims[i] = (self.device_dims[d.name],)
