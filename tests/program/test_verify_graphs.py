@@ -82,7 +82,7 @@ def test_loops() -> None:
     (loop,) = repeats(graph)
     assert isinstance(loop.op, Repeat)
     for op, text in (
-        (replace(loop.op, count=0), "0 iterations"),
+        (replace(loop.op, count=0), "`count` is 0"),
         (replace(loop.op, stacks=99), "do not go with the body"),
     ):
         nodes = tuple(Node(op, n.inputs, n.outputs) if n is loop else n for n in graph.nodes)

@@ -14,7 +14,7 @@ import pytest
 
 import parc
 from parc.cli.streams import BROKEN_PIPE, UNWRITABLE
-from tests.cli.test_contract import CLUSTERED, COMMAND, DATA
+from tests.cli.test_contract import CLUSTERED, COMMAND, DATA, NUMBERS, trained
 
 WAYS = {
     **{name: ["job.par" if a == "FILE" else a for a in args] for name, args in COMMAND.items()},
@@ -42,6 +42,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def ended(args: list[str], tmp_path: Path, streams: Callable[[], None]) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a command, whose streams are as `streams` makes them in its process."""
     said = [tmp_path / "stdout", tmp_path / "stderr"]
+    if "CHECKPOINT" in args:
+        paths = {"CHECKPOINT": f"{trained()}/saved", "OUT": f"{trained()}/{next(NUMBERS)}"}
+        args = [paths.get(a, a) for a in args]
     sys.stdout.flush()
     process = os.fork()
     if process == 0:
