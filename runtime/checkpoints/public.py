@@ -76,7 +76,7 @@ class PublicModel:
             if bare is None and tensor.name != short:
                 bare = tensor.name not in there and short in there
             name = short if bare else tensor.name
-            matrix = quantised(name, there, said)
+            matrix = quantised(name, there, said, tensor.shape)
             if matrix is None and name not in there:
                 raise fail("E0772", f"`{folder}` has no tensor `{name}`", help=f"{CONFIG} says that it is there")
             file, held = matrix or there.pop(name)
@@ -190,7 +190,7 @@ def _files(folder: Path) -> list[str]:
 def _quantisation(folder: Path) -> Quantisation | None:
     """How its configuration, which was read before, says that matrices are stored. Raises ParcError: E0772."""
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    return Quantisation.of(config, f"{folder}") if isinstance(config, dict) else None
+    return Quantisation.of(config, f"{folder / CONFIG}") if isinstance(config, dict) else None
 
 
 def _rows(file: DataFile, held: HeldTensor | QuantisedTensor, first: int, last: int) -> Array:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from tests.importing.small import SMALL
 
 Array = np.ndarray[Any, Any]
 
-CONFIG = {
+CONFIG: dict[str, dict[str, Any]] = {
     "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 8, "desc_act": True},
     "gptq 3": {"quant_method": "gptq", "bits": 3, "group_size": 32, "checkpoint_format": "gptq_v2"},
     "awq": {"quant_method": "awq", "bits": 4, "group_size": 8, "version": "gemm"},
@@ -40,7 +42,7 @@ def words(numbers: list[int], bits: int) -> list[int]:
 def packed(method: str, q: Array, zero: Array, scale: Array, group: Array) -> dict[str, Array]:
     """The tensors of a matrix, in loops. q: [out, in], zero, scale: [out, groups]."""
     bits, later = CONFIG[method].get("bits", 4), "3" in method
-    along = np.array([words(list(row), int(bits)) for row in q.tolist()], np.int32)  # type: ignore[arg-type]
+    along = np.array([words(list(row), int(bits)) for row in q.tolist()], np.int32)
     if method == "compressed":
         zeros = np.array([words(list(column), 4) for column in zero.T.tolist()], np.int32).T
         return {
@@ -56,14 +58,14 @@ def packed(method: str, q: Array, zero: Array, scale: Array, group: Array) -> di
 
         found = {"qweight": [row(list(r)) for r in q.T.tolist()], "qzeros": [row(list(r)) for r in zero.T.tolist()]}
         return {**{name: np.array(x, np.int32) for name, x in found.items()}, "scales": scale.T}
-    zeros = np.array([words(list(r), int(bits)) for r in (zero - (not later)).T.tolist()], np.int32)  # type: ignore[arg-type]
+    zeros = np.array([words(list(r), int(bits)) for r in (zero - (not later)).T.tolist()], np.int32)
     return {"qweight": along.T, "qzeros": zeros, "scales": scale.T, "g_idx": group.astype(np.int32)}
 
 
 def drawn(method: str, outputs: int, inputs: int) -> tuple[dict[str, Array], Array]:
     """The tensors of a matrix, and what they stand for."""
     rng = np.random.default_rng(outputs + inputs)
-    bits, groups = int(CONFIG[method].get("bits", 4)), max(1, inputs // 8)  # type: ignore[arg-type]
+    bits, groups = int(CONFIG[method].get("bits", 4)), max(1, inputs // 8)
     q = rng.integers(0, 1 << bits, (outputs, inputs))
     zero = rng.integers(1, 1 << bits, (outputs, groups))
     scale = rng.uniform(0.01, 0.02, (outputs, groups)).astype(np.float32)
@@ -83,8 +85,12 @@ def test_bits_are_read_as_they_are_laid_out(method: str) -> None:
     assert of is not None and np.array_equal(matrix(of, parts, value.shape), value)
 
 
-def folder_of(method: str, to: Path, change: str = "") -> dict[str, Array]:
-    """A folder of a small llama whose projections are in the layout; what its matrices are."""
+Change = Callable[[Array], Array | None]
+
+
+def folder_of(method: str, to: Path, part: str = "", change: Change = lambda x: x[:-1]) -> dict[str, Array]:
+    """A folder of a small llama whose projections are in the layout, one part of one changed (None: left out); what its
+    matrices are."""
     config = {**SMALL["llama"], "quantization_config": CONFIG[method]}
     (to / "config.json").write_text(json.dumps(config))
     from dsl.files import load
@@ -97,13 +103,14 @@ def folder_of(method: str, to: Path, change: str = "") -> dict[str, Array]:
     for tensor in names.tensors():
         if "_proj.weight" in tensor.name:
             parts, whole[tensor.name] = drawn(method, *tensor.shape)
-            given |= {tensor.name.removesuffix("weight") + part: x for part, x in parts.items()}
+            given |= {tensor.name.removesuffix("weight") + p: x for p, x in parts.items()}
         else:
             given[tensor.name] = whole[tensor.name] = rng.standard_normal(tensor.shape).astype(np.float32)
-    if change:
-        name = next(n for n in given if n.endswith(change))
-        given[name] = given[name][:-1]
-    kinds = {np.dtype(np.float32): "F32", np.dtype(np.int32): "I32", np.dtype(np.int64): "I64"}
+    if part:
+        name = next((n for n in given if n.endswith(part)), f"{FIRST}.{part}")
+        changed = change(given.pop(name, np.empty(0)))
+        given |= {name: changed} if changed is not None else {}
+    kinds = {np.dtype(x): word for x, word in (("f4", "F32"), ("i4", "I32"), ("i8", "I64"), ("i1", "I8"))}
     entries, at = {}, 0
     for name, x in given.items():
         entries[name] = {"dtype": kinds[x.dtype], "shape": list(x.shape), "data_offsets": [at, at + x.nbytes]}
@@ -126,15 +133,121 @@ def test_a_model_is_read(method: str, tmp_path: Path) -> None:
     assert np.array_equal(mine, down.T)
 
 
-def test_what_is_not_whole_or_not_known_is_refused(tmp_path: Path) -> None:
-    folder_of("gptq", tmp_path, "scales")
-    with pytest.raises(ParcError, match="no part of"):
+FIRST = "model.layers.0.self_attn.q_proj"
+"""Whose parts are changed; 32 x 32, in 4 groups."""
+
+
+def _set(at: int, value: int) -> Change:
+    def change(x: Array) -> Array:
+        x[at] = value
+        return x
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("method", "part", "change", "told"),
+    [
+        ("gptq", "scales", lambda x: x[:-1], "`%` as F32 [3, 32], and it has to be F16/BF16/F32 [4, 32]"),
+        ("gptq", "scales", lambda x: x.astype("i4"), "`%` as I32 [4, 32]"),
+        ("gptq", "scales", lambda x: x[0], "`%` as F32 [32]"),
+        ("gptq", "qweight", lambda x: x.astype("i8"), "`%` as I64 [4, 32], and it has to be I32 [4, 32]"),
+        ("gptq", "qweight", lambda x: None, "there is no `%`"),
+        ("gptq", "qzeros", lambda x: None, "there is no `%`"),
+        ("gptq", "qzeros", lambda x: x[:, :-1], "`%` as I32 [4, 3]"),
+        ("gptq", "g_idx", lambda x: None, "there is no `%`"),  # `desc_act` says that columns are ordered
+        ("gptq", "g_idx", _set(3, 99), "has 99 in `%`, groups are 0 to 3"),
+        ("gptq", "g_idx", _set(3, -1), "has -1 in `%`"),
+        ("gptq", "g_idx", lambda x: x * 0 - 1, "has -1 in `%`"),
+        ("awq", "qweight", lambda x: x.T, "`%` as I32 [4, 32], and it has to be I32 [32, 4]"),
+        ("awq", "qzeros", lambda x: None, "there is no `%`"),
+        ("compressed", "weight_shape", lambda x: x[None], "`%` as I64 [1, 2], and it has to be I32/I64 [2]"),
+        ("compressed", "weight_shape", lambda x: x[0].reshape(()), "`%` as I64 []"),
+        ("compressed", "weight_shape", _set(1, 31), "has 32 x 31 as `%`"),
+        ("compressed", "weight_scale", lambda x: None, "there is no `%`"),
+        ("compressed", "weight_zero_point", lambda x: x.astype("i1"), "`%` as I8 [4, 4]"),
+        ("compressed", "weight_g_idx", lambda x: np.r_[-1, np.zeros(31)].astype("i4"), "has -1 in `%`"),
+        ("compressed", "weight_g_idx", lambda x: np.full(32, 4, "i4"), "has 4 in `%`"),
+    ],
+)
+def test_a_part_that_is_wrong_is_named(method: str, part: str, change: Change, told: str, tmp_path: Path) -> None:
+    folder_of(method, tmp_path, part, change)
+    with pytest.raises(ParcError) as found:
         public_model(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "exl2", "bits": 4}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ParcError, match="not read"):
-        public_model(tmp_path)
+    (d,) = found.value.diagnostics
+    assert d.code == "E0761" and told.replace("%", f"{FIRST}.{part}") in d.message
+
+
+def test_no_group_at_all_is_none_where_the_format_says_so(tmp_path: Path) -> None:
+    folder_of("compressed", tmp_path)
+    without = public_model(tmp_path).arrays()
+    folder_of("compressed", tmp_path, "weight_g_idx", lambda x: np.full(32, -1, "i4"))
+    found = public_model(tmp_path).arrays()
+    assert all(np.array_equal(found[name], x) for name, x in without.items())
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "value"),
+    [
+        ("gptq", "quant_method", "exl2"),
+        ("gptq", "quant_method", ["gptq"]),
+        ("gptq", "bits", [4]),
+        ("gptq", "bits", 4.0),
+        ("gptq", "bits", True),
+        ("gptq", "bits", 5),
+        ("gptq", "bits", None),
+        ("gptq", "group_size", 0),
+        ("gptq", "group_size", "8"),
+        ("gptq", "desc_act", 1),
+        ("gptq", "checkpoint_format", "marlin"),
+        ("gptq", "dynamic", {"+:.*": {"bits": 8}}),
+        ("awq", "bits", 3),
+        ("awq", "version", ["gemm"]),
+        ("awq", "version", "gemv"),
+        ("compressed", "format", "int-quantized"),
+        ("compressed", "config_groups", {}),
+        ("compressed", "config_groups", [1]),
+        ("compressed", "config_groups.group_0", 3),
+        ("compressed", "config_groups.group_0.weights", "x"),
+        ("compressed", "config_groups.group_0.weights.num_bits", [4]),
+        ("compressed", "config_groups.group_0.weights.type", "float"),
+        ("compressed", "config_groups.group_0.weights.strategy", {}),
+        ("compressed", "config_groups.group_0.weights.group_size", None),
+        ("compressed", "config_groups.group_0.weights.symmetric", "no"),
+        ("compressed", "transform_config", {"config_groups": {"R1": {}}}),
+    ],
+)
+def test_a_configuration_that_is_wrong_is_told_by_its_key(method: str, key: str, value: object) -> None:
+    said = copy.deepcopy(CONFIG[method])
+    inner: Any = said
+    *path, last = key.split(".")
+    for step in path:
+        inner = inner[step]
+    inner[last] = value
+    with pytest.raises(ParcError) as found:
+        Quantisation.of({"quantization_config": said}, "it")
+    (d,) = found.value.diagnostics
+    assert d.code == "E0772" and f"`quantization_config.{key}" in d.message and d.help
+
+
+@pytest.mark.parametrize("said", ["gptq", [1], 4])
+def test_a_configuration_of_another_kind_is_refused(said: object) -> None:
+    with pytest.raises(ParcError, match="E0772.*quantization_config"):
+        Quantisation.of({"quantization_config": said}, "it")
+
+
+def test_the_last_group_may_be_shorter_and_columns_fill_no_word() -> None:
+    """20 columns in groups of 8, 4 bits: the third group has 4."""
+    rng = np.random.default_rng(3)
+    q, zero = rng.integers(0, 16, (8, 20)), rng.integers(1, 16, (8, 3))
+    scale = rng.uniform(0.01, 0.02, (8, 3)).astype(np.float32)
+    parts = packed("gptq", q, zero, scale, np.arange(20) // 8)
+    of = Quantisation.of({"quantization_config": {**CONFIG["gptq"], "desc_act": False}}, "it")
+    assert of is not None
+    want = (q - zero[:, np.arange(20) // 8]).astype(np.float32) * scale[:, np.arange(20) // 8]
+    assert np.array_equal(matrix(of, parts, q.shape), want)
+    del parts["g_idx"]
+    assert np.array_equal(matrix(of, parts, q.shape), want)
 
 
 def test_compressed_tensors_writes_such_bits() -> None:
