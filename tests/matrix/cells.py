@@ -238,8 +238,8 @@ class Cell:
 
 def inferring(given: Source, outputs: str) -> Source:
     """A file whose first job infers what its last model puts out then, besides what it did."""
-    head, loss, tail = given.text.rpartition("\n  loss ")
-    told = "" if f"\n  output {outputs}\n" in head else f"\n  output {outputs}"
+    head, loss, tail = given.text.replace("answers = false", "answers = true").rpartition("\n  loss ")
+    told = "" if f"output {outputs}\n" in head else f"\n  output {outputs}"
     head, job, tail = f"{head}{told}{loss}{tail}".partition("\njob ")
     tail = re.sub(r"^  (optimizer|frozen) .*\n", "", tail.replace("\n  train ", "\n  infer ", 1), flags=re.M)
     return Source(given.name, head + job + tail, given.path)
