@@ -27,17 +27,26 @@ def stored(model: Model, rules: Sequence[StoreRule], parts: dict[str, Value], li
     models of one job share. like: the model before anything of it was written by hand, which says what products take.
 
     Raises ParcError: E0471 for one that is trained, or does not divide into words or groups, E0472 for a rule of some
-    layers of a loop, E0542 for one that finds no matrix.
+    layers of a loop, E0473 for a part whose name is taken, E0542 for a rule that finds no matrix.
     """
     products = {v.name: inputs for v, inputs in _products(like.graph).items()}
     chosen: dict[Value, PackedWeight] = {}
     useful: set[StoreRule] = set()
+    names = {v.name: "value" for v in graph_values(model.graph)}
+    names |= {s.name: "state" for s in model.states} | {w.name: "weight" for w in model.weights}
     for weight in model.weights:
         found = [r for r in rules if r.scope is None or within(weight.name, r.scope)]
         if not found or weight.name not in products:
             continue
         useful.update(found)
-        chosen[weight.value] = _stored(weight, found[-1], products[weight.name])
+        made = chosen[weight.value] = _stored(weight, found[-1], products[weight.name])
+        for part, name in made.parts.items():
+            if name in names:
+                message = (
+                    f"the {part} of the stored weight `{weight.name}` and a {names[name]} are both called `{name}`"
+                )
+                help = f"call the {names[name]} something else, or leave `{weight.name}` out with `in SCOPE`"
+                raise fail("E0473", message, found[-1].by or found[-1].span, help=help)
     for rule in rules:
         if rule not in useful:
             where = f"in `{model.with_numbers(rule.scope)}`" if rule.scope is not None else f"in `{model.name}`"

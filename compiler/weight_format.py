@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from math import gcd, prod
 
@@ -57,10 +58,14 @@ class WeightFormat:
         return f"{self.code}({', '.join(said)})" if said else self.code
 
 
+def bits(code: str) -> int:
+    """Of a number in its words; of 2:4 sparsity of whether it is there."""
+    return 1 if code == SPARSE else BITS[code]
+
+
 def places(code: str) -> tuple[tuple[int, int], ...]:
     """Of each element of a block: in which of its words its lowest bit is, and which bit of that."""
-    bits = 1 if code == SPARSE else BITS[code]
-    return tuple(divmod(bits * i, WORD) for i in range(unit(code)))
+    return tuple(divmod(bits(code) * i, WORD) for i in range(unit(code)))
 
 
 def e4m3(byte: int) -> float:
@@ -93,6 +98,13 @@ class PackedWeight:
     def type_of(self, name: str) -> Type:
         """The type of a part, by its name."""
         return self.words if name == self.parts[WORDS] else self.scale
+
+    @property
+    def resting(self) -> WeightFormat:
+        """The format with the group that it has, where that is all inputs."""
+        return (
+            self.format if self.format.code == SPARSE else replace(self.format, group=self.format.group or self.count)
+        )
 
     @property
     def count(self) -> int:

@@ -35,8 +35,8 @@ class Asked:
 
 
 def require_machine(asked: Asked) -> None:
-    """Raise E0931 for a step of too many actions or instructions, E0932 for tensors of too many axes, and E0910 if there is less memory
-    than is needed."""
+    """Raise E0931 for a step of too many actions or instructions, E0932 for tensors of too many axes, and E0910 if
+    there is less memory than is needed."""
     from runtime.available import lacking
     from runtime.room import most_axes, private, serial, stacked
 

@@ -221,8 +221,9 @@ CODES: tuple[Code, ...] = (
         "a checkpoint of another model",
         "Weights and states are told apart by their paths in the model, and have the shapes that its sizes give "
         "them. A job takes those of a checkpoint (`--from`, `parc convert`) that have all of its own: other "
-        "strategies, other devices and other types of computation are no matter. An optimizer's states come from "
-        "training with that optimizer alone.",
+        "strategies, other devices and other types of computation are no matter. Weights that rest in fewer bits are "
+        "taken in the format that the checkpoint says they are in; whole ones, which are numbers, are packed. An "
+        "optimizer's states come from training with that optimizer alone.",
         "# --from saved\n" + _job("", vocab=90),
         "# --from saved\n" + _job("", vocab=80),
     ),

@@ -56,6 +56,14 @@ def _infer(rules: str) -> str:
     )
 
 
+def _taken(path: str) -> str:
+    """The same with a function that has a weight called `scale`, called as this."""
+    text = _infer("store weights as int8").replace("relu(u) @ w2", f"scaled(relu(u)) as {path} @ w2")
+    text = text.replace("  out[b, d] = scaled", "  v = scaled").replace(" @ w2", "\n  out[b, d] = v @ w2")
+    body = "  weight scale[f] ~ ones\n  y[b, f] = x * scale\n  return y\n"
+    return text.replace("cluster server", f"fn scaled(x[b, f]) {{\n{body}}}\ncluster server")
+
+
 _WHOLE = """
 optimizer whole(lr) {
   w = w - lr * g / (1.0 + sum(w * w))
@@ -280,5 +288,13 @@ CODES: tuple[Code, ...] = (
         "The weights of all layers of a loop rest in one tensor, in one format.",
         _infer("store weights as int8 in block[0..2]"),
         _infer("store weights as int8 in block"),
+    ),
+    Code(
+        "E0473",
+        "a part of a stored weight whose name is taken",
+        "What is stored of a weight `w` are `w.words` and `w.scale` (`w.zero`; of 2:4 sparsity `w.kept`): names\n"
+        "that no weight, state or other value of the model has, such as `scale` in a function called `as w`.",
+        _taken("w1"),
+        _taken("scaled"),
     ),
 )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from compiler.graph import ITEMSIZE
+from compiler.packed_formats import packed_formats
 from compiler.program import Program
 from compiler.shards import ShardMap, Spans, common, elements, files
 from dsl.data import dataclass
@@ -100,6 +101,12 @@ def plan_programs(before: Program, after: Program) -> Conversion:
 
 
 def _check_same(one: ShardMap, other: ShardMap) -> None:
+    had_formats = packed_formats(one.program)
+    for name, resting in packed_formats(other.program).items():
+        before = had_formats.get(name)
+        if before is not None and before.format != resting.format:
+            shown = f"{before.format} in `{one.program.name}`, and {resting.format} in `{other.program.name}`"
+            raise fail("E0772", f"`{name}` are {shown}", help="store the weight alike in both jobs' strategies")
     for name, kept in other.tensors.items():
         had = one.tensors.get(name)
         if had is None:

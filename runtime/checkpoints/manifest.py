@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from compiler.graph import ITEMSIZE
 from compiler.shards import Spans, elements
+from compiler.weight_format import FORMATS, WeightFormat, bits
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 
@@ -30,12 +31,14 @@ _LARGEST = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class SavedTensor:
-    """Its role, its dtype, its whole shape, and its type as it lies on the devices, for people."""
+    """Its role, its dtype, its whole shape, and its type as it lies on the devices, for people. format: of words, what
+    numbers are packed in them; None also in what was saved before manifests said so."""
 
     role: str
     dtype: str
     shape: tuple[int, ...]
     layout: str
+    format: WeightFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class Manifest:
             "format": FORMAT,
             "job": m.job, "program": m.program, "devices": m.devices, "step": m.step, "data": m.data, "seed": m.seed,
             "tensors": {
-                name: {"role": t.role, "dtype": t.dtype, "shape": list(t.shape), "layout": t.layout}
+                name: {"role": t.role, "dtype": t.dtype, "shape": list(t.shape), "layout": t.layout, **_said(t.format)}
                 for name, t in self.tensors.items()
             },
             "files": [
@@ -132,7 +135,8 @@ def _parsed(body: dict[str, Any]) -> Manifest:
     for name, t in body["tensors"].items():
         if t["dtype"] not in ITEMSIZE or not all(map(_is_count, t["shape"])):
             raise ValueError(name)
-        tensors[name] = SavedTensor(str(t["role"]), t["dtype"], tuple(t["shape"]), str(t["layout"]))
+        format = _format(t["format"]) if "format" in t else None
+        tensors[name] = SavedTensor(str(t["role"]), t["dtype"], tuple(t["shape"]), str(t["layout"]), format)
     files = tuple(_file(f, tensors) for f in body["files"])
     if len({f.name for f in files}) < len(files):
         raise ValueError("a file twice")
@@ -145,6 +149,20 @@ def _parsed(body: dict[str, Any]) -> Manifest:
         if total != elements(tuple((0, n) for n in t.shape)) or not _apart(held[name]):
             raise ValueError(f"{name} is not whole")
     return Manifest(moment, tensors, files)
+
+
+def _said(format: WeightFormat | None) -> dict[str, Any]:
+    if format is None:
+        return {}
+    kind = format.code
+    return {"format": {"kind": kind, "bits": bits(kind), "group": format.group, "zeros": format.zeros}}
+
+
+def _format(said: dict[str, Any]) -> WeightFormat:
+    kind, group, zeros = said["kind"], said["group"], said["zeros"]
+    if kind not in FORMATS or said["bits"] != bits(kind) or not _is_count(group) or type(zeros) is not bool:
+        raise ValueError("a format")
+    return WeightFormat(kind, group, zeros)
 
 
 def _apart(parts: Sequence[Spans]) -> bool:

@@ -9,8 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from compiler.origin import Role
+from compiler.packed_formats import RestingFormat, packed_formats
 from compiler.program import Program
 from compiler.shards import ShardMap, Spans
+from compiler.weight_format import WORDS, ZERO, bits
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics, fail
 from runtime.checkpoints.manifest import NAME, Manifest
@@ -21,6 +23,9 @@ from runtime.numpy import STORAGE
 
 Owned = Mapping[int, Sequence[tuple[str, Spans]]]
 """By the rank of a device: the parts of tensors that it writes, or wrote."""
+
+
+_OTHER_SIZES = "models of other sizes have other weights"
 
 
 class WeightSource(Protocol):
@@ -97,12 +102,17 @@ class Checkpoint:
 
 
 def resumed(found: Checkpoint, program: Program) -> dict[str, Array]:
-    """All that a run goes on from, bit for bit. Raises ParcError: E0774 where another program was saved, E0771."""
+    """All that a run goes on from, bit for bit. Raises ParcError: E0774 where another program was saved, E0772 where
+    packed weights are in another format, E0771."""
     moment = found.manifest.moment
     if moment.program != digest(program):
         help = "`parc convert CHECKPOINT --to FILE -o FOLDER` makes one of it that this job can go on from"
         message = f"`{found.folder}` was saved by another program than this job's: by `{moment.job}`"
         raise fail("E0774", f"{message}, on {moment.devices:,} devices", help=help)
+    wrong, tensors = Diagnostics(), found.manifest.tensors
+    said = [f for f in packed_formats(program).values() if f.words in tensors and tensors[f.words].format is not None]
+    _check_formats(found.manifest, said, found.folder, wrong)  # where nothing is said the program tells
+    wrong.raise_if_any()
     return found.arrays()
 
 
@@ -126,6 +136,11 @@ def fitting_names(
     declared; own: names of those that do. Raises ParcError: E0772."""
     wrong, names = Diagnostics(), []
     wanted = ShardMap(program).tensors.values()
+    formats = packed_formats(program).values()
+    unlike, packed = (
+        _check_formats(manifest, formats, folder, wrong),
+        {n for f in formats for n in (f.words, *f.others)},
+    )
     if Role.OPTIMIZER not in others and all(t.role != Role.OPTIMIZER for t in manifest.tensors.values()):
         lacking = next((kept for kept in wanted if kept.role == Role.OPTIMIZER), None)
         if lacking is not None:
@@ -134,7 +149,7 @@ def fitting_names(
             raise fail("E0772", message, help=help)
     for kept in wanted:
         there = manifest.tensors.get(kept.name)
-        if kept.name in own or (there is None and kept.role in others):
+        if kept.name in own or kept.name in unlike or (there is None and kept.role in others):
             continue
         names.append(kept.name)
         if there is None:
@@ -144,9 +159,41 @@ def fitting_names(
             message = (
                 f"`{kept.name}` is {shown_shape(there.shape)} in `{folder}`, and {shown_shape(kept.type.shape)} here"
             )
-            wrong.error("E0772", message, help="models of other sizes have other weights")
+            help = "models of other sizes, and other formats, have other parts" if kept.name in packed else _OTHER_SIZES
+            wrong.error("E0772", message, help=help)
+        elif there.format is not None and kept.type.dtype != "uint32":
+            message = f"`{kept.name}` are words of {there.format} in `{folder}`, and {kept.type} here"
+            wrong.error("E0772", message, help=_OTHER_SIZES)
     wrong.raise_if_any()
     return names
+
+
+def _check_formats(manifest: Manifest, formats: Iterable[RestingFormat], folder: Path, wrong: Diagnostics) -> set[str]:
+    """The parts of packed weights that a checkpoint has in other formats than a program, each told as E0772."""
+    unlike: set[str] = set()
+    for here in formats:
+        tensor = manifest.tensors.get(here.words)
+        if tensor is None or tensor.format == here.format or (tensor.format is None and _told_by_parts(manifest, here)):
+            continue
+        unlike |= {here.words, *here.others}
+        if tensor.format is not None:
+            help = "store the weight so in the job's strategy, or `parc compress` the whole weights for this job"
+            wrong.error("E0772", f"`{here.words}` are {tensor.format} in `{folder}`, and {here.format} here", help=help)
+        else:
+            help = "it was saved before checkpoints said so: `parc compress` the whole weights for this job"
+            message = f"`{here.words}` are {here.format} here, and `{folder}` does not say in which format they are"
+            wrong.error("E0772", message, help=help)
+    return unlike
+
+
+def _told_by_parts(manifest: Manifest, here: RestingFormat) -> bool:
+    """Whether parts of which no format is said can be in this one alone, where their shapes fit: `int8` and `fp8` have
+    the same, if there are no zero points (which had this name when no manifest said formats)."""
+    tensors = manifest.tensors
+    zeros = here.words.removesuffix(WORDS) + ZERO in tensors
+    if tensors[here.words].dtype != "uint32" or zeros != here.format.zeros:
+        return False
+    return zeros or bits(here.format.code) != bits("fp8")
 
 
 def shown_shape(shape: tuple[int, ...]) -> str:

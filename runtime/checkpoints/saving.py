@@ -12,6 +12,7 @@ import numpy as np
 
 from compiler.declared import logical
 from compiler.graph import ITEMSIZE
+from compiler.packed_formats import packed_formats
 from compiler.program import LASTING, Program
 from compiler.shards import Lot, ShardMap, Spans, common, files
 from compiler.text.printer import show, show_type
@@ -47,14 +48,15 @@ def digest(program: Program) -> str:
 def saved_tensors(shards: ShardMap) -> dict[str, SavedTensor]:
     """What a manifest says of a program's tensors."""
     found: dict[str, SavedTensor] = {}
-    sizes = shards.sizes
+    sizes, formats = shards.sizes, packed_formats(shards.program)
     for cls in shards.program.classes:
         for decl in cls.states:
             name = logical(decl)
             if decl.role in LASTING and name not in found:
                 kept = shards.tensors[name]
                 shown = show_type(decl.type, decl.layout, sizes)
-                found[name] = SavedTensor(kept.role, kept.type.dtype, kept.type.shape, shown)
+                format = formats[name].format if name in formats else None
+                found[name] = SavedTensor(kept.role, kept.type.dtype, kept.type.shape, shown, format)
     return {name: found[name] for name in shards.tensors}
 
 

@@ -12,7 +12,7 @@ from compiler.ops.contract import Contract
 from compiler.stored import unpacked_in
 from compiler.weight_format import WORDS, PackedWeight
 from runtime.numpy import CallContext
-from runtime.numpy.base import Array
+from runtime.numpy.base import Array, quiet
 from runtime.prove.serial import run_graph
 
 Arrays = Mapping[str, Array]
@@ -37,7 +37,8 @@ class Watched:
     def run(self, env: Arrays, seed: int) -> list[Array]:
         """The outputs of the model's graph."""
         self._turn.clear()
-        return run_graph(self.model.graph, env, CallContext(seed=seed), self._watch)
+        with quiet():
+            return run_graph(self.model.graph, env, CallContext(seed=seed), self._watch)
 
     def _watch(
         self, node: Node, ctx: CallContext, operands: Sequence[Array], results: tuple[Array, ...]

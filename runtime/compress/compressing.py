@@ -19,10 +19,10 @@ from runtime.checkpoints.converting import convert
 from runtime.checkpoints.reading import WeightSource, taken
 from runtime.compress.calibrating import At, Watched
 from runtime.compress.rounding import calibrated, matrix, nearest, parts
-from runtime.compress.source import PackedSource
+from runtime.compress.source import PackedSource, whole_weight
 from runtime.data import open_data
-from runtime.numpy import STORAGE, CallContext, rounded
-from runtime.numpy.base import Array
+from runtime.numpy import STORAGE, CallContext
+from runtime.numpy.base import Array, quiet
 from runtime.numpy.initial import init_array
 from runtime.prove.serial import run_graph
 
@@ -66,7 +66,8 @@ def compress(
         steps: batches to calibrate with, from the beginning of the data; and as many, behind what training had read,
             on which the loss is told.
 
-    Raises ParcError: E0772 where the job stores nothing or the checkpoint has no whole weights, E0770 to E0773.
+    Raises ParcError: E0772 where the job stores nothing, or the checkpoint has no whole weights or such as are no
+    numbers, E0770 to E0773.
     """
     job = compiled.job
     model = job.serial.model
@@ -80,12 +81,15 @@ def compress(
         words = next(iter(lacking.parts.values()))
         help = "compress the checkpoint that it was made of" if words in there else "it is of another model"
         raise fail("E0772", f"`{found.folder}` has no whole `{lacking.name}` to be compressed", help=help)
-    whole = {
-        s.name: rounded(found.arrays([s.name])[s.name].astype(STORAGE[s.type.dtype]), s.type.dtype) for s in stored
-    }
+    whole = {s.name: whole_weight(found, s) for s in stored}
     weights = taken(PackedSource(found, stored, _nothing(stored)), compiled.program)
+    _require_numbers(found, weights)
     data = _Data(job, model, weights)
     moments = data.moments(whole, steps) if method == "gptq" else {}
+    for name, layers_of in moments.items():
+        if not all(np.isfinite(x).all() for x in layers_of.values()):
+            message = f"products with `{name}` have inputs that are no numbers, on the job's data with `{found.folder}`"
+            raise fail("E0772", message, help="`--method nearest` rounds each number by itself, whatever they are")
     plain, made = dict[str, Array](), dict[str, Array]()
     for s in stored:
         layers = {at: nearest(matrix(s, whole[s.name][at]), s.format, s.type.dtype) for at in s.layers}
@@ -98,6 +102,15 @@ def compress(
     before = sum(s.type.bytes for s in stored)
     after = sum(s.type_of(name).bytes for s in stored for name in s.parts.values())
     return Compression(str(output), method, len(stored), before, after, told.bytes, steps, *losses)
+
+
+def _require_numbers(found: WeightSource, weights: Mapping[str, Array]) -> None:
+    """Raise E0772 for weights that are NaN: what is calibrated with them, and the loss, would be so."""
+    for name, x in weights.items():
+        if np.issubdtype(x.dtype, np.floating) and np.isnan(x).any():
+            bad = np.count_nonzero(np.isnan(x))
+            message = f"{bad:,} of {x.size:,} elements of `{name}` in `{found.folder}` are no numbers"
+            raise fail("E0772", message, help="take a checkpoint of before they were so")
 
 
 def _nothing(stored: Sequence[PackedWeight]) -> dict[str, Array]:
@@ -143,5 +156,6 @@ class _Data:
         rows = []
         for env in self.batches(first, steps):
             before = Watched(self.model, whole).run(env, self.seed)[0]
-            rows.append([float(x) for x in (before, *(run_graph(graph, {**env, **p}, ctx)[0] for p in packed))])
+            with quiet():
+                rows.append([float(x) for x in (before, *(run_graph(graph, {**env, **p}, ctx)[0] for p in packed))])
         return [float(x) for x in np.mean(rows, 0)]

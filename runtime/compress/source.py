@@ -10,13 +10,14 @@ import numpy as np
 
 from compiler.origin import Role
 from compiler.shards import Spans
-from compiler.weight_format import PackedWeight
+from compiler.weight_format import WORDS, PackedWeight
+from dsl.diagnostics import fail
 from runtime.checkpoints.manifest import Manifest, SavedTensor
 from runtime.checkpoints.reading import Owned, WeightSource
 from runtime.checkpoints.shard_file import STORED
 from runtime.compress.rounding import matrix, nearest, parts
 from runtime.numpy import STORAGE, rounded
-from runtime.numpy.base import Array
+from runtime.numpy.base import Array, quiet
 
 
 class PackedSource:
@@ -36,7 +37,8 @@ class PackedSource:
         tensors = {name: t for name, t in there.items() if name not in gone}
         for name, s in self.of.items():
             type = s.type_of(name)
-            tensors[name] = SavedTensor(Role.WEIGHT, type.dtype, type.shape, str(type))
+            format = s.resting if name == s.parts[WORDS] else None
+            tensors[name] = SavedTensor(Role.WEIGHT, type.dtype, type.shape, str(type), format)
         self._manifest = replace(found.manifest, tensors=tensors)
 
     @property
@@ -60,7 +62,7 @@ class PackedSource:
     def _part(self, name: str) -> Array:
         if name not in self.made:
             s = self.of[name]
-            whole = rounded(self.found.arrays([s.name])[s.name].astype(STORAGE[s.type.dtype]), s.type.dtype)
+            whole = whole_weight(self.found, s)
             self.made |= parts(s, {at: nearest(matrix(s, whole[at]), s.format, s.type.dtype) for at in s.layers})
         return self.made[name]
 
@@ -81,6 +83,20 @@ class PackedSource:
                 x = self._part(name)[tuple(slice(*s) for s in spans)]
                 found[name, spans] = np.ascontiguousarray(x).astype(STORED[dtypes[name]])
         return found
+
+
+def whole_weight(found: WeightSource, of: PackedWeight) -> Array:
+    """A weight that is to be packed, as the job computes with it. Raises ParcError: E0772 where it is no numbers."""
+    x = found.arrays([of.name])[of.name]
+    with quiet():
+        whole = rounded(x.astype(STORAGE[of.type.dtype]), of.type.dtype)
+    bad = whole.size - np.count_nonzero(np.isfinite(whole))
+    if bad:
+        message = f"{bad:,} of {whole.size:,} elements of `{of.name}` in `{found.folder}` are no numbers"
+        same = np.isfinite(x).all()
+        help = f"they are too large for {of.type.dtype}" if same else "take a checkpoint of before they were so"
+        raise fail("E0772", message, help=help)
+    return whole
 
 
 def fitted(found: WeightSource, stored: Sequence[PackedWeight]) -> WeightSource:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,21 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from compiler.driver import Compiled
+from compiler.shards import ShardMap
 from compiler.weight_format import WeightFormat, levels
+from dsl.diagnostics import ParcError
+from parc.api.compiling import compile
 from parc.cli import cli
-from runtime.checkpoints.reading import Checkpoint
+from runtime.checkpoints.converting import convert, plan_programs
+from runtime.checkpoints.manifest import NAME, Manifest, RunPoint
+from runtime.checkpoints.reading import Checkpoint, resumed, taken
+from runtime.checkpoints.saving import Saving, digest, save, write_manifest
+from runtime.compress.compressing import Method, compress
 from runtime.compress.rounding import calibrated, nearest
-from tests.stored.models import byte_of_e4m3
+from runtime.compress.source import PackedSource
+from runtime.stacked import Emulator
+from tests.stored.models import byte_of_e4m3, lowered
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -233,3 +246,90 @@ def test_what_cannot_be_compressed_is_refused(folder: Path, words: tuple[str, st
     given = ["compress", str(folder / words[0]), str(folder / "writer.par"), "--job", words[1], "-o", str(folder / "x")]
     found = CliRunner().invoke(cli, given)
     assert found.exit_code == 1 and "E0772" in found.stderr and told in found.stderr and not (folder / "x").exists()
+
+
+def packed(format: str) -> Compiled:
+    return lowered(f"  mesh (tp = 2)\n  tensor_parallel(tp)\n  store weights as {format} in block.mlp", "f32")
+
+
+def saved(c: Compiled, folder: Path) -> Checkpoint:
+    p = c.program
+    moment = RunPoint(p.name, digest(p), p.devices, 0, 0, 0)
+    return Checkpoint.latest(save(Saving(folder), moment, ShardMap(p), Emulator(p)))
+
+
+def silent(found: Checkpoint) -> Checkpoint:
+    """As it was saved before manifests said formats."""
+    m = found.manifest
+    old = Manifest(m.moment, {n: replace(t, format=None) for n, t in m.tensors.items()}, m.files)
+    (found.folder / NAME).unlink()
+    write_manifest(found.folder, old)
+    return Checkpoint.latest(found.folder)
+
+
+KINDS = [
+    "int8",
+    "fp8",
+    "int8(group = 32)",
+    "int8(zeros = true)",
+    "int4",
+    "int4(zeros = true)",
+    "int3(group = 64)",
+    "sparse",
+]
+
+
+@pytest.mark.parametrize("format", KINDS)
+def test_packed_weights_are_read_in_their_own_format_alone(format: str, tmp_path: Path) -> None:
+    own = packed(format)
+    found = saved(own, tmp_path / "saved")
+    said = found.manifest.tensors["block.mlp.w1.words"].format
+    assert said is not None and said == own.training.model.stored[0].resting
+    assert Manifest.read(found.folder) == found.manifest
+    assert resumed(found, own.program).keys() == taken(found, own.program).keys()
+    convert(found, own.program, tmp_path / "same")
+    assert Checkpoint.latest(tmp_path / "same").manifest.tensors == found.manifest.tensors
+    old = silent(saved(own, tmp_path / "old"))
+    if format not in ("int8", "fp8", "int8(group = 32)"):  # which have the same parts
+        assert taken(old, own.program).keys() == taken(found, own.program).keys()
+    for other in (k for k in KINDS if k != format):
+        of = packed(other)
+        source = PackedSource(found, of.training.model.stored)
+        with pytest.raises(ParcError) as error:
+            taken(source, of.program)
+        first, second = error.value.diagnostics
+        here = of.training.model.stored[0].resting
+        assert first.code == second.code == "E0772" and second.message.startswith("`block.mlp.w2.words`")
+        assert first.message == f"`block.mlp.w1.words` are {said} in `{found.folder}`, and {here} here"
+        with pytest.raises(ParcError, match="E0772"):
+            convert(found, of.program, tmp_path / "converted")
+        with pytest.raises(ParcError, match="E0772.*block.mlp.w1.words` are"):
+            plan_programs(own.program, of.program)
+        with pytest.raises(ParcError, match="E0772"):
+            taken(old, of.program)
+
+
+class Changed(PackedSource):
+    """A checkpoint with other numbers: `given`."""
+
+    given: dict[str, np.ndarray]
+
+    def arrays(self, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        return {n: self.given[n] for n in (self.given if names is None else names)}
+
+
+@pytest.mark.parametrize("method", ["nearest", "gptq"])
+@pytest.mark.filterwarnings("error")
+def test_weights_that_are_no_numbers_are_not_packed(method: Method, folder: Path, tmp_path: Path) -> None:
+    found = Checkpoint.latest(folder / "saved")
+    for name in ("block.mlp.w2", "position"):
+        arrays = found.arrays()
+        arrays[name].flat[3] = np.nan
+        changed = Changed(found, ())
+        changed.given = arrays
+        compiled = compile(str(folder / "writer.par"), job="write")
+        with pytest.raises(ParcError, match=f"E0772.*1 of .* elements of `{name}` in .* are no numbers"):
+            compress(changed, compiled, tmp_path / "x", method, 1)
+        with pytest.raises(ParcError, match="E0772") if name != "position" else nullcontext():
+            PackedSource(changed, compiled.training.model.stored).arrays(["block.mlp.w2.words"])
+    assert not (tmp_path / "x").exists()

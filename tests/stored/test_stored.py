@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compiler.driver import compile_job, joined
+from compiler.driver import Compiled, compile_job, joined
 from compiler.evaluate import evaluate, evaluate_file
 from compiler.graph import ITEMSIZE
 from compiler.memory.peak import memory_use
 from compiler.model import DECODING, INFER, TRAIN_STEP
 from compiler.origin import Role
+from compiler.packed_formats import packed_formats
+from compiler.program import Program
 from compiler.text import parse_program, show
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
@@ -41,6 +43,17 @@ def rules(strategy: str, format: str, where: str = "") -> str:
     return f"{STRATEGIES[strategy]}  store weights as {format}{where}"
 
 
+def told(c: Compiled) -> dict[str, tuple[str, list[str]]]:
+    """How weights rest, as their strategy says."""
+    of = c.training.model.stored
+    return {s.parts["words"]: (str(s.resting), [n for n in s.parts.values() if n != s.parts["words"]]) for s in of}
+
+
+def resting(program: Program) -> dict[str, tuple[str, list[str]]]:
+    """The same, as the program shows it."""
+    return {name: (str(f.format), [*f.others]) for name, f in packed_formats(program).items()}
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_it_is_proved(format: str) -> None:
     text = rules("all", format, " in block")
@@ -48,6 +61,7 @@ def test_it_is_proved(format: str) -> None:
     program = joined([first.program, one.program])
     for p in (whole.program, program):
         assert verify(p) == () and parse_program(show(p)) == p
+        assert told(whole) == resting(p) == resting(parse_program(show(p)))
     assert whole.job.decoding is not None
     found = prove_evaluation(whole.training, whole.program, 1, executor=RankExecutor)
     assert found.ok and all(row.error < 1e-9 for row in found.rows)
@@ -113,6 +127,7 @@ def test_layouts_of_a_weight_are_those_of_its_parts() -> None:
     assert "weight block.mlp.w1.words: uint32[block=2, d=4/tp, f=128]" in shown
     assert "weight block.mlp.w1.scale: f64[block=2, d=1/tp, f=128]" in shown
     assert verify(program) == () and prove_evaluation(lowered(text).training, program, 1).ok
+    assert told(lowered(text)) == resting(program)
 
 
 BY_HAND = "  implement block.mlp by tensor_parallel_mlp(tp)\n"
@@ -129,6 +144,7 @@ def test_beside_what_is_written_by_hand_and_rules_for_some_layers(more: str, for
     source = Source("net.par", used.replace("STRATEGY", text).replace("PRECISION", "f64"))
     c = compile_job(evaluate(source))
     assert verify(c.program) == () and show(c.program).count(".words: uint32") >= 6
+    assert told(c) == resting(c.program)
     assert all(tried.equal for tried in tried_by_hand(source, evaluate_file(source), {})[0])
     assert prove_evaluation(c.training, c.program, 1).ok
 
@@ -177,3 +193,45 @@ def test_frozen_weights_can_be_stored_and_trained_ones_cannot() -> None:
     with pytest.raises(ParcError) as error:
         evaluate(Source("net.par", text.replace(" in block", "", 1).replace("as int4(group = 32)", "as int4")))
     assert [d.code for d in error.value.diagnostics] == ["E0471"]
+
+
+NAMED = """\
+fn scaled(x[b,d]) {
+  BODY
+  return y
+}
+model net() {
+  dim b = 4, d = 32, f = 8
+  input x : f32[b,d]
+  weight w[f,d]
+  y = scaled(x) as w
+  z[b,f] = y @ w
+  output z
+}
+strategy plan for net {
+  mesh (dp = 1)
+  store weights as int8
+}
+job serve {
+  infer net() using plan
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("weight scale[d] ~ ones\n  y = x * scale", "the scale of the stored weight `w` and a weight are both"),
+        (
+            "words = x * 2.0\n  y = words + 1.0",
+            "the words of the stored weight `w` and a value are both called `w.words`",
+        ),
+    ],
+)
+def test_parts_have_names_that_nothing_else_has(body: str, words: str) -> None:
+    text = NAMED.replace("BODY", body)
+    assert compile_job(evaluate(Source("net.par", text.replace("as w", "as v")))).program
+    with pytest.raises(ParcError) as error:
+        compile_job(evaluate(Source("net.par", text)))
+    (found,) = error.value.diagnostics
+    assert found.code == "E0473" and words in found.message and found.span is not None
