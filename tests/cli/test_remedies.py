@@ -254,7 +254,7 @@ def test_where_the_driver_alone_takes_more_than_there_is_nothing_is_tried(monkey
     assert found.code == "E0701" and found.help == f"n{told}"
 
 
-@pytest.mark.parametrize("command", ("run", "verify"))
+@pytest.mark.parametrize("command", ("run", pytest.param("verify", marks=pytest.mark.nightly)))
 def test_the_error_is_told_before_what_helps_is_looked_for(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And then the rest of it, so that the whole is what it would be in one."""
     monkeypatch.setattr("parc.remedies.MOST", 3)

@@ -1,5 +1,5 @@
 """Every example under every tactic and under pairs of them: proved equal to the serial program, or refused by the code
-that is expected. CI takes a fifth of the single tactics and a part of the pairs; `pytest -m nightly` all, some triples.
+that is expected. CI takes a seventh of the single tactics and a part of the pairs; `pytest -m nightly` all, some triples.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def judged(chosen: list[Cell], how: Callable[[Cell], str] = judge) -> None:
 
 
 def test_single_tactics() -> None:
-    judged(spread(cells(1), 5))
+    judged(spread(cells(1), 7))
 
 
 @pytest.mark.nightly
@@ -35,11 +35,11 @@ def test_all_single_tactics() -> None:
 
 
 def test_some_pairs() -> None:
-    judged(spread(cells(2), 60))
+    judged(spread(cells(2), 80))
 
 
 def test_some_are_evaluated() -> None:
-    judged(list(cells(1))[::8], evaluated)
+    judged(list(cells(1))[::12], evaluated)
 
 
 @pytest.mark.nightly
