@@ -48,5 +48,8 @@ RUN = LengthLimit(20_000_000, "run in a step")
 INSTRUCTIONS = 10**9
 """Of a step that is run, all iterations of loops counted: each takes microseconds, so that it would not end (E0931)."""
 
+TURNS = 500_000
+"""Of a loop that comes into no rhythm (its messages fall ever further behind) what is played, task by task (E0931)."""
+
 TOLD_APART = 2_000_000
 """Devices of which some may be slow: who has slow peers is found device by device (E0933)."""

@@ -29,6 +29,9 @@ AFFORDABLE = 1e8
 KEPT = "implementations"
 """What the cache folder calls notes of those that are equal."""
 
+INSTRUCTION = 1000
+"""Elements that are computed in the time that it takes to begin an instruction: so loops of small tensors count."""
+
 EFFORT = 4000
 """Nodes evaluated, at most, while smaller sizes are looked for: about half a second."""
 
@@ -101,9 +104,9 @@ def work(one: ScopeAlone) -> float:
     for model in (one.written, one.implemented):
         for node, times in walk(model.graph):
             if isinstance(node.op, Contract):
-                total += times * node.op.flops([v.type for v in node.inputs])
+                total += times * (INSTRUCTION + node.op.flops([v.type for v in node.inputs]))
             elif not isinstance(node.op, Repeat):
-                total += times * sum(v.type.elements for v in node.outputs)
+                total += times * (INSTRUCTION + sum(v.type.elements for v in node.outputs))
     return total
 
 

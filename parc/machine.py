@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from compiler.driver import Compiled
 from compiler.evaluate.sizes import Sizes
+from compiler.graph import Graph
 from compiler.limits import DRAWN, INSTRUCTIONS, RUN, LengthLimit
 from compiler.liveness import rolled_up, rounds
 from compiler.model import Job, Training
@@ -43,6 +44,8 @@ def require_machine(asked: Asked) -> None:
     program = asked.program
     _require_short(program, RUN, asked.span, asked.evaluate)
     _require_few(program, asked.span)
+    if asked.proved is not None:
+        require_few_serial([asked.proved.forward, asked.proved.backward], asked.span)
     _require_axes(asked, most_axes())
     needed = sum(private(program) if e == "private" else stacked(program) for e in asked.executors)
     if asked.proved is not None:
@@ -87,11 +90,31 @@ def _require_few(program: Program, span: Span | None) -> None:
     """Loops go through at most so many instructions in a step, those of all groups together."""
     total, longest = 0, (0, "")
     for cls in program.classes:
-        count = {f.key: sum(times for _, times in walk(f.body)) for f in cls.functions}
-        loops = [(times, node.outputs[0].name) for f in cls.functions for node, times in walk(f.body) if node.outputs]
-        longest = max((longest, *loops))
+        found = {f.key: _instructions(f.body) for f in cls.functions}
+        count = {key: n for key, (n, _) in found.items()}
+        longest = max((longest, *(most for _, most in found.values())))
         rows = [row for g in cls.groups for row in rounds(program, cls, g)]
         total += sum(times * sum(count.get(key, 0) for key in keys) for keys, times in rows)
+    _few(total, longest, span)
+
+
+def require_few_serial(graphs: Iterable[Graph], span: Span | None = None) -> None:
+    """Raise E0931 where the serial program, which may have loops that implementations do not, would not end."""
+    found = [_instructions(g) for g in graphs]
+    _few(sum(n for n, _ in found), max((most for _, most in found), default=(0, "")), span)
+
+
+def _instructions(graph: Graph) -> tuple[int, tuple[int, str]]:
+    """How many run where the graph runs once; of the one that runs most often how often, and its name."""
+    total, longest = 0, (0, "")
+    for node, times in walk(graph):
+        total += times
+        if node.outputs:
+            longest = max(longest, (times, node.outputs[0].name))
+    return total, longest
+
+
+def _few(total: int, longest: tuple[int, str], span: Span | None) -> None:
     if total > INSTRUCTIONS:
         times, name = longest
         message = f"a step has {total:,} instructions to be run, loops gone through; the most is {INSTRUCTIONS:,}"

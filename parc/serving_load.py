@@ -15,6 +15,10 @@ from parc.decoding import entry_price
 from runtime.generate.turns import next_turn
 
 
+MOST_CALLS = 10**7
+"""Of a model, one after the other: each takes microseconds to be played."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestLoad:
     """Requests that come by themselves (a Poisson process, drawn from the seed): `rate` a second, `count` of them; of
@@ -135,7 +139,10 @@ def serving_price(compiled: Compiled, load: RequestLoad) -> ServingPrice:
 
 def played(load: RequestLoad, rows: int, prefill: int, prefill_seconds: float, decode_seconds: float) -> ServingPrice:
     """Play the load: requests wait for a free row in the order in which they come, and calls take turns as the service
-    has them (`next_turn`)."""
+    has them (`next_turn`). Raises ParcError: E0931 for more calls than can be played."""
+    if (calls := load.count * load.output[0] // rows) > MOST_CALLS:
+        message = f"the load takes {calls:,} calls at least, the most that are played is {MOST_CALLS:,}"
+        raise fail("E0931", message, help="fewer requests, or shorter texts")
     rng = random.Random(load.seed)
     now, coming = 0.0, deque[_Text]()
     for _ in range(load.count):

@@ -30,12 +30,16 @@ def compress(
         options: see `Options`.
 
     Raises:
-        ParcError: for what is wrong; E0770 to E0773.
+        ParcError: for what is wrong; E0770 to E0773; E0931 for loops that would not end.
     """
     import pathlib
 
     from parc.importing.weights import weights_of
+    from parc.machine import require_few_serial
     from runtime.compress.compressing import compress
 
     compiled = compile(file, **options)
+    model = compiled.job.serial.model
+    if method == "gptq" or model.scored:
+        require_few_serial([model.graph], compiled.job.span)
     return compress(weights_of(os.fspath(checkpoint)), compiled, pathlib.Path(output), method, steps)

@@ -81,6 +81,7 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
     best = _best(stated, own, values)
     tally = Tallied(space, floors, layers, minimise, best, tried).count()
     _counts(stated, tally, values, best)
+    stated["seconds"].number()
     plan = price(own)
     return Certified(
         space.told(),
@@ -167,8 +168,23 @@ def _priced(
 
 
 def entry_key(entry: StatedPart) -> list[Any]:
-    """What tells a candidate from another."""
-    return [entry[k].value for k in ("mesh", "microbatches", *FIELDS)]
+    """What tells a candidate from another, each of its type."""
+    mesh = [(name.text(), size.whole(2)) for name, size in (axis.pair() for axis in entry["mesh"].each())]
+    return [mesh, entry["microbatches"].whole(1), *_rules(entry).values()]
+
+
+def _rules(entry: StatedPart) -> dict[str, Any]:
+    """The choices of a candidate besides its mesh, by field."""
+    kinds = {
+        "zero": entry["zero"].whole(),
+        "recompute": entry["recompute"].whole(),
+        "schedule": entry["schedule"].text(),
+        "chunks": entry["chunks"].whole(1),
+        "along": entry["along"].text(),
+        "heads": entry["heads"].truth(),
+        "rows": entry["rows"].truth(),
+    }
+    return {k: kinds[k] for k in FIELDS}
 
 
 def _choices(entry: StatedPart, space: StatedSpace) -> tuple[dict[str, int], int, dict[str, Any]]:
@@ -179,7 +195,7 @@ def _choices(entry: StatedPart, space: StatedSpace) -> tuple[dict[str, int], int
         mesh[name.text()] = size.whole(2)
     names = [name for name, _, _ in space.axes]
     m = entry["microbatches"].whole(1)
-    rules: dict[str, Any] = {k: entry[k].value for k in FIELDS}
+    rules = _rules(entry)
     if not set(mesh) <= set(names) or not space.divides(mesh, m):
         raise Unfounded(f"{entry.path} is no strategy of the space")
     _, can = space.choices(mesh)
@@ -191,7 +207,7 @@ def _choices(entry: StatedPart, space: StatedSpace) -> tuple[dict[str, int], int
     if list(mesh) not in orders or (rules["schedule"], rules["chunks"]) not in can["schedule"]:
         raise Unfounded(f"{entry.path} is no strategy of the space")
     for key, legal in ways.items():
-        if not any(type(rules[key]) is type(v) and rules[key] == v for v in legal):
+        if rules[key] not in legal:
             raise Unfounded(f"{entry.path}.{key} is none of {legal}")
     return mesh, m, rules
 
@@ -251,6 +267,9 @@ def _best(stated: StatedPart, own: Job, values: list[tuple[str, float | None]]) 
         assert value is not None
         row["step_seconds"].be(entry["seconds"].value)
         row["needed_bytes"].be(entry["needed"].value)
+        row["bound"].number()
+        for line in row["strategy"].each():
+            line.text()
         shown.append(value)
     if not alike(shown, known[: len(shown)]):
         raise Unfounded("`best` are not the best of what was tried, in their order")
@@ -277,6 +296,8 @@ def _counts(stated: StatedPart, tally: SpaceTally, values: list[tuple[str, float
     if of["left"].whole() + of["not_better"].whole() != rest:
         raise Unfounded(f"counts.left and counts.not_better are not {rest:,} together")
     least, proved = stated["least"], stated["proved"].truth()
+    if not least.none:
+        least.number()
     if least.none:
         if tally.least is not None:
             raise Unfounded(f"nothing is said to be left, but there is a strategy with a bound of {tally.least:.6g}")

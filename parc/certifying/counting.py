@@ -164,7 +164,7 @@ def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> Stated
     schedules = []
     for s in of["schedules"].distinct(MOST_SCHEDULES):
         name, chunks = s.pair()
-        if not (name.text() in SINGLE and chunks.value == 1 or name.text() == "interleaved"):
+        if not (name.text() in SINGLE and chunks.whole(1) == 1 or name.text() == "interleaved"):
             raise Unfounded(f"{s.path} is no schedule")
         schedules.append((name.text(), chunks.whole(1)))
     return StatedSpace(

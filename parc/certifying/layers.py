@@ -86,11 +86,11 @@ def stated_layers(stated: StatedPart, job: Job, space: StatedSpace, build: Build
             or tables not in can["rows"]
         ):
             raise Unfounded(f"{entry.path} is no strategy of the space's kinds")
-        key = (tuple(inside.items()), again, along, heads, tables, rows, replicas, entry["whole"].value)
+        whole = entry["whole"].truth()
+        key = (tuple(inside.items()), again, along, heads, tables, rows, replicas, whole)
         if key in seen:
             raise Unfounded(f"{entry.path} stands there twice")
         seen.add(key)
-        whole = entry["whole"].truth()
         zero = 2 if not whole and any(space.kind(n) in DATA_LIKE for n in mesh) else 0
         rules = {"zero": zero, "recompute": again, "schedule": "", "chunks": 1, "along": along, "heads": heads}
         strategy = build(mesh, space.batch // shares, {**rules, "rows": tables})

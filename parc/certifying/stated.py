@@ -84,15 +84,16 @@ class StatedPart:
 
 
 def alike(a: object, b: object) -> bool:
-    """Equal, numbers up to the order in which they were added up."""
+    """Equal and of one type, numbers up to the order in which they were added up. What is stated as 4 may be 4.0, but
+    what counts is no fraction."""
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(alike(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(alike(a[k], b[k]) for k in a)
     if isinstance(a, bool) or isinstance(b, bool) or not (_numeric(a) and _numeric(b)):
         return type(a) is type(b) and a == b
-    if isinstance(a, int) and isinstance(b, int):
-        return a == b
+    if isinstance(b, int):
+        return isinstance(a, int) and a == b
     assert isinstance(a, int | float) and isinstance(b, int | float)
     if not (abs(a) <= LARGEST and abs(b) <= LARGEST):
         return a == b

@@ -75,7 +75,7 @@ def load_options(function: F) -> F:
             help="With --serve: that each request reads.",
         ),
         click.option(
-            "--serve", type=NumberRange(0, 1e6, min_open=True), metavar="RATE",
+            "--serve", type=NumberRange(1e-4, 1e6), metavar="RATE",
             help="Play so many requests a second through the job, as `parc serve` would have them.",
         ),
     ):  # fmt: skip

@@ -179,6 +179,76 @@ def test_loops_that_would_not_end_are_not_begun(name: str, file: Path) -> None:
     assert "1,000,000,000 times" in done.says, done.says
 
 
+@pytest.mark.parametrize("name", ["cost", "trace", "report"])
+def test_long_loops_are_priced_and_drawn_at_once(name: str, file: Path) -> None:
+    """Even those whose iterations take no time that can be shown."""
+    file.write_text(TURNS.replace("train turns()", "train turns() on box(1)") + BOX)
+    done = run([name, str(file), *(["-o", str(file.with_suffix(".out"))] if name != "cost" else [])], seconds=4)
+    assert (done.exit, done.codes) == (0, ()) and done.peak < 256
+
+
+def test_the_serial_program_is_not_begun_either(file: Path, tmp_path: Path) -> None:
+    """`compress` goes through it, on some batches."""
+    infers = TURNS.replace("  loss mean(y)", "  output y").replace(
+        "train turns()\n  optimizer sgd(lr = 0.1)", "infer turns()"
+    )
+    file.write_text(infers)
+    done = run(["compress", str(tmp_path), str(file), "-o", str(tmp_path / "made")])
+    assert (done.exit, done.codes) == (4, ("E0931",)) and done.peak < 256
+
+
+DRIFTING = """use std.optimizers (sgd)
+model net() {
+  dim b = 8, d = 64, e = 64
+  input x : f32[b,d]
+  weight w0[d] ~ ones
+  h[b,d] = x * w0
+  repeat 1000000000 as outer {
+    weight w[d,e] ~ normal(0.1)
+    h = rename(h @ w, e -> d) * 0.1 + h
+  }
+  loss mean(h * h)
+}
+device large {
+  compute f32 10 TFLOP/s
+  memory 160000000 GiB, 400000 GB/s
+}
+cluster slow(devices) {
+  device card = large
+  level server = devices card over 0.001 GB/s, 1 us
+}
+strategy z2 for net {
+  mesh (dp = 2)
+  split b on dp
+  shard optimizer, gradients on dp
+}
+job fit {
+  train net() on slow(2) using z2
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["cost", "trace", "report"])
+def test_loops_without_a_rhythm_are_not_gone_through(name: str, file: Path) -> None:
+    """Their messages take longer than what is computed meanwhile, and nothing waits for them."""
+    file.write_text(DRIFTING)
+    done = run([name, str(file), *(["-o", str(file.with_suffix(".out"))] if name != "cost" else [])])
+    assert (done.exit, done.codes) == (4, ("E0931",)) and done.peak < 256, done.says
+
+
+BOX = """device quick {
+  compute f32 1000000000 TFLOP/s
+  memory 16000 GiB, 1000000000 GB/s
+}
+
+cluster box(devices) {
+  device card = quick
+  level server = devices card over 30 GB/s, 1 us
+}
+"""
+
+
 @pytest.mark.parametrize("text", [stages(1024, 2048), stages(2048, 2)], ids=["square", "stages"])
 def test_many_stages_are_checked_at_once(text: str, file: Path) -> None:
     """However many micro-batches there are: it took 16 s for 1,000 stages and as many."""

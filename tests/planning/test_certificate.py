@@ -111,6 +111,33 @@ def test_every_kind_of_change_is_noticed(plan: tuple[Source, dict[str, Any]]) ->
     assert unnoticed in ([], ["the last of ('best',) gone"]), unnoticed  # so many are told as one likes
 
 
+OTHERS: tuple[Any, ...] = ([], {}, [1], 1.5, True, "x", None)
+
+
+def test_values_of_another_type_are_noticed(plan: tuple[Source, dict[str, Any]]) -> None:
+    """Wherever they stand: told, no error of Python's. A list in the place of each, and one of other types in turn."""
+    source, certificate = plan
+    whole = _leaf_of_each_kind(certificate)
+    unnoticed = []
+    for number, path in enumerate(whole):
+        for other in ([], OTHERS[number % len(OTHERS)]):
+            mutant = put(certificate, path, lambda old, other=other: other if type(old) is not type(other) else {})  # type: ignore[misc]
+            if not _noticed(source, mutant):
+                unnoticed.append((path, other))
+    assert len(whole) > 60 and not unnoticed
+
+
+@pytest.mark.parametrize("value", [True, 1.0])
+def test_one_is_a_whole_number(plan: tuple[Source, dict[str, Any]], value: object) -> None:
+    for path in (("tried", 0, "chunks"), ("tried", 0, "microbatches"), ("layers", 0, "rows")):
+        with pytest.raises(Unfounded):
+            certified(plan[0], put(plan[1], path, lambda old: value))
+
+
+def _leaf_of_each_kind(certificate: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return list({tuple("*" if isinstance(k, int) else k for k in p): p for p in leaves(certificate)}.values())
+
+
 def _without(value: dict[str, Any], key: str) -> dict[str, Any]:
     return {k: v for k, v in value.items() if k != key}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from dsl.diagnostics import ParcError
 from parc.cli import cli
 from parc.serving_load import Quantiles, RequestLoad, ServingPrice, played
 from tests.serving.sample import TEXT
@@ -87,3 +88,14 @@ def test_the_command(tmp_path: Path) -> None:
         assert CliRunner().invoke(cli, ["cost", str(path), "--serve", "1", *wrong]).exit_code == 2
     done = CliRunner().invoke(cli, ["cost", str(path), "--serve", "1", "--output-tokens", "250"])
     assert done.exit_code == 1 and "E0784" in done.stderr
+
+
+def test_rates_that_no_clock_has(tmp_path: Path) -> None:
+    for rate in ("1e-310", "0", "1e300", "nan"):
+        done = CliRunner().invoke(cli, ["cost", str(tmp_path / "x.par"), "--serve", rate])
+        assert done.exit_code == 2 and "--serve" in done.output
+
+
+def test_loads_that_would_not_end_are_not_begun() -> None:
+    with pytest.raises(ParcError, match="E0931"):
+        play(1.0, 1, 10**7, count=10**5)

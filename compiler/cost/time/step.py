@@ -16,7 +16,9 @@ from compiler.cost.price.pricer import COMM, COMPUTE
 from compiler.cost.time.task import HERE, Rolled, Task, Tasks
 from compiler.cost.time.tasks import Segment
 from compiler.cost.time.timeline import Piece
+from compiler.limits import TURNS
 from dsl.data import dataclass
+from dsl.diagnostics import fail
 
 Together = Mapping[tuple[str, ...], Sequence[Sequence[int]]]
 """Mesh axes -> per class, the classes that a collective over them brings together."""
@@ -194,6 +196,8 @@ class _Mark:
 def _again(recording: Recording, times: int, by: int, mark: int) -> None:
     """The last iteration's pieces `times` more, or one piece per stream that stands for them."""
     last = recording.pieces[mark:]
+    if not last:  # iterations that take no time: nothing of them is shown, however many there are
+        return
     if times * len(last) <= recording.unrolled:
         for i in range(1, times + 1):
             recording.pieces += [replace(p, start=p.start + i * by, end=p.end + i * by) for p in last]
@@ -208,6 +212,7 @@ def _again(recording: Recording, times: int, by: int, mark: int) -> None:
 class _Stepper:
     def __init__(self, devices: Sequence[_Device], together: Together) -> None:
         self.devices, self.together = devices, together if len(devices) > 1 else {}
+        self.played = 0
 
     def tasks(
         self,
@@ -268,6 +273,10 @@ class _Stepper:
                 times += [device.free[s] for s in loop.streams] + [before[c][d] for d in loop.needed]
                 now.append(tuple([t - zero for t in times]))
             i += 1
+            self.played += len(loop.tasks)
+            if self.played > TURNS and i < loop.rounds and now != shape:
+                message = f"of a loop of {loop.rounds:,} iterations the messages fall ever further behind"
+                raise fail("E0931", message, help="fewer iterations, or faster links")
             left = loop.rounds - i - bool(loop.last)  # which are as this one
             if now == shape and left > 0:
                 more = [d.repeat(left, loop, mark) for d, mark in zip(devices, marks)]
