@@ -14,7 +14,6 @@ from dsl.diagnostics import fail
 from parc.decoding import entry_price
 from runtime.generate.turns import next_turn
 
-
 MOST_CALLS = 10**7
 """Of a model, one after the other: each takes microseconds to be played."""
 

@@ -189,9 +189,8 @@ def test_long_loops_are_priced_and_drawn_at_once(name: str, file: Path) -> None:
 
 def test_the_serial_program_is_not_begun_either(file: Path, tmp_path: Path) -> None:
     """`compress` goes through it, on some batches."""
-    infers = TURNS.replace("  loss mean(y)", "  output y").replace(
-        "train turns()\n  optimizer sgd(lr = 0.1)", "infer turns()"
-    )
+    infers = TURNS.replace("  loss mean(y)", "  output y")
+    infers = infers.replace("train turns()\n  optimizer sgd(lr = 0.1)", "infer turns()")
     file.write_text(infers)
     done = run(["compress", str(tmp_path), str(file), "-o", str(tmp_path / "made")])
     assert (done.exit, done.codes) == (4, ("E0931",)) and done.peak < 256
