@@ -1,14 +1,20 @@
-"""`python -m tests.property --count 10000`: the property over many draws, on all cores, with reduced failures."""
+"""`python -m tests.property --count 10000 --kept FILE`: the property over many draws, on all cores, with reduced failures.
+
+A run that was ended goes on where FILE ends.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from multiprocessing import Pool
+from pathlib import Path
 
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
@@ -36,6 +42,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--show", type=int, default=5, help="failures to reduce and print")
     parser.add_argument("--costs", action="store_true", help="of what they cost: every rank played, memory measured")
+    parser.add_argument("--kept", type=Path, help="a file of outcomes, one per line: a run that was ended goes on")
     options = parser.parse_args()
     one = judge_costs if options.costs else judge
     if options.count == 1:
@@ -45,12 +52,14 @@ def main() -> int:
         print(f"{outcome.what} {outcome.why}\n{outcome.detail}")
         return int(outcome.what == "failed")
     begun = time.monotonic()
-    seeds = range(options.seed, options.seed + options.count)
+    before = read(options.kept, options.costs)
+    seeds = [seed for seed in range(options.seed, options.seed + options.count) if seed not in before]
     if options.jobs > 1:
         with Pool(options.jobs) as pool:
-            outcomes = summary(pool.imap_unordered(one, seeds, chunksize=8))
+            made = summary(noted(pool.imap_unordered(one, seeds, chunksize=8), options.kept, options.costs))
     else:
-        outcomes = summary(map(one, seeds))
+        made = summary(noted(map(one, seeds), options.kept, options.costs))
+    outcomes = made | {s: o for s, o in before.items() if options.seed <= s < options.seed + options.count}
     whats = Counter(o.what for o in outcomes.values())
     codes = Counter(o.why for o in outcomes.values() if o.what == "refused")
     print(f"{options.count} draws in {time.monotonic() - begun:.0f} s: {dict(whats)}; refusals {dict(codes)}")
@@ -63,6 +72,29 @@ def main() -> int:
     for found in list(kinds.values())[: options.show]:
         print("\n" + report(draw(found[0]), outcomes[found[0]], costs.check if options.costs else check))
     return int(bool(kinds) or whats["proved"] < 0.7 * options.count)
+
+
+def read(kept: Path | None, costs: bool) -> dict[int, Outcome]:
+    """What stands in the file, by seeds. A last line that is not whole is left out."""
+    found: dict[int, Outcome] = {}
+    for line in kept.read_text().splitlines() if kept is not None and kept.exists() else ():
+        with suppress(ValueError):
+            seed, of_costs, *outcome = json.loads(line)
+            if of_costs == costs:
+                found[seed] = Outcome(*outcome)
+    return found
+
+
+def noted(results: Iterable[tuple[int, Outcome]], kept: Path | None, costs: bool) -> Iterator[tuple[int, Outcome]]:
+    """The results, each written to the file as it comes."""
+    if kept is None:
+        yield from results
+        return
+    with kept.open("a") as file:
+        print(file=file)  # the last line may not be whole
+        for seed, outcome in results:
+            print(json.dumps([seed, costs, outcome.what, outcome.why, outcome.detail]), file=file, flush=True)
+            yield seed, outcome
 
 
 def summary(results: Iterable[tuple[int, Outcome]]) -> dict[int, Outcome]:
