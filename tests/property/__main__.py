@@ -1,4 +1,4 @@
-"""`python -m tests.property --count 10000 --kept FILE`: the property over many draws, on all cores, with reduced failures.
+"""`python -m tests.property --count 10000 --kept FILE`: the property over many draws, on all cores; failures reduced.
 
 A run that was ended goes on where FILE ends.
 """
