@@ -1,5 +1,5 @@
 """Every example under every tactic and under pairs of them: proved equal to the serial program, or refused by the code
-that is expected. CI takes a seventh of the single tactics and a part of the pairs; `pytest -m nightly` all, some triples.
+that is expected. CI takes a seventh of the single tactics and some pairs; `pytest -m nightly` all, and some triples.
 """
 
 from __future__ import annotations
