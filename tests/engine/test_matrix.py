@@ -1,5 +1,5 @@
 """Every example under every tactic and under pairs of them, run by processes over gloo and proved equal to the serial
-program, as the emulator's runs are (`tests/matrix`). CI takes a sixth of the single tactics and a part of the pairs;
+program, as the emulator's runs are (`tests/matrix`). CI takes a ninth of the single tactics and a part of the pairs;
 `pytest -m nightly` all of them (also those on up to 20 devices), some triples."""
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def judged(pool: ProcessPool, chosen: list[Cell]) -> None:
 
 
 def test_single_tactics(pool: ProcessPool) -> None:
-    judged(pool, spread(cells(1), 6))
+    judged(pool, spread(cells(1), 9))
 
 
 def test_some_pairs(pool: ProcessPool) -> None:
-    judged(pool, spread(cells(2), 90, 3))
+    judged(pool, spread(cells(2), 120, 3))
 
 
 @pytest.mark.nightly
