@@ -8,7 +8,7 @@ from typing import Any
 
 from compiler.declared import logical
 from compiler.driver import Compiled, decoding_program
-from compiler.model import Model
+from compiler.model import Decoding, Model
 from compiler.origin import Role
 from compiler.program import Program
 from dsl.data import dataclass
@@ -71,11 +71,23 @@ class Generation:
 
 def program_of(compiled: Compiled) -> Program:
     """The program with the entries that generate. Raises ParcError (E0783) for a job that does not decode."""
+    decoding_of(compiled)
+    return decoding_program(compiled.job, last=True)
+
+
+def decoding_of(compiled: Compiled) -> Decoding:
+    """How the job decodes. Raises ParcError (E0783) for one that does not."""
     job = compiled.job
-    if not compiled.decodes:
+    if job.decoding is None or not compiled.decodes:
         help = "`infer MODEL(…)` and `decode over s` in a job"
         raise fail("E0783", f"the job `{job.name}` does not decode", job.span, help=help)
-    return decoding_program(job, last=True)
+    return job.decoding
+
+
+def in_texts(ports: Ports, compiled: Compiled, tokenizer: str | None) -> tuple[Ports, Tokenizer]:
+    """The job's tokens, none without a text, and what texts they are. Raises ParcError: E0785."""
+    known = tokenizer_of(tokenizer, compiled.job.data, ports.high)
+    return replace(ports, high=min(known.size, ports.high or known.size)), known
 
 
 def generated(
@@ -105,9 +117,7 @@ def generated(
 
     job = compiled.job
     assert job.decoding is not None
-    ports = Ports.of(compiled.training.model, job.decoding, job.span)
-    known = tokenizer_of(tokenizer, job.data, ports.high)
-    ports = replace(ports, high=min(known.size, ports.high or known.size))  # what has no text is not made
+    ports, known = in_texts(Ports.of(compiled.training.model, job.decoding, job.span), compiled, tokenizer)
     texts = [known.encode(p) for p in prompts]
     weights, began = weights_given(given, program, compiled.training.model)
     run = (executor or Emulator)(program, initial=weights) if weights is not None else (executor or Emulator)(program)

@@ -20,7 +20,7 @@ from parc.cli.common import (
     threads_option,
 )
 from parc.cli.engine import backend_option, check_backend, engine_of, engine_options
-from parc.cli.keeping import from_option
+from parc.cli.keeping import from_option, say_weights
 from parc.cli.tables import plural, seconds
 
 
@@ -108,10 +108,7 @@ def command(
         said.rest(found.texts[0].text)
     else:
         out.data(seen("\n\n".join(t.prompt + t.text for t in found.texts), sys.stdout.isatty()))
-    if found.began is None:
-        out.say("note: the weights are those that they begin with; `--from CHECKPOINT` takes trained ones")
-    else:
-        out.say(f"note: with the weights of {found.began}")
+    say_weights(out, found.began)
     many = plural(sum(len(t.tokens) for t in found.texts), "token")
     read = f"{plural(found.chunks, 'position')} at once in {seconds(found.prefill_seconds)}, " if found.chunks else ""
     out.say(f"{many}; {read}{seconds(found.token_seconds)} for each position here")

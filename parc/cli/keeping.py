@@ -38,6 +38,14 @@ def from_option(function: F) -> F:
     return click.option("--from", "given", metavar="CHECKPOINT", help=what)(function)
 
 
+def say_weights(out: Output, began: str | None) -> None:
+    """Whose weights a text is made with: of the checkpoint in this folder; None: those that they begin with."""
+    if began is None:
+        out.say("note: the weights are those that they begin with; `--from CHECKPOINT` takes trained ones")
+    else:
+        out.say(f"note: with the weights of {began}")
+
+
 def outputs_option(function: F) -> F:
     """`-o OUT`; the command calls `OutputFile`."""
     what = "Write what the model puts out, of all batches, to this file: `.npz` or `.safetensors`."

@@ -21,7 +21,7 @@ from parc.cli.common import (
     threads_option,
 )
 from parc.cli.engine import backend_option, check_backend
-from parc.cli.keeping import from_option
+from parc.cli.keeping import from_option, say_weights
 from parc.cli.tables import plural
 
 if TYPE_CHECKING:
@@ -144,10 +144,7 @@ def _shown(served: Served) -> str:
 
 
 def _tell(out: Output, served: Served, address: str, keyed: bool) -> None:
-    if served.began is None:
-        out.say("note: the weights are those that they begin with; `--from CHECKPOINT` takes trained ones")
-    else:
-        out.say(f"note: with the weights of {served.began}")
+    say_weights(out, served.began)
     if not keyed:
         out.say(f"note: whoever reaches the address is answered; ${KEY} or `--api-key-file` sets a key")
     out.say(_shown(served))

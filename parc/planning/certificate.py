@@ -9,8 +9,8 @@ from typing import Any
 
 from dsl.printable import printable
 from parc.planning.found import PricedPlan
+from parc.planning.guess import SplitLayer
 from parc.planning.layer_work import LayerWork
-from parc.planning.layers import SplitLayer
 from parc.planning.planning import Planned
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of

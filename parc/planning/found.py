@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 
 from dsl.data import dataclass
+from parc.planning.guess import SplitLayer
 from parc.planning.layer_work import LayerWork
-from parc.planning.layers import SplitLayer
 from parc.planning.space import PlanChoice
 from parc.price import Price
 

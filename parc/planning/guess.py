@@ -10,12 +10,10 @@ from parc.planning.space import DATA, EXPERTS, STAGES, MeshChoice, PlanChoice, P
 
 
 @dataclass(frozen=True, slots=True)
-class Kin:
-    """What the time of a micro-batch's passes hangs on: axes that split layers, rows of the batch that a device has of
-    it, and rules. Candidates that are alike in it differ in stages, replicas, ZeRO and the schedule."""
+class SplitLayer:
+    """All but the rows that the work of layers hangs on: axes that split them, and rules."""
 
     inside: tuple[tuple[str, int], ...]
-    rows: int
     recompute: int
     along: str
     heads: bool
@@ -27,11 +25,21 @@ class Kin:
         return prod(n for _, n in self.inside)
 
 
+@dataclass(frozen=True, slots=True)
+class Kin:
+    """What the time of a micro-batch's passes hangs on: how layers are split, and rows of the batch that a device has
+    of it. Candidates that are alike in it differ in stages, replicas, ZeRO and the schedule."""
+
+    layer: SplitLayer
+    rows: int
+
+
 def kin(space: PlanSpace, mesh: MeshChoice, rules: PlanRules) -> Kin:
     """Of a mesh and rules."""
     inside = tuple((role.name, n) for role, n in mesh.axes if role.kind not in (STAGES, DATA))
     pieces = mesh.size(DATA) * mesh.size(EXPERTS) * mesh.microbatches
-    return Kin(inside, space.batch // pieces, rules.recompute, rules.along, rules.heads, rules.rows)
+    layer = SplitLayer(inside, rules.recompute, rules.along, rules.heads, rules.rows)
+    return Kin(layer, space.batch // pieces)
 
 
 class Guess:
@@ -45,16 +53,15 @@ class Guess:
 
     def factor(self, of: Kin) -> float:
         """By how much the time is above its bound."""
-        known = self.factors.get(of) or self.shapes.get(of.inside)
+        known = self.factors.get(of) or self.shapes.get(of.layer.inside)
         if known is None:
-            outside = max(1.0, of.devices / self.bounds.cluster.domains[0])
-            known = 1.2 + 0.05 * log2(of.devices) + (2.0 * log2(outside) if outside > 1 else 0.0)
+            outside = max(1.0, of.layer.devices / self.bounds.cluster.domains[0])
+            known = 1.2 + 0.05 * log2(of.layer.devices) + (2.0 * log2(outside) if outside > 1 else 0.0)
         return known
 
     def fits(self, of: Kin, what: PlanChoice) -> bool:
         """Whether it is worth a try: what comes and goes is as large as that of others, by rows and layers."""
-        known = self.sizes.get((of.inside, of.recompute, of.along, of.heads))
-        known = known if known is not None else self.sizes.get((of.recompute, bool(of.along)))
+        known = next((self.sizes[key] for key in _alike(of.layer) if key in self.sizes), None)
         scale = 1.0 if known is None else known
         return self.bounds.bytes(what) + scale * self._usual(of, what) <= self.bounds.cluster.memory
 
@@ -64,16 +71,23 @@ class Guess:
         alive = float(m if what.rules.schedule == "gpipe" else min(m, stages))
         if what.rules.chunks > 1:
             alive = min(m, alive * (1 + 1 / what.rules.chunks))
-        return self.bounds.model.activations[of.recompute] * of.rows / self.batch / of.devices * alive / stages
+        return (
+            self.bounds.model.activations[of.layer.recompute] * of.rows / self.batch / of.layer.devices * alive / stages
+        )
 
     def learn(self, of: Kin, what: PlanChoice, needed: int) -> None:
         """needed: bytes that it was found to take."""
         if usual := self._usual(of, what):
             scale = (needed - self.bounds.bytes(what)) / usual
-            for key in ((of.inside, of.recompute, of.along, of.heads), (of.recompute, bool(of.along))):
+            for key in _alike(of.layer):
                 self.sizes[key] = scale
 
     def found(self, of: Kin, factor: float) -> None:
         """By how much the time of some of them seems to be above the bound that is known of all."""
         self.factors[of] = min(factor, self.factors.get(of, factor))
-        self.shapes[of.inside] = min(factor, self.shapes.get(of.inside, factor))
+        self.shapes[of.layer.inside] = min(factor, self.shapes.get(of.layer.inside, factor))
+
+
+def _alike(of: SplitLayer) -> tuple[tuple[object, ...], ...]:
+    """By what sizes are remembered, the closest first."""
+    return (of.inside, of.recompute, of.along, of.heads), (of.recompute, bool(of.along))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from math import log2, prod
+from math import log2
 
 from compiler.cost.kernels.program import Features, features
 from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait, WorkLoop, WorkNode
@@ -33,9 +33,8 @@ from compiler.ops.effects import Accumulate
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import Function, FunctionKey, FunctionPhase, Program
-from dsl.data import dataclass
 from dsl.diagnostics import ParcError
-from parc.planning.guess import Kin
+from parc.planning.guess import Kin, SplitLayer
 from parc.planning.layer_work import LayerWork
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, MeshChoice, PlanChoice, PlanRules, PlanSpace
@@ -43,26 +42,6 @@ from parc.planning.written import strategy_of
 
 FORWARD: FunctionKey = (FunctionPhase.FORWARD, 0)
 BACKWARD: FunctionKey = (FunctionPhase.BACKWARD, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class SplitLayer:
-    """All but the rows that the work of layers hangs on: axes that split them, and rules."""
-
-    inside: tuple[tuple[str, int], ...]
-    recompute: int
-    along: str
-    heads: bool
-    tables: bool
-
-    @property
-    def devices(self) -> int:
-        """That share a layer."""
-        return prod(n for _, n in self.inside)
-
-    @staticmethod
-    def of(kin: Kin) -> SplitLayer:
-        return SplitLayer(kin.inside, kin.recompute, kin.along, kin.heads, kin.tables)
 
 
 class Layers:
@@ -82,7 +61,7 @@ class Layers:
     def best(self, kin: Kin, single: bool, zero: int) -> LayerWork | None:
         """The closest bound that is known, in proportion to the rows. single: of candidates with one micro-batch; zero:
         their stage of ZeRO."""
-        kind = SplitLayer.of(kin)
+        kind = kin.layer
         if (mine := self._closest(kind, kin.rows, single, zero)) is not None:
             return mine.of(kin.rows)
         plain = replace(kind, recompute=0)
@@ -151,7 +130,7 @@ class Layers:
             return True
         if zero > 1:
             return False
-        kind = SplitLayer.of(kin)
+        kind = kin.layer
         each = self.experts(kind)
         half = self.space.batch // (2 * each)
         if not single and half and half % kin.rows == 0 and self._find(kind, half, 1, True):
@@ -166,7 +145,7 @@ class Layers:
 
     def rougher(self, kin: Kin) -> bool:
         """The same, but for these rows."""
-        kind = SplitLayer.of(kin)
+        kind = kin.layer
         kinds = dict.fromkeys((*self._fewer(kind), replace(kind, recompute=0), kind))
         return any(self._find(of, *self.many(of), False) for of in kinds)
 

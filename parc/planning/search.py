@@ -18,7 +18,7 @@ from parc.planning.bounds import SURE, LowerBounds
 from parc.planning.found import Counts, Found, PricedPlan, Tried
 from parc.planning.guess import Guess, Kin, kin
 from parc.planning.layer_work import LayerWork
-from parc.planning.layers import Layers, SplitLayer
+from parc.planning.layers import Layers
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, STAGES, ZERO, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.written import strategy_of
@@ -142,11 +142,11 @@ class Search:
                     self.counts.too_large += count
                     continue
                 of = kin(space, mesh, rules)
-                many, _ = self.layers.many(SplitLayer.of(of))
+                many, _ = self.layers.many(of.layer)
                 rows = many if many % of.rows == 0 else of.rows
                 groups.setdefault(replace(of, rows=rows), []).append(_Bunch(mesh, rules, most, count))
         for of, bunches in groups.items():
-            bound = bounds.model.passes[of.recompute] / space.devices + bounds.model.fixed
+            bound = bounds.model.passes[of.layer.recompute] / space.devices + bounds.model.fixed
             if self.minimise != STEP:
                 bound = min(bounds.needed(b.mesh.size(DATA), b.zero) for b in bunches)
             self._push(_Open(of, bound, _Group(tuple(bunches), sum(b.count for b in bunches))))
@@ -275,8 +275,8 @@ class Search:
         layer = self.layers.best(of.kin, True, 2) if self.minimise == STEP else None
         if layer is None:
             return of.bound
-        rows = self.space.batch * of.kin.devices
-        each = layer.rows * self.layers.experts(SplitLayer.of(of.kin))
+        rows = self.space.batch * of.kin.layer.devices
+        each = layer.rows * self.layers.experts(of.kin.layer)
         return max(of.bound, self.bounds.shared(layer, rows / each))
 
     def _known(self, of: _Open, leaves: list[tuple[float, PlanChoice]], single: bool) -> _Open:

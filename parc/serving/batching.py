@@ -11,27 +11,22 @@ from compiler.model import DECODING, Job
 from compiler.program import Program
 from dsl.data import dataclass
 from dsl.diagnostics import fail
-from parc.generating import weights_given
+from parc.generating import decoding_of, in_texts, weights_given
 from runtime.executor import Executor
 from runtime.generate.loop import Ports
 from runtime.generate.rows import RowBatch
-from runtime.generate.tokenizers import Tokenizer, tokenizer_of
+from runtime.generate.tokenizers import Tokenizer
 
 
 def ports_of(compiled: Compiled, tokenizer: str | None) -> tuple[Ports, Tokenizer]:
     """How the job takes tokens, and what texts they are. Raises ParcError: E0783, E0785."""
-    ports = ports_named(compiled)
-    known = tokenizer_of(tokenizer, compiled.job.data, ports.high)
-    return replace(ports, high=min(known.size, ports.high or known.size)), known
+    return in_texts(ports_named(compiled), compiled, tokenizer)
 
 
 def ports_named(compiled: Compiled) -> Ports:
     """How the job takes tokens. Raises ParcError (E0783) for one that does not decode, or has no dim of sequences."""
     job = compiled.job
-    if job.decoding is None or not compiled.decodes:
-        help = "`infer MODEL(…)` and `decode over s` in a job"
-        raise fail("E0783", f"the job `{job.name}` does not decode", job.span, help=help)
-    ports = Ports.of(compiled.training.model, job.decoding, job.span)
+    ports = Ports.of(compiled.training.model, decoding_of(compiled), job.span)
     if len(ports.type.dims) != 2:
         help = f"`int32[b, {ports.dim}]`, `b` of one sequence or of several"
         raise fail("E0783", f"`{ports.name}` is {ports.type}: it has no dim of sequences", job.span, help=help)

@@ -75,15 +75,18 @@ def _has_weights(scope: str, d: Drawing) -> bool:
 
 def _leaves_some(piece: Piece, d: Drawing) -> bool:
     """Whether a `frozen` freezes something, and not everything."""
-    line = piece.lines[0]
-    paths = [*(path for path, _ in d.weights), *d.holders]
-    patterns = line.removeprefix("frozen ").removeprefix("keep ").split(", ")
-    held = [any(named(path, pattern) for pattern in patterns) for path in paths]
+    held = [freezes(piece, path) for path in (*(path for path, _ in d.weights), *d.holders)]
     return any(held) and not all(held)
 
 
-def named(path: str, pattern: str) -> bool:
-    """Whether a `frozen` with this pattern speaks of the weight, or scope, of this path."""
+def freezes(piece: Piece, path: str) -> bool:
+    """Whether a `frozen` freezes the weight, or all of the scope, of this path."""
+    line = piece.lines[0].removeprefix("frozen ")
+    patterns = line.removeprefix("keep ").split(", ")
+    return any(_named(path, pattern) for pattern in patterns) != line.startswith("keep ")
+
+
+def _named(path: str, pattern: str) -> bool:
     if pattern.startswith("*."):
         return path.rpartition(".")[2] == pattern[2:] or f".{pattern[2:]}." in f".{path}."
     return f"{path}.".startswith(f"{pattern}.")

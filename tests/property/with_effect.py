@@ -13,14 +13,15 @@ from random import Random
 from tests.property.case import Case, Piece
 from tests.property.draw_optimizer import OptimizerCase
 from tests.property.drawing import Drawing
-from tests.property.sensible import AS_DRAWN, named
+from tests.property.sensible import AS_DRAWN, freezes
 
 
 def with_effect(rng: Random, case: Case, d: Drawing) -> Case:
     """The case without the lines that no trained weight, or no state of the optimizer, gives something to do."""
     if rng.random() < AS_DRAWN:
         return case
-    trained = [path for path in (*(path for path, _ in d.weights), *d.holders) if not _frozen(path, case)]
+    paths = (*(path for path, _ in d.weights), *d.holders)
+    trained = [path for path in paths if not any(freezes(piece, path) for piece in case.frozen)]
     states = _keeps_states(case)
     rules = [replace(rule, lines=lines) for rule in case.rules if (lines := _lines(rule, trained, states))]
     return replace(case, rules=tuple(rules))
@@ -45,12 +46,3 @@ def _keeps_states(case: Case) -> bool:
     if isinstance(case, OptimizerCase):
         return any(line.startswith("state ") for piece in case.steps for line in piece.lines)
     return not case.optimizer.startswith("sgd(") or "momentum" in case.optimizer
-
-
-def _frozen(path: str, case: Case) -> bool:
-    for piece in case.frozen:
-        line = piece.lines[0].removeprefix("frozen ")
-        patterns = line.removeprefix("keep ").split(", ")
-        if any(named(path, pattern) for pattern in patterns) != line.startswith("keep "):
-            return True
-    return False
