@@ -18,8 +18,21 @@ from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, within
 from compiler.strategy import StoreRule, Strategy
 from compiler.walk import graph_values
-from compiler.weight_format import BITS, KEPT, SCALE, SPARSE, WORDS, ZERO, PackedWeight, levels, replaced, unit
+from compiler.weight_format import (
+    BITS,
+    KEPT,
+    SCALE,
+    SPARSE,
+    WORDS,
+    ZERO,
+    PackedWeight,
+    WeightFormat,
+    levels,
+    replaced,
+    unit,
+)
 from dsl.diagnostics import fail
+from dsl.source import NOWHERE, Span
 
 
 def stored(model: Model, rules: Sequence[StoreRule], parts: dict[str, Value], like: Model) -> Model:
@@ -29,7 +42,7 @@ def stored(model: Model, rules: Sequence[StoreRule], parts: dict[str, Value], li
     Raises ParcError: E0471 for one that is trained, or does not divide into words or groups, E0472 for a rule of some
     layers of a loop, E0473 for a part whose name is taken, E0542 for a rule that finds no matrix.
     """
-    products = {v.name: inputs for v, inputs in _products(like.graph).items()}
+    products = {v.name: inputs for v, inputs in products_of(like.graph).items()}
     chosen: dict[Value, PackedWeight] = {}
     useful: set[StoreRule] = set()
     names = {v.name: "value" for v in graph_values(model.graph)}
@@ -56,7 +69,7 @@ def stored(model: Model, rules: Sequence[StoreRule], parts: dict[str, Value], li
     return _Storing(model, chosen, parts).model() if chosen else model
 
 
-def _products(graph: Graph) -> dict[Value, tuple[str, ...]]:
+def products_of(graph: Graph) -> dict[Value, tuple[str, ...]]:
     """The values that products take and nothing else does (whole weights), with the dims that these sum over."""
     taken: dict[Value, set[tuple[str, ...]]] = {}
     others: set[Value] = set(graph.outputs)
@@ -81,48 +94,47 @@ def _products(graph: Graph) -> dict[Value, tuple[str, ...]]:
 
 
 def _stored(weight: Weight, rule: StoreRule, inputs: tuple[str, ...]) -> PackedWeight:
-    span, type, format = rule.by or rule.span, weight.value.type, rule.format
+    span = rule.by or rule.span
     if weight.trained:
         help = "a job that infers trains none; `frozen` weights of a job that trains can be stored, too"
-        raise fail(
-            "E0471", f"`{weight.name}` is trained, which takes more bits than `{format.code}` has", span, help=help
-        )
-    own = type.dims[len(weight.loops) :]
+        message = f"`{weight.name}` is trained, which takes more bits than `{rule.format.code}` has"
+        raise fail("E0471", message, span, help=help)
+    return packed_weight(weight.name, weight.value.type, len(weight.loops), inputs, rule.format, span)
+
+
+def packed_weight(
+    name: str, type: Type, loops: int, inputs: tuple[str, ...], format: WeightFormat, span: Span = NOWHERE
+) -> PackedWeight:
+    """What is stored of a weight of this name and type. loops: so many of its dims come from loops; inputs: those over
+    which products with it sum. Raises ParcError: E0471 where it does not divide into words or groups."""
+    own = type.dims[loops:]
     size = unit(format.code)
     candidates = [*reversed([d for d in own if d.name in inputs]), *reversed([d for d in own if d.name not in inputs])]
     if format.code == SPARSE:
         candidates = candidates[:1]  # each four inputs are neighbours
     dim = next((d for d in candidates if d.size % size == 0), None)
     if dim is None:
-        message = f"no dim of `{weight.name}`, {type}, is a multiple of {size}, which is what `{format.code}` packs"
+        message = f"no dim of `{name}`, {type}, is a multiple of {size}, which is what `{format.code}` packs"
         if format.code == SPARSE:
-            message = f"`{candidates[0].name}` of `{weight.name}`, the last dim of its inputs, is no multiple of {size}"
+            message = f"`{candidates[0].name}` of `{name}`, the last dim of its inputs, is no multiple of {size}"
         raise fail("E0471", message, span, help="choose another format there, or leave it out with `in SCOPE`")
     if format.code == SPARSE:
         kept = Type(type.dtype, replaced(type.dims, dim.name, 1, 2))
-        return PackedWeight(
-            weight.name, type, format, dim.name, inputs, kept, _named(weight, WORDS, KEPT), len(weight.loops)
-        )
+        return PackedWeight(name, type, format, dim.name, inputs, kept, _named(name, WORDS, KEPT), loops)
     group = format.group
     total = prod(d.size for d in own if d.name in inputs)
     if not group or group >= total:
         group = 0
-    scale = _scales(weight, own, inputs, group, rule)
-    parts = _named(weight, WORDS, SCALE, *([ZERO] if format.zeros else []))
-    loops = type.dims[: len(weight.loops)]
-    found = Type(type.dtype, (*loops, *scale))
-    return PackedWeight(
-        weight.name, type, replace(format, group=group), dim.name, inputs, found, parts, len(weight.loops)
-    )
+    scale = Type(type.dtype, (*type.dims[:loops], *_scales(name, own, inputs, group, span)))
+    parts = _named(name, WORDS, SCALE, *([ZERO] if format.zeros else []))
+    return PackedWeight(name, type, replace(format, group=group), dim.name, inputs, scale, parts, loops)
 
 
-def _named(weight: Weight, *parts: str) -> dict[str, str]:
-    return {part: f"{weight.name}.{part}" for part in parts}
+def _named(name: str, *parts: str) -> dict[str, str]:
+    return {part: f"{name}.{part}" for part in parts}
 
 
-def _scales(
-    weight: Weight, own: Sequence[Dim], inputs: tuple[str, ...], group: int, rule: StoreRule
-) -> tuple[Dim, ...]:
+def _scales(name: str, own: Sequence[Dim], inputs: tuple[str, ...], group: int, span: Span) -> tuple[Dim, ...]:
     """The dims of a weight's scales: of its inputs, in their order, so many in a row share one."""
     left, found = group, []
     for d in reversed(own):
@@ -139,8 +151,8 @@ def _scales(
             left = 1
         else:
             sizes = " x ".join(str(d.size) for d in own if d.name in inputs)
-            message = f"groups of {group} inputs do not fill the {sizes} of `{weight.name}`"
-            raise fail("E0471", message, rule.by or rule.span, help="choose a `group` that divides, or is a multiple")
+            message = f"groups of {group} inputs do not fill the {sizes} of `{name}`"
+            raise fail("E0471", message, span, help="choose a `group` that divides, or is a multiple")
     return tuple(reversed(found))
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from compiler.weight_format import PackedWeight
     from parc.api.options import File
     from runtime.checkpoints.converting import Conversion
+    from runtime.checkpoints.laying_out import Layout
     from runtime.checkpoints.publishing import Publication
 
     Path = str | os.PathLike[str]
@@ -58,7 +59,7 @@ def convert(
     return convert(found, program, pathlib.Path(output))
 
 
-def publish(checkpoint: Path, config: File, output: Path) -> Publication:
+def publish(checkpoint: Path, config: File, output: Path, *, layout: Layout | None = None) -> Publication:
     """Write the weights of a checkpoint as files of Hugging Face: `config.json` and safetensors under the names of its
     family, which transformers reads.
 
@@ -66,6 +67,8 @@ def publish(checkpoint: Path, config: File, output: Path) -> Publication:
         checkpoint: a checkpoint of a job that `init` has made, or a folder of some, of which the last is meant.
         config: the `config.json` that the job was made of; it is copied.
         output: the folder that is made.
+        layout: `gptq`, `awq` or `compressed-tensors`: how matrices that rest in fewer bits are laid out; None: all are
+            whole.
 
     Raises:
         ParcError: for what is wrong with the configuration (E1001 to E1005), or with the files: E0770 to E0773.
@@ -80,4 +83,4 @@ def publish(checkpoint: Path, config: File, output: Path) -> Publication:
 
     source = config if isinstance(config, Source) else load(config)
     found = Checkpoint.latest(pathlib.Path(checkpoint))
-    return publish(found, public_names(source), source.text.encode(), pathlib.Path(output))
+    return publish(found, public_names(source), source.text.encode(), pathlib.Path(output), layout=layout)

@@ -14,6 +14,13 @@ from parc.cli.tables import amount, plural
 
 if TYPE_CHECKING:
     from runtime.checkpoints.converting import Conversion
+    from runtime.checkpoints.laying_out import Layout
+
+
+PUBLIC: dict[str, Layout | None] = {
+    "hf": None, "gptq": "gptq", "awq": "awq", "compressed-tensors": "compressed-tensors",
+}  # fmt: skip
+"""What `--to` may say beside a file: published models, and how their matrices are laid out (None: whole)."""
 
 
 @click.command("convert", cls=Command)
@@ -22,10 +29,11 @@ if TYPE_CHECKING:
     "--to",
     "file",
     required=True,
-    metavar="FILE|hf",
-    help="The `.par` file (or `.npu`) that it is to be for; `hf`: files that transformers reads.",
+    metavar="FILE|hf|LAYOUT",
+    help="The `.par` file (or `.npu`) that it is to be for; `hf`: files that transformers reads; `gptq`, `awq`, "
+    "`compressed-tensors`: the same, with matrices of fewer bits in that layout.",
 )
-@click.option("--config", metavar="CONFIG", help="With `--to hf`: the config.json that the job was made of.")
+@click.option("--config", metavar="CONFIG", help="With `hf` or a LAYOUT: the config.json that the job was made of.")
 @click.option("-o", "--output", metavar="DIR", help="The folder that is made.")
 @click.option("--plan", is_flag=True, help="Write nothing: say what would be written and moved.")
 @click.option("--from-job", metavar="NAME", type=Name(), help="With `--plan`: the job of a `.par` file with several.")
@@ -50,11 +58,13 @@ def command(
 
     \b
     parc convert saved --to hf --config config.json -o model
+    parc convert packed --to gptq --config config.json -o model
     """
-    if (file == "hf") != (config is not None):
-        raise click.UsageError("`--to hf` and `--config CONFIG` go together: it says what the weights are called")
+    if (file in PUBLIC) != (config is not None):
+        to = file if file in PUBLIC else "hf"
+        raise click.UsageError(f"`--to {to}` and `--config CONFIG` go together: it says what the weights are called")
     if config is not None:
-        _publish(out, checkpoint, config, output, bool(plan or from_job or params or job or strategy))
+        _publish(out, checkpoint, file, config, output, bool(plan or from_job or params or job or strategy))
         return
     if (output is None) != plan:
         raise click.UsageError("`-o DIR` says what is to be made, or `--plan` that nothing is")
@@ -65,13 +75,13 @@ def command(
     out.data(_shown(found, output))
 
 
-def _publish(out: Output, checkpoint: str, config: str, output: str | None, more: bool) -> None:
+def _publish(out: Output, checkpoint: str, to: str, config: str, output: str | None, more: bool) -> None:
     if output is None or more:
-        raise click.UsageError("`--to hf` takes `--config CONFIG` and `-o DIR`, and nothing else")
+        raise click.UsageError(f"`--to {to}` takes `--config CONFIG` and `-o DIR`, and nothing else")
     source = read_source(out, config)
-    found = api.publish(checkpoint, source, output)
+    found = api.publish(checkpoint, source, output, layout=PUBLIC[to])
     out.result = asdict(found) | {"output": output}
-    head = f"{plural(found.before, 'device')} -> hf: {plural(found.tensors, 'tensor')}, {amount(found.bytes)}"
+    head = f"{plural(found.before, 'device')} -> {to}: {plural(found.tensors, 'tensor')}, {amount(found.bytes)}"
     out.data("\n".join([f"{head} in {plural(found.files, 'file')}", *_left_out(found.dropped), output]))
 
 

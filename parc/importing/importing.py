@@ -63,14 +63,17 @@ def public_names(source: Source) -> PublicNames:
     Keys that are not understood are no matter: the job that was made of them says what is computed. Raises ParcError
     (E1001 to E1005).
     """
-    from runtime.checkpoints.public import PublicNames
+    from compiler.stored import products_of
+    from runtime.checkpoints.public import PublicMatrix, PublicNames
 
     config = read_config(source)
     kind, _, described = _described(config)
     model = _model(job_text(kind, described, [], Degrees(), None, "f32"), config)
     values = [*(w.value for w in model.weights), *(s.value for s in model.states)]
     dims = {v.name: tuple((d.name, d.size) for d in v.type.dims) for v in values}
-    return PublicNames(kind, described.table, dims)
+    taken, loops = products_of(model.graph), {w.value: len(w.loops) for w in model.weights}
+    matrices = {v.name: PublicMatrix(inputs, loops[v]) for v, inputs in taken.items() if v in loops}
+    return PublicNames(kind, described.table, dims, matrices)
 
 
 def _described(config: Config, ignored: Sequence[str] | None = None) -> tuple[str, str, Described]:

@@ -23,6 +23,7 @@ from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.data.headers import HeldTensor
 from runtime.data.stored import DataFile, Stored
+from runtime.numpy import rounded
 from runtime.numpy.base import Array
 
 Tensors = MutableMapping[str, tuple[DataFile, HeldTensor]]
@@ -159,11 +160,17 @@ class QuantisedTensor:
 
     def read(self, rows: Array, inner: Sequence[slice]) -> Array:
         """Its rows, and of them these columns."""
-        x = {part: held.stored(file) for part, (file, held) in self.parts.items()}
-        whole = {part: _whole(s) for part, s in x.items()}
+        found: Array = matrix(self.of, self._held(), self.shape)[rows]
+        return rounded(found[(slice(None), *inner)], self.dtype.lower())
+
+    def apart(self) -> tuple[Array, Array, Array]:
+        """Its numbers from 0 on, and of each its zero point and its scale. Raises ParcError: E0761."""
+        return apart(self.of, self._held(), self.shape)
+
+    def _held(self) -> dict[str, Array]:
+        whole = {part: _whole(held.stored(file)) for part, (file, held) in self.parts.items()}
         _held_to(self.of, self.name, self.parts, whole, self.shape)
-        found: Array = matrix(self.of, whole, self.shape)[rows]
-        return found[(slice(None), *inner)]
+        return whole
 
 
 def quantised(
@@ -256,27 +263,33 @@ def _whole(stored: Stored) -> Array:
 
 def matrix(of: Quantisation, parts: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
     """The matrix `[out, in]` that parts stand for."""
+    q, zero, scale = apart(of, parts, shape)
+    return (q.astype(np.float32) - zero) * scale
+
+
+def apart(of: Quantisation, parts: Mapping[str, Array], shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """The numbers from 0 on of a matrix `[out, in]`, and of each its zero point and its scale, in float32."""
     outputs, inputs = shape
     word, scale = parts[PARTS[of.method][0]], parts[PARTS[of.method][1]].astype(np.float32)
     if of.method == COMPRESSED:
         q = unpacked(word, of.bits)[:, :inputs]
         packed = parts.get("weight_zero_point")
-        zero = np.float32(1 << (of.bits - 1)) if packed is None else unpacked(packed.T, of.bits)[:, :outputs].T
+        middle = np.full((outputs, scale.shape[1]), 1 << (of.bits - 1))
+        zero = middle if packed is None else unpacked(packed.T, of.bits)[:, :outputs].T
         group = parts.get("weight_g_idx")
     elif of.method == AWQ:
         q = _columns(unpacked(word, of.bits))[:, :outputs].T
-        zero = _columns(unpacked(parts["qzeros"], of.bits))[:, :outputs].T.astype(np.float32)
+        zero = _columns(unpacked(parts["qzeros"], of.bits))[:, :outputs].T
         group, scale = None, scale.T
     else:
         q = unpacked(word.T, of.bits)[:, :inputs]
-        stored = unpacked(parts["qzeros"], of.bits)[:, :outputs].T.astype(np.float32)
+        stored = unpacked(parts["qzeros"], of.bits)[:, :outputs].T
         zero = stored if of.later else stored + 1
         group, scale = parts.get("g_idx"), scale.T
     at = np.arange(inputs) // (of.group if of.group > 0 else inputs // scale.shape[1])
     if group is not None and not _none(of, group):
         at = group
-    middle = zero if np.ndim(zero) == 0 else np.asarray(zero, np.float32)[:, at]
-    return (q.astype(np.float32) - middle) * scale[:, at]
+    return q, zero.astype(np.float32)[:, at], scale[:, at]
 
 
 def unpacked(words: Array, bits: int) -> Array:

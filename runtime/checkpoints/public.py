@@ -42,12 +42,23 @@ UNUSED = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
+class PublicMatrix:
+    """A weight that products take and nothing else does. inputs: the dims that these sum over; loops: so many of its
+    dims come from loops."""
+
+    inputs: tuple[str, ...]
+    loops: int
+
+
+@dataclass(frozen=True, slots=True)
 class PublicNames:
-    """What a family calls the weights of a model: `model_type`, its table, and the dims of each weight."""
+    """What a family calls the weights of a model: `model_type`, its table, and the dims of each weight; which of them
+    are matrices."""
 
     family: str
     table: tuple[StoredTensor, ...]
     dims: Mapping[str, Dims]
+    matrices: Mapping[str, PublicMatrix]
 
     def tensors(self) -> Iterator[NamedTensor]:
         """All of them, in the table's order."""
@@ -135,6 +146,22 @@ class PublicModel:
     def read(self, parts: Sequence[tuple[str, Spans]], dtypes: Mapping[str, str]) -> dict[tuple[str, Spans], Array]:
         """Parts of weights, in these dtypes. In memory are those, and one tensor of the files. Raises ParcError."""
         return {(name, spans): self._part(name, spans, STORED[dtypes[name]], dtypes[name]) for name, spans in parts}
+
+    def bits(self, name: str) -> tuple[int, Array, Array, Array] | None:
+        """Of a weight all of which rests in so many bits its numbers from 0 on, and of each the zero point and the
+        scale; None where any of it is whole, or rests in others. Raises ParcError: E0761."""
+        held = [(tensor, self._held[tensor.name][2]) for tensor in self._of[name]]
+        several = {x.of.bits if isinstance(x, QuantisedTensor) else 0 for _, x in held}
+        if len(several) > 1 or 0 in several:
+            return None
+        shape = self.manifest.tensors[name].shape
+        found: list[Array] = [np.empty(shape, kind) for kind in (np.uint8, np.float32, np.float32)]
+        for tensor, x in held:
+            assert isinstance(x, QuantisedTensor)
+            k = tensor.weights.index(name)
+            for whole, part in zip(found, x.apart(), strict=True):
+                whole[tensor.pieces[k].index] = tensor.parts(part)[k]
+        return several.pop(), found[0], found[1], found[2]
 
     def _part(self, name: str, spans: Spans, into: Any, dtype: str) -> Array:
         made = np.empty([high - low for low, high in spans], into)

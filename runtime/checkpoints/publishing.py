@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 
-from compiler.graph import ITEMSIZE
+import numpy as np
+
 from compiler.origin import Role
 from compiler.shards import Spans
+from compiler.weight_format import WORDS, PackedWeight
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics, fail
 from dsl.replacing import new_folder
 from runtime.checkpoint_names import NamedTensor
+from runtime.checkpoints.laying_out import Entry, Layout, laid_out, with_quantisation
 from runtime.checkpoints.parts import SavedParts
 from runtime.checkpoints.public import CONFIG, INDEX, SINGLE, PublicNames
 from runtime.checkpoints.reading import Checkpoint, shown_shape
 from runtime.checkpoints.saving import LARGEST, unwritable
-from runtime.checkpoints.shard_file import Array, Disk, safetensors_header
+from runtime.checkpoints.shard_file import Array, Disk, file_bytes, safetensors_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,37 +52,57 @@ class _Weight:
         return x.reshape([n for i, n in zip(index, self.shape, strict=True) if not isinstance(i, int)])
 
 
-def publish(found: Checkpoint, names: PublicNames, config: bytes, folder: Path, largest: int = LARGEST) -> Publication:
+def publish(
+    found: Checkpoint,
+    names: PublicNames,
+    config: bytes,
+    folder: Path,
+    largest: int = LARGEST,
+    layout: Layout | None = None,
+) -> Publication:
     """Write `folder`: the configuration, the weights in files of at most `largest` bytes of numbers, and, if there are
     several, their index. In memory is one tensor at a time.
 
+    layout: of matrices that rest in fewer bits; None: all are whole.
+
     Raises ParcError: E0771 for a file that is not what was written, E0772 where the checkpoint is of another model than
-    the configuration describes, E0773 where it cannot be written, or is there.
+    the configuration describes, or rests in a way that the layout has no words for, E0773 where it cannot be written,
+    or is there.
     """
     if folder.exists():
         raise fail("E0773", f"cannot write `{folder}`: it is there", help="name a folder that is to be made")
     tensors = found.manifest.tensors
-    _check(found, names)
+    how, matrices, stored = laid_out(found, names, layout) if layout else (None, {}, {})
+    _check(found, names, stored)
     source = found.parts()
     weights = {w: _Weight(source, w, names.shape(w), tensors[w].dtype) for w in names.dims if w in tensors}
-    listed = list(names.tensors())
-    dtypes = {t.name: tensors[t.weights[0]].dtype for t in listed}
-    groups = _groups(listed, dtypes, largest)
-    total = sum(_bytes(t, dtypes) for group in groups for t in group)
+    listed: list[_Published] = []
+    for t in names.tensors():
+        if how is not None and t.name in matrices:
+            m = matrices[t.name]
+            listed.append(_Published(tuple(m.entries(how)), partial(m.arrays, how, source)))
+        else:
+            entry = t.name, tensors[t.weights[0]].dtype, t.shape
+            listed.append(_Published((entry,), partial(_whole, t, weights)))
+    groups = _groups(listed, largest)
+    total = sum(p.bytes for group in groups for p in group)
     where: dict[str, str] = {}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(folder) as made, Disk() as disk:
             for i, group in enumerate(groups, 1):
                 name = SINGLE if len(groups) == 1 else f"model-{i:05}-of-{len(groups):05}.safetensors"
-                where |= {t.name: name for t in group}
+                entries = [e for p in group for e in p.entries]
+                where |= {e[0]: name for e in entries}
                 with (made / name).open("xb") as file:
-                    file.write(safetensors_header("pt", [(t.name, dtypes[t.name], t.shape) for t in group]))
-                    for tensor in group:
-                        file.write(tensor.made(weights).reshape(-1).view("u1").data)
+                    file.write(safetensors_header("pt", entries))
+                    for published in group:
+                        for x, (_, _, shape) in zip(published.make(), published.entries, strict=True):
+                            assert x.shape == shape, (published.entries, x.shape)
+                            file.write(np.ascontiguousarray(x).reshape(-1).view("u1").data)
                     file.flush()
                     disk.take(file.fileno())
-            texts = {CONFIG: config}
+            texts = {CONFIG: with_quantisation(config, how.config() if how else None)}
             if len(groups) > 1:
                 index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
                 texts[INDEX] = json.dumps(index, indent=2).encode() + b"\n"
@@ -90,41 +114,56 @@ def publish(found: Checkpoint, names: PublicNames, config: bytes, folder: Path, 
             disk.wait()
     except OSError as error:
         raise unwritable(folder, error) from None
-    dropped = tuple(sorted(tensors.keys() - weights.keys()))
+    parts = {part for of in stored.values() for part in of.parts.values()}
+    dropped = tuple(sorted(tensors.keys() - weights.keys() - parts))
     return Publication(found.manifest.moment.devices, len(where), len(groups), total, dropped)
 
 
-def _check(found: Checkpoint, names: PublicNames) -> None:
-    """Raise E0772 for weights that the two do not have alike."""
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """Tensors that are written together, and what makes their numbers."""
+
+    entries: tuple[Entry, ...]
+    make: Callable[[], list[Array]]
+
+    @property
+    def bytes(self) -> int:
+        return sum(prod(shape) * file_bytes(dtype) for _, dtype, shape in self.entries)
+
+
+def _whole(tensor: NamedTensor, weights: Mapping[str, _Weight]) -> list[Array]:
+    return [tensor.made(weights)]
+
+
+def _check(found: Checkpoint, names: PublicNames, stored: Mapping[str, PackedWeight]) -> None:
+    """Raise E0772 for weights that the two do not have alike. stored: those of which there are parts."""
     wrong, tensors = Diagnostics(), found.manifest.tensors
     used = {w for t in names.table for w in (x.name for x in t.weights)}
-    for weight in sorted(used):
+    parts = {part for of in stored.values() for part in of.parts.values()}
+    for weight in sorted(used - stored.keys()):
         there = tensors.get(weight)
         if there is None:
-            wrong.error("E0772", f"`{found.folder}` has no weight `{weight}`, which {names.family} has")
+            packed = f"{weight}.{WORDS}" in tensors
+            help = "its parts rest in fewer bits: `--to gptq`, `awq` or `compressed-tensors`" if packed else None
+            wrong.error("E0772", f"`{found.folder}` has no weight `{weight}`, which {names.family} has", help=help)
         elif there.shape != names.shape(weight):
             shown = f"{shown_shape(there.shape)} in `{found.folder}`, and {shown_shape(names.shape(weight))}"
             wrong.error("E0772", f"`{weight}` is {shown} by {CONFIG}", help="models of other sizes have other weights")
     for name, t in tensors.items():
-        if t.role == Role.WEIGHT and name not in used:
+        if t.role == Role.WEIGHT and name not in used and name not in parts and name.rpartition(".")[0] not in used:
             help = "only what `parc init --from` made of the configuration has names in such files"
             wrong.error("E0772", f"{names.family} has no name for the weight `{name}` of `{found.folder}`", help=help)
     wrong.raise_if_any()
 
 
-def _bytes(tensor: NamedTensor, dtypes: dict[str, str]) -> int:
-    return prod(tensor.shape) * ITEMSIZE[dtypes[tensor.name]]
-
-
-def _groups(tensors: Sequence[NamedTensor], dtypes: dict[str, str], largest: int) -> list[list[NamedTensor]]:
+def _groups(published: Sequence[_Published], largest: int) -> list[list[_Published]]:
     """Which tensors go into a file together; one that is larger has a file of its own."""
-    found: list[list[NamedTensor]] = [[]]
+    found: list[list[_Published]] = [[]]
     size = 0
-    for tensor in tensors:
-        more = _bytes(tensor, dtypes)
-        if found[-1] and size + more > largest:
+    for one in published:
+        if found[-1] and size + one.bytes > largest:
             found.append([])
             size = 0
-        found[-1].append(tensor)
-        size += more
+        found[-1].append(one)
+        size += one.bytes
     return found

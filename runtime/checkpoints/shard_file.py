@@ -26,6 +26,9 @@ Array = NDArray[Any]
 DTYPES = {"f64": "F64", "f32": "F32", "bf16": "BF16", "f16": "F16", "int32": "I32", "uint32": "U32", "bool": "BOOL"}
 """What safetensors calls a dtype."""
 
+_IN_FILES = {dtype: (word, ITEMSIZE[dtype]) for dtype, word in DTYPES.items()} | {"int64": ("I64", 8)}
+"""The word and the bytes of a number of each dtype; programs have no int64, files of others do."""
+
 STORED: dict[str, Any] = {
     "f64": np.dtype("<f8"), "f32": np.dtype("<f4"), "bf16": np.dtype(ml_dtypes.bfloat16), "f16": np.dtype("<f2"),
     "int32": np.dtype("<i4"), "uint32": np.dtype("<u4"), "bool": np.dtype("?"),
@@ -54,14 +57,20 @@ def header(parts: Sequence[tuple[str, Spans]], tensors: dict[str, SavedTensor]) 
     )
 
 
+def file_bytes(dtype: str) -> int:
+    """Of a number in a file."""
+    return _IN_FILES[dtype][1]
+
+
 def safetensors_header(format: str, entries: Iterable[tuple[str, str, Sequence[int]]]) -> bytes:
     """The beginning of a safetensors file: its length in 8 bytes, and what follows. entries: name, dtype and shape of
     each tensor, in order; format: what the metadata calls it (transformers wants `pt`)."""
     found: dict[str, Any] = {"__metadata__": {"format": format}}
     at = 0
     for name, dtype, shape in entries:
-        end = at + prod(shape) * ITEMSIZE[dtype]
-        found[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [at, end]}
+        word, size = _IN_FILES[dtype]
+        end = at + prod(shape) * size
+        found[name] = {"dtype": word, "shape": list(shape), "data_offsets": [at, end]}
         at = end
     text = json.dumps(found, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

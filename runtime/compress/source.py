@@ -10,20 +10,26 @@ import numpy as np
 
 from compiler.origin import Role
 from compiler.shards import Spans
-from compiler.weight_format import WORDS, PackedWeight
+from compiler.weight_format import BITS, SCALE, WORDS, ZERO, PackedWeight, levels
 from dsl.diagnostics import fail
 from runtime.checkpoints.manifest import Manifest, SavedTensor
+from runtime.checkpoints.public import PublicModel
 from runtime.checkpoints.reading import Owned, WeightSource
 from runtime.checkpoints.shard_file import STORED
 from runtime.compress.rounding import matrix, nearest, parts
 from runtime.numpy import STORAGE, rounded
 from runtime.numpy.base import Array, quiet
+from runtime.numpy.packed import packed
+
+INTEGERS = ("int8", "int4", "int3")
+"""Formats whose bits others' layouts have, too."""
 
 
 class PackedSource:
     """A checkpoint with the parts of weights that it has as a whole.
 
-    made: parts that are known; the others' numbers are rounded each by itself, a weight at a time.
+    made: parts that are known, and other weights that are not what they were; other parts' numbers are rounded each by
+    itself, a weight at a time.
     """
 
     def __init__(
@@ -56,14 +62,16 @@ class PackedSource:
     def arrays(self, names: Iterable[str] | None = None) -> dict[str, Array]:
         """Whole tensors by name; all of them, if none are named. Raises ParcError."""
         wanted = list(self._manifest.tensors if names is None else names)
-        found = self.found.arrays([name for name in wanted if name not in self.of])
-        return {name: self._part(name) if name in self.of else found[name] for name in wanted}
+        found = self.found.arrays([name for name in wanted if not self._own(name)])
+        return {name: self._part(name) if self._own(name) else found[name] for name in wanted}
+
+    def _own(self, name: str) -> bool:
+        return name in self.of or name in self.made
 
     def _part(self, name: str) -> Array:
         if name not in self.made:
             s = self.of[name]
-            whole = whole_weight(self.found, s)
-            self.made |= parts(s, {at: nearest(matrix(s, whole[at]), s.format, s.type.dtype) for at in s.layers})
+            self.made |= _as_it_rests(self.found, s) or _rounded(self.found, s)
         return self.made[name]
 
     def owned(self) -> Owned:
@@ -76,13 +84,42 @@ class PackedSource:
 
     def read(self, parts: Sequence[tuple[str, Spans]], dtypes: Mapping[str, str]) -> dict[tuple[str, Spans], Array]:
         """These parts of tensors, in the dtypes that they are wanted in. Raises ParcError."""
-        plain = [(name, spans) for name, spans in parts if name not in self.of]
+        plain = [(name, spans) for name, spans in parts if not self._own(name)]
         found = dict(self.found.parts().read(plain, dtypes)) if plain else {}
         for name, spans in parts:
-            if name in self.of:
+            if self._own(name):
                 x = self._part(name)[tuple(slice(*s) for s in spans)]
                 found[name, spans] = np.ascontiguousarray(x).astype(STORED[dtypes[name]])
         return found
+
+
+def _rounded(found: WeightSource, of: PackedWeight) -> dict[str, Array]:
+    whole = whole_weight(found, of)
+    return parts(of, {at: nearest(matrix(of, whole[at]), of.format, of.type.dtype) for at in of.layers})
+
+
+def _as_it_rests(found: WeightSource, of: PackedWeight) -> dict[str, Array]:
+    """The parts of a weight of a published model that rests there as the job stores it, bit for bit; none where it
+    rests in another way."""
+    said = found.bits(of.name) if isinstance(found, PublicModel) and of.format.code in INTEGERS else None
+    if said is None or said[0] != BITS[of.format.code]:
+        return {}
+    _, numbers, zeros, scales = said
+    if not of.format.zeros and (zeros != -levels(of.format.code)[0]).any():
+        return {}
+    made = {of.parts[WORDS]: packed(numbers, of.type.index(of.dim), of.format.code)}
+    for part, x in ((SCALE, scales), (ZERO, zeros)):
+        if part in of.parts:
+            coarse = tuple(d.size // (of.scale.size(d.name) if of.scale.has(d.name) else 1) for d in of.type.dims)
+            one = x[tuple(slice(None, None, step) for step in coarse)]
+            spread = one
+            for axis, step in enumerate(coarse):
+                spread = spread.repeat(step, axis)
+            kept = rounded(one.astype(STORAGE[of.scale.dtype]), of.scale.dtype)
+            if not (np.array_equal(spread, x) and np.array_equal(kept, one)):
+                return {}
+            made[of.parts[part]] = np.ascontiguousarray(kept.reshape(of.scale.shape))
+    return made
 
 
 def whole_weight(found: WeightSource, of: PackedWeight) -> Array:
