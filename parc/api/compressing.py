@@ -25,7 +25,8 @@ def compress(
             published model.
         file: the path of a `.par` file, or a `Source`: its job's strategy says what is stored, and how.
         output: the folder that is made.
-        method: `nearest` rounds each number by itself; `gptq` by the inputs that the layers have on the job's data.
+        method: `nearest` rounds each number by itself; `gptq` by the inputs that the layers have on the job's data;
+            `awq` scales these inputs first, where the ops before let that be, and rounds each number by itself.
         steps: batches that it is calibrated with, and as many others on which the loss is told.
         options: see `Options`.
 
@@ -40,6 +41,6 @@ def compress(
 
     compiled = compile(file, **options)
     model = compiled.job.serial.model
-    if method == "gptq" or model.scored:
+    if method != "nearest" or model.scored:
         require_few_serial([model.graph], compiled.job.span)
     return compress(weights_of(os.fspath(checkpoint)), compiled, pathlib.Path(output), method, steps)

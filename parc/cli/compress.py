@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", required=True, metavar="DIR", help="The folder that is made.")
 @click.option(
     "--method",
-    type=click.Choice(["gptq", "nearest"]),
+    type=click.Choice(["gptq", "awq", "nearest"]),
     default="gptq",
-    help="`gptq` (default): by the inputs that layers have on the job's data; `nearest`: each number by itself.",
+    help="`gptq` (default): by the inputs that layers have on the job's data; `awq`: these are scaled by their sizes, "
+    "and each number is rounded by itself; `nearest`: each number by itself.",
 )
 @click.option(
     "--steps",
@@ -38,7 +39,7 @@ def command(
     checkpoint: str,
     file: str,
     output: str,
-    method: Literal["gptq", "nearest"],
+    method: Literal["gptq", "awq", "nearest"],
     steps: int,
     params: tuple[tuple[str, str], ...],
     job: str | None,

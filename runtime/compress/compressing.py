@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,15 +19,17 @@ from dsl.diagnostics import fail
 from runtime.checkpoints.converting import convert
 from runtime.checkpoints.reading import WeightSource, taken
 from runtime.compress.calibrating import At, Watched
-from runtime.compress.rounding import calibrated, matrix, nearest, parts
+from runtime.compress.rounding import Rounded, by_size, calibrated, matrix, nearest, parts
+from runtime.compress.scaled_inputs import scaled_inputs
+from runtime.compress.scaling import Balanced, balanced
 from runtime.compress.source import PackedSource, whole_weight
 from runtime.data import open_data
-from runtime.numpy import STORAGE, CallContext
+from runtime.numpy import STORAGE, CallContext, rounded
 from runtime.numpy.base import Array, quiet
 from runtime.numpy.initial import init_array
 from runtime.prove.serial import run_graph
 
-Method = Literal["nearest", "gptq"]
+Method = Literal["nearest", "gptq", "awq"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ def compress(
     Args:
         found: a checkpoint of whole weights, by any strategy.
         compiled: the job, which infers, and its program.
-        method: `nearest`, each number by itself; `gptq`, by the inputs of each layer's products on `steps` batches.
+        method: `nearest`, each number by itself; `gptq`, by the inputs of each layer's products on `steps` batches;
+            `awq`, by the sizes of these inputs, which are scaled where the ops before them let that be.
         steps: batches to calibrate with, from the beginning of the data; and as many, behind what training had read,
             on which the loss is told.
 
@@ -85,23 +89,43 @@ def compress(
     weights = taken(PackedSource(found, stored, _nothing(stored)), compiled.program)
     _require_numbers(found, weights)
     data = _Data(job, model, weights)
-    moments = data.moments(whole, steps) if method == "gptq" else {}
+    moments = data.moments(whole, steps) if method != "nearest" else {}
     for name, layers_of in moments.items():
         if not all(np.isfinite(x).all() for x in layers_of.values()):
             message = f"products with `{name}` have inputs that are no numbers, on the job's data with `{found.folder}`"
             raise fail("E0772", message, help="`--method nearest` rounds each number by itself, whatever they are")
     plain, made = dict[str, Array](), dict[str, Array]()
+    by, changed = (by_size, _balanced(model, weights, whole, moments)) if method == "awq" else (calibrated, None)
+    if changed is not None:
+        moments = changed.moments
+        made |= {name: x for name, x in changed.weights.items() if name not in whole}
     for s in stored:
         layers = {at: nearest(matrix(s, whole[s.name][at]), s.format, s.type.dtype) for at in s.layers}
         plain |= parts(s, layers)
+        own = changed.weights.get(s.name, whole[s.name]) if changed else whole[s.name]
         for at, moment in moments.get(s.name, {}).items():
-            layers[at] = calibrated(matrix(s, whole[s.name][at]), moment, s.format, s.type.dtype)
+            layers[at] = by(matrix(s, own[at]), moment, s.format, s.type.dtype)
         made |= parts(s, layers)
     losses = data.losses(max(steps, found.manifest.moment.data), steps, whole, plain, made)
     told = convert(PackedSource(found, stored, made), compiled.program, output)
     before = sum(s.type.bytes for s in stored)
     after = sum(s.type_of(name).bytes for s in stored for name in s.parts.values())
     return Compression(str(output), method, len(stored), before, after, told.bytes, steps, *losses)
+
+
+def _balanced(
+    model: Model, weights: Mapping[str, Array], whole: Mapping[str, Array], moments: Mapping[str, dict[At, Array]]
+) -> Balanced:
+    """All weights, those that are stored as they were, with their inputs scaled by what these are."""
+    names = {w.name: w.value.type.names for w in model.weights} | {s.name: s.type.names for s in model.stored}
+    kinds = {w.name: w.value.type.dtype for w in model.weights}
+
+    def round(w: Array, moment: Array, of: PackedWeight) -> Rounded:
+        return by_size(w, moment, of.format, of.type.dtype)
+
+    made = balanced(scaled_inputs(model), {**weights, **whole}, model.stored, names, moments, round)
+    as_kept = {name: rounded(x, kinds[name]) if name in kinds else x for name, x in made.weights.items()}
+    return replace(made, weights=as_kept)
 
 
 def _require_numbers(found: WeightSource, weights: Mapping[str, Array]) -> None:

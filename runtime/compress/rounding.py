@@ -46,6 +46,15 @@ def nearest(w: Array, format: WeightFormat, dtype: str) -> Rounded:
     return _rounded(w, scale, zero, format)
 
 
+def by_size(w: Array, hessian: Array, format: WeightFormat, dtype: str) -> Rounded:
+    """Each number rounded by itself; of four the two are kept that count most in products with inputs of this second
+    moment (Sun and others 2023, "Wanda")."""
+    if format.code != SPARSE:
+        return nearest(w, format, dtype)
+    there = _two_of_four(np.abs(w) * np.sqrt(np.diag(hessian))[:, None])
+    return Rounded(there.astype(np.uint8), w[:0], w[:0], np.where(there, w, 0))
+
+
 def calibrated(w: Array, hessian: Array, format: WeightFormat, dtype: str) -> Rounded:
     """Rounded so that products with inputs of this second moment `[inputs, inputs]` change least: one input after the
     other, the largest first; what is lost with one the others make up for.
