@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def init(
-    file: File, *, cluster: tuple[int, str] | None = None, ignored: Sequence[str] = (), precision: str = "bf16"
+    file: File, *, cluster: tuple[int, str] | None = None, ignored: Sequence[str] = (), precision: str | None = None
 ) -> ImportedJob:
     """Write a job from the `config.json` of a published model: `.text` is its `.par` file.
 
@@ -19,7 +19,7 @@ def init(
         file: a path, or a `Source`.
         cluster: number and device, `(64, "h100")`; without it the job is for one device of no kind.
         ignored: keys of the configuration that change nothing, whatever parc knows of them.
-        precision: what the job computes in.
+        precision: what the job computes in; None: bf16 where it trains, f32 where it infers.
 
     Raises:
         ParcError: for what is wrong with the configuration, or not understood (E1001 to E1005).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import field
 
 from dsl.data import dataclass
 from parc.importing.config import Config
@@ -17,7 +18,7 @@ class Described:
     the rest; functions: texts of those that it calls. row: its loops, in the order in which values pass through them.
     divide: sizes that tensor parallelism divides. table: what checkpoints call its weights. positions: of the longest
     sequence (0: any); lengths: parameters that are lengths of sequences, `usual` where longer ones are possible;
-    own_length: the model has its own. sequence: whether lengths can be divided. experts: how many there are (0: none).
+    own_length: the model has its own. trains: whether there is a loss; else the job infers. sequence: whether lengths can be divided. experts: how many there are (0: none).
     """
 
     params: Mapping[str, str]
@@ -33,15 +34,23 @@ class Described:
     own_length: bool = False
     experts: int = 0
     sequence: bool = True
+    trains: bool = True
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Models of one architecture: the class that trains it, and what reads a configuration of it."""
+    """Models of one architecture: the class that trains it, and what reads a configuration of it; others: the same of
+    classes that make something else of its layers."""
 
     trained: str
     describe: Callable[[Config], Described]
+    others: Mapping[str, Callable[[Config], Described]] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> Mapping[str, Callable[[Config], Described]]:
+        """All classes, and what reads a configuration of each."""
+        return {self.trained: self.describe, **self.others}
 
 
 def call(function: str, *given: object, label: str = "", **options: object) -> str:

@@ -34,15 +34,16 @@ class ImportedJob:
 
 
 def import_config(
-    source: Source, cluster: tuple[int, str] | None = None, ignored: Sequence[str] = (), precision: str = "bf16"
+    source: Source, cluster: tuple[int, str] | None = None, ignored: Sequence[str] = (), precision: str | None = None
 ) -> ImportedJob:
     """Writes the job of a configuration. cluster: number and device. ignored: keys that change nothing, says the user.
+    precision: None: bf16 of what trains, f32 of what infers.
 
     Raises ParcError (E1001 to E1005).
     """
     config = read_config(source)
     kind, trained, described = _described(config, ignored)
-    name = kind
+    name, precision = kind, precision or ("bf16" if described.trains else "f32")
     model = _model(job_text(name, described, [], Degrees(), None, precision), config)
     parameters = sum(w.value.type.elements for w in model.weights)
     title = [
@@ -88,13 +89,14 @@ def _described(config: Config, ignored: Sequence[str] | None = None) -> tuple[st
             help = "what lies under `text_config` is a model of its own: save that as a file"
         raise fail("E1002", f"`{kind[:60]}` is no family of models that is known", config.span("model_type"), help=help)
     family = family_of(kind)
-    for name in config.texts("architectures"):
-        if name != family.trained:
-            config.refuse("architectures", f"`{name[:60]}`", f"of {kind} there is {family.trained}")
-    described = family.describe(config)
+    named = config.texts("architectures") or [family.trained]
+    for name in named:
+        if name not in family.classes or name != named[0]:
+            config.refuse("architectures", f"`{name[:60]}`", f"of {kind} there is {' or '.join(family.classes)}")
+    described = family.classes[named[0]](config)
     if ignored is not None:
         config.unread(ignored)
-    return kind, family.trained, described
+    return kind, named[0], described
 
 
 def _model(text: str, config: Config) -> Model:

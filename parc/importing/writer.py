@@ -15,6 +15,9 @@ from parc.importing.described import Described, block
 MOST = 2**20 + 1
 """Degrees are below it: there are as many devices at most."""
 
+TOGETHER = 8
+"""Texts of which an encoder makes vectors at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Degrees:
@@ -40,17 +43,18 @@ def job_text(
     strategy = _strategy(name, of, degrees)
     body = "\n\n".join(["\n".join(of.functions), "\n".join(model)] if of.functions else ["\n".join(model)])
     rest = "\n".join(strategy)
+    job = "\n".join(_job(name, of, cluster, precision))
     devices = " * ".join(_axes(of, degrees))
     parts = [
         "\n".join(f"# {line}" if line else "#" for line in title),
-        _uses(f"{body}\n{rest}", cluster),
+        _uses(f"{body}\n{rest}\n{job}", cluster),
         _params("The model, as published.", of.params),
-        _params("A step.", _batch(of, degrees)),
+        _params("A step." if of.trains else "What is computed at once.", _batch(of, degrees)),
         _params("How it is split.", {**_degrees(of, degrees), "devices": devices}),
         body,
         *(["\n".join(cluster_lines(cluster[1], cluster[0]))] if cluster else []),
         rest,
-        "\n".join(_job(name, cluster, precision)),
+        job,
     ]
     return format_source("\n\n".join(parts) + "\n", name)
 
@@ -60,7 +64,8 @@ def _params(title: str, params: Mapping[str, str]) -> str:
 
 
 def _batch(of: Described, degrees: Degrees) -> dict[str, str]:
-    batch = {"batch": f"{degrees.dp * degrees.ep} in 1..1048577", "microbatches": f"1 in 1..{MOST}"}
+    each = 1 if of.trains else TOGETHER
+    batch = {"batch": f"{degrees.dp * degrees.ep * each} in 1..1048577", "microbatches": f"1 in 1..{MOST}"}
     if of.own_length:
         return batch
     seq, most = min(of.positions or of.usual, of.usual), of.positions + 1 if of.positions else 1048577
@@ -75,7 +80,7 @@ def _axes(of: Described, degrees: Degrees) -> dict[str, int]:
 
 def _degrees(of: Described, degrees: Degrees) -> dict[str, str]:
     found = {name: f"{n} in 1..{MOST}" for name, n in _axes(of, degrees).items()}
-    return {**found, "zero": f"{degrees.zero} in {{0, 1, 2, 3}}", "again": "true" if degrees.again else "false"}
+    return found if not of.trains else {**found, "zero": f"{degrees.zero} in {{0, 1, 2, 3}}", "again": "true" if degrees.again else "false"}
 
 
 def _strategy(name: str, of: Described, degrees: Degrees) -> list[str]:
@@ -83,16 +88,20 @@ def _strategy(name: str, of: Described, degrees: Degrees) -> list[str]:
     axes = _axes(of, degrees)
     lines = [f"mesh ({', '.join(f'{a} = {a}' for a in axes)})", "data_parallel(dp)"]
     lines += ["split e, b on ep"] if "ep" in axes else ["context_parallel(cp)"] if "cp" in axes else []
-    lines += ["megatron(tp)" if of.sequence else "tensor_parallel(tp)", "optimizer_parallel(dp, zero)"]
-    lines += ["optimizer_parallel(ep, zero)"] if "ep" in axes else []
-    lines += block("if again", [f"recompute {loop}" for loop in of.row])
+    lines += ["megatron(tp)" if of.sequence else "tensor_parallel(tp)"]
+    if of.trains:
+        lines += ["optimizer_parallel(dp, zero)"]
+        lines += ["optimizer_parallel(ep, zero)"] if "ep" in axes else []
+        lines += block("if again", [f"recompute {loop}" for loop in of.row])
     cut = f"pipeline {', '.join(of.row)} on pp, schedule one_f_one_b(microbatches = microbatches, over = b)"
     lines += ["if pp > 1 {", f"  {cut}", "} else {", "  microbatches microbatches over b", "}"]
     return block(f"strategy hybrid for {name}", lines)
 
 
-def _job(name: str, cluster: tuple[int, str] | None, precision: str) -> list[str]:
+def _job(name: str, of: Described, cluster: tuple[int, str] | None, precision: str) -> list[str]:
     on = " on pod(devices)" if cluster else ""
+    if not of.trains:
+        return block("job embed", [f"infer {name}{on} using hybrid", f"precision {precision}", "data synthetic", "seed 7"])
     rate = "warmup_cosine(step, 3e-4, 2000, 100000, low = 3e-5)"
     lines = [
         f"train {name}{on} using hybrid",
@@ -109,7 +118,8 @@ def _uses(text: str, cluster: tuple[int, str] | None) -> str:
     lines = [f"use std.devices ({cluster[1]})"] if cluster else []
     layers = _called(text, "layers")
     tactics = [n for n in _called(text, "tactics") if n != "moe"]
-    lines += [f"use std.layers ({', '.join(layers)})", "use std.optimizers (adamw, warmup_cosine)"]
+    optimizers = ["use std.optimizers (adamw, warmup_cosine)"] if "adamw(" in text else []
+    lines += [f"use std.layers ({', '.join(layers)})", *optimizers]
     return "\n".join([*lines, f"use std.tactics ({', '.join(tactics)})"])
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dsl.data import dataclass
 from parc.importing.config import Config
 from parc.importing.described import Described, Family, block, call, dropout, unless, written
 from parc.importing.families.dense import MLP, OUTPUTS, parts, projections
+from parc.importing.pooling import MODULES, pooling_of
 from runtime.checkpoint_names import rows
 
 LAYER = {
@@ -28,10 +30,24 @@ ENDS = {
     "cls.predictions.transform.LayerNorm.bias": "transform_norm.bias[c]",
     "cls.predictions.bias": "offset[v]",
 }
+ENCODER = {name.removeprefix("bert."): weight for name, weight in ENDS.items() if name.startswith("bert.")}
 
 
-def describe(config: Config) -> Described:
-    """Reads a configuration."""
+@dataclass(frozen=True, slots=True)
+class BertSizes:
+    """What a configuration says of the layers. params: by name, as the job has them; std: of weights; rates: of
+    dropout; tanh: which gelu."""
+
+    params: dict[str, float]
+    std: float
+    rates: dict[str, float]
+    tanh: bool
+    positions: int
+    divide: dict[str, int]
+
+
+def bert_sizes(config: Config) -> BertSizes:
+    """Reads a configuration, of whatever is made of the layers."""
     hidden, heads = config.integer("hidden_size", 768), config.integer("num_attention_heads", 12)
     config.divides("num_attention_heads", heads, hidden, f"the hidden size {hidden}")
     tanh = config.choice("hidden_act", {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}, "gelu")
@@ -58,8 +74,15 @@ def describe(config: Config) -> Described:
         "positions": positions,
         "kinds": config.integer("type_vocab_size", 2),
         "eps": config.weight("layer_norm_eps", 1e-12),
-        **{name: rate for name, rate in rates.items() if rate},
     }
+    return BertSizes(params, std, rates, tanh, positions, {"heads": heads, "width": width, "vocab": vocab})
+
+
+def describe(config: Config) -> Described:
+    """Reads a configuration."""
+    sizes = bert_sizes(config)
+    std, rates, tanh = sizes.std, sizes.rates, sizes.tanh
+    params = sizes.params | {name: rate for name, rate in rates.items() if rate}
     other = unless(std, 0.02)
     attention, mlp = parts("x", "x", rates, other, tanh, causal=False)
     embedded = call("layer_norm", "x", "eps", label="embedding_norm")
@@ -91,11 +114,58 @@ def describe(config: Config) -> Described:
             "loss cross_entropy(logits, targets, over v)",
         ),
         row=("block",),
-        divide={"heads": heads, "width": width, "vocab": vocab},
+        divide=sizes.divide,
         table=(*rows(ENDS), *rows(LAYER, "bert.encoder.layer.{layer}.", "block.", 0, (("block", 1),))),
-        positions=positions,
+        positions=sizes.positions,
         notes=("Targets of -100 count for nothing: the tokens that are not masked.",),
     )
 
 
-BERT = Family("BertForMaskedLM", describe)
+def describe_encoder(config: Config) -> Described:
+    """Reads a configuration of the layers alone, which make a vector of each text, as `sentence-transformers` has it:
+    of its positions, one attends to those of its own text, and what is behind a text's length counts for nothing."""
+    sizes, pooling = bert_sizes(config), pooling_of(config)
+    attention, mlp = parts("x", "x", dict.fromkeys(sizes.rates, 0.0), None, sizes.tanh, causal=False, lengths="length")
+    told = f"`{MODULES}` beside the configuration says" if pooling.told else f"there is no `{MODULES}` that says"
+    return Described(
+        params={name: written(value) for name, value in sizes.params.items()}
+        | {"normalised": written(pooling.normalised)},
+        head=(
+            "dim b = batch, s = seq, t = seq, d = hidden, v = vocab, p = positions, kind = kinds",
+            "input tokens : int32[b,s] in 0..v",
+            "input length : int32[b] in 1..seq + 1",
+        ),
+        body=(
+            "weight words[v,d], places[p,d], segments[kind,d] ~ normal(0.02)",
+            "x[b,s,d] = take(words, tokens, over v) + sum(slice(segments, kind, 0..1), over kind)",
+            "x = x + slice(places, p -> s, 0..s)",
+            "x = layer_norm(x, eps) as embedding_norm",
+            *block(
+                "repeat layers as block",
+                [
+                    f"x = layer_norm(x + {attention}, eps) as attention_norm",
+                    f"x = layer_norm(x + {mlp}, eps) as mlp_norm",
+                ],
+            ),
+            *(
+                ("own = where(iota(s) < length, x, 0.0)", "embedding = sum(own, over s) / cast(length, compute)")
+                if pooling.kind == "mean"
+                else ("embedding = sum(where(iota(s) == 0, x, 0.0), over s)",)
+            ),
+            *block(
+                "if normalised",
+                ["embedding = embedding * rsqrt(maximum(sum(embedding * embedding, over d), 1e-24))"],
+            ),
+            "output embedding",
+        ),
+        row=("block",),
+        divide=sizes.divide,
+        table=(*rows(ENCODER), *rows(LAYER, "encoder.layer.{layer}.", "block.", 0, (("block", 1),))),
+        positions=sizes.positions,
+        usual=min(pooling.longest or sizes.positions, sizes.positions),
+        trains=False,
+        notes=(f"A vector of each text: {told} how it is made of positions. `length`: how many of them are a text's.",),
+    )
+
+
+BERT = Family("BertForMaskedLM", describe, {"BertModel": describe_encoder})

@@ -28,10 +28,16 @@ def projections(module: str) -> dict[str, str]:
 
 
 def parts(
-    attention_of: str, mlp_of: str, rates: Mapping[str, float], std: object, tanh: bool, causal: bool | None = None
+    attention_of: str,
+    mlp_of: str,
+    rates: Mapping[str, float],
+    std: object,
+    tanh: bool,
+    causal: bool | None = None,
+    lengths: str | None = None,
 ) -> tuple[str, str]:
     """The texts of a layer's attention and MLP of these, with dropout. std: of weights, None if it is the usual one;
-    causal: None if as usual."""
+    causal: None if as usual; lengths: what says how many positions of each sequence count."""
     attention = call(
         "attention",
         attention_of,
@@ -40,6 +46,7 @@ def parts(
         drop="attention_drop" if rates["attention_drop"] else None,
         std=std,
         key_bias=True,
+        lengths=lengths,
         label="attention",
     )
     mlp = call("mlp", mlp_of, "width", std=std, tanh=tanh or None, label="mlp")
