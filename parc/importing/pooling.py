@@ -47,7 +47,9 @@ def pooling_of(config: Config) -> Pooling:
         kinds.append((kind.rpartition(".")[2], path))
     names = [name for name, _ in kinds]
     if names[:2] != ["Transformer", "Pooling"] or names[2:] not in ([], ["Normalize"]):
-        _refuse(config, f"`{MODULES}`: {', '.join(names)[:80] or 'nothing'}", "a transformer, pooling, a norm of length")
+        _refuse(
+            config, f"`{MODULES}`: {', '.join(names)[:80] or 'nothing'}", "a transformer, pooling, a norm of length"
+        )
     path = kinds[1][1]
     if Path(path).is_absolute() or ".." in Path(path).parts:
         _wrong(config, f"`{MODULES}` names the folder `{path[:60]}`, which is not below its own")

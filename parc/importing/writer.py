@@ -80,7 +80,11 @@ def _axes(of: Described, degrees: Degrees) -> dict[str, int]:
 
 def _degrees(of: Described, degrees: Degrees) -> dict[str, str]:
     found = {name: f"{n} in 1..{MOST}" for name, n in _axes(of, degrees).items()}
-    return found if not of.trains else {**found, "zero": f"{degrees.zero} in {{0, 1, 2, 3}}", "again": "true" if degrees.again else "false"}
+    return (
+        found
+        if not of.trains
+        else {**found, "zero": f"{degrees.zero} in {{0, 1, 2, 3}}", "again": "true" if degrees.again else "false"}
+    )
 
 
 def _strategy(name: str, of: Described, degrees: Degrees) -> list[str]:
@@ -101,7 +105,9 @@ def _strategy(name: str, of: Described, degrees: Degrees) -> list[str]:
 def _job(name: str, of: Described, cluster: tuple[int, str] | None, precision: str) -> list[str]:
     on = " on pod(devices)" if cluster else ""
     if not of.trains:
-        return block("job embed", [f"infer {name}{on} using hybrid", f"precision {precision}", "data synthetic", "seed 7"])
+        return block(
+            "job embed", [f"infer {name}{on} using hybrid", f"precision {precision}", "data synthetic", "seed 7"]
+        )
     rate = "warmup_cosine(step, 3e-4, 2000, 100000, low = 3e-5)"
     lines = [
         f"train {name}{on} using hybrid",

@@ -99,6 +99,8 @@ class HuggingFace:
             self._package: Any = Package.from_str(Path(path).read_text("utf-8"))
         except Exception as error:  # the package raises plain `Exception`s
             raise fail("E0785", f"`{path}` is no tokenizer: {error}", help="a file `tokenizer.json`") from None
+        self._package.no_padding()  # files of encoders fill all texts up to one length, and cut longer ones
+        self._package.no_truncation()
         self.size = int(self._package.get_vocab_size())
 
     def encode(self, text: str, bare: bool = False) -> list[int]:
