@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compiler.declared import logical
 from compiler.driver import Compiled, decoding_program
@@ -18,6 +18,9 @@ from runtime.executor import Executor
 from runtime.generate.loop import STOP, Ports, generate
 from runtime.generate.sampling import Sampling
 from runtime.generate.tokenizers import Tokenizer, tokenizer_of
+
+if TYPE_CHECKING:
+    from runtime.checkpoints.reading import WeightSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +145,30 @@ def weights_given(given: str | None, program: Program, model: Model) -> tuple[di
     """Those of the checkpoint, and its folder: of what is kept of earlier positions there is nothing in it."""
     if given is None:
         return None, None
-    from parc.importing.weights import weights_for
     from runtime.checkpoints.reading import taken
 
-    found = weights_for(given, model.stored)
-    states = {logical(s) for e in program.entries for c in e.classes for s in c.states if s.role is Role.STATE}
-    kept = states - {s.name for s in model.states}
+    found, kept = _source(given, program, model)
     return taken(found, program, (Role.STATE,), kept), str(found.folder)
+
+
+def weights_told(given: str | None, program: Program, model: Model) -> str | None:
+    """The folder of the checkpoint whose weights are those that `weights_given` would give: they are there, in these
+    shapes, says its manifest, and none of them is read. Raises ParcError: E0770, E0772."""
+    if given is None:
+        return None
+    from runtime.checkpoints.reading import taken_names
+
+    found, kept = _source(given, program, model)
+    taken_names(found, program, (Role.STATE,), kept)
+    return str(found.folder)
+
+
+def _source(given: str, program: Program, model: Model) -> tuple[WeightSource, set[str]]:
+    """What a folder has for the program, and the states that begin as declared whatever it has."""
+    from parc.importing.weights import weights_for
+
+    states = {logical(s) for e in program.entries for c in e.classes for s in c.states if s.role is Role.STATE}
+    return weights_for(given, model.stored), states - {s.name for s in model.states}
 
 
 def _stopped(known: Tokenizer, tokens: Sequence[int], stops: Sequence[str]) -> bool:

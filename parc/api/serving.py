@@ -1,9 +1,9 @@
-"""A job that decodes, as a service."""
+"""A job that decodes, or an encoder, as a service."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from parc.api.compiling import compile, sizes
 from parc.api.options import Backend, Options
@@ -29,46 +29,57 @@ def serve(
     reuse: bool = True,
     backend: Backend = "numpy",
     threads: int = 1,
+    engine: Literal["emulator", "torch"] = "emulator",
+    device: str = "cpu",
     told: Callable[[Served, str], None] | None = None,
     **options: Unpack[Options],
 ) -> Served:
-    """Answer requests for texts over HTTP, in the words of OpenAI, until SIGTERM or SIGINT.
+    """Answer requests for texts, or for vectors of texts, over HTTP, in the words of OpenAI, until SIGTERM or SIGINT.
 
     Args:
-        file: of a job that decodes.
+        file: of a job that decodes, or that infers a vector of each text.
         host, port: where; port 0 takes any that is free.
         name: what the model is called; None: as the job.
         key: what every request has as its bearer token; None: nothing.
         limits: what is taken at most.
-        checkpoint, tokenizer, backend: as in `generate`.
+        checkpoint, tokenizer, backend: as in `generate`; a published model's own tokenizer, if none is named.
         chat_template: the path of a Jinja template; None: that beside the tokenizer, if there is one.
         logs: whether requests are told of on standard error, in lines of JSON.
         reuse: a text that begins as one before it in the same row is not read again.
         threads: of linear algebra, in the worker.
+        engine, device: what runs the program in the worker, `torch` with a process for each device (`cpu`, `cuda`,
+            `npu`), which end with it.
         told: hears of what is served, and of its address, once it is; None: everything is looked at, nothing served.
         options: see `Options`.
 
     Raises:
         ParcError: E0782 to E0785 for jobs, tokenizers; E0770 to E0772 for the checkpoint; E0751 without the packages,
-            for an address that is not to be had, and where no worker gets ready.
+            for an address that is not to be had, and where no worker gets ready; E0710 without torch, for the engine.
     """
-    from parc.generating import weights_given
+    from parc.generating import weights_given, weights_told
+    from parc.importing.weights import tokenizer_beside
     from parc.machine import Asked, require_machine
-    from parc.serving.batching import ports_of, rows_program
     from parc.serving.limits import Limits
+    from parc.serving.offer import offer_of
     from parc.serving.run import Served, bound, serve_front
-    from parc.serving.templates import chat_config
     from parc.serving.wire import WorkerSpec
 
+    if engine == "torch":
+        from runtime.torch.launch import require_torch
+
+        require_torch()
+    tokenizer = tokenizer or tokenizer_beside(checkpoint)
     compiled = compile(file, **options)
-    job = compiled.job
-    ports, known = ports_of(compiled, tokenizer)
-    chat = chat_config(tokenizer, chat_template)
-    program = rows_program(compiled, ports).program
-    require_machine(Asked(program, ["stacked"], None, job.span, sizes(file, options)))
-    began = weights_given(checkpoint, program, compiled.training.model)[1]
-    served = Served(name or job.name, program.devices, ports.rows, ports.places, known.size, began)
+    job, model = compiled.job, compiled.training.model
+    offer = offer_of(compiled, tokenizer, chat_template)
+    program, ports = offer.program, offer.ports
+    here = ["stacked"] if engine == "emulator" else ["private"]
+    require_machine(Asked(program, here, None, job.span, sizes(file, options)))
+    # The worker reads the weights, and tells what is wrong with them; without one they are read here.
+    began = weights_told(checkpoint, program, model)
+    served = Served(name or job.name, program.devices, ports.rows, ports.places, offer.known.size, offer.vector, began)
     if told is None:
+        weights_given(checkpoint, program, model)
         bound(host, port, limits or Limits()).close()
         return served
     params = {k: str(v) for k, v in (options.get("params") or {}).items()}
@@ -76,11 +87,11 @@ def serve(
     def spec(began: str | None) -> WorkerSpec:
         return WorkerSpec(
             file.name, file.text, file.path, params, options.get("job"), options.get("strategy"), began, tokenizer,
-            backend, threads, reuse,
+            backend, threads, reuse, engine, device,
         )  # fmt: skip
 
     def renewed() -> WorkerSpec:
-        return spec(weights_given(checkpoint, program, compiled.training.model)[1])
+        return spec(weights_told(checkpoint, program, model))
 
-    serve_front(served, spec(began), ports, known, chat, limits or Limits(), host, port, key, logs, told, renewed)
+    serve_front(served, spec(began), offer, limits or Limits(), host, port, key, logs, told, renewed)
     return served

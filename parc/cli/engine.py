@@ -23,15 +23,20 @@ DEVICES = ("cpu", "cuda", "npu")
 
 def engine_options(function: F) -> F:
     """`--engine`, `--device`, `--patience`; the command calls `engine_of`."""
+    patience = click.option(
+        "--patience",
+        type=NumberRange(1),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="With `--engine torch`: how long a device waits for another one.",
+    )
+    return engine_named(patience(function))
+
+
+def engine_named(function: F) -> F:
+    """`--engine`, `--device`."""
     for option in (
-        click.option(
-            "--patience",
-            type=NumberRange(1),
-            default=60.0,
-            show_default=True,
-            metavar="SECONDS",
-            help="With `--engine torch`: how long a device waits for another one.",
-        ),
         click.option(
             "--device",
             type=click.Choice(DEVICES),

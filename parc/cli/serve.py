@@ -1,10 +1,10 @@
-"""`parc serve`: a job that decodes, as a service over HTTP."""
+"""`parc serve`: a job that decodes, or an encoder, as a service over HTTP."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -20,7 +20,7 @@ from parc.cli.common import (
     set_threads,
     threads_option,
 )
-from parc.cli.engine import backend_option, check_backend
+from parc.cli.engine import backend_option, check_backend, engine_named
 from parc.cli.keeping import from_option, say_weights
 from parc.cli.tables import plural
 
@@ -53,12 +53,17 @@ KEY = "PARC_API_KEY"
     "--drain", type=NumberRange(0), default=30.0, show_default=True, metavar="SECONDS",
     help="Behind SIGTERM: for what was accepted.",
 )  # fmt: skip
-@click.option("--tokenizer", metavar="NAME", help="`byte`, or a `tokenizer.json`; else that of the job's data.")
+@click.option(
+    "--tokenizer",
+    metavar="NAME",
+    help="`byte`, or a `tokenizer.json`; else a published model's own, or that of the job's data.",
+)
 @click.option("--chat-template", metavar="PATH", help="A Jinja template; else that beside the tokenizer, if any.")
 @click.option("--no-reuse", is_flag=True, help="Read each prompt anew, even if a row has its beginning.")
 @click.option("--log", is_flag=True, help="Tell of each request on standard error, in a line of JSON.")
 @click.option("--check", is_flag=True, help="Look at everything, and serve nothing.")
 @from_option
+@engine_named
 @backend_option
 @threads_option
 @job_options
@@ -80,13 +85,16 @@ def command(
     log: bool,
     check: bool,
     given: str | None,
+    engine: Literal["emulator", "torch"],
+    device: str,
     backend: api.Backend,
     threads: int,
     params: tuple[tuple[str, str], ...],
     job: str | None,
     strategy: str | None,
 ) -> None:
-    """Serve the job of FILE, which says `decode over` a dim, to clients of OpenAI's API, on emulated devices.
+    """Serve the job of FILE, which says `decode over` a dim, or makes a vector of each text, to clients of OpenAI's
+    API, on emulated devices or, with `--engine torch`, by a process of PyTorch for each device.
 
     As many texts at a time as the model's batch has rows: they come and go, others wait.
 
@@ -96,7 +104,7 @@ def command(
       -d '{"model": "write", "prompt": "To be", "max_tokens": 20}'
     """
     set_threads(threads)
-    check_backend(backend, "emulator")
+    check_backend(backend, engine)
     if name is not None and not (name.isprintable() and 0 < len(name) <= 256 and name.strip() == name):
         raise click.UsageError("`--name` is 1 to 256 characters that can be printed")
     from parc.serving.limits import Limits
@@ -117,6 +125,8 @@ def command(
         reuse=not no_reuse,
         backend=backend,
         threads=threads,
+        engine=engine,
+        device=device,
         told=None if check else lambda served, address: _tell(out, served, address, key is not None),
         **choice(out, params, job, strategy),
     )
@@ -140,7 +150,8 @@ def key_of(path: str | None) -> str | None:
 
 def _shown(served: Served) -> str:
     at = f"{plural(served.rows, 'text')} at a time, of up to {plural(served.places, 'token')}"
-    return f"{served.name}: {at}, on {plural(served.devices, 'device')}"
+    vectors = f", as vectors of {served.vector} numbers" if served.vector else ""
+    return f"{served.name}: {at}{vectors}, on {plural(served.devices, 'device')}"
 
 
 def _tell(out: Output, served: Served, address: str, keyed: bool) -> None:

@@ -18,7 +18,8 @@ class Described:
     the rest; functions: texts of those that it calls. row: its loops, in the order in which values pass through them.
     divide: sizes that tensor parallelism divides. table: what checkpoints call its weights. positions: of the longest
     sequence (0: any); lengths: parameters that are lengths of sequences, `usual` where longer ones are possible;
-    own_length: the model has its own. trains: whether there is a loss; else the job infers. sequence: whether lengths can be divided. experts: how many there are (0: none).
+    own_length: the model has its own. trains: whether there is a loss; else the job infers. sequence: whether lengths
+    can be divided. experts: how many there are (0: none).
     """
 
     params: Mapping[str, str]

@@ -35,6 +35,14 @@ def weights_for(given: str, stored: Sequence[PackedWeight]) -> WeightSource:
     return fitted(found, stored)
 
 
+def tokenizer_beside(given: str | None) -> str | None:
+    """The path of the `tokenizer.json` of a published model's folder, if it is one and has one."""
+    if given is None or not is_public(Path(given)):
+        return None
+    path = Path(given) / "tokenizer.json"
+    return str(path) if path.is_file() else None
+
+
 def is_public(folder: Path) -> bool:
     """Whether a folder is that of a published model, and no checkpoint."""
     return (folder / CONFIG).is_file()

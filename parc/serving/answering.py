@@ -18,6 +18,7 @@ from parc.serving.forms import CHAT, COMPLETION, AnswerForm, Fresh
 from parc.serving.office import Office
 from parc.serving.templates import ChatTemplate
 from parc.serving.texts import GrowingText
+from runtime.generate.encoding import EncoderPorts, VectorMade
 from runtime.generate.loop import Ports
 from runtime.generate.rows import Made, SequenceAsked
 from runtime.generate.sampling import Sampling
@@ -115,7 +116,8 @@ class Completion:
             choice.sequence = self.office.accept(asked, partial(self._hear, choice))
         return self
 
-    def _hear(self, choice: TextChoice, found: Made | Fault) -> None:
+    def _hear(self, choice: TextChoice, found: Made | VectorMade | Fault) -> None:
+        assert not isinstance(found, VectorMade)
         self._heard.put_nowait((choice, found))
 
     async def __aexit__(self, *_: object) -> None:
@@ -190,13 +192,13 @@ class Completion:
         return self.head(self.form.piece) | {"choices": choices} | usage
 
 
-def tokens_of(prompt: Prompt, ports: Ports, known: Tokenizer, where: str) -> tuple[int, ...]:
+def tokens_of(prompt: Prompt, ports: Ports | EncoderPorts, known: Tokenizer, where: str) -> tuple[int, ...]:
     """The tokens of a prompt. Raises Fault (400) for what cannot be read, and for more than there are positions; where:
     the parameter that has it."""
     if isinstance(prompt, str):
         try:
             prompt.encode()
-            found = tuple(known.encode(prompt, bare=where != "prompt"))
+            found = tuple(known.encode(prompt, bare=where == "messages"))
         except ParcError as error:
             raise Fault(400, error.diagnostics[0].message, where, "invalid_value") from None
         except UnicodeEncodeError:

@@ -16,8 +16,10 @@ from typing import Any
 from parc.serving.answering import Completion, TextMaker
 from parc.serving.asking import TextsAsked, body_of, chat_of, completion_of
 from parc.serving.counting import Counted, Logged
+from parc.serving.embedding import Embedding, VectorMaker, vectors_of
 from parc.serving.faults import Fault, draining, restarting, too_late
 from parc.serving.limits import Limits
+from parc.serving.offer import Maker
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -38,7 +40,7 @@ class Service:
     """
 
     def __init__(
-        self, name: str, created: int, writer: TextMaker, limits: Limits, logged: Logged, key: str | None = None,
+        self, name: str, created: int, writer: Maker, limits: Limits, logged: Logged, key: str | None = None,
         local: bool = True,
     ) -> None:  # fmt: skip
         self.name, self.created, self.writer, self.office = name, created, writer, writer.office
@@ -53,17 +55,18 @@ class Service:
         from starlette.exceptions import HTTPException
         from starlette.routing import Route
 
-        page = _page()
         routes = [
-            Route("/", self._answer("/", page, free=True), methods=["GET"]),
             Route("/health", self._answer("/health", self.health, free=True), methods=["GET"]),
             Route("/ready", self._answer("/ready", self.is_ready, free=True), methods=["GET"]),
             Route("/v1/models", self._answer("/v1/models", self.models), methods=["GET"]),
             Route("/v1/models/{name:path}", self._answer("/v1/models/{name:path}", self.model), methods=["GET"]),
             Route("/v1/completions", self._answer("/v1/completions", self.completions), methods=["POST"]),
             Route("/v1/chat/completions", self._answer("/v1/chat/completions", self.chats), methods=["POST"]),
+            Route("/v1/embeddings", self._answer("/v1/embeddings", self.embeddings), methods=["POST"]),
             Route("/metrics", self._answer("/metrics", self.metrics), methods=["GET"]),
         ]
+        if isinstance(self.writer, TextMaker):
+            routes.append(Route("/", self._answer("/", _page(), free=True), methods=["GET"]))
 
         async def other(request: Any, error: Any) -> Any:
             told = {404: "there is no such address", 405: "this address takes another method"}
@@ -102,11 +105,21 @@ class Service:
     async def chats(self, request: Any) -> Any:
         return await self._texts(request, chat_of(body_of(await self._body(request)), self.limits))
 
+    async def embeddings(self, request: Any) -> Any:
+        asked = vectors_of(body_of(await self._body(request)), self.limits)
+        self._known(asked.model)
+        if not isinstance(self.writer, VectorMaker):
+            raise Fault(400, f"the model `{self.name}` makes texts, and no vectors of them", "model", "no_vectors")
+        return await self._made(request, Embedding(asked, self.writer, self.counted, request.state.about))
+
     async def metrics(self, request: Any) -> Any:
         return _Plain(self.counted.text(self.office), "text/plain; version=0.0.4; charset=utf-8")
 
     async def _texts(self, request: Any, asked: TextsAsked) -> Any:
         self._known(asked.model)
+        if not isinstance(self.writer, TextMaker):
+            message = f"the model `{self.name}` makes vectors of texts (`/v1/embeddings`), and no texts"
+            raise Fault(400, message, "model", "no_texts")
         return await self._made(request, Completion(asked, self.writer, self.counted, request.state.about))
 
     def _model(self) -> dict[str, Any]:
@@ -116,30 +129,29 @@ class Service:
             "created": self.created,
             "owned_by": "parc",
             "max_model_len": self.writer.ports.places,
-            "chat": self.writer.chat is not None,
+            "chat": isinstance(self.writer, TextMaker) and self.writer.chat is not None,
         }
 
     def _known(self, name: str) -> None:
         if name != self.name:
             raise Fault(404, f"there is no model `{name[:64]}`, but `{self.name}`", "model", "model_not_found")
 
-    async def _made(self, request: Any, completion: Completion) -> Any:
-        """The answer to a request for texts: at once, or, where it is asked for so, in pieces."""
+    async def _made(self, request: Any, completion: Completion | Embedding) -> Any:
+        """The answer to a request for texts, or vectors: at once, or, where it is asked for so, in pieces."""
         limit = self.limits.seconds
         leaving = asyncio.ensure_future(_left(request.receive))
+        if isinstance(completion, Completion) and completion.asked.stream:
+            stream = _Stream(completion, self.limits, leaving)
+            await stream.begin()
+            return stream
         try:
-            if completion.asked.stream:
-                stream = _Stream(completion, self.limits, leaving)
-                await stream.begin()
-                return stream
             async with asyncio.timeout(limit), completion:
                 await _unless(leaving, _all(completion.pieces()))
                 return _Json(200, completion.whole())
         except TimeoutError:
             raise too_late(limit) from None
         finally:
-            if not completion.asked.stream:
-                leaving.cancel()
+            leaving.cancel()
 
     # --- who asks, and how much
 

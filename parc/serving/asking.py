@@ -246,9 +246,9 @@ class Fields:
         named = {"name": value["name"]} if "name" in value else {}
         return {"role": value["role"], "content": content} | named
 
-    def prompts(self) -> tuple[Prompt, ...]:
+    def prompts(self, name: str = "prompt") -> tuple[Prompt, ...]:
         """Texts, or tokens: one, or several."""
-        value = self.get("prompt")
+        value = self.get(name)
         if isinstance(value, str):
             return (value,)
         if isinstance(value, list) and value:
@@ -258,7 +258,7 @@ class Fields:
                 return (tuple(value),)
             if all(_tokens(x) for x in value):
                 return tuple(tuple(x) for x in value)
-        raise self.wrong("prompt", "a text, a list of texts, a list of tokens, or a list of such lists")
+        raise self.wrong(name, "a text, a list of texts, a list of tokens, or a list of such lists")
 
 
 def _tokens(value: Any) -> bool:

@@ -7,15 +7,16 @@ from dataclasses import replace
 
 from compiler.driver import Compiled, compile_job, joined
 from compiler.incremental.by_rows import rewinds
-from compiler.model import DECODING, Job
+from compiler.model import DECODING, INFER, Job
 from compiler.program import Program
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from parc.generating import decoding_of, in_texts, weights_given
 from runtime.executor import Executor
+from runtime.generate.encoding import EncoderBatch, EncoderPorts
 from runtime.generate.loop import Ports
 from runtime.generate.rows import RowBatch
-from runtime.generate.tokenizers import Tokenizer
+from runtime.generate.tokenizers import Tokenizer, tokenizer_of
 
 
 def ports_of(compiled: Compiled, tokenizer: str | None) -> tuple[Ports, Tokenizer]:
@@ -72,3 +73,26 @@ def batch_of(
     weights, _ = weights_given(checkpoint, rows.program, compiled.training.model)
     run = executor(rows.program, initial=weights) if weights is not None else executor(rows.program)
     return RowBatch(run, ports, decoding.prefill, rows.positions, reuse, rows.rewinds)
+
+
+def encoder_ports(compiled: Compiled, tokenizer: str | None) -> tuple[EncoderPorts, Tokenizer]:
+    """How a job that infers takes texts of which it makes vectors, and what texts are.
+
+    Raises ParcError: E0783, E0785.
+    """
+    job = compiled.job
+    if compiled.training.entry != INFER:
+        help = "`infer MODEL(…)` in a job: with `decode over s` it makes text, without it vectors of texts"
+        raise fail("E0783", f"the job `{job.name}` trains", job.span, help=help)
+    ports = EncoderPorts.of(compiled.training.model, job.span)
+    return ports, tokenizer_of(tokenizer, job.data, ports.high)
+
+
+def encoder_of(
+    compiled: Compiled, tokenizer: str | None, checkpoint: str | None, executor: Callable[..., Executor]
+) -> EncoderBatch:
+    """The job's rows, on devices of its own. Raises ParcError: E0783, E0785, and E0770 to E0772 for the checkpoint."""
+    ports, _ = encoder_ports(compiled, tokenizer)
+    weights, _ = weights_given(checkpoint, compiled.program, compiled.training.model)
+    run = executor(compiled.program, initial=weights) if weights is not None else executor(compiled.program)
+    return EncoderBatch(run, ports)

@@ -63,6 +63,7 @@ class Counted:
                 *_distribution("parc_token_seconds", "Between two tokens of a text.", self.each),
                 *_number("parc_prompt_tokens_total", "counter", "Tokens of accepted prompts.", self.prompt_tokens),
                 *_number("parc_generated_tokens_total", "counter", "Tokens that were made.", office.made),
+                *_number("parc_vectors_total", "counter", "Vectors that were made.", office.vectors),
                 *_number("parc_reused_tokens_total", "counter", "Tokens that a row had read already.", office.reused),
                 *_number("parc_dropped_total", "counter", "Texts that nobody wanted to the end.", office.dropped),
                 *_number("parc_rows", "gauge", "Texts that can be made at a time.", office.rows),

@@ -13,10 +13,24 @@ from typing import Any, Protocol
 
 from dsl.diagnostics import ParcError, fail
 from parc.serving.faults import Fault
-from parc.serving.wire import DROP, MADE, MOST_LINE, READY, WorkerSpec, begin, line, made_of
+from parc.serving.wire import (
+    DROP,
+    MADE,
+    MOST_LINE,
+    READY,
+    REFUSED,
+    VECTORS,
+    WorkerSpec,
+    begin,
+    line,
+    made_of,
+    refused,
+    vector_of,
+)
+from runtime.generate.encoding import TextAsked, VectorMade
 from runtime.generate.rows import Made, SequenceAsked
 
-Heard = Callable[[Made | Fault], None]
+Heard = Callable[[Made | VectorMade | Fault], None]
 
 TRIES = 3
 """So many workers that die without a token of it end a sequence: it may be the reason. So many that die at first end
@@ -29,15 +43,17 @@ _LONGEST_PAUSE = 10.0
 class Sequence:
     """One that was accepted. tries: how many workers have died since it had a token. crew: who computes it."""
 
-    def __init__(self, key: int, asked: SequenceAsked, heard: Heard) -> None:
+    def __init__(self, key: int, asked: SequenceAsked | TextAsked, heard: Heard) -> None:
         self.key, self.asked, self.heard = key, asked, heard
         self.tokens: list[int] = []
         self.tries = 0
         self.crew: Crew | None = None
 
-    def again(self) -> SequenceAsked:
+    def again(self) -> SequenceAsked | TextAsked:
         """What is asked of a worker: the rest."""
         asked = self.asked
+        if isinstance(asked, TextAsked):
+            return asked
         return replace(asked, tokens=(*asked.tokens, *self.tokens), made=len(self.tokens))
 
 
@@ -48,8 +64,8 @@ class CrewHead(Protocol):
         """There may be more rows, or fewer."""
         ...
 
-    def hear(self, crew: Crew, made: Made) -> None:
-        """A token."""
+    def hear(self, crew: Crew, made: Made | VectorMade) -> None:
+        """A token, or a vector."""
         ...
 
     def mourn(self, crew: Crew) -> None:
@@ -69,6 +85,7 @@ class Crew:
         self.begun = asyncio.Event()
         """Set when the first worker was ready."""
         self.deaths = 0
+        self._unsent: list[bytes] = []
         self._process: asyncio.subprocess.Process | None = None
 
     def start(self, s: Sequence) -> None:
@@ -88,7 +105,8 @@ class Crew:
             self._process.stdin.close()
 
     async def keep(self) -> None:
-        """Have a worker, until this is cancelled or retired. Raises ParcError (E0751) if none gets ready at first."""
+        """Have a worker, until this is cancelled or retired. Raises ParcError if none gets ready at first: why, if it
+        says so, or E0751."""
         try:
             while not (self.retired and not self.running):
                 await self._work()
@@ -115,6 +133,7 @@ class Crew:
             env=os.environ | {"PYTHONPATH": path}, start_new_session=True, limit=MOST_LINE,
         )  # fmt: skip
         assert process.stdout is not None and process.stdin is not None
+        self._unsent = []
         process.stdin.write(self.spec.line())
         while text := await self._line(process.stdout):
             if not text.endswith(b"\n"):
@@ -130,6 +149,16 @@ class Crew:
                 for found in message["tokens"]:
                     self.head.hear(self, made_of(found))
                 self.leave()
+            elif message["do"] == VECTORS:
+                for found in message["made"]:
+                    self.head.hear(self, vector_of(found))
+                self.leave()
+            elif message["do"] == REFUSED:
+                error = refused(message)
+                self.told("worker_refused", why=error.diagnostics[0].message)
+                if not self.begun.is_set():
+                    raise error
+                break
             else:
                 break
             self.head.changed()
@@ -151,8 +180,15 @@ class Crew:
                     return b""
 
     def _tell(self, message: dict[str, Any]) -> None:
-        if self.ready and self._process is not None and self._process.stdin is not None:
-            self._process.stdin.write(line(message))
+        if self.ready:
+            if not self._unsent:  # what is told at one time goes together, so that it is computed so
+                asyncio.get_running_loop().call_soon(self._send)
+            self._unsent.append(line(message))
+
+    def _send(self) -> None:
+        text, self._unsent = b"".join(self._unsent), []
+        if text and self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(text)
 
 
 def _nobody(deaths: int) -> ParcError:

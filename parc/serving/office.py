@@ -15,6 +15,7 @@ from parc.serving.crew import TRIES, Crew, Heard, Sequence
 from parc.serving.faults import broken, busy, draining, restarting
 from parc.serving.limits import Limits
 from parc.serving.wire import WorkerSpec
+from runtime.generate.encoding import TextAsked, VectorMade
 from runtime.generate.rows import BROKEN, Made, SequenceAsked
 
 
@@ -31,9 +32,9 @@ class Office:
         self.crew = self._crew(spec)
         self.crews = {self.crew}
         self.draining = False
-        self.restarts = self.made = self.dropped = self.reused = self.reloads = 0
+        self.restarts = self.made = self.dropped = self.reused = self.reloads = self.vectors = 0
         """How many workers have died, tokens were made, texts were not wanted to the end, tokens need not be read,
-        times weights were taken anew."""
+        times weights were taken anew, vectors were made."""
         self.idle = asyncio.Event()
         self.idle.set()
         self.abandoned = asyncio.Event()
@@ -66,7 +67,7 @@ class Office:
         if len(self.waiting) + count > self.limits.queue + self.rows - len(self.crew.running):
             raise busy()
 
-    def accept(self, asked: SequenceAsked, heard: Heard) -> Sequence:
+    def accept(self, asked: SequenceAsked | TextAsked, heard: Heard) -> Sequence:
         """Take a sequence, of which `heard` hears until it ends or is dropped."""
         self._next += 1
         found = Sequence(self._next, asked, heard)
@@ -80,7 +81,7 @@ class Office:
         if sequence.crew is not None and sequence.key in sequence.crew.running:
             sequence.crew.drop(sequence)
             self.dropped += 1
-        elif sequence in self.waiting:
+        elif sequence.crew is None and sequence in self.waiting:
             self.waiting.remove(sequence)
             self.dropped += 1
         self.changed()
@@ -92,8 +93,8 @@ class Office:
         if not self.waiting and not self.running:
             self.idle.set()
 
-    def hear(self, crew: Crew, made: Made) -> None:
-        """A token of a sequence."""
+    def hear(self, crew: Crew, made: Made | VectorMade) -> None:
+        """A token of a sequence, or the vector of a text."""
         s = crew.running.get(made.key)
         if s is None:
             return  # it was dropped meanwhile
@@ -102,9 +103,12 @@ class Office:
             del crew.running[s.key]
             s.heard(broken())
             return
-        s.tokens.append(made.token)
-        self.made += 1
-        self.reused += made.reused
+        if isinstance(made, VectorMade):
+            self.vectors += 1
+        else:
+            s.tokens.append(made.token)
+            self.made += 1
+            self.reused += made.reused
         if made.ended:
             del crew.running[s.key]
         s.heard(made)

@@ -8,21 +8,17 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
 from dsl.data import dataclass
 from dsl.diagnostics import fail
-from parc.serving.answering import TextMaker
 from parc.serving.app import Service
 from parc.serving.counting import Logged
 from parc.serving.limits import Limits
+from parc.serving.offer import Offer
 from parc.serving.office import Office
-from parc.serving.templates import ChatConfig, ChatTemplate, end_of
 from parc.serving.wire import WorkerSpec
-from runtime.generate.loop import Ports
-from runtime.generate.tokenizers import Tokenizer
 
 _BACKLOG = 512
 
@@ -66,13 +62,14 @@ def bound(host: str, port: int, limits: Limits) -> socket.socket:
 @dataclass(frozen=True, slots=True)
 class Served:
     """What is served: the model's name; devices; how many sequences go at a time, of how many positions each; of how
-    many tokens; began: the checkpoint of its weights."""
+    many tokens; of how many numbers its vectors are (0: it makes texts); began: the checkpoint of its weights."""
 
     name: str
     devices: int
     rows: int
     places: int
     tokens: int
+    vector: int
     began: str | None
 
     def as_json(self) -> dict[str, Any]:
@@ -83,21 +80,21 @@ class Served:
             "sequences": self.rows,
             "positions": self.places,
             "tokens": self.tokens,
+            "vector": self.vector,
             "began": self.began,
         }
 
 
 def serve_front(
-    served: Served, spec: WorkerSpec, ports: Ports, known: Tokenizer, chat: ChatConfig, limits: Limits, host: str,
-    port: int, key: str | None, logs: bool, told: Callable[[Served, str], None], renewed: Callable[[], WorkerSpec],
+    served: Served, spec: WorkerSpec, offer: Offer, limits: Limits, host: str, port: int, key: str | None, logs: bool,
+    told: Callable[[Served, str], None], renewed: Callable[[], WorkerSpec],
 ) -> None:  # fmt: skip
     """Serve until SIGTERM or SIGINT, then end what was accepted. told: called with the address when a worker is ready.
     renewed: what workers compute from a SIGHUP on.
 
-    Raises ParcError: E0751.
+    Raises ParcError: E0751, and what the worker tells that keeps it from getting ready.
     """
     require_serve()
-    template = None if chat.template is None else ChatTemplate(chat)
     listening = bound(host, port, limits)
     number = listening.getsockname()[1]
     local = ip_address(listening.getsockname()[0]).is_loopback
@@ -106,8 +103,7 @@ def serve_front(
     async def run() -> None:
         logged = Logged(logs)
         office = Office(spec, served.rows, limits, logged.event)
-        writer = TextMaker(office, ports, known, template, end_of(chat, partial(known.encode, bare=True)))
-        service = Service(served.name, int(time.time()), writer, limits, logged, key, local)
+        service = Service(served.name, int(time.time()), offer.maker(office), limits, logged, key, local)
         await _run(service, listening.detach(), renewed, lambda: told(served, f"http://{shown}:{number}"))
 
     asyncio.run(run())

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
 from dsl.data import dataclass
+from dsl.diagnostics import Diagnostic, ParcError
+from runtime.generate.encoding import TextAsked, VectorMade
 from runtime.generate.rows import Made, SequenceAsked
 from runtime.generate.sampling import Sampling
 
-READY, MADE, STALE = "ready", "made", "stale"
-"""What a worker tells: it can begin; tokens of a step; what it keeps is no good any more, and it ends."""
+READY, MADE, VECTORS, STALE, REFUSED = "ready", "made", "vectors", "stale", "refused"
+"""What a worker tells: it can begin; tokens of a step; vectors of one; what it keeps is no good any more, and it ends;
+why it cannot begin, which is a user's error."""
 
-BEGIN, DROP = "begin", "drop"
-"""What it is told: of a sequence, and that nobody wants one any more."""
+BEGIN, EMBED, DROP = "begin", "embed", "drop"
+"""What it is told: of a sequence, of a text, and that nobody wants one any more."""
 
 MOST_LINE = 2**24
 """Bytes of a line."""
@@ -22,7 +26,7 @@ MOST_LINE = 2**24
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """What a worker computes: a file's name, text and path, and how it is compiled; the checkpoint of its weights;
-    reuse: as `RowBatch` has it."""
+    reuse: as `RowBatch` has it; engine: `emulator`, or `torch` on such a device."""
 
     name: str
     text: str
@@ -35,6 +39,8 @@ class WorkerSpec:
     backend: str
     threads: int
     reuse: bool
+    engine: str = "emulator"
+    device: str = "cpu"
 
     def line(self) -> bytes:
         """The first line that a worker reads."""
@@ -46,8 +52,10 @@ def line(message: dict[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
-def begin(key: int, asked: SequenceAsked) -> dict[str, Any]:
-    """The message that asks for a sequence."""
+def begin(key: int, asked: SequenceAsked | TextAsked) -> dict[str, Any]:
+    """The message that asks for a sequence, or for the vector of a text."""
+    if isinstance(asked, TextAsked):
+        return {"do": EMBED, "key": key, "tokens": asked.tokens}
     s = asked.sampling
     return {
         "do": BEGIN,
@@ -61,8 +69,10 @@ def begin(key: int, asked: SequenceAsked) -> dict[str, Any]:
     }
 
 
-def asked_of(message: dict[str, Any]) -> SequenceAsked:
+def asked_of(message: dict[str, Any]) -> Any:
     """What `begin` made a message of."""
+    if message["do"] == EMBED:
+        return TextAsked(tuple(message["tokens"]))
     return SequenceAsked(
         tuple(message["tokens"]), message["steps"], Sampling(*message["sampling"]), message["made"], message["choice"],
         message["likely"],
@@ -78,3 +88,24 @@ def made_of(found: list[Any]) -> Made:
 def plain(made: Made) -> list[Any]:
     """A token in plain values."""
     return [made.key, made.token, made.ended, made.share, made.likeliest, made.reused]
+
+
+def vector_of(found: list[Any]) -> VectorMade:
+    """A vector, as `plain_vector` has it."""
+    key, numbers, ended = found
+    return VectorMade(key, base64.b64decode(numbers), ended)
+
+
+def plain_vector(made: VectorMade) -> list[Any]:
+    """A vector in plain values."""
+    return [made.key, base64.b64encode(made.numbers).decode(), made.ended]
+
+
+def refusal(error: ParcError) -> dict[str, Any]:
+    """The message of a worker that cannot begin."""
+    return {"do": REFUSED, "errors": [[d.code, d.message, d.help] for d in error.diagnostics]}
+
+
+def refused(message: dict[str, Any]) -> ParcError:
+    """The error that `refusal` made a message of; its places are not told."""
+    return ParcError(*(Diagnostic(code, text, help=help) for code, text, help in message["errors"]))

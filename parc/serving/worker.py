@@ -7,16 +7,21 @@ import os
 import select
 import signal
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from typing import TYPE_CHECKING, Any
 
-from parc.serving.wire import BEGIN, MADE, READY, STALE, asked_of, line, plain
+if TYPE_CHECKING:
+    from runtime.generate.encoding import EncoderBatch
+    from runtime.generate.rows import RowBatch
 
 _AT_ONCE = 2**16
 """Bytes."""
 
 
-def main() -> None:
-    """Read what is to be computed, then sequences, and tell of tokens as they are made."""
+def main() -> int:
+    """Read what is to be computed, then sequences, and tell of tokens as they are made. The exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front process ends us
     told = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever prints does not disturb
@@ -24,31 +29,75 @@ def main() -> None:
     spec: dict[str, Any] = mail.first()
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(spec["threads"])  # before numpy is imported
+    from dsl.diagnostics import ParcError
+    from parc.serving.wire import READY, line, refusal
+
+    ready = False
+    try:
+        with _engine(spec) as executor:
+            batch = _batch(spec, executor)
+            told.write(line({"do": READY}))
+            ready = True
+            _work(batch, mail, told)
+    except ParcError as error:
+        if ready:
+            raise
+        told.write(line(refusal(error)))
+        return 1
+    return 0
+
+
+@contextmanager
+def _engine(spec: dict[str, Any]) -> Iterator[Any]:
+    """What runs programs: the emulator, or the engine, whose processes end with the block."""
+    from parc.api.running import emulator
+
+    if spec["engine"] == "emulator":
+        yield emulator(spec["backend"])
+        return
+    from runtime.torch.engine import Engine
+
+    with Engine(spec["device"]) as engine:
+        yield engine.executor
+
+
+def _batch(spec: dict[str, Any], executor: Any) -> RowBatch | EncoderBatch:
+    """What computes sequences, or vectors of texts. Raises ParcError."""
     from dsl.source import Source
     from parc import api
-    from parc.api.running import emulator
-    from parc.serving.batching import batch_of, ports_of
-    from runtime.generate.rows import BROKEN
+    from parc.serving.batching import batch_of, encoder_of, ports_of
 
     source = Source(spec["name"], spec["text"], spec["path"])
     compiled = api.compile(source, params=spec["params"], job=spec["job"], strategy=spec["strategy"])
+    if not compiled.decodes:
+        return encoder_of(compiled, spec["tokenizer"], spec["checkpoint"], executor)
     ports, _ = ports_of(compiled, spec["tokenizer"])
-    batch = batch_of(compiled, ports, spec["checkpoint"], emulator(spec["backend"]), spec["reuse"])
-    told.write(line({"do": READY}))
+    return batch_of(compiled, ports, spec["checkpoint"], executor, spec["reuse"])
+
+
+def _work(batch: RowBatch | EncoderBatch, mail: _Mail, told: FileIO) -> None:
+    """Until nothing more is asked for, or what is kept is no good."""
+    from parc.serving.wire import DROP, MADE, STALE, VECTORS, asked_of, line, plain, plain_vector
+    from runtime.generate.rows import BROKEN, Made
+
     while True:
         messages = mail.read(wait=not batch.busy)
         if messages is None:
             return
         for message in messages:
-            if message["do"] == BEGIN:
-                batch.admit(message["key"], asked_of(message))
-            else:
+            if message["do"] == DROP:
                 batch.drop(message["key"])
+            else:
+                batch.admit(message["key"], asked_of(message))
         if not batch.busy:
             continue
-        made = batch.step()
+        found = batch.step()
+        made = [m for m in found if isinstance(m, Made)]
+        vectors = [m for m in found if not isinstance(m, Made)]
         if made:
             told.write(line({"do": MADE, "tokens": [plain(m) for m in made]}))
+        if vectors:
+            told.write(line({"do": VECTORS, "made": [plain_vector(v) for v in vectors]}))
         if any(m.ended == BROKEN for m in made):  # what is kept may be no numbers: nobody else is to read that
             told.write(line({"do": STALE}))
             return
@@ -86,6 +135,6 @@ class _Mail:
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.exit(main())
     except BrokenPipeError:
         sys.exit(1)

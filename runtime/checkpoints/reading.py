@@ -125,8 +125,15 @@ def taken(
 
     Raises ParcError: E0772 where they do not fit, E0771.
     """
+    return found.arrays(taken_names(found, program, others, own))
+
+
+def taken_names(
+    found: WeightSource, program: Program, others: tuple[Role, ...] = (), own: Collection[str] = ()
+) -> list[str]:
+    """What `taken` takes, by name: nothing is read but what the checkpoint says of itself. Raises ParcError: E0772."""
     roles = (Role.COUNTER, Role.OPTIMIZER, *found.without, *others)
-    return found.arrays(fitting_names(found.manifest, program, found.folder, roles, own))
+    return fitting_names(found.manifest, program, found.folder, roles, own)
 
 
 def fitting_names(
