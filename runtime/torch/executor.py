@@ -87,6 +87,8 @@ class TorchExecutor(LocalExecutor):
     def share(self, group: int, decl: StateDecl, other: Any) -> bool:
         if any(all(s.name != decl.name for s in run.classes[group].states) for run in (self, other)):
             return False
+        self._later += other._later  # what the other was told before is done before
+        other._later = []
         self._do("share", group, decl.name, other.number)
         return True
 
