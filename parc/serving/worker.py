@@ -41,8 +41,9 @@ def main() -> int:
             _work(batch, mail, told)
     except ParcError as error:
         if ready:
-            raise
-        told.write(line(refusal(error)))
+            sys.stderr.write(f"{error}\n")
+        else:
+            told.write(line(refusal(error)))
         return 1
     return 0
 

@@ -49,6 +49,11 @@ class Server:
         pid = self.process.pid
         return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
+    def helpers(self) -> list[int]:
+        """The processes that the worker has started: those of an engine."""
+        pid = self.worker()
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def kill_worker(self) -> None:
         os.kill(self.worker(), signal.SIGKILL)
 

@@ -41,12 +41,14 @@ def made(client: Any, prompt: Any, steps: int, **more: Any) -> Any:
     return client.completions.create(model="write", prompt=prompt, max_tokens=steps, **more)
 
 
-def post(server: Server, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], Any]:
+def post(
+    server: Server, body: bytes, headers: dict[str, str] | None = None, path: str = "/v1/completions"
+) -> tuple[int, dict[str, str], Any]:
     """Status, headers and what the body says."""
     usual = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
-        connection.request("POST", "/v1/completions", body, usual | (headers or {}))
+        connection.request("POST", path, body, usual | (headers or {}))
         found = connection.getresponse()
         return found.status, {k.lower(): v for k, v in found.getheaders()}, json.loads(found.read())
     finally:
