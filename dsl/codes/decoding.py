@@ -77,7 +77,8 @@ CODES: tuple[Code, ...] = (
         "E0783",
         "no job that makes text",
         "`parc generate` takes a job that infers and decodes (`decode over s`), of a model with one input of tokens "
-        "(`int32[b, s]`) and an output of scores, with one dim more.",
+        "(`int32[b, s]`) and an output of scores, with one dim more. `parc serve` takes such a job, or one that makes "
+        "a vector of each text: it infers, of tokens and of lengths (`int32[b]`), an output `[b, d]`.",
         _SCORES.replace("  decode over s\n", ""),
         _SCORES,
     ),
