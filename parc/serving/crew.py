@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -35,6 +36,9 @@ Heard = Callable[[Made | VectorMade | Fault], None]
 TRIES = 3
 """So many workers that die without a token of it end a sequence: it may be the reason. So many that die at first end
 all."""
+
+_GRACE = 5.0
+"""Seconds that a worker has to end by itself."""
 
 _LONGEST_PAUSE = 10.0
 """Seconds, between the deaths of a worker and the next one."""
@@ -120,9 +124,21 @@ class Crew:
                     await asyncio.sleep(min(_LONGEST_PAUSE, 0.1 * 2**self.deaths))
         finally:
             self.ready = False
-            if self._process is not None and self._process.returncode is None:
-                self._process.kill()
-                await self._process.wait()
+            await self._end()
+
+    async def _end(self) -> None:
+        """Let the worker end, which lets go of what it has started; at once, where it has something to do."""
+        p = self._process
+        if p is None or p.returncode is not None:
+            return
+        if not self.running and p.stdin is not None:
+            p.stdin.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GRACE):
+                    await p.wait()
+        if p.returncode is None:
+            p.kill()
+            await p.wait()
 
     async def _work(self) -> None:
         """One worker, from its beginning to its end."""

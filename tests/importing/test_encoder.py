@@ -28,7 +28,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder_of(tmp_path_factory.mktemp("encoder"))
 
 
-def vectors(folder: Path, tokens: list[list[int]], text: str | None = None, fill: int = 0, **params: Any) -> Array:
+def vectors(
+    folder: Path,
+    tokens: list[list[int]],
+    text: str | None = None,
+    fill: int = 0,
+    executor: Any = Emulator,
+    **params: Any,
+) -> Array:
     """What the job of the folder's configuration makes of them. fill: of the tokens behind each."""
     source = Source("job.par", text or api.init(load(folder / "config.json")).text)
     compiled = parc.compile(source, params={"batch": len(tokens), **params})
@@ -36,7 +43,7 @@ def vectors(folder: Path, tokens: list[list[int]], text: str | None = None, fill
     given = np.full(inputs["tokens"], fill, np.int32)
     for row, of in zip(given, tokens):
         row[: len(of)] = of
-    run = Emulator(compiled.program, initial=weights_given(str(folder), compiled.program, compiled.training.model)[0])
+    run = executor(compiled.program, initial=weights_given(str(folder), compiled.program, compiled.training.model)[0])
     batch = {"tokens": given, "length": np.array([len(of) for of in tokens], np.int32)}
     return run.call("infer", batch).outputs["embedding"]
 
@@ -126,6 +133,15 @@ def test_no_json(tmp_path: Path) -> None:
 def test_vectors_are_those_of_transformers(folder: Path) -> None:
     for vector, tokens in zip(vectors(folder, TOKENS), TOKENS):
         np.testing.assert_allclose(vector, by_transformers(folder, tokens), rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="needs torch")
+def test_vectors_on_pytorch(folder: Path) -> None:
+    from runtime.torch.engine import Engine
+
+    with Engine() as engine:
+        found = vectors(folder, TOKENS, executor=engine.executor)
+    np.testing.assert_allclose(found, vectors(folder, TOKENS), rtol=0, atol=1e-6)
 
 
 SENTENCES = (

@@ -37,7 +37,8 @@ class Server:
                 self._reading = threading.Thread(target=self._read, daemon=True)
                 self._reading.start()
                 return
-        raise AssertionError("".join(self.lines))
+        self.process.stderr.close()
+        raise AssertionError(f"{self.process.wait(30)}: {''.join(self.lines)}")
 
     def _read(self) -> None:
         assert self.process.stderr is not None

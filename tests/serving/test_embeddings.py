@@ -15,9 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dsl.diagnostics import ParcError
 from dsl.files import load
 from parc import api
+from parc.generating import weights_given, weights_told
+from parc.keeping import Keeping
+from runtime.checkpoints.saving import Saving
 from tests.importing.encoder import TEXTS, folder_of, reference
+from tests.serving import sample
 from tests.serving.conftest import Server, serving
 from tests.serving.test_service import client_of, get, metrics, post
 
@@ -159,3 +164,24 @@ def test_weights_in_fewer_bits(job: Path) -> None:
             assert float(np.dot(vector, want)) > 0.999 and np.abs(vector - want).max() > 1e-5
         client.close()
         assert server.end() == 0
+
+
+def test_the_front_process_reads_no_weights(tmp_path: Path) -> None:
+    """A byte of them that is wrong is found by the worker, which says so before anything is served."""
+    path = sample.written(tmp_path, sample.TRAINED)
+    source = load(path)
+    api.run(source, 1, job="fit", keeping=Keeping(Saving(tmp_path / "saved", 0, 0)))
+    (shard,) = (tmp_path / "saved").rglob("*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    compiled = api.compile(source, job="write")
+    program, model = compiled.program, compiled.training.model
+    assert weights_told(str(tmp_path / "saved"), program, model) == str(shard.parent)
+    with pytest.raises(ParcError, match="damaged") as error:
+        weights_given(str(tmp_path / "saved"), program, model)
+    (found,) = error.value.diagnostics
+    with pytest.raises(AssertionError, match=found.code) as told:
+        Server(path, "--job", "write", "--from", str(tmp_path / "saved"))
+    assert str(told.value).startswith("1: ") and "Traceback" not in str(told.value)
+    assert found.message in str(told.value)

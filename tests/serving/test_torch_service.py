@@ -52,7 +52,10 @@ def test_workers_on_pytorch(killed: str, tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         assert first + "".join(p.choices[0].text for p in last) == alone(path, "I", 30)[0]
         client.close()
+        told = len(server.lines)
         assert server.process.wait(60) == 0
         while not all(map(gone, helpers)):
             assert time.monotonic() < until
             time.sleep(0.05)
+        server.end()
+        assert not any("E0709" in line for line in server.lines[told:]), server.lines[told:]
