@@ -104,6 +104,7 @@ def _maps() -> list[Row]:
         ]
     m = T("bool", b=4, d=6)
     rows += [Row(Map("and", (None, None)), (m, T("bool", d=6))), Row(Map("or", (None, None)), (T("bool", b=4), m))]
+    rows += [Row(Map("and", (None, True)), (m,)), Row(Map("or", (False, None)), (m,))]
     rows += [Row(Map("not", (None,)), (m,)), Row(Map("where", (None, None, None)), (m, x, T(d=6)))]
     rows += [
         Row(Map("where", (None, None, 0.0)), (T("bool", d=6), x)),

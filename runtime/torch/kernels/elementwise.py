@@ -73,7 +73,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "pow": _pow, "sign": _sign, "where": _where,
     "maximum": _either(torch.maximum), "minimum": _either(torch.minimum),
     "floordiv": _integers(lambda x, y: torch.div(x, y, rounding_mode="floor")), "mod": _integers(torch.remainder),
-    "and": torch.logical_and, "or": torch.logical_or, "not": torch.logical_not,
+    "and": _either(torch.logical_and), "or": _either(torch.logical_or), "not": torch.logical_not,
 }  # fmt: skip
 """Each function of `Map` on tensors: torch's own where it has one of that name, and does what ours does."""
 
