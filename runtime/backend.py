@@ -38,6 +38,11 @@ class Renewing:
     def __call__(self, ctx: Any, *operands: Array) -> Array:
         return self.run(ctx, *operands)
 
+    def over(self, ctx: Any, into: Array, *others: Array) -> Array:
+        """The result in the memory of the first operand."""
+        self.renew(ctx, into, *others)
+        return into
+
 
 @dataclass(frozen=True, slots=True)
 class Slicewise:

@@ -46,10 +46,11 @@ class Sampling:
 
     def draw(self, logits: Array, place: int, first: int = 0) -> Array:
         """A token for each row, at a position: of logits `[rows, tokens]`. first: the number of the first row."""
+        if self.temperature == 0:
+            x = np.asarray(logits)
+            return np.where(np.isnan(x).any(1), 0, x.argmax(1))
         shares = self.shares(logits)
         sums = np.cumsum(shares, 1)
-        if self.temperature == 0:
-            return np.asarray(np.nan_to_num(shares).argmax(1))
         key = hashed(np.array(self.seed % 2**64, np.uint64), _STREAM, place)
         u = fractions(hashed(key, np.arange(first, first + len(shares), dtype=np.uint64)), "f64")[:, None]
         found = (sums <= u * sums[:, -1:]).sum(1)

@@ -78,6 +78,18 @@ class Filling:
 
 
 @dataclass(slots=True)
+class Stack:
+    """Where an iteration's result goes. slices: the variable that holds the list; sink: what adds it to an accumulator,
+    where there is no list; fill: the name of its `Filling`. late: slices come after their iteration."""
+
+    slices: str
+    index: str
+    sink: str
+    fill: str
+    late: bool = False
+
+
+@dataclass(slots=True)
 class Begun:
     """Reductions that were started before the update, or wait for others to travel with."""
 

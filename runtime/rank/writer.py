@@ -14,15 +14,16 @@ from compiler.ops.effects import Accumulate, Effect, Input, Load, Read, Recv, Sa
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import Function, FunctionPhase, listed
-from dsl.data import dataclass
-from runtime.backend import Kernel, Position, Slicewise
+from runtime.backend import Kernel, Position, Renewing, Slicewise
 from runtime.mesh import parted
 from runtime.rank import dying as memory
 from runtime.rank.ahead import Reduction, brought_forward, gathers, together, unchanged
 from runtime.rank.collectives import Here
+from runtime.rank.renewed import renewed
 from runtime.rank.starts import (
     Filling,
     Pending,
+    Stack,
     Starting,
     arrive,
     later,
@@ -31,22 +32,11 @@ from runtime.rank.starts import (
     reduce_whole,
     started,
 )
+from runtime.renewing import Renewed
 from runtime.straight_line import StraightLine, without_calls
 
 if TYPE_CHECKING:
     from runtime.rank.compiled import CompiledRank
-
-
-@dataclass(slots=True)
-class Stack:
-    """Where an iteration's result goes. slices: the variable that holds the list; sink: what adds it to an accumulator,
-    where there is no list; fill: the name of its `Filling`. late: slices come after their iteration."""
-
-    slices: str
-    index: str
-    sink: str
-    fill: str
-    late: bool = False
 
 
 class RankWriter(StraightLine):
@@ -78,12 +68,16 @@ class RankWriter(StraightLine):
         """By accumulator, the last addition to it."""
         self.dying: dict[Node, tuple[int, ...]] = {}
         """Operands that the result may be written over."""
+        self.renewed = Renewed()
+        """What of the states is renewed in its memory."""
         self.sliced: set[str] = set()
         """Accumulators whose reductions have been started slice by slice."""
 
     def run(self) -> Callable[[CompiledRank, int, Any], None]:
         self.rank.chunk = self.function.chunk
-        self.body(without_calls(self.function.body), {}, 1)
+        body = without_calls(self.function.body)
+        self.renewed = renewed(body, self.rank)
+        self.body(body, {}, 1)
         if self.ready:
             self.put(1, f"{self.last}reduce_ready(d)")
         return self.compiled("d, micro, ctx", self.rank.program.name)[0]
@@ -247,14 +241,15 @@ class RankWriter(StraightLine):
 
     def kernel(self, instr: Node, scope: Mapping[str, Value]) -> Kernel:
         """What computes an instruction: in the place of an operand that dies, if it can."""
-        op, rank = instr.op, self.rank
+        op, rank, renews = instr.op, self.rank, id(instr) in self.renewed.nodes
         ins, outs = [rank._value(scope[v.name]) for v in instr.inputs], [rank._value(v) for v in instr.outputs]
         position = Position(rank.program.sizes, rank.at, rank._start(op))
         for operand in self.dying.get(instr, ()):
             found = self.backend.plan_over(op, ins, outs, position, operand)
             if found is not None:
                 return found
-        return self.backend.plan(op, ins, outs, position)
+        kernel = self.backend.plan(op, ins, outs, position)
+        return kernel.over if renews and isinstance(kernel, Renewing) else kernel
 
     def comes_late(self, instr: Node, op: Accumulate) -> bool:
         """Whether a message brings what is added, for nobody else here, and nothing else is ever added there."""
@@ -318,7 +313,12 @@ class RankWriter(StraightLine):
         i = self.fresh()
         filled: dict[str, list[Stack]] = {}
         into: list[tuple[Stack, Filling]] = []
-        for out, name in zip(instr.outputs[carries:], results[carries:], strict=True):
+        for k, (out, name) in enumerate(zip(instr.outputs[carries:], results[carries:], strict=True), carries):
+            operand = self.renewed.stacks.get((id(instr), k))
+            if operand is not None:  # its slices are renewed where they are
+                names[out.name] = self.fresh()
+                self.put(depth, f"{names[out.name]} = {names[given[operand]]}")
+                continue
             slices = names[out.name] = self.fresh()
             self.stacked[slices] = out.type.dtype
             sink, unless, filling = "", "", Filling()

@@ -31,6 +31,7 @@ from runtime.backend import Planner, Renewing
 from runtime.mesh import Mesh, parted
 from runtime.numpy import CallContext, Env, Into, LocalValue, fuse, unfold
 from runtime.numpy.summed import inner
+from runtime.renewing import Renewed
 from runtime.stacked.called import (
     accumulator,
     adder,
@@ -44,7 +45,6 @@ from runtime.stacked.called import (
 )
 from runtime.stacked.collectives import plan_comm
 from runtime.stacked.files import over, renewed, stack_in_file
-from runtime.stacked.renewing import Renewed
 from runtime.stacked.tallies import BY_ROW, tallied
 from runtime.straight_line import StraightLine
 

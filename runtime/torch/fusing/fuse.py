@@ -20,6 +20,7 @@ from runtime.straight_line import without_calls
 from runtime.torch.fusing.activation import activations
 from runtime.torch.fusing.attention import attentions
 from runtime.torch.fusing.bodies import Body, Chunk, Step, finished
+from runtime.torch.fusing.forward import placed_attentions, tanh_gelus
 from runtime.torch.fusing.found import Candidate, Fresh, Put
 from runtime.torch.fusing.loss import losses
 from runtime.torch.fusing.norm import norms
@@ -31,6 +32,11 @@ Finder = Callable[[Reading, Reading, Sequence[Node], Fresh], Iterator[Candidate]
 """From a body as it is read, all of a chunk's bodies, and the body's nodes."""
 
 FINDERS: tuple[Finder, ...] = (norms, activations, attentions, losses)
+
+FORWARD: tuple[Finder, ...] = (placed_attentions, tanh_gelus)
+"""Of chunks without a backward pass, besides."""
+
+CPU_ONLY = (attentions, placed_attentions)
 
 
 def fused(cls: DeviceClass, device: str) -> DeviceClass:
@@ -44,7 +50,8 @@ def fused(cls: DeviceClass, device: str) -> DeviceClass:
 
 def with_fused_passes(cls: DeviceClass, device: str) -> DeviceClass:
     """The class with fused ops in the passes of each chunk, but not in the update; sums of products are written out."""
-    finders = [f for f in FINDERS if device == "cpu" or f is not attentions]
+    derived = any(f.phase is FunctionPhase.BACKWARD for f in cls.functions)
+    finders = [f for f in (*FINDERS, *(() if derived else FORWARD)) if device == "cpu" or f not in CPU_ONLY]
     found: dict[tuple[object, int], Function] = {}
     states = list(cls.states)
     for chunk in sorted({f.chunk for f in cls.functions if f.phase in MODEL_PASSES}):

@@ -72,6 +72,15 @@ class FusedAttentionBackward(FusedOp):
 
 
 @dataclass(frozen=True, slots=True)
+class FusedPlacedAttention(FusedOp):
+    """query, key, value, places -> what is attended to, by a query at each of these places (whole numbers, of the
+    positions or of the batch and the positions), of the keys up to there. `orders`: as of `FusedAttention`."""
+
+    mnemonic: ClassVar[str] = "fused_placed_attention"
+    orders: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class FusedCrossEntropy(FusedOp):
     """z, targets -> the loss of each position, the logarithms of probabilities."""
 
@@ -87,7 +96,7 @@ class FusedCrossEntropyBackward(FusedOp):
 
 @dataclass(frozen=True, slots=True)
 class FusedProductSum(FusedOp):
-    """c, x, y -> c + `product` of x and y, which has the shape of c."""
+    """c, x, y -> c + `product` of x and y, which has the shape of c, or dims in front of those of c."""
 
     mnemonic: ClassVar[str] = "fused_product_sum"
     product: Contract

@@ -1,4 +1,5 @@
-"""Products of matrices that are only added to something of their shape: one call that adds them up where that is."""
+"""Products of matrices that are only added to something of their shape, or of that of their last dims: one call that adds
+them up where that is."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ def summed(body: Graph) -> Graph:
             node = replace(node, op=replace(node.op, body=summed(node.op.body)))
         for other, v in _terms(node):
             product = made.get(v)
-            if product is not None and product not in gone and reads[v] == 1 and v.type == node.output.type:
+            if product is None or product in gone or reads[v] != 1 or v.type != node.output.type:
+                continue
+            if other.type == v.type or _is_bias(other, product):
                 assert isinstance(product.op, Contract)
                 gone.add(product)
                 node = replace(node, op=FusedProductSum(product.op), inputs=(other, *product.inputs))
@@ -40,4 +43,18 @@ def _terms(node: Node) -> list[tuple[Value, Value]]:
     if not isinstance(op, Map) or op.fn != "add" or op.slots != (None, None) or node.output.type.dtype not in TYPES:
         return []
     a, b = node.inputs
-    return [(a, b), (b, a)] if a.type == b.type and a.layout.dims == b.layout.dims else []
+    if a.type.dtype != b.type.dtype:
+        return []
+    found = [(x, y) for x, y in ((a, b), (b, a)) if y.type == node.output.type]
+    count = min(len(a.type.dims), len(b.type.dims))
+    ends = [v.layout.dims[len(v.layout.dims) - count :] for v in (a, b)]
+    return found if count and ends[0] == ends[1] else []
+
+
+def _is_bias(c: Value, product: Node) -> bool:
+    """Whether it has all the dims that the result has of one operand alone, which are its last."""
+    x, y = product.inputs
+    names = c.type.names
+    return product.output.type.names[-len(names) :] == names and any(
+        tuple(n for n in product.output.type.names if not v.type.has(n)) == names for v in (x, y)
+    )

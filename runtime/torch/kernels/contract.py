@@ -16,7 +16,7 @@ from torch import Tensor
 from compiler.ops.contract import Contract
 from dsl.data import dataclass
 from runtime.backend import Kernel
-from runtime.torch.base import NARROW, STORAGE, Standpoint, Values, kernel, maker, over, wrapped
+from runtime.torch.base import NARROW, STORAGE, Standpoint, Values, aligned, kernel, maker, over, wrapped
 from runtime.torch.fusing.ops import FusedProductSum
 
 
@@ -117,8 +117,10 @@ def _product(left: list[str], right: list[str], out: list[str], sizes: dict[str,
 @maker(FusedProductSum)
 @kernel(FusedProductSum)
 def plan_product_sum(op: FusedProductSum, ins: Values, outs: Values, where: Standpoint) -> Kernel:
-    """Plans a product that is added to something of its shape."""
+    """Plans a product that is added to something of its shape, or of that of its last dims."""
     of = _matrices(ins[1:], outs)
+    if ins[0].type != outs[0].type:
+        return _biased(op, of, ins, outs, where)
     if of is None:
         product = plan_contract(op.product, ins[1:], outs, where)
         return lambda ctx, c, x, y: c + product(ctx, x, y)
@@ -136,7 +138,7 @@ def plan_product_sum(op: FusedProductSum, ins: Values, outs: Values, where: Stan
 def plan_product_sum_over(op: FusedProductSum, ins: Values, outs: Values, operand: int) -> Kernel | None:
     """Plans a product that is added to something where that is."""
     of = _matrices(ins[1:], outs)
-    if of is None or operand != 0:
+    if of is None or operand != 0 or ins[0].type != outs[0].type:
         return None
     view, flat, still, back = of.views(), of.flat, of.still[2], _inverse(of.order)
     add = Tensor.baddbmm_ if len(flat) == 3 else Tensor.addmm_
@@ -150,6 +152,16 @@ def plan_product_sum_over(op: FusedProductSum, ins: Values, outs: Values, operan
         return c
 
     return product_sum
+
+
+def _biased(op: FusedProductSum, of: Matrices | None, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """A product that is added to each of its rows' own."""
+    out = outs[0].type.names
+    if of is None or len(of.flat) == 3 or not of.still[2] or ins[0].type.elements != of.flat[1]:
+        product, view = plan_contract(op.product, ins[1:], outs, where), aligned(ins[0], out)
+        return lambda ctx, c, x, y: product(ctx, x, y) + (c if view is None else view(c))
+    views, shape = of.views(), of.shape
+    return lambda ctx, c, x, y: torch.addmm(c.reshape(-1), *views(x, y)).view(shape)
 
 
 def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from runtime.torch.fusing.ops import (
     FusedCrossEntropyBackward,
     FusedNorm,
     FusedNormBackward,
+    FusedPlacedAttention,
 )
 
 aten = torch.ops.aten
@@ -56,6 +57,8 @@ def plan_norm_backward(op: FusedNormBackward, ins: Values, outs: Values, where: 
 @kernel(FusedActivation)
 def plan_activation(op: FusedActivation, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans an activation."""
+    if op.fn == "gelu_tanh":
+        return lambda ctx, x: aten.gelu.default(x, approximate="tanh")
     run = getattr(aten, op.fn).default
     return lambda ctx, x: run(x)
 
@@ -92,6 +95,42 @@ def plan_attention(op: FusedAttention, ins: Values, outs: Values, where: Standpo
         return back(out.unflatten(1, (-1, shared))), sums.unflatten(1, (-1, shared))
 
     return grouped if shared else attention
+
+
+@maker(FusedPlacedAttention)
+@kernel(FusedPlacedAttention)
+def plan_placed_attention(op: FusedPlacedAttention, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans attention of (batch, heads, positions, width) to keys up to the queries' places. What is behind the last
+    of them is not read."""
+    run = aten._scaled_dot_product_flash_attention_for_cpu.default
+    q, k, v = (_permuted(x.type.names, order) for x, order in zip(ins[:3], op.orders))
+    back = _permuted(op.orders[3], outs[0].type.names)
+    shared, rows = _shared(op.orders, ins[0]), ins[1].type.size(op.orders[1][-2])
+
+    def attention(ctx: object, query: Tensor, key: Tensor, value: Tensor, places: Tensor) -> Tensor:
+        causal, end, mask = _seen(places, rows, query.dtype)
+        keys, values = k(key).narrow(2, 0, end), v(value).narrow(2, 0, end)
+        queries = q(query).flatten(1, 2) if shared else q(query)
+        out, _ = run(queries, keys, values, 0.0, causal, attn_mask=mask, scale=1.0)
+        return back(out.unflatten(1, (-1, shared)) if shared else out)
+
+    return attention
+
+
+def _seen(places: Tensor, rows: int, dtype: torch.dtype) -> tuple[bool, int, Tensor | None]:
+    """Whether queries at these places see what is up to their own number, of how many keys; and else what is added
+    to scores `[batch or 1, 1, queries, keys]`, if anything is."""
+    numbers = places.tolist()
+    if places.ndim == 1:
+        first, count = numbers[0], len(numbers)
+        if 0 <= first and count == 1:
+            return False, min(first + 1, rows), None
+        if first == 0 and count <= rows and numbers == list(range(count)):
+            return True, count, None
+    end = max(1, min(int(places.max()) + 1, rows))
+    seen = places.unsqueeze(-1) >= torch.arange(end, dtype=places.dtype)
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
+    return False, end, mask.unsqueeze(-3) if places.ndim == 2 else mask[None, None]
 
 
 def _shared(orders: Sequence[Sequence[str]], query: LocalValue) -> int:

@@ -116,6 +116,12 @@ def plan_scatter_add(op: ScatterAdd, ins: Values, outs: Values, where: Standpoin
     return scatter_add
 
 
+def next_to_each_other(numbers: Tensor) -> int | None:
+    """The first of these numbers `[n]`, if each is the one before it and one; on a CPU."""
+    found = numbers.tolist()
+    return found[0] if found and found == list(range(found[0], found[0] + len(found))) else None
+
+
 @kernel(Scatter)
 def plan_scatter(op: Scatter, ins: Values, outs: Values, where: Standpoint) -> Kernel:
     """Plans a table in which the rows of these numbers are replaced; of rows named twice the last is kept."""
@@ -125,8 +131,15 @@ def plan_scatter(op: Scatter, ins: Values, outs: Values, where: Standpoint) -> K
     rows = _Rows(index, form.batched, table.size(op.dim), where.offset(ins[0], table.index(op.dim)))
     leading = form.sizes[: len(form.batched) + 1]
     count = prod(leading)
+    at, along = table.index(op.dim), index.names[0] if len(index.dims) == 1 else ""
+    straight = tuple(src.index(along if n == op.dim else n) for n in table.names) if along else ()
 
     def renew(ctx: TorchCall, x: Tensor, y: Tensor, i: Tensor) -> None:
+        if straight and not form.batched and i.device.type == "cpu":
+            first = next_to_each_other(i)
+            if first is not None and 0 <= (first := first - rows.offset(ctx.micro)) <= rows.rows - len(i):
+                x.narrow(at, first, len(i)).copy_(y.permute(straight))
+                return
         number, inside = rows.number(ctx, i)
         keys, places = number.reshape(-1), torch.arange(number.numel(), device=x.device)
         if inside is not None:
