@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.loop_pieces import in_words
-from compiler.model import DECODE, DECODING, ENTRIES, INFER, PREFILL, Job, Model, Training
+from compiler.model import AHEAD, DECODE, DECODING, ENTRIES, INFER, PREFILL, Job, Model, Training
 from compiler.origin import Role
 from compiler.passes.inference import inference
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
@@ -171,14 +171,15 @@ def _asked(job: Job, entry: str) -> Job:
     Raises ParcError: E0101 for an entry that it does not have, E0338 for a model without outputs, E0780 to E0782 for
     one that cannot be decoded.
     """
-    if entry in DECODING and job.decoding is not None:
+    if entry in (*DECODING, AHEAD) and job.decoding is not None:
         from compiler.incremental.derive import incremental
 
         by, pieces = job.decoding, job.strategy.pieces()
-        length, called = by.length(entry), "first" if entry == PREFILL else "next"
+        length, called = by.length(entry), {PREFILL: "first", AHEAD: "ahead"}.get(entry, "next")
+        first, last = entry == PREFILL, by.last and entry == PREFILL
 
         def derived(model: Model) -> Model:
-            return incremental(model, by.dim, length, by.span, called, entry == DECODE, pieces, by.last, by.rows)
+            return incremental(model, by.dim, length, by.span, called, not first, pieces, last, by.rows)
 
         written = job.written and (job.written[0], job.written[1] and derived(job.written[1]))
         try:

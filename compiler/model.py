@@ -142,8 +142,8 @@ TRAIN_STEP, EVALUATE, INFER = "train_step", "evaluate", "infer"
 
 ENTRIES = (TRAIN_STEP, EVALUATE, INFER)
 
-PREFILL, DECODE = "prefill", "decode"
-"""What a job that decodes can be asked for besides: the outputs at the first positions, and at one more."""
+PREFILL, DECODE, AHEAD = "prefill", "decode", "ahead"
+"""What a job that decodes can be asked for besides: the outputs at the first positions, at one more, at some more."""
 
 DECODING = (PREFILL, DECODE)
 
@@ -214,10 +214,11 @@ class Decoding:
     span: Span = field(default=NOWHERE, compare=False)
     last: bool = False  # of a prefill the outputs are asked for at its last position alone
     rows: str | None = None  # of sequences, where each is at a position of its own
+    ahead: int = 1  # how many `AHEAD` has
 
     def length(self, entry: str) -> int:
         """How many new positions come at a time in an entry."""
-        return self.prefill if entry == PREFILL else 1
+        return {PREFILL: self.prefill, AHEAD: self.ahead}.get(entry, 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -127,7 +127,7 @@ def suggest(word: str, candidates: Iterable[str]) -> str | None:
 
 def plural(number: int, what: str) -> str:
     """`1 device`, `2,048 devices`, `2 batches`."""
-    ending = "es" if what.endswith("ch") else "s"
+    ending = "es" if what.endswith(("ch", "ss")) else "s"
     return f"{number:,} {what}{'' if number == 1 else ending}"
 
 

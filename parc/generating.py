@@ -15,7 +15,7 @@ from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.distribute import Array
 from runtime.executor import Executor
-from runtime.generate.loop import STOP, Ports, generate
+from runtime.generate.loop import STOP, Generated, Guesses, Ports, generate
 from runtime.generate.sampling import Sampling
 from runtime.generate.tokenizers import Tokenizer, tokenizer_of
 
@@ -38,7 +38,8 @@ class TextMade:
 @dataclass(frozen=True, slots=True)
 class Generation:
     """Texts of a job on so many devices. began: the checkpoint of its weights; chunks, singles: how many positions were
-    read at once, and one by one; seconds: of the former together, and of one of the latter."""
+    read at once, and one by one (or a few, with guesses of another model, in one call); seconds: of the former
+    together, and of one of the latter."""
 
     name: str
     devices: int
@@ -48,6 +49,13 @@ class Generation:
     singles: int
     prefill_seconds: float
     token_seconds: float
+    guesses: Guesses | None = None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of all texts together, without the positions that were read at once."""
+        seconds = self.singles * self.token_seconds
+        return sum(len(t.tokens) for t in self.texts) / seconds if seconds else None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -69,6 +77,8 @@ class Generation:
             "positions_by_themselves": self.singles,
             "prefill_seconds": self.prefill_seconds,
             "token_seconds": self.token_seconds,
+            "tokens_per_second": self.tokens_per_second,
+            "guesses": None if self.guesses is None else {"made": self.guesses.made, "taken": self.guesses.taken},
         }
 
 
@@ -126,18 +136,32 @@ def generated(
     run = (executor or Emulator)(program, initial=weights) if weights is not None else (executor or Emulator)(program)
 
     def hear(row: int, tokens: Sequence[int]) -> None:
-        told(row, _cut(known, tokens, stops))
+        told(row, cut(known, tokens, stops))
 
     found = generate(
-        run, ports, job.decoding, texts, steps, sampling, lambda tokens: _stopped(known, tokens, stops), hear
+        run, ports, job.decoding, texts, steps, sampling, lambda tokens: stopped(known, tokens, stops), hear
     )
+    return generation(compiled, program.devices, began, prompts, texts, found, known, stops)
+
+
+def generation(
+    compiled: Compiled,
+    devices: int,
+    began: str | None,
+    prompts: Sequence[str],
+    texts: Sequence[Sequence[int]],
+    found: Generated,
+    known: Tokenizer,
+    stops: Sequence[str],
+) -> Generation:
+    """What was made, as texts. texts: the tokens of the prompts."""
     made = [
-        TextMade(prompt, _cut(known, s.tokens, stops), s.tokens, len(text), s.ended)
+        TextMade(prompt, cut(known, s.tokens, stops), s.tokens, len(text), s.ended)
         for prompt, text, s in zip(prompts, texts, found.sequences)
     ]
     return Generation(
-        job.name, program.devices, began, tuple(made), found.chunks, found.singles, found.prefill_seconds,
-        found.token_seconds,
+        compiled.job.name, devices, began, tuple(made), found.chunks, found.singles, found.prefill_seconds,
+        found.token_seconds, found.guesses,
     )  # fmt: skip
 
 
@@ -171,11 +195,12 @@ def _source(given: str, program: Program, model: Model) -> tuple[WeightSource, s
     return weights_for(given, model.stored), states - {s.name for s in model.states}
 
 
-def _stopped(known: Tokenizer, tokens: Sequence[int], stops: Sequence[str]) -> bool:
+def stopped(known: Tokenizer, tokens: Sequence[int], stops: Sequence[str]) -> bool:
+    """Whether a stop is in the text."""
     return bool(stops) and any(s in known.decode(tokens) for s in stops)
 
 
-def _cut(known: Tokenizer, tokens: Sequence[int], stops: Sequence[str]) -> str:
+def cut(known: Tokenizer, tokens: Sequence[int], stops: Sequence[str]) -> str:
     """The text, up to the first stop."""
     text = known.decode(tokens)
     ends = [at for s in stops if (at := text.find(s)) >= 0]

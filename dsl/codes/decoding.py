@@ -45,6 +45,10 @@ def _scores(low: str) -> str:
     return _job(_LOW.format(low)).replace("v = 11", "v = 256")
 
 
+def _kept(z: str) -> str:
+    return _job(f"  z = {z}\n  weight head[d, v]\n  y[b, s, v] = z @ head").replace("v = 11", "v = 256")
+
+
 CODES: tuple[Code, ...] = (
     Code(
         "E0780",
@@ -106,6 +110,16 @@ CODES: tuple[Code, ...] = (
         "something else than all of them at once, and the program gives NaN. So do weights that are not numbers.",
         _scores(" - 30000.0"),
         _scores(""),
+    ),
+    Code(
+        "E0787",
+        "no draft for this model",
+        "With `parc generate --draft FILE` a second model guesses some tokens, which the first reads at once. Both have "
+        "the same tokens and a row for each prompt, and both can go back: guesses that are not taken are read anew, so "
+        "that all that is kept of earlier positions has a place for each of them. Sums over positions, scans, and "
+        "windows that keep the last few positions alone have not.",
+        _kept("cumsum(x, over s)"),
+        _kept("x"),
     ),
     Code(
         "E0751",

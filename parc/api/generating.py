@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import field
 from typing import TYPE_CHECKING, Unpack
 
+from dsl.data import dataclass
 from parc.api.compiling import compile, sizes
 from parc.api.options import Backend, Options
 
@@ -13,6 +15,17 @@ if TYPE_CHECKING:
     from parc.api.options import File
     from parc.generating import Generation
     from runtime.torch.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A second model: its file, how many tokens it guesses at a time, whose weights it has (None: those that they begin
+    with), and its job (`Options`)."""
+
+    file: File
+    ahead: int = 4
+    checkpoint: str | None = None
+    options: Options = field(default_factory=lambda: Options())
 
 
 def generate(
@@ -30,6 +43,7 @@ def generate(
     told: Callable[[int, str], None] = lambda row, text: None,
     engine: Engine | None = None,
     backend: Backend = "numpy",
+    draft: Draft | None = None,
     **options: Unpack[Options],
 ) -> Generation:
     """Go on from prompts, by a job that decodes, on emulated devices or by an engine.
@@ -48,11 +62,12 @@ def generate(
         told: hears of each row's text so far.
         engine: runs the program in place of the emulator.
         backend: as in `run`.
+        draft: a second model, which guesses tokens that are read together; nothing else about the texts changes.
         options: see `Options`.
 
     Raises:
-        ParcError: for what is wrong; E0783 to E0786 for prompts, tokenizers and jobs that make no text; as `run`
-            for the engine.
+        ParcError: for what is wrong; E0783 to E0786 for prompts, tokenizers and jobs that make no text, E0787 for
+            the draft; as `run` for the engine.
     """
     from parc.api.running import emulator
     from parc.generating import generated, program_of
@@ -61,9 +76,17 @@ def generate(
 
     with engine or nullcontext():
         compiled = compile(file, **options)
-        program = program_of(compiled)
         here = ["stacked"] if engine is None else ["private"] if engine.place is None else []
-        require_machine(Asked(program, here, None, compiled.job.span, sizes(file, options)))
         sampling = Sampling(temperature, top_k, top_p, seed)
         run = emulator(backend) if engine is None else engine.executor
-        return generated(compiled, program, prompts, steps, sampling, stops, checkpoint, tokenizer, told, run)
+        if draft is None:
+            program = program_of(compiled)
+            require_machine(Asked(program, here, None, compiled.job.span, sizes(file, options)))
+            return generated(compiled, program, prompts, steps, sampling, stops, checkpoint, tokenizer, told, run)
+        from parc.speculating import rows_of, speculated
+
+        both = rows_of(compiled, draft.ahead + 1), rows_of(compile(draft.file, **draft.options))
+        for side, asked in zip(both, (sizes(file, options), sizes(draft.file, draft.options))):
+            require_machine(Asked(side.program, here, None, side.compiled.job.span, asked))
+        given = checkpoint, draft.checkpoint
+        return speculated(*both, prompts, steps, sampling, draft.ahead, stops, given, tokenizer, told, run)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -10,6 +12,7 @@ from dsl.printable import printable
 from parc import api
 from parc.cli.common import (
     Command,
+    Name,
     NumberRange,
     Output,
     choice,
@@ -22,6 +25,28 @@ from parc.cli.common import (
 from parc.cli.engine import backend_option, check_backend, engine_of, engine_options
 from parc.cli.keeping import from_option, say_weights
 from parc.cli.tables import plural, seconds
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def draft_options(function: F) -> F:
+    """`--draft`, `--draft-job`, `--draft-from`, `--ahead`: a second model that guesses."""
+    for option in (
+        click.option(
+            "--ahead", type=click.IntRange(1), default=4, show_default=True, metavar="K",
+            help="How many tokens the draft guesses at a time.",
+        ),
+        click.option(
+            "--draft-from", "draft_given", metavar="CHECKPOINT", help="The draft's weights, as `--from` those of FILE."
+        ),
+        click.option("--draft-job", metavar="NAME", type=Name(), help="The draft's job, if its file has several."),
+        click.option(
+            "--draft", metavar="FILE",
+            help="A second model guesses tokens (speculative decoding); what is drawn is as likely as without it.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
 
 
 @click.command("generate", cls=Command)
@@ -47,6 +72,7 @@ from parc.cli.tables import plural, seconds
 @click.option("--stop", "stops", metavar="TEXT", multiple=True, help="End before this text.")
 @click.option("--tokenizer", metavar="NAME", help="`byte`, or a `tokenizer.json`; else that of the job's data.")
 @from_option
+@draft_options
 @engine_options
 @backend_option
 @threads_option
@@ -63,6 +89,10 @@ def command(
     stops: tuple[str, ...],
     tokenizer: str | None,
     given: str | None,
+    draft: str | None,
+    draft_job: str | None,
+    draft_given: str | None,
+    ahead: int,
     engine: str,
     device: str,
     patience: float,
@@ -80,12 +110,19 @@ def command(
     \b
     parc generate writer.par --prompt "To be" --from saved
     parc generate writer.par --prompt "To be" --temperature 0.8 --top-p 0.9 --seed 7
+    parc generate writer.par --prompt "To be" --draft small.par --ahead 4
     """
     set_threads(threads)
     check_backend(backend, engine)
     if any(not s for s in stops):
         raise click.UsageError("a stop is empty")
-    chosen = engine_of(engine, device, patience)
+    chosen, chosen_draft = engine_of(engine, device, patience), None
+    if draft is not None:
+        same = {"params": dict(params)} if draft == file else {}
+        source = read_source(out, draft)
+        chosen_draft = api.Draft(source, ahead, draft_given, {**same, "job": draft_job})  # type: ignore[typeddict-item]
+    elif draft_job is not None or draft_given is not None:
+        raise click.UsageError("`--draft-job` and `--draft-from` are of a `--draft FILE`")
     said = _Said(out, prompts, max(map(len, stops), default=1) - 1)
     found = api.generate(
         read_source(out, file),
@@ -101,6 +138,7 @@ def command(
         told=said.hear,
         engine=chosen,
         backend=backend,
+        draft=chosen_draft,
         **choice(out, params, job, strategy),
     )
     out.result = found.as_json()
@@ -111,7 +149,12 @@ def command(
     say_weights(out, found.began)
     many = plural(sum(len(t.tokens) for t in found.texts), "token")
     read = f"{plural(found.chunks, 'position')} at once in {seconds(found.prefill_seconds)}, " if found.chunks else ""
-    out.say(f"{many}; {read}{seconds(found.token_seconds)} for each position here")
+    if found.guesses is None:
+        out.say(f"{many}; {read}{seconds(found.token_seconds)} for each position here")
+        return
+    made, taken, rate = found.guesses.made, found.guesses.taken, found.tokens_per_second
+    told = f"{taken} of {plural(made, 'guess')} taken ({taken / made:.0%})" if made else "nothing was guessed"
+    out.say(f"{many}; {read}{told}; {seconds(found.token_seconds)} for each call here, {rate or 0:.1f} tokens/s")
 
 
 class _Said:

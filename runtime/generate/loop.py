@@ -70,6 +70,11 @@ class Ports:
         found = tokens if len(self.type.dims) == 2 else tokens[0]
         return found.T if len(self.type.dims) == 2 and self.type.names[0] == self.dim else found
 
+    def every(self, outputs: Array) -> Array:
+        """The scores `[rows, positions, tokens]`, of a model with a dim of sequences."""
+        found = np.transpose(outputs, self.order)
+        return found[..., : self.high] if self.high is not None else found
+
     def last(self, outputs: Array) -> Array:
         """The scores `[rows, tokens]` at the last of the positions that were given."""
         found = np.transpose(outputs, self.order)
@@ -86,15 +91,24 @@ class Continuation:
 
 
 @dataclass(frozen=True, slots=True)
+class Guesses:
+    """How many tokens a second model guessed, and how many of them were taken."""
+
+    made: int
+    taken: int
+
+
+@dataclass(frozen=True, slots=True)
 class Generated:
     """All of them. prefill_seconds: of reading `chunks` positions at once, as far as all prompts go; token_seconds: of
-    each position after that, on the average of `singles`."""
+    each position after that, on the average of `singles`. guesses: of a second model."""
 
     sequences: tuple[Continuation, ...]
     prefill_seconds: float
     token_seconds: float
     chunks: int
     singles: int
+    guesses: Guesses | None = None
 
 
 def generate(
@@ -121,7 +135,7 @@ def generate(
 
     Raises ParcError: E0784 for prompts that do not fit, E0786 where scores are no numbers.
     """
-    _check(ports, prompts)
+    check_prompts(ports, prompts)
     tokens = np.zeros((ports.rows, ports.places), np.int32)
     for row in range(ports.rows):
         prompt = prompts[row] if row < len(prompts) else prompts[0]
@@ -169,7 +183,8 @@ def _called(run: Executor, ports: Ports, entry: str, last: str, tokens: Array) -
     return ports.last(done.outputs[ports.scores])
 
 
-def _check(ports: Ports, prompts: Sequence[Sequence[int]]) -> None:
+def check_prompts(ports: Ports, prompts: Sequence[Sequence[int]]) -> None:
+    """Raise ParcError (E0784) for prompts that do not fit."""
     if not prompts:
         raise _prompt("there is no prompt", "`--prompt TEXT`")
     if len(prompts) > ports.rows:

@@ -10,7 +10,18 @@ from dsl.data import dataclass
 from runtime.inputs import Array
 from runtime.numpy.create import fractions, hashed
 
-_STREAM = crc32(b"next token")
+NEXT_TOKEN = crc32(b"next token")
+
+
+def picked(shares: Array, stream: int, seed: int, place: int, first: int = 0) -> Array:
+    """One of each row's tokens, as likely as its share `[rows, tokens]` (of all of the row): by random bits that are a
+    hash of the seed, the stream, the place, and the row's number, counted from `first`."""
+    sums = np.cumsum(shares, 1)
+    key = hashed(np.array(seed % 2**64, np.uint64), stream, place)
+    u = fractions(hashed(key, np.arange(first, first + len(shares), dtype=np.uint64)), "f64")[:, None]
+    found = (sums <= u * sums[:, -1:]).sum(1)
+    last = shares.shape[1] - 1 - (np.nan_to_num(shares)[:, ::-1] > 0).argmax(1)  # u may round to the very end
+    return np.asarray(np.minimum(found, last))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +39,14 @@ class Sampling:
         x = np.asarray(logits, np.float64)
         rows = np.arange(len(x))[:, None]
         if self.temperature == 0:
-            found = np.zeros_like(x)
-            found[rows[:, 0], x.argmax(1)] = 1.0
-            return np.where(np.isnan(x).any(1, keepdims=True), np.nan, found)
+            likeliest = np.zeros_like(x)
+            likeliest[rows[:, 0], x.argmax(1)] = 1.0
+            return np.where(np.isnan(x).any(1, keepdims=True), np.nan, likeliest)
         with np.errstate(invalid="ignore"):
             e = np.exp((x - x.max(1, keepdims=True)) / self.temperature)
+        if self.top_k is None and self.top_p == 1:
+            found: Array = e / e.sum(1, keepdims=True)
+            return found
         order = np.argsort(-e, 1, kind="stable")  # of equal ones the first
         ranked = e[rows, order]
         if self.top_k is not None:
@@ -49,10 +63,4 @@ class Sampling:
         if self.temperature == 0:
             x = np.asarray(logits)
             return np.where(np.isnan(x).any(1), 0, x.argmax(1))
-        shares = self.shares(logits)
-        sums = np.cumsum(shares, 1)
-        key = hashed(np.array(self.seed % 2**64, np.uint64), _STREAM, place)
-        u = fractions(hashed(key, np.arange(first, first + len(shares), dtype=np.uint64)), "f64")[:, None]
-        found = (sums <= u * sums[:, -1:]).sum(1)
-        last = shares.shape[1] - 1 - (np.nan_to_num(shares)[:, ::-1] > 0).argmax(1)  # u may round to the very end
-        return np.asarray(np.minimum(found, last))
+        return picked(self.shares(logits), NEXT_TOKEN, self.seed, place, first)

@@ -67,6 +67,7 @@ def findings(text: str, code: str, folder: Path) -> list[str]:
     families = {"E07": run, "E08": ["cost"], "E10": ["init", "--from"]}
     own = {"E0910": run, "E0932": run, "E0933": ["cost"], "E0951": ["plan"]}
     own |= dict.fromkeys(("E0783", "E0784", "E0785", "E0786"), ["generate", "--prompt", "ab", "--steps", "1"])
+    own["E0787"] = ["generate", "--prompt", "ab", "--steps", "1", "--draft", "main.par"]
     own["E0751"] = ["serve", "--check", "--port", "0"]
     command = own.get(code) or families.get(code[:3], ["check"])
     result = CliRunner().invoke(cli, [*command, str(file), "--json", *options], env=environment)

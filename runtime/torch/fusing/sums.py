@@ -1,5 +1,5 @@
-"""Products of matrices that are only added to something of their shape, or of that of their last dims: one call that adds
-them up where that is."""
+"""Products of matrices that are only added to something of their shape, or of that of their last dims: one call that
+adds them up where that is."""
 
 from __future__ import annotations
 

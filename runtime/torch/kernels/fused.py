@@ -123,7 +123,7 @@ def _seen(places: Tensor, rows: int, dtype: torch.dtype) -> tuple[bool, int, Ten
     numbers = places.tolist()
     if places.ndim == 1:
         first, count = numbers[0], len(numbers)
-        if 0 <= first and count == 1:
+        if first >= 0 and count == 1:
             return False, min(first + 1, rows), None
         if first == 0 and count <= rows and numbers == list(range(count)):
             return True, count, None

@@ -1,0 +1,234 @@
+"""Speculative decoding: a second model, the draft, guesses some tokens, the first reads them all at once, and takes
+those that it would have drawn, up to the first that it would not.
+
+A guess that the draft drew with share q, and that the first model gives p, is taken with probability min(1, p / q), and
+where it is not, a token is drawn of max(0, p - q): so each is as likely as the first model alone has it (Leviathan,
+Kalman and Matias, arXiv 2211.17192; Chen and others, arXiv 2302.01318). Without a temperature all shares are 0 or 1:
+the tokens are those of the first model.
+
+Random bits are a hash of seed, row, position and what is drawn (a guess, whether it is taken, the next token). What was
+drawn at a position of which nothing was taken has changed nothing before that position, so it may be drawn there again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+from zlib import crc32
+
+import numpy as np
+
+from compiler.model import AHEAD, DECODE, PREFILL
+from dsl.data import dataclass
+from dsl.diagnostics import fail
+from runtime.executor import Executor
+from runtime.generate.loop import (
+    CONTEXT,
+    LENGTH,
+    STOP,
+    Continuation,
+    Generated,
+    Guesses,
+    Ports,
+    check_prompts,
+)
+from runtime.generate.sampling import NEXT_TOKEN, Sampling, picked
+from runtime.inputs import Array
+
+GUESS, TAKE = crc32(b"guessed token"), crc32(b"take the guess")
+
+LAST = {PREFILL: "first", DECODE: "next", AHEAD: "ahead"}
+"""By entry, the last part of the name of its data."""
+
+
+class Chance(Protocol):
+    """What decides: one of so many, as likely as their shares `[n]` say, for a stream, a row and a position."""
+
+    def __call__(self, shares: Array, stream: int, row: int, place: int) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SeededChance:
+    """By hashed bits."""
+
+    seed: int
+
+    def __call__(self, shares: Array, stream: int, row: int, place: int) -> int:
+        return int(picked(shares[None], stream, self.seed, place, row)[0])
+
+
+class RowReader:
+    """The rows of a model's batch, over a program that takes each row's position. `read`: by row, how many of the
+    tokens of its sequence it has read; it may be set back where the model `rewinds`.
+
+    prefill: how many positions that entry reads. positions: by entry, the name of the data that are the positions.
+    """
+
+    def __init__(self, run: Executor, ports: Ports, prefill: int, positions: Mapping[str, str]) -> None:
+        self.run, self.ports, self.prefill, self.positions = run, ports, prefill, positions
+        self.read = [0] * ports.rows
+
+    def call(self, entry: str, given: Mapping[int, Sequence[int]]) -> Array:
+        """Have some rows read their next tokens, each as many as the entry takes; scores `[rows, positions, tokens]`,
+        of a prefill perhaps at its last position alone.
+
+        Raises ParcError (E0786) where they are no numbers.
+        """
+        (length,) = {len(tokens) for tokens in given.values()}
+        tokens = np.zeros((self.ports.rows, length), np.int32)
+        places = np.full(self.ports.rows, -1, np.int32)
+        for row, new in given.items():
+            tokens[row], places[row] = new, self.read[row]
+            self.read[row] += length
+        name = f"{self.ports.name}.{LAST[entry]}"
+        done = self.run.call(entry, {name: self.ports.given(tokens), self.positions[entry]: places})
+        scores = self.ports.every(done.outputs[self.ports.scores])
+        rows = list(given)
+        if np.isnan(scores[rows]).any():
+            help = "a mask by a number is too weak for these weights, or they are no numbers"
+            at = max(self.read[row] for row in rows) - 1
+            raise fail("E0786", f"the output `{self.ports.scores}` is not a number at position {at}", help=help)
+        return scores
+
+    def read_up_to(self, sequences: Mapping[int, Sequence[int]], chunks_only: bool = False) -> int:
+        """Read what is left of these rows' tokens, in whole prefills as far as they go; how many of these there were.
+        chunks_only: and no further."""
+        chunks = 0
+        while self.prefill > 1:
+            whole = {r: t for r, t in sequences.items() if len(t) - self.read[r] >= self.prefill}
+            if not whole:
+                break
+            self.call(PREFILL, {r: t[self.read[r] : self.read[r] + self.prefill] for r, t in whole.items()})
+            chunks += 1
+        while not chunks_only:
+            rest = {r: t for r, t in sequences.items() if len(t) > self.read[r]}
+            if not rest:
+                break
+            self.call(DECODE, {r: t[self.read[r] : self.read[r] + 1] for r, t in rest.items()})
+        return chunks
+
+
+@dataclass(slots=True)
+class _Text:
+    """A sequence: the prompt's tokens and those that were made, how many the prompt has, why it ended."""
+
+    tokens: list[int]
+    prompt: int
+    ended: str = ""
+
+
+def speculate(
+    target: RowReader,
+    draft: RowReader,
+    prompts: Sequence[Sequence[int]],
+    steps: int,
+    sampling: Sampling,
+    ahead: int,
+    stops: Callable[[Sequence[int]], bool] = lambda tokens: False,
+    told: Callable[[int, Sequence[int]], None] = lambda row, tokens: None,
+    chance: Chance | None = None,
+) -> Generated:
+    """Go on from each prompt for at most so many tokens, as `generate` does; what becomes of a row hangs on no other.
+
+    Args:
+        target: whose texts they are, with the entries `prefill`, `decode`, and `ahead` of one position more than are
+            guessed. Both begin with nothing read, and can go back to any position.
+        draft: what guesses, with `prefill` and `decode`.
+        ahead: how many tokens are guessed at a time.
+        chance: what decides instead of hashed bits of the seed.
+        others: as of `generate`.
+
+    Raises ParcError: E0784 for prompts that do not fit, E0786 where scores are no numbers.
+    """
+    check_prompts(target.ports, prompts)
+    chance = chance or SeededChance(sampling.seed)
+    texts = [_Text(list(p), len(p)) for p in prompts]
+    begun = time.perf_counter()
+    whole = target.read_up_to({r: t.tokens[:-1] for r, t in enumerate(texts)}, chunks_only=True)
+    draft.read_up_to({r: t.tokens[:-1] for r, t in enumerate(texts)}, chunks_only=True)
+    since, calls, guessed, taken = time.perf_counter(), 0, 0, 0
+    target.read_up_to({r: t.tokens[:-1] for r, t in enumerate(texts)})
+    while running := [r for r, t in enumerate(texts) if not t.ended]:
+        most = min(target.ports.places, draft.ports.places + 1) - ahead
+        rows = [r for r in running if len(texts[r].tokens) <= most]
+        new: dict[int, list[int]] = {}
+        if rows:
+            guesses = _guessed(draft, {r: texts[r].tokens for r in rows}, ahead, sampling, chance)
+            given = {r: [texts[r].tokens[-1], *(token for token, _ in guesses[r])] for r in rows}
+            scores = target.call(AHEAD, given)
+            calls += 1
+            for r in rows:
+                at = len(texts[r].tokens)
+                new[r] = _taken(scores[r], guesses[r], sampling, chance, r, at)
+                guessed, taken = guessed + ahead, taken + len(new[r]) - 1
+                target.read[r] = at + len(new[r]) - 1
+                draft.read[r] = min(draft.read[r], target.read[r])
+        if alone := [r for r in running if r not in rows]:
+            scores = target.call(DECODE, {r: texts[r].tokens[-1:] for r in alone})
+            calls += 1
+            for r in alone:
+                new[r] = [chance(sampling.shares(scores[r])[-1], NEXT_TOKEN, r, len(texts[r].tokens))]
+        for r in running:
+            _go_on(texts[r], new[r], steps, target.ports.places, stops, lambda made, r=r: told(r, made))  # type: ignore[misc]
+    seconds = (time.perf_counter() - since) / max(1, calls)
+    found = tuple(Continuation(tuple(t.tokens[t.prompt :]), t.ended) for t in texts)
+    return Generated(found, since - begun, seconds, whole * target.prefill, calls, Guesses(guessed, taken))
+
+
+def _guessed(
+    draft: RowReader, sequences: Mapping[int, Sequence[int]], ahead: int, sampling: Sampling, chance: Chance
+) -> dict[int, list[tuple[int, Array]]]:
+    """What the draft guesses behind each sequence: tokens, each with the shares of all that it was drawn of."""
+    draft.read_up_to({r: t[:-1] for r, t in sequences.items()}, chunks_only=True)
+    tokens = {r: list(t) for r, t in sequences.items()}
+    found: dict[int, list[tuple[int, Array]]] = {r: [] for r in sequences}
+    while rows := [r for r, made in found.items() if len(made) < ahead]:
+        scores = draft.call(DECODE, {r: [tokens[r][draft.read[r]]] for r in rows})
+        for r in rows:
+            if draft.read[r] == len(tokens[r]):
+                shares = sampling.shares(scores[r])[-1]
+                token = chance(shares, GUESS, r, len(tokens[r]))
+                tokens[r].append(token)
+                found[r].append((token, shares))
+    return found
+
+
+def _taken(
+    scores: Array, guesses: Sequence[tuple[int, Array]], sampling: Sampling, chance: Chance, row: int, at: int
+) -> list[int]:
+    """The guesses that are taken, and one token more. scores: `[guesses + 1, tokens]`; at: the first one's position."""
+    found: list[int] = []
+    shares = sampling.shares(scores)
+    for i, (token, q) in enumerate(guesses):
+        p = shares[i]
+        odds = min(1.0, p[token] / q[token])
+        if not chance(np.array([1 - odds, odds]), TAKE, row, at + i):
+            rest = np.maximum(p - q, 0.0)
+            total = rest.sum()  # 0 only by rounding: p and q are the same, and every guess is taken
+            return [*found, chance(rest / total if total > 0 else p, NEXT_TOKEN, row, at + i)]
+        found.append(token)
+    return [*found, chance(shares[-1], NEXT_TOKEN, row, at + len(guesses))]
+
+
+def _go_on(
+    text: _Text,
+    new: Sequence[int],
+    steps: int,
+    places: int,
+    stops: Callable[[Sequence[int]], bool],
+    told: Callable[[Sequence[int]], None],
+) -> None:
+    """Put new tokens behind a sequence, up to its end."""
+    for token in new:
+        text.tokens.append(token)
+        made = text.tokens[text.prompt :]
+        told(made)
+        if stops(made):
+            text.ended = STOP
+        elif len(made) == steps:
+            text.ended = LENGTH
+        elif len(text.tokens) > places:
+            text.ended = CONTEXT
+        if text.ended:
+            return
