@@ -114,10 +114,10 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0787",
         "no draft for this model",
-        "With `parc generate --draft FILE` a second model guesses some tokens, which the first reads at once. Both have "
-        "the same tokens and a row for each prompt, and both can go back: guesses that are not taken are read anew, so "
-        "that all that is kept of earlier positions has a place for each of them. Sums over positions, scans, and "
-        "windows that keep the last few positions alone have not.",
+        "With `parc generate --draft FILE` a second model guesses some tokens, which the first reads at once. Both "
+        "have the same tokens and a row for each prompt, and both can go back: guesses that are not taken are read "
+        "anew, so that all that is kept of earlier positions has a place for each of them. Sums over positions, scans, "
+        "and windows that keep the last few positions alone have not.",
         _kept("cumsum(x, over s)"),
         _kept("x"),
     ),

@@ -7,7 +7,7 @@ from parc.api.compiling import Checked, check, compile, diff, diff_text, emit, e
 from parc.api.compressing import compress
 from parc.api.explaining import explain, explain_tensor
 from parc.api.exporting import export
-from parc.api.generating import Draft, generate
+from parc.api.generating import DraftModel, generate
 from parc.api.importing import init
 from parc.api.options import (
     BACKENDS,
@@ -45,7 +45,7 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "Checked",
-    "Draft",
+    "DraftModel",
     "ENTRIES",
     "EXECUTORS",
     "Entry",

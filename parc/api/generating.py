@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class DraftModel:
     """A second model: its file, how many tokens it guesses at a time, whose weights it has (None: those that they begin
     with), and its job (`Options`)."""
 
@@ -43,7 +43,7 @@ def generate(
     told: Callable[[int, str], None] = lambda row, text: None,
     engine: Engine | None = None,
     backend: Backend = "numpy",
-    draft: Draft | None = None,
+    draft: DraftModel | None = None,
     **options: Unpack[Options],
 ) -> Generation:
     """Go on from prompts, by a job that decodes, on emulated devices or by an engine.

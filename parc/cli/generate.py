@@ -120,7 +120,7 @@ def command(
     if draft is not None:
         same = {"params": dict(params)} if draft == file else {}
         source = read_source(out, draft)
-        chosen_draft = api.Draft(source, ahead, draft_given, {**same, "job": draft_job})  # type: ignore[typeddict-item]
+        chosen_draft = api.DraftModel(source, ahead, draft_given, {**same, "job": draft_job})  # type: ignore[typeddict-item]
     elif draft_job is not None or draft_given is not None:
         raise click.UsageError("`--draft-job` and `--draft-from` are of a `--draft FILE`")
     said = _Said(out, prompts, max(map(len, stops), default=1) - 1)

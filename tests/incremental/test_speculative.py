@@ -210,11 +210,11 @@ FILE = Source("net.par", MODEL)
 PROMPTS = ("To be", "What is i", "I")
 
 
-def draft(job: str = "small", ahead: int = 3) -> parc.api.Draft:
-    return parc.api.Draft(FILE, ahead, options={"job": job, "double": True})
+def draft(job: str = "small", ahead: int = 3) -> parc.api.DraftModel:
+    return parc.api.DraftModel(FILE, ahead, options={"job": job, "double": True})
 
 
-def texts(guesses: parc.api.Draft | None, steps: int = 7, **given: Any) -> list[tuple[tuple[int, ...], str]]:
+def texts(guesses: parc.api.DraftModel | None, steps: int = 7, **given: Any) -> list[tuple[tuple[int, ...], str]]:
     found = parc.generate(FILE, PROMPTS, steps, job="write", double=True, draft=guesses, **given)
     assert (found.guesses is None) == (guesses is None)
     return [(t.tokens, t.ended) for t in found.texts]
