@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.loop_pieces import in_words
-from compiler.model import AHEAD, DECODE, DECODING, ENTRIES, INFER, PREFILL, Job, Model, Training
+from compiler.model import AHEAD, DECODE, DECODING, ENTRIES, INFER, MOVE, PREFILL, Job, Model, Training
 from compiler.origin import Role
 from compiler.passes.inference import inference
 from compiler.passes.pipeline import NAMES, PASSES, Pass, Work
@@ -171,15 +171,17 @@ def _asked(job: Job, entry: str) -> Job:
     Raises ParcError: E0101 for an entry that it does not have, E0338 for a model without outputs, E0780 to E0782 for
     one that cannot be decoded.
     """
-    if entry in (*DECODING, AHEAD) and job.decoding is not None:
+    if entry in (*DECODING, AHEAD, MOVE) and job.decoding is not None:
         from compiler.incremental.derive import incremental
+        from compiler.incremental.moved import moved
 
         by, pieces = job.decoding, job.strategy.pieces()
         length, called = by.length(entry), {PREFILL: "first", AHEAD: "ahead"}.get(entry, "next")
         first, last = entry == PREFILL, by.last and entry == PREFILL
 
         def derived(model: Model) -> Model:
-            return incremental(model, by.dim, length, by.span, called, not first, pieces, last, by.rows)
+            found = incremental(model, by.dim, length, by.span, called, not first, pieces, last, by.rows)
+            return moved(found, by.rows) if entry == MOVE and by.rows is not None else found
 
         written = job.written and (job.written[0], job.written[1] and derived(job.written[1]))
         try:

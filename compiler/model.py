@@ -142,8 +142,8 @@ TRAIN_STEP, EVALUATE, INFER = "train_step", "evaluate", "infer"
 
 ENTRIES = (TRAIN_STEP, EVALUATE, INFER)
 
-PREFILL, DECODE, AHEAD = "prefill", "decode", "ahead"
-"""What a job that decodes can be asked for besides: the outputs at the first positions, at one more, at some more."""
+PREFILL, DECODE, AHEAD, MOVE = "prefill", "decode", "ahead", "move"
+"""What a job that decodes can be asked for besides: outputs at the first positions, one more, some more; row to row."""
 
 DECODING = (PREFILL, DECODE)
 

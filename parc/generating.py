@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class TextMade:
     """What was made of one prompt: the text behind it, its tokens, how many the prompt has, and why it ended: `length`,
-    `stop` or `context`."""
+    `stop` or `context`. score: with beams, the logarithm of how likely it is, over its length to the power of the
+    length penalty."""
 
     prompt: str
     text: str
     tokens: tuple[int, ...]
     prompt_tokens: int
     ended: str
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Generation:
                     "tokens": list(t.tokens),
                     "prompt_tokens": t.prompt_tokens,
                     "ended": t.ended,
+                    "score": t.score,
                 }
                 for t in self.texts
             ],
@@ -156,7 +159,7 @@ def generation(
 ) -> Generation:
     """What was made, as texts. texts: the tokens of the prompts."""
     made = [
-        TextMade(prompt, cut(known, s.tokens, stops), s.tokens, len(text), s.ended)
+        TextMade(prompt, cut(known, s.tokens, stops), s.tokens, len(text), s.ended, s.score)
         for prompt, text, s in zip(prompts, texts, found.sequences)
     ]
     return Generation(

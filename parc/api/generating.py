@@ -44,6 +44,8 @@ def generate(
     engine: Engine | None = None,
     backend: Backend = "numpy",
     draft: DraftModel | None = None,
+    beams: int = 1,
+    length_penalty: float = 1.0,
     **options: Unpack[Options],
 ) -> Generation:
     """Go on from prompts, by a job that decodes, on emulated devices or by an engine.
@@ -63,6 +65,9 @@ def generate(
         engine: runs the program in place of the emulator.
         backend: as in `run`.
         draft: a second model, which guesses tokens that are read together; nothing else about the texts changes.
+        beams: of so many texts of each prompt that go on side by side the best is made (beam search), if there are
+            several; nothing is drawn then, and each prompt takes as many rows of the batch.
+        length_penalty: of beams: scores are divided by the length to this power.
         options: see `Options`.
 
     Raises:
@@ -79,13 +84,23 @@ def generate(
         here = ["stacked"] if engine is None else ["private"] if engine.place is None else []
         sampling = Sampling(temperature, top_k, top_p, seed)
         run = emulator(backend) if engine is None else engine.executor
+        if beams > 1:
+            from parc.beams import generated_by_beams
+            from parc.row_programs import movable
+
+            if draft is not None or temperature:
+                raise ValueError("beams draw nothing, and no draft guesses for them")
+            rows = movable(compiled)
+            require_machine(Asked(rows.program, here, None, compiled.job.span, sizes(file, options)))
+            return generated_by_beams(rows, prompts, steps, beams, length_penalty, stops, checkpoint, tokenizer, run)
         if draft is None:
             program = program_of(compiled)
             require_machine(Asked(program, here, None, compiled.job.span, sizes(file, options)))
             return generated(compiled, program, prompts, steps, sampling, stops, checkpoint, tokenizer, told, run)
-        from parc.speculating import rows_of, speculated
+        from parc.row_programs import rewinding
+        from parc.speculating import speculated
 
-        both = rows_of(compiled, draft.ahead + 1), rows_of(compile(draft.file, **draft.options))
+        both = rewinding(compiled, draft.ahead + 1), rewinding(compile(draft.file, **draft.options))
         for side, asked in zip(both, (sizes(file, options), sizes(draft.file, draft.options))):
             require_machine(Asked(side.program, here, None, side.compiled.job.span, asked))
         given = checkpoint, draft.checkpoint

@@ -69,6 +69,18 @@ def draft_options(function: F) -> F:
     help="Draw of the likeliest tokens that together have this share.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of what is drawn.")
+@click.option(
+    "--beams",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Search by so many texts side by side for the likeliest one; each takes a row of the batch.",
+)
+@click.option(
+    "--length-penalty", type=NumberRange(-1e3, 1e3), metavar="P",
+    help="Of beams: how likely a text is, its logarithm, is divided by its length to the power of P (1).",
+)  # fmt: skip
 @click.option("--stop", "stops", metavar="TEXT", multiple=True, help="End before this text.")
 @click.option("--tokenizer", metavar="NAME", help="`byte`, or a `tokenizer.json`; else that of the job's data.")
 @from_option
@@ -86,6 +98,8 @@ def command(
     top_k: int | None,
     top_p: float,
     seed: int,
+    beams: int,
+    length_penalty: float | None,
     stops: tuple[str, ...],
     tokenizer: str | None,
     given: str | None,
@@ -116,6 +130,10 @@ def command(
     check_backend(backend, engine)
     if any(not s for s in stops):
         raise click.UsageError("a stop is empty")
+    if beams > 1 and (draft is not None or temperature):
+        raise click.UsageError("`--beams` draws nothing, so it goes without `--temperature` and `--draft`")
+    if beams == 1 and length_penalty is not None:
+        raise click.UsageError("`--length-penalty` is of `--beams`")
     chosen, chosen_draft = engine_of(engine, device, patience), None
     if draft is not None:
         same = {"params": dict(params)} if draft == file else {}
@@ -139,6 +157,8 @@ def command(
         engine=chosen,
         backend=backend,
         draft=chosen_draft,
+        beams=beams,
+        length_penalty=1.0 if length_penalty is None else length_penalty,
         **choice(out, params, job, strategy),
     )
     out.result = found.as_json()

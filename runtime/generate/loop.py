@@ -84,10 +84,11 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What was made of one prompt: its tokens without the prompt's, and why it ended."""
+    """What was made of one prompt: its tokens without the prompt's, and why it ended. score: of the best of beams."""
 
     tokens: tuple[int, ...]
     ended: str
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

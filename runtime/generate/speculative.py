@@ -19,27 +19,14 @@ from zlib import crc32
 
 import numpy as np
 
-from compiler.model import AHEAD, DECODE, PREFILL
+from compiler.model import AHEAD, DECODE
 from dsl.data import dataclass
-from dsl.diagnostics import fail
-from runtime.executor import Executor
-from runtime.generate.loop import (
-    CONTEXT,
-    LENGTH,
-    STOP,
-    Continuation,
-    Generated,
-    Guesses,
-    Ports,
-    check_prompts,
-)
+from runtime.generate.loop import CONTEXT, LENGTH, STOP, Continuation, Generated, Guesses, check_prompts
+from runtime.generate.reader import RowReader
 from runtime.generate.sampling import NEXT_TOKEN, Sampling, picked
 from runtime.inputs import Array
 
 GUESS, TAKE = crc32(b"guessed token"), crc32(b"take the guess")
-
-LAST = {PREFILL: "first", DECODE: "next", AHEAD: "ahead"}
-"""By entry, the last part of the name of its data."""
 
 
 class Chance(Protocol):
@@ -56,57 +43,6 @@ class SeededChance:
 
     def __call__(self, shares: Array, stream: int, row: int, place: int) -> int:
         return int(picked(shares[None], stream, self.seed, place, row)[0])
-
-
-class RowReader:
-    """The rows of a model's batch, over a program that takes each row's position. `read`: by row, how many of the
-    tokens of its sequence it has read; it may be set back where the model `rewinds`.
-
-    prefill: how many positions that entry reads. positions: by entry, the name of the data that are the positions.
-    """
-
-    def __init__(self, run: Executor, ports: Ports, prefill: int, positions: Mapping[str, str]) -> None:
-        self.run, self.ports, self.prefill, self.positions = run, ports, prefill, positions
-        self.read = [0] * ports.rows
-
-    def call(self, entry: str, given: Mapping[int, Sequence[int]]) -> Array:
-        """Have some rows read their next tokens, each as many as the entry takes; scores `[rows, positions, tokens]`,
-        of a prefill perhaps at its last position alone.
-
-        Raises ParcError (E0786) where they are no numbers.
-        """
-        (length,) = {len(tokens) for tokens in given.values()}
-        tokens = np.zeros((self.ports.rows, length), np.int32)
-        places = np.full(self.ports.rows, -1, np.int32)
-        for row, new in given.items():
-            tokens[row], places[row] = new, self.read[row]
-            self.read[row] += length
-        name = f"{self.ports.name}.{LAST[entry]}"
-        done = self.run.call(entry, {name: self.ports.given(tokens), self.positions[entry]: places})
-        scores = self.ports.every(done.outputs[self.ports.scores])
-        rows = list(given)
-        if np.isnan(scores[rows]).any():
-            help = "a mask by a number is too weak for these weights, or they are no numbers"
-            at = max(self.read[row] for row in rows) - 1
-            raise fail("E0786", f"the output `{self.ports.scores}` is not a number at position {at}", help=help)
-        return scores
-
-    def read_up_to(self, sequences: Mapping[int, Sequence[int]], chunks_only: bool = False) -> int:
-        """Read what is left of these rows' tokens, in whole prefills as far as they go; how many of these there were.
-        chunks_only: and no further."""
-        chunks = 0
-        while self.prefill > 1:
-            whole = {r: t for r, t in sequences.items() if len(t) - self.read[r] >= self.prefill}
-            if not whole:
-                break
-            self.call(PREFILL, {r: t[self.read[r] : self.read[r] + self.prefill] for r, t in whole.items()})
-            chunks += 1
-        while not chunks_only:
-            rest = {r: t for r, t in sequences.items() if len(t) > self.read[r]}
-            if not rest:
-                break
-            self.call(DECODE, {r: t[self.read[r] : self.read[r] + 1] for r, t in rest.items()})
-        return chunks
 
 
 @dataclass(slots=True)

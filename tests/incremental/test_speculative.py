@@ -20,8 +20,9 @@ from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc.cli import cli
 from runtime.generate.loop import Ports
+from runtime.generate.reader import LAST, RowReader
 from runtime.generate.sampling import Sampling
-from runtime.generate.speculative import LAST, RowReader, speculate
+from runtime.generate.speculative import speculate
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -53,11 +54,11 @@ class Table:
         return SimpleNamespace(outputs={"scores": found})
 
 
-def reader(seed: int, vocabulary: int, places: int) -> RowReader:
-    type = Type("int32", (Dim("b", 2), Dim("s", places)))
+def reader(seed: int, vocabulary: int, places: int, rows: int = 2) -> RowReader:
+    type = Type("int32", (Dim("b", rows), Dim("s", places)))
     ports = Ports("tokens", type, "s", vocabulary, "scores", (0, 1, 2))
-    run: Any = Table(seed, vocabulary, 2, places)
-    return RowReader(run, ports, 1, dict.fromkeys((PREFILL, DECODE, AHEAD), "at"))
+    run: Any = Table(seed, vocabulary, rows, places)
+    return RowReader(run, ports, 1, dict.fromkeys((PREFILL, DECODE, AHEAD), ("at",)))
 
 
 class Course:

@@ -1,0 +1,155 @@
+"""Beam search: of each prompt so many texts go on side by side, those that are likeliest together.
+
+As transformers have it (`generate(num_beams = N, do_sample = False)`, `early_stopping = False`): of all continuations
+of the texts by one token the likeliest 2 N are looked at; those among the first N that end here may be what comes out,
+by the logarithm of how likely they are over their length to the power of the length penalty; the first N that do not
+end go on. It ends when N have ended and the best that goes on, as long as it is, is worse than all of these.
+
+A text lies in the row of the one that it goes on from; where several go on from one, the others take rows of texts that
+do not go on, and only these are copied.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from compiler.model import DECODE
+from dsl.data import dataclass
+from dsl.diagnostics import fail
+from runtime.generate.loop import CONTEXT, LENGTH, STOP, Continuation, Generated, check_prompts
+from runtime.generate.reader import RowReader
+from runtime.inputs import Array
+
+
+@dataclass(frozen=True, slots=True)
+class _Beam:
+    """A text that goes on: its tokens, the prompt's too, the logarithm of how likely those behind are, its row."""
+
+    tokens: tuple[int, ...]
+    score: float
+    row: int
+
+
+class _Search:
+    """The texts of one prompt, in rows of their own. ended: the best that have ended, by their scores."""
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        rows: range,
+        steps: int,
+        places: int,
+        penalty: float,
+        stops: Callable[[Sequence[int]], bool],
+    ) -> None:
+        self.prompt, self.count, self.steps, self.places = len(prompt), len(rows), steps, places
+        self.penalty, self.stops = penalty, stops
+        self.free = list(rows[1:])
+        self.running = [_Beam(tuple(prompt), 0.0, rows[0])]
+        self.ended: list[Continuation] = []
+
+    def go_on(self, scores: Array) -> list[tuple[int, int]]:
+        """One token more; scores: `[rows, tokens]`, of all rows. What is to be copied: (source, target)."""
+        rows = [b.row for b in self.running]
+        total = np.array([b.score for b in self.running])[:, None] + _logarithms(scores[rows])
+        flat = total.reshape(-1)
+        order = np.argsort(-flat, kind="stable")[: 2 * self.count]
+        going: list[tuple[_Beam, int, float]] = []
+        for rank, at in enumerate(order):
+            parent, token = divmod(int(at), total.shape[1])
+            beam, score = self.running[parent], float(flat[at])
+            made = (*beam.tokens[self.prompt :], token)
+            why = self._why(made)
+            if why and rank < self.count and np.isfinite(score):
+                self.ended.append(Continuation(made, why, score / len(made) ** self.penalty))
+            elif not why and len(going) < self.count and np.isfinite(score):
+                going.append((beam, token, score))
+        self.ended = sorted(self.ended, key=_score, reverse=True)[: self.count]
+        return self._placed(going)
+
+    def _placed(self, going: Sequence[tuple[_Beam, int, float]]) -> list[tuple[int, int]]:
+        """Give a row to each text that goes on."""
+        parents = {beam.row for beam, _, _ in going}
+        free = [*(b.row for b in self.running if b.row not in parents), *self.free]
+        copies: list[tuple[int, int]] = []
+        found, taken = [], set()
+        for beam, token, score in going:
+            row = beam.row if beam.row not in taken else free.pop(0)
+            if row != beam.row:
+                copies.append((beam.row, row))
+            taken.add(row)
+            found.append(_Beam((*beam.tokens, token), score, row))
+        self.running, self.free = found, free
+        if found and len(self.ended) == self.count:
+            length = len(found[0].tokens) - self.prompt
+            if found[0].score / length**self.penalty <= _score(self.ended[-1]):
+                self.running, copies = [], []
+        return copies
+
+    def _why(self, made: Sequence[int]) -> str:
+        """Why a text ends here, or ""."""
+        if self.stops(made):
+            return STOP
+        if len(made) == self.steps:
+            return LENGTH
+        return CONTEXT if self.prompt + len(made) > self.places else ""
+
+
+def beam_search(
+    reader: RowReader,
+    prompts: Sequence[Sequence[int]],
+    steps: int,
+    beams: int,
+    penalty: float = 1.0,
+    stops: Callable[[Sequence[int]], bool] = lambda tokens: False,
+) -> Generated:
+    """Of each prompt the best continuation of at most so many tokens, by so many beams.
+
+    Args:
+        reader: with `prefill` and `decode`; nothing is read yet. It has `beams` rows for each prompt.
+        penalty: above 0 long texts are preferred, below short ones.
+        others: as of `generate`.
+
+    Raises ParcError: E0784 for prompts that do not fit, E0786 where scores are no numbers.
+    """
+    check_prompts(reader.ports, prompts)
+    if len(prompts) * beams > reader.ports.rows:
+        what = f"{len(prompts)} prompts of {beams} beams each for a batch of {reader.ports.rows}"
+        raise fail("E0784", what, help="the batch is a size of the job's model")
+    searches = [
+        _Search(p, range(i * beams, (i + 1) * beams), steps, reader.ports.places, penalty, stops)
+        for i, p in enumerate(prompts)
+    ]
+    begun = time.perf_counter()
+    first = {s.running[0].row: s.running[0].tokens[:-1] for s in searches}
+    whole = reader.read_up_to(first, chunks_only=True)
+    since, calls = time.perf_counter(), 0
+    reader.read_up_to(first)
+    while given := _given(searches):
+        scores = reader.call(DECODE, given)[:, -1]
+        calls += 1
+        reader.copy([pair for s in searches if s.running for pair in s.go_on(scores)])
+    seconds = (time.perf_counter() - since) / max(1, calls)
+    best = tuple(s.ended[0] for s in searches)
+    return Generated(best, since - begun, seconds, whole * reader.prefill, calls)
+
+
+def _given(searches: Sequence[_Search]) -> Mapping[int, Sequence[int]]:
+    """What each row reads next: the last token of its text."""
+    return {b.row: b.tokens[-1:] for s in searches for b in s.running}
+
+
+def _score(text: Continuation) -> float:
+    assert text.score is not None
+    return text.score
+
+
+def _logarithms(scores: Array) -> Array:
+    """Of how likely each token is, of scores `[rows, tokens]`."""
+    x = np.asarray(scores, np.float64)
+    x = x - x.max(1, keepdims=True)
+    found: Array = x - np.log(np.exp(x).sum(1, keepdims=True))
+    return found

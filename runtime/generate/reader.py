@@ -1,0 +1,99 @@
+"""The rows of a batch as something that reads tokens, each row at a position of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from compiler.graph import Type
+from compiler.model import AHEAD, DECODE, MOVE, PREFILL
+from dsl.diagnostics import fail
+from runtime.executor import Executor
+from runtime.generate.loop import Ports
+from runtime.inputs import Array
+
+LAST = {PREFILL: "first", DECODE: "next", AHEAD: "ahead"}
+"""By entry, the last part of the name of its data."""
+
+
+class RowReader:
+    """The rows of a model's batch, over a program that takes each row's position. `read`: by row, how many of the
+    tokens of its sequence it has read; it may be set back where the model `rewinds`.
+
+    prefill: how many positions that entry reads. data: by entry, the names of its data behind the tokens: the rows'
+    positions; of `move`, from which row and to which.
+    kept: the types of what is kept, by name.
+    """
+
+    def __init__(
+        self,
+        run: Executor,
+        ports: Ports,
+        prefill: int,
+        data: Mapping[str, tuple[str, ...]],
+        kept: Mapping[str, Type] = {},  # noqa: B006
+    ) -> None:
+        self.run, self.ports, self.prefill, self.data = run, ports, prefill, data
+        self.kept = kept
+        self.read = [0] * ports.rows
+
+    def call(self, entry: str, given: Mapping[int, Sequence[int]]) -> Array:
+        """Have some rows read their next tokens, each as many as the entry takes; scores `[rows, positions, tokens]`,
+        of a prefill perhaps at its last position alone.
+
+        Raises ParcError (E0786) where they are no numbers.
+        """
+        (length,) = {len(tokens) for tokens in given.values()}
+        tokens = np.zeros((self.ports.rows, length), np.int32)
+        places = np.full(self.ports.rows, -1, np.int32)
+        for row, new in given.items():
+            tokens[row], places[row] = new, self.read[row]
+            self.read[row] += length
+        name, (position,) = f"{self.ports.name}.{LAST[entry]}", self.data[entry]
+        done = self.run.call(entry, {name: self.ports.given(tokens), position: places})
+        scores = self.ports.every(done.outputs[self.ports.scores])
+        rows = list(given)
+        if np.isnan(scores[rows]).any():
+            help = "a mask by a number is too weak for these weights, or they are no numbers"
+            at = max(self.read[row] for row in rows) - 1
+            raise fail("E0786", f"the output `{self.ports.scores}` is not a number at position {at}", help=help)
+        return scores
+
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Let rows have read what others have: (source, target), no target a source. By the entry `move`, which copies
+        a row and nothing else; where the program has none (sequences in micro-batches), all that is kept goes by here.
+        """
+        names = self.data.get(MOVE)
+        for pair in pairs:
+            if names is not None:
+                self.run.call(MOVE, {name: np.array([row], np.int32) for name, row in zip(names, pair)})
+            self.read[pair[1]] = self.read[pair[0]]
+        if names is not None or not pairs:
+            return
+        (rows,) = [n for n in self.ports.type.names if n != self.ports.dim]
+        changed = {}
+        for name, x in self.run.states().items():
+            dims = self.kept[name].names
+            if rows in dims:
+                front = np.moveaxis(x.copy(), dims.index(rows), 0)
+                front[[t for _, t in pairs]] = front[[s for s, _ in pairs]]
+                changed[name] = np.moveaxis(front, 0, dims.index(rows))
+        self.run.put(changed)
+
+    def read_up_to(self, sequences: Mapping[int, Sequence[int]], chunks_only: bool = False) -> int:
+        """Read what is left of these rows' tokens, in whole prefills as far as they go; how many of these there were.
+        chunks_only: and no further."""
+        chunks = 0
+        while self.prefill > 1:
+            whole = {r: t for r, t in sequences.items() if len(t) - self.read[r] >= self.prefill}
+            if not whole:
+                break
+            self.call(PREFILL, {r: t[self.read[r] : self.read[r] + self.prefill] for r, t in whole.items()})
+            chunks += 1
+        while not chunks_only:
+            rest = {r: t for r, t in sequences.items() if len(t) > self.read[r]}
+            if not rest:
+                break
+            self.call(DECODE, {r: t[self.read[r] : self.read[r] + 1] for r, t in rest.items()})
+        return chunks
