@@ -14,7 +14,11 @@ from compiler.evaluate import evaluate  # noqa: E402
 from compiler.program import Program  # noqa: E402
 from compiler.walk import walk  # noqa: E402
 from dsl.source import Source  # noqa: E402
+from parc.row_programs import movable, rewinding  # noqa: E402
 from parc.serving.batching import ports_named, rows_program  # noqa: E402
+from runtime.generate.beams import beam_search  # noqa: E402
+from runtime.generate.sampling import Sampling  # noqa: E402
+from runtime.generate.speculative import speculate  # noqa: E402
 from runtime.prove.decoding import Course, prove_decoding  # noqa: E402
 from runtime.stacked import Emulator  # noqa: E402
 from runtime.torch.engine import ProcessPool  # noqa: E402
@@ -81,6 +85,20 @@ def test_what_is_kept_is_attended_to_by_one_call() -> None:
         assert all(
             not isinstance(n.op, FusedPlacedAttention) for f in fused(cls, "cuda").functions for n, _ in walk(f.body)
         )
+
+
+@pytest.mark.parametrize("strategy", ["serial", "megatron", "data"])
+def test_guesses_and_beams_are_the_emulators(pool: ProcessPool, strategy: str) -> None:
+    found, prompts = compiled(PLAIN, strategy), [[3, 1], [7, 5, 2]]
+    both = rewinding(found, 3), rewinding(compiled(PLAIN, "serial"))
+    moved = movable(found)
+    made = []
+    for executor in (pool.executor, Emulator):
+        sides = [side.reader(None, executor, 12)[0] for side in both]
+        guessed = speculate(*sides, prompts, 5, Sampling(1.0, seed=3), 2)
+        best = beam_search(moved.reader(None, executor, 12)[0], prompts, 5, 2)
+        made.append([s.tokens for s in (*guessed.sequences, *best.sequences)])
+    assert made[0] == made[1]
 
 
 def test_rows_at_positions_of_their_own(pool: ProcessPool) -> None:

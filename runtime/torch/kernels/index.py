@@ -131,6 +131,7 @@ def plan_scatter(op: Scatter, ins: Values, outs: Values, where: Standpoint) -> K
     rows = _Rows(index, form.batched, table.size(op.dim), where.offset(ins[0], table.index(op.dim)))
     leading = form.sizes[: len(form.batched) + 1]
     count = prod(leading)
+    alone = index.elements == prod(form.sizes[: len(form.batched)])  # each names a row of a table of its own
     at, along = table.index(op.dim), index.names[0] if len(index.dims) == 1 else ""
     straight = tuple(src.index(along if n == op.dim else n) for n in table.names) if along else ()
 
@@ -145,12 +146,14 @@ def plan_scatter(op: Scatter, ins: Values, outs: Values, where: Standpoint) -> K
         if inside is not None:
             there = inside.reshape(-1)
             keys, places = keys[there], places[there]
-        # torch promises no order of writes: whose row is the last is found first, as a maximum.
-        last = torch.full((count,), -1, dtype=torch.int64, device=x.device).scatter_reduce_(0, keys, places, "amax")
-        chosen = last.index_select(0, keys) == places
-        values = y.permute(perm).reshape(-1, width).index_select(0, places[chosen])
+        if not alone:
+            # torch promises no order of writes: whose row is the last is found first, as a maximum.
+            last = torch.full((count,), -1, dtype=torch.int64, device=x.device).scatter_reduce_(0, keys, places, "amax")
+            chosen = last.index_select(0, keys) == places
+            keys, places = keys[chosen], places[chosen]
+        values = y.permute(perm).reshape(-1, width).index_select(0, places)
         table = x.permute(form.there)
-        table[torch.unravel_index(keys[chosen], leading)] = values.view(-1, *form.sizes[len(leading) :])
+        table[torch.unravel_index(keys, leading)] = values.view(-1, *form.sizes[len(leading) :])
 
     def scatter(ctx: TorchCall, x: Tensor, y: Tensor, i: Tensor) -> Tensor:
         out = x.clone()
