@@ -180,7 +180,8 @@ def _asked(job: Job, entry: str) -> Job:
         first, last = entry == PREFILL, by.last and entry == PREFILL
 
         def derived(model: Model) -> Model:
-            found = incremental(model, by.dim, length, by.span, called, not first, pieces, last, by.rows)
+            of = by.dim, length, by.span, called, not first, pieces, last, by.rows, entry == AHEAD
+            found = incremental(model, *of)
             return moved(found, by.rows) if entry == MOVE and by.rows is not None else found
 
         written = job.written and (job.written[0], job.written[1] and derived(job.written[1]))

@@ -23,7 +23,7 @@ from dsl.source import NOWHERE, Span
 
 NOTHING: Mapping[str, int] = {}
 NEXT = "next"
-"""What the dim is called of which there is one position at a time: no rule splits it."""
+"""What the dim is called of which there are few positions at a time: no rule splits it."""
 
 
 def incremental(
@@ -36,11 +36,12 @@ def incremental(
     pieces: Mapping[str, int] = NOTHING,
     last: bool = False,
     rows: str | None = None,
+    apart: bool = False,
 ) -> Model:
     """The model that takes `length` new positions along `dim` and gives the outputs there.
 
     Its states are the number of positions that went before (`position`), and what later ones need of them. Several new
-    positions are those of `dim`, for the rules of strategies too; one is that of a dim of its own.
+    positions are those of `dim`, for the rules of strategies too; one is that of a dim of its own, which none splits.
 
     Args:
         model: as `infer` runs it; its dim is as long as positions there can be at all.
@@ -52,6 +53,7 @@ def incremental(
         last: outputs are asked for at the last of the new positions alone.
         begun: what hangs on data, but on none of any position (an encoder), was kept by an earlier pass.
         rows: the dim of sequences, if each is at a position of its own, which is data then (`by_rows`).
+        apart: several are of a dim of their own, too.
 
     Raises ParcError: E0780 with the op that looks ahead, E0781 for a dim that no data has, E0782 for what has no
     incremental form.
@@ -75,7 +77,8 @@ def incremental(
             raise looks_ahead(reach.ahead, dim, positions, name, span)
         if len(reach.bound) > 1:
             raise pairs(v, name, span)
-    top = _Top(model, analysis, Dim(dim if length > 1 else unused(model, NEXT), length), called, begun, pieces)
+    new = Dim(unused(model, NEXT) if length == 1 or apart else dim, length)
+    top = _Top(model, analysis, new, called, begun, pieces)
     forms = [top.chunk.natural(v) for v in model.of_outputs]
     chunk: Increment = top.chunk
     if last and length > 1:

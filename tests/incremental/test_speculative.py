@@ -211,7 +211,7 @@ FILE = Source("net.par", MODEL)
 PROMPTS = ("To be", "What is i", "I")
 
 
-def draft(job: str = "small", ahead: int = 3) -> parc.api.DraftModel:
+def draft(job: str = "small", ahead: int = 2) -> parc.api.DraftModel:
     return parc.api.DraftModel(FILE, ahead, options={"job": job, "double": True})
 
 
