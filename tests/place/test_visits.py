@@ -6,9 +6,14 @@ from random import Random
 
 import pytest
 
+from compiler.driver import compile_job
+from compiler.evaluate import evaluate
 from compiler.homes import Homes
 from compiler.program import FunctionPhase
 from compiler.schedules import Edge, actions, find_hang, unroll, visits
+from dsl.source import Source
+from runtime.prove import prove
+from runtime.rank.executor import RankExecutor
 from tests.matrix.cells import cells
 
 
@@ -57,3 +62,54 @@ def test_visits_are_few() -> None:
     """The encoder and the head at one place, what is between at another: three visits, whatever their numbers."""
     cell = next(c for c in cells(1) if str(c) == "translation-visited")
     assert cell.compile().program.homes.groups == (1, 0, 1)
+
+
+COUNTED = """
+use std.optimizers (sgd)
+
+fn counted(x[b,d]) {
+  weight w[d] ~ ones
+  state seen : int32
+  state usual[d]
+  y = tanh(x * w + cast(seen, compute))
+  seen = seen + 1
+  usual = 0.9 * usual + 0.1 * cast(mean(y, over b), master)
+  return y
+}
+
+fn alone(x[b,d]) {
+  weight w[d] ~ ones
+  state seen : int32
+  seen = seen + 1
+  return x * w
+}
+
+model m {
+  dim b = 12, d = 4
+  input x : compute[b,d]
+  h = counted(alone(counted(counted(x) as one) as two) as three) as four
+  loss mean(h * h)
+}
+
+strategy s for m {
+  mesh (at = 3)
+  place one on at[1]
+  place two on at[0]
+  place three on at[1]
+  place four on at[0]
+  microbatches 3 over b
+}
+
+job fit {
+  train m using s
+  optimizer sgd(lr = 0.1)
+  precision f64
+}
+"""
+
+
+def test_what_states_become_is_made_where_they_are_read() -> None:
+    """Not in the first visit of their place, as what waits for nothing might."""
+    compiled = compile_job(evaluate(Source("counted.par", COUNTED)))
+    assert compiled.program.homes.groups == (1, 0, 1, 0, 2)
+    assert prove(compiled.training, compiled.program, executor=RankExecutor).equal
