@@ -153,12 +153,12 @@ def test_what_is_wrong_is_told_where_it_stands(code: str, rule: str, optimizer: 
 
 
 @pytest.mark.parametrize(
-    ("users", "optimizer", "why"),
-    [(320, "adam(lr = 0.1)", "changes the weight"), (32, "adagrad(lr = 0.1)", "rows of a step's list")],
+    ("pad", "optimizer", "why"), [("", "adam(lr = 0.1)", "changes the weight"), (" pad", "adagrad(lr = 0.1)", "uneven")]
 )
-def test_why_more_than_rows_are_needed_is_told(users: int, optimizer: str, why: str) -> None:
+def test_why_more_than_rows_are_needed_is_told(pad: str, optimizer: str, why: str) -> None:
+    text = TEXT.replace("microbatches microbatches over b", f"microbatches microbatches over b{pad}")
     with pytest.raises(ParcError) as raised:
-        compiled(CACHE, optimizer, users=users)
+        compiled(CACHE, optimizer, text, microbatches=3 if pad else 2)
     assert why in str(raised.value.diagnostics[0].help)
 
 
