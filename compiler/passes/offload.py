@@ -38,8 +38,8 @@ CLASS_OF = {Role.OPTIMIZER: "optimizer", Role.WEIGHT: "weights", Role.SAVED: "ac
 @dataclass(frozen=True, slots=True)
 class Resting:
     """What can rest in another memory: class of tensors -> name -> the path that scopes speak of. owner: of a state the
-    weight; loops: of a weight the dims that count iterations; lists: whether gradients of tables may be lists; dense: why
-    those of some are not. kind: of what several classes have, the one that counts."""
+    weight; loops: of a weight the dims that count iterations; lists: whether gradients of tables may be lists; dense:
+    why those of some are not. kind: of what several classes have, the one that counts."""
 
     paths: Mapping[str, Mapping[str, str]]
     owner: Mapping[str, str]

@@ -15,6 +15,7 @@ from dsl.source import Source
 from runtime.prove import prove
 from runtime.rank.executor import RankExecutor
 from tests.matrix.cells import cells
+from tests.stages.playing import played
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 5])
@@ -56,6 +57,20 @@ def test_nobody_waits_forever(seed: int) -> None:
         assert set(passes) == expected and len(passes) == len(expected)
         late = [(a.chunk, a.mb) for a in mine if a.kind is w]
         assert all(mine.index((b, *key)) < mine.index((w, *key)) for key in late)  # what is put off comes afterwards
+
+
+@pytest.mark.parametrize("name", ["one_f_one_b", "zero_bubble"])
+@pytest.mark.parametrize("of", [(0, 1, 1, 0), (0, 1, 2, 3, 3, 2, 1, 0), (0, 1, 0), (1, 0, 1, 0, 2), (0, 1, 2) * 3])
+def test_the_busiest_waits_at_the_ends_only(name: str, of: tuple[int, ...]) -> None:
+    """Where all passes take as long as they are taken to, more micro-batches take no more than their own time."""
+    homes, groups = Homes(of), max(of) + 1
+    row = [(s, s + 1) for s in range(len(of) - 1)]
+
+    def ends(count: int) -> int:
+        found = visits(homes, groups, count, row, [(b, a) for a, b in row], name)
+        return played([unroll(s, 0) for s in found], homes, {"F": 1, "B": 1 if name == "zero_bubble" else 2, "W": 1})
+
+    assert ends(41) - ends(29) == 12 * 3 * homes.chunks
 
 
 def test_visits_are_few() -> None:
