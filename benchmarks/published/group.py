@@ -60,14 +60,17 @@ JITTER = {"jitter": 0.01}
 """Of hosts, with each doubling of the servers: a guess, where no rows of hundreds of servers tell."""
 FUSED = {"fused_attention": 1.0, **HIDDEN, **JITTER}
 WIDE = {**FUSED, "gradient_wire": 4.0}  # gradients are reduced in f32: autocast; FSDP2 with `reduce_dtype` float32
-RING = {"ring": 0.8, "balanced": 1.0}  # of context parallelism: TorchTitan, Transformer Engine
+RING = {"ring": 0.8}  # of context parallelism
+DEALT = {
+    "balanced": 1.0
+}  # TorchTitan, Transformer Engine; where no software is named, a job says itself how pieces lie
 SLOW_CORE = {"core": (0.25, 0.35)}  # of Hopper with Triton's attention, or PyTorch's
 QUICK = {"core": (0.6, 0.35)}  # with Transformer Engine's
 SENDS = {"scattered": 1.0}  # Megatron's pipelines since 2021: each tensor-parallel device sends its part
 AGAIN = {"reentrant": 1.0}  # Megatron's and DeepSpeed's checkpoints run a layer again to its end
 BUCKETS = {"bucket": 8e7}  # Megatron-Core: 40 million parameters at least, in 16 bits
 # recipes: grad_reduce_in_fp32 = False
-MIXTURES = {**FUSED, "distinct": 1.0, "gradient_wire": 2.0, **SENDS, **BUCKETS, **RING, **AGAIN}
+MIXTURES = {**FUSED, "distinct": 1.0, "gradient_wire": 2.0, **SENDS, **BUCKETS, **RING, **DEALT, **AGAIN}
 XLA = {"fused_attention": 1.0, "gradient_wire": 2.0, "host": 0.0, "fusion": 1.0, **HIDDEN}
 GENERAL = ("product", "ramp", "vector", "core", "inner", "outer", "host")
 UNFUSED = ("product", "ramp", "vector", "inner", "outer", "host", "jitter")

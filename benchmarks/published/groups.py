@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.published.group import (
     AGAIN,
     BUCKETS,
+    DEALT,
     FEW,
     FUSED,
     GENERAL,
@@ -87,7 +88,7 @@ GROUPS = (
         ("a100_80",),
         ("torchtitan",),
         ("product", "vector", "core", "inner", "outer", "fusion", "ahead"),
-        fixed={**WIDE, **RING, "wire": 2.0},
+        fixed={**WIDE, **RING, **DEALT, "wire": 2.0},
         priors={"core": (0.55, 0.35)},
     ),
     Group(
@@ -103,7 +104,7 @@ GROUPS = (
         ),
         ("product", "vector", "core", "inner", "fusion", "narrow", "overlap", "ahead"),
         own={"torchtitan_eager": ("fusion",), "torchtitan_float8_rowwise": ("narrow",)},
-        fixed={**WIDE, **RING},
+        fixed={**WIDE, **RING, **DEALT},
         settled={"torchtitan_float8": {"wire": 1.0}, "torchtitan_float8_async": {"wire": 1.0}},
         only={
             "narrow": ("torchtitan_float8", "torchtitan_float8_async"),
@@ -242,7 +243,7 @@ GROUPS = (
         own={"fast_attention": ("core",), "megatron": ("overlap",)},
         shared={"megatron": {"core": "fast_attention"}},
         only={"core": ("general",)},
-        settled={"megatron": AGAIN},
+        settled={"fast_attention": DEALT, "megatron": {**DEALT, **AGAIN}},
         like={"fast_attention": "general", "megatron": "fast_attention"},
         fixed={**FUSED, **SENDS, **RING},
         priors={"core": (0.4, 0.2), "fast_attention core": (0.55, 0.2), "megatron overlap": (0.4, 0.3)},
@@ -272,7 +273,10 @@ GROUPS = (
             "megatron_float8": {"core": "fast_attention", "overlap": "megatron", "narrow": "float8"},
         },
         only={"core": ("general", "float8")},
-        settled=dict.fromkeys(("megatron", "megatron_float8"), AGAIN),
+        settled={
+            **dict.fromkeys(("fast_attention", "fast_attention_float8"), DEALT),
+            **dict.fromkeys(("megatron", "megatron_float8"), {**DEALT, **AGAIN}),
+        },
         like={
             "fast_attention": "general",
             "megatron": "fast_attention",
@@ -313,7 +317,8 @@ GROUPS = (
         },
         settled={
             **{name: {"core": 0.25} for name in ("general", "float8", "float4")},
-            **dict.fromkeys(("megatron", "megatron_float8", "megatron_float4"), AGAIN),
+            **dict.fromkeys(("fast_attention", "fast_attention_float8", "fast_attention_float4"), DEALT),
+            **dict.fromkeys(("megatron", "megatron_float8", "megatron_float4"), {**DEALT, **AGAIN}),
         },
         like={
             "fast_attention": "general",

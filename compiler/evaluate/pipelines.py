@@ -249,4 +249,7 @@ def _check_cuts(cuts: tuple[int, ...], statement: ast.Pipeline, stages: int, cou
         end = (i == 0 and low == 0) or (i == len(cuts) and high == count)
         if a > b or (a == b and not end):
             message = f"the cuts {list(cuts)} leave a stage without iterations (there are {count})"
-            raise fail("E0409", message, span, help=f"they increase and lie in {low} to {high}")
+            help = f"they increase and lie in {low} to {high}"
+            if (a, b) in ((0, 0), (count, count)):  # what stands before, or behind, is to be alone
+                help += "; scopes that stand before or behind have stages of their own where the row names them"
+            raise fail("E0409", message, span, help=help)

@@ -25,6 +25,8 @@ from dsl import ast
 from dsl.diagnostics import ParcError, fail
 from dsl.source import Span
 
+OTHER_NAME = "a dim that a function is given is not called as one that it makes: `rename(x, t -> s)` before the call"
+
 
 def run(body: Sequence[ast.Statement], scope: Scope) -> CallResults | None:
     """Run statements up to a `return`; its values. Errors are reported, and the rest is looked at all the same; but
@@ -165,7 +167,8 @@ def _want(target: ast.Target, scope: Scope) -> tuple[str, ...] | None:
         return None
     names = tuple(scope.dim(n).name if scope.knows_dim(n) else n.id for n in target.dims or ())
     if len(set(names)) != len(names):
-        raise fail("E0205", f"`{target.name.id}` would have a dim twice", target.span)
+        twice = next(n for n in names if names.count(n) > 1)
+        raise fail("E0205", f"`{target.name.id}` would have dim `{twice}` twice", target.span, help=OTHER_NAME)
     return (*(n for n in scope.rest if n not in names), *names) if target.rest else names
 
 
@@ -255,7 +258,7 @@ def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None
     type = Type(making.precision.compute if frozen else making.precision.master, (*loops, *own))
     if len(set(type.names)) != len(type.names):
         twice = next(n for n in type.names if type.names.count(n) > 1)
-        raise fail("E0205", f"the weight `{name}` would have dim `{twice}` twice", target.span)
+        raise fail("E0205", f"the weight `{name}` would have dim `{twice}` twice", target.span, help=OTHER_NAME)
     check_size(type, f"the weight `{name}`", target.span)
     scope.session.spend_node(target.span)
     declared = Value(path, type, target.span, Origin(path))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.memory.tiers import FIRST, HOST
@@ -38,13 +38,14 @@ CLASS_OF = {Role.OPTIMIZER: "optimizer", Role.WEIGHT: "weights", Role.SAVED: "ac
 @dataclass(frozen=True, slots=True)
 class Resting:
     """What can rest in another memory: class of tensors -> name -> the path that scopes speak of. owner: of a state the
-    weight; loops: of a weight the dims that count iterations; lists: whether gradients of tables may be lists. kind: of
-    what several classes have, the one that counts."""
+    weight; loops: of a weight the dims that count iterations; lists: whether gradients of tables may be lists; dense:
+    why those of some are not. kind: of what several classes have, the one that counts."""
 
     paths: Mapping[str, Mapping[str, str]]
     owner: Mapping[str, str]
     loops: Mapping[str, frozenset[str]]
     lists: bool = True
+    dense: Mapping[str, str] = field(default_factory=dict)
 
     def kind(self, cls: str, name: str) -> str:
         """Rows are weights, or the optimizer's."""
@@ -61,7 +62,7 @@ def resting(training: Training) -> Resting:
     paths["rows"] = {w.name: w.name for w in weights if w.name in of_rows}
     paths["rows"] |= {name: of for name, of in owner.items() if of in of_rows}
     lists = bool(training.listed or training.dense)
-    return Resting(paths, owner, {w.name: frozenset(w.loops) for w in weights}, lists)
+    return Resting(paths, owner, {w.name: frozenset(w.loops) for w in weights}, lists, training.dense)
 
 
 def offload(program: Program, rules: Sequence[OffloadRule], runs: Sequence[RunRule], of: Resting) -> Program:
@@ -90,10 +91,10 @@ def offload(program: Program, rules: Sequence[OffloadRule], runs: Sequence[RunRu
                 for f in cls.functions
             )
         classes.append(replace(cls, states=states, functions=made[id(cls.functions)]))
-    return program.with_classes(_cached(classes, spans, of.lists))
+    return program.with_classes(_cached(classes, spans, of))
 
 
-def _cached(classes: Sequence[DeviceClass], spans: Mapping[str, Span], lists: bool) -> list[DeviceClass]:
+def _cached(classes: Sequence[DeviceClass], spans: Mapping[str, Span], of: Resting) -> list[DeviceClass]:
     """The classes, with caches of what rows alone are needed of. spans: of rules, by the logical names of buffers.
     Raises ParcError (E0575) for a rule that gives no table one (but where all gradients are to be whole: not lists)."""
     refused = [dict(without(cls)) for cls in classes]
@@ -108,14 +109,20 @@ def _cached(classes: Sequence[DeviceClass], spans: Mapping[str, Span], lists: bo
         for k, reason in no.items():
             name = cls.states[k].logical
             trains = any(f.phase is FunctionPhase.UPDATE for f in cls.functions)
-            if spans[name] not in kept and trains and (lists or reason != ALL_OF_IT):
-                help = (
-                    "optimizers that renew the rows that were used alone, as `rowwise_adagrad(…)`, need no more of it"
-                )
-                raise fail("E0575", f"there can be no cache of `{name}`: {reason}", spans[name], help=help)
+            if spans[name] not in kept and trains and (of.lists or reason != ALL_OF_IT):
+                message = f"there can be no cache of `{name}`: {reason}"
+                raise fail("E0575", message, spans[name], help=_for_rows(name, reason, of))
         states = tuple(replace(s, cache=None) if k in no else s for k, s in enumerate(cls.states))
         found.append(replace(cls, states=states) if no else cls)
     return found
+
+
+def _for_rows(name: str, reason: str, of: Resting) -> str:
+    """What lets rows of a table be enough. name: of the table, or of a state of its optimizer."""
+    why = of.dense.get(of.owner.get(name, name))
+    if why is not None and reason == ALL_OF_IT:
+        return f"its gradient is no list of rows: {why}"
+    return "optimizers that renew the rows that were used alone, as `rowwise_adagrad(…)`, need no more of it"
 
 
 def _resting(decl: StateDecl, tier: Tier, sizes: Mapping[str, int]) -> StateDecl:

@@ -162,10 +162,13 @@ def ranks(graph: Graph, fixed: Mapping[str, int | None], groups: int) -> tuple[i
     return tuple(found)
 
 
-def of_weights(graph: Graph, fixed: Mapping[str, int | None], weights: Container[str]) -> frozenset[Node]:
-    """Nodes with a place that need weights alone and are read at that place alone (casts, gathers): whichever stage it
-    is that reads them there, it makes them."""
-    data = {v for v in graph.inputs if v.name not in weights}
+def of_weights(graph: Graph, fixed: Mapping[str, int | None], kept: Container[str]) -> frozenset[Node]:
+    """Nodes with a place that need weights and states alone and are read at that place alone, or put out (casts,
+    gathers, what a state becomes): whichever stage it is that reads them there, it makes them.
+
+    kept: names of weights and states.
+    """
+    data = {v for v in graph.inputs if v.name not in kept}
     for node in graph.nodes:
         if not data.isdisjoint(node.inputs):
             data.update(node.outputs)
@@ -174,7 +177,7 @@ def of_weights(graph: Graph, fixed: Mapping[str, int | None], weights: Container
     for node in reversed(graph.nodes):
         place = place_of(node, fixed)
         read = set[int | None]().union(*(readers.get(v, ()) for v in node.outputs))
-        if place is not None and read == {place} and data.isdisjoint(node.outputs):
+        if place is not None and read <= {place} and data.isdisjoint(node.outputs):
             found.add(node)
         for v in node.inputs:
             readers.setdefault(v, set()).add(place)

@@ -120,7 +120,8 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     row = StageOrder.of(given or (Homes(ways) if ways else Homes.dealt(groups, groups)))
     order: tuple[int, ...] | None = tuple(range(len(row.homes)))
     visit: Mapping[str, int] = {}
-    anywhere = of_weights(placed.forward, fixed, placed.weights) if fixed else frozenset()
+    kept = {*placed.weights, *(s.name for s in placed.training.model.states)}
+    anywhere = of_weights(placed.forward, fixed, kept) if fixed else frozenset()
     by_hand = any(p.index is not None for p in lane.rules)
     if by_hand and rule is None:
         order = ranks(placed.forward, fixed, groups)

@@ -152,6 +152,16 @@ def test_what_is_wrong_is_told_where_it_stands(code: str, rule: str, optimizer: 
     assert d.span is not None and d.help
 
 
+@pytest.mark.parametrize(
+    ("pad", "optimizer", "why"), [("", "adam(lr = 0.1)", "changes the weight"), (" pad", "adagrad(lr = 0.1)", "uneven")]
+)
+def test_why_more_than_rows_are_needed_is_told(pad: str, optimizer: str, why: str) -> None:
+    text = TEXT.replace("microbatches microbatches over b", f"microbatches microbatches over b{pad}")
+    with pytest.raises(ParcError) as raised:
+        compiled(CACHE, optimizer, text, microbatches=3 if pad else 2)
+    assert why in str(raised.value.diagnostics[0].help)
+
+
 def test_a_program_that_says_otherwise_is_refused() -> None:
     text = show(compiled(CACHE).program)
     for wrong in ("cache 33", "cache 0", "cache 32 hits 2.0"):

@@ -6,10 +6,16 @@ from random import Random
 
 import pytest
 
+from compiler.driver import compile_job
+from compiler.evaluate import evaluate
 from compiler.homes import Homes
 from compiler.program import FunctionPhase
 from compiler.schedules import Edge, actions, find_hang, unroll, visits
+from dsl.source import Source
+from runtime.prove import prove
+from runtime.rank.executor import RankExecutor
 from tests.matrix.cells import cells
+from tests.stages.playing import played
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 5])
@@ -53,7 +59,72 @@ def test_nobody_waits_forever(seed: int) -> None:
         assert all(mine.index((b, *key)) < mine.index((w, *key)) for key in late)  # what is put off comes afterwards
 
 
+@pytest.mark.parametrize("name", ["one_f_one_b", "zero_bubble"])
+@pytest.mark.parametrize("of", [(0, 1, 1, 0), (0, 1, 2, 3, 3, 2, 1, 0), (0, 1, 0), (1, 0, 1, 0, 2), (0, 1, 2) * 3])
+def test_the_busiest_waits_at_the_ends_only(name: str, of: tuple[int, ...]) -> None:
+    """Where all passes take as long as they are taken to, more micro-batches take no more than their own time."""
+    homes, groups = Homes(of), max(of) + 1
+    row = [(s, s + 1) for s in range(len(of) - 1)]
+
+    def ends(count: int) -> int:
+        found = visits(homes, groups, count, row, [(b, a) for a, b in row], name)
+        return played([unroll(s, 0) for s in found], homes, {"F": 1, "B": 1 if name == "zero_bubble" else 2, "W": 1})
+
+    assert ends(41) - ends(29) == 12 * 3 * homes.chunks
+
+
 def test_visits_are_few() -> None:
     """The encoder and the head at one place, what is between at another: three visits, whatever their numbers."""
     cell = next(c for c in cells(1) if str(c) == "translation-visited")
     assert cell.compile().program.homes.groups == (1, 0, 1)
+
+
+COUNTED = """
+use std.optimizers (sgd)
+
+fn counted(x[b,d]) {
+  weight w[d] ~ ones
+  state seen : int32
+  state usual[d]
+  y = tanh(x * w + cast(seen, compute))
+  seen = seen + 1
+  usual = 0.9 * usual + 0.1 * cast(mean(y, over b), master)
+  return y
+}
+
+fn alone(x[b,d]) {
+  weight w[d] ~ ones
+  state seen : int32
+  seen = seen + 1
+  return x * w
+}
+
+model m {
+  dim b = 12, d = 4
+  input x : compute[b,d]
+  h = counted(alone(counted(counted(x) as one) as two) as three) as four
+  loss mean(h * h)
+}
+
+strategy s for m {
+  mesh (at = 3)
+  place one on at[1]
+  place two on at[0]
+  place three on at[1]
+  place four on at[0]
+  microbatches 3 over b
+}
+
+job fit {
+  train m using s
+  optimizer sgd(lr = 0.1)
+  precision f64
+}
+"""
+
+
+def test_what_states_become_is_made_where_they_are_read() -> None:
+    """Not in the first visit of their place, as what waits for nothing might."""
+    compiled = compile_job(evaluate(Source("counted.par", COUNTED)))
+    assert compiled.program.homes.groups == (1, 0, 1, 0, 2)
+    assert prove(compiled.training, compiled.program, executor=RankExecutor).equal

@@ -49,7 +49,9 @@ class Case:
     @property
     def text(self) -> str:
         """The `.par` file."""
-        lines = ["use std.layers", "use std.optimizers", "use std.tactics", ""]
+        by_hand = any(line.startswith("implement ") for rule in self.rules for line in rule.lines)
+        lines = ["use std.implementations"] if by_hand else []
+        lines += ["use std.layers", "use std.optimizers", "use std.tactics", ""]
         lines += [*functions(self.model), self.model, ""]
         if self.mesh:
             axes = ", ".join(f"{name} = {size}" for name, size in self.mesh)

@@ -24,6 +24,7 @@ REFUSALS = frozenset(
         "E0407",  # an axis is used for two things
         "E0410",  # a scope that cannot be placed: nothing is computed there
         "E0413",  # a layout does not fit its tensor
+        "E0471",  # inputs that are no whole words
         "E0442",  # an optimizer that needs all iterations of a loop of which rules speak in part
         "E0501",  # a dim of other tensors does not split into micro-batches
         "E0502",  # not separable over micro-batches

@@ -8,6 +8,7 @@ from random import Random
 
 from tests.property.case import Case, Piece
 from tests.property.draw_job import draw_frozen, draw_optimizer, draw_precision, draw_steps
+from tests.property.draw_manual import by_hand
 from tests.property.draw_model import draw_model
 from tests.property.draw_optimizer import with_steps
 from tests.property.draw_tables import with_table
@@ -39,6 +40,7 @@ def draw(seed: int) -> Case:
     steps = draw_steps(rng, optimizer)
     case = _by_layers(Random(f"layers {seed}"), case, loops)
     case = with_table(Random(f"table {seed}"), case, d.sizes)
+    case = by_hand(Random(f"hand {seed}"), case, d)
     _require_there(case)
     case = with_steps(case, steps) if steps and case.optimizer == optimizer else case
     return with_effect(Random(f"effect {seed}"), case, d)

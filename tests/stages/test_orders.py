@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 
 import pytest
 
 import parc
 from compiler.homes import Homes
+from compiler.schedules import unroll
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Source
 from parc import api
 from tests.stages.build import CLUSTER, judged
+from tests.stages.playing import played
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "schedules.par"
 HEAD = f"""
 use std.devices (a100_80)
 use std.implementations
@@ -81,6 +85,19 @@ def test_a_vee_by_hand(beside: str) -> None:
 def test_chunks_placed_by_a_list_under_schedules_with_names(schedule: str) -> None:
     rule = f"  pipeline block on pp, schedule {schedule}(microbatches = 4), chunks [1, 0, 0, 1, 1, 0]"
     judged(text(rule), priced=True)
+
+
+def test_dual_pipe_v_waits_as_it_should() -> None:
+    """On four devices, with the loops of the example: proved; less than (n - 1) (F + B - W) is waited where each takes
+    as long as any other, (n - 1) (F + B + W) of stages twice as large at 1F1B."""
+    n, m = 4, 8
+    example = EXAMPLE.read_text(encoding="utf-8")
+    order = example[example.index("  order pp[r in 0..n]") :].partition("\n  }\n")[0] + "\n  }"
+    vee = ", chunks [0, 1, 2, 3, 3, 2, 1, 0]"
+    rule = f"  pipeline block on pp, schedule by_hand(microbatches = {m}){vee}\n{order}"
+    compiled = judged(f"param n = {n}\nparam m = {m}\n{text(rule, 'pp = 4', n)}", priced=True)
+    lists = [unroll(c.schedule, g) for g in range(n) for c in compiled.program.classes if g in c.groups]
+    assert played(lists, compiled.program.homes, dict.fromkeys("FBW", 1)) == 6 * m + n - 1
 
 
 def test_an_order_by_hand_of_1f1b_is_1f1b() -> None:

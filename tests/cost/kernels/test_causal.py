@@ -136,3 +136,20 @@ def test_software_that_deals_positions_out_is_priced_as_even() -> None:
         (node,) = [n for part in s.features.parts[0].values() for n, _ in part.each() if n.name == name]
         ordered, even = (s.pricer(fused.changed(balanced=x, launch=0.0)).price(node.work).ps for x in (0.0, 1.0))
         assert ordered == pytest.approx(7 / 4 * even, rel=1e-3)
+
+
+@pytest.mark.parametrize("device", ["a100_80", "gb200"])
+def test_of_a_device_without_a_stack_the_job_says_how_pieces_lie(device: str) -> None:
+    """In order the last has (2n-1)/n of the mean; zig-zag pieces are even."""
+    rules = "".join(
+        f"strategy {name} for gpt {{\n  mesh (cp = 4)\n  split s on cp {name}for activations\n}}\n"
+        for name in ("", "zigzag ")
+    ).replace("strategy  for", "strategy ordered for")
+    times = []
+    for name in ("ordered", "zigzag"):
+        source = Source("drawn.par", GPT.replace("ascend910", device) + rules)
+        params = {"layers": 2, "hidden": 256, "seq": 4096, "batch": 2, "dp": 4}
+        s = Simulation.of(parc.compile(source, params=params, strategy=name))
+        (node,) = [n for n in s.features.parts[0].values() for n, _ in n.each() if n.name == "block.attention.scores"]
+        times.append(s.pricer(of_cluster(s.cluster).changed(launch=0.0)).price(node.work).ps)
+    assert times[0] == pytest.approx(7 / 4 * times[1], rel=1e-3)

@@ -1,0 +1,117 @@
+"""What strategies say by hand, put into a case that is drawn: implementations, orders of pieces and of actions, places
+of chunks, weights in fewer bits."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from math import prod
+from random import Random
+
+from compiler.homes import Homes
+from tests.property.case import Case, Piece
+from tests.property.drawing import Drawing
+from tests.property.sensible import freezes
+
+MLP = re.compile(r"= x \+ mlp\(.*, (\d+), std = 0.3\) as (\w+)$")
+ATTENTION = re.compile(r"= x \+ attention\(.*?, (\d+)(?:, causal = false)?, std = 0.3\) as (\w+)$")
+NAMED = re.compile(r"pipeline block on pp, schedule (\w+)\(microbatches = (\d+), over = b\)$")
+
+
+def by_hand(rng: Random, case: Case, d: Drawing) -> Case:
+    """The case with some of that, now and then."""
+    for add in (_implemented, _zigzag, _chunks, _stored):
+        case = add(rng, case, d)
+    return case
+
+
+def _implemented(rng: Random, case: Case, d: Drawing) -> Case:
+    """A scope computed by a function of the library, along an axis of its own, or one that is split otherwise, too."""
+    if rng.random() > 0.4 or prod(size for _, size in case.mesh) > 8:
+        return case
+    found = []
+    for loop, pieces in (("encoder.", case.first), ("", case.before), ("block.", case.loop), ("", case.after)):
+        for line in (line for piece in pieces for line in piece.lines):
+            if (mlp := MLP.search(line)) and int(mlp[1]) % 2 == 0:
+                found.append((loop + mlp[2], rng.choice(["tensor_parallel_mlp"])))
+            s = d.sizes.get("s", 1)
+            if (attention := ATTENTION.search(line)) and s % 2 == 0:
+                names = ["gathered_attention", "ulysses_attention", "ring_attention"]
+                found.append((loop + attention[2], rng.choice(names)))
+    if not found:
+        return case
+    scope, name = rng.choice(found)
+    line = f"implement {scope} by {name}(im)"
+    return replace(case, mesh=(*case.mesh, ("im", 2)), rules=(*case.rules, Piece("implemented", (line,))))
+
+
+def _zigzag(rng: Random, case: Case, d: Drawing) -> Case:
+    """Positions in zig-zag order, along the axis of a technique that splits them, or one of their own."""
+    s = d.sizes.get("s", 1)
+    if rng.random() > 0.3:
+        return case
+    for name in ("cp", "im"):
+        size = dict(case.mesh).get(name, 0)
+        lines = {line for rule in case.rules for line in rule.lines}
+        own = name == "im" or f"context_parallel({name})" in lines
+        if size and own and s % (2 * size) == 0:
+            line = f"split s on {name} zigzag for activations"
+            rest = tuple(r for r in case.rules if f"context_parallel({name})" not in r.lines)
+            return replace(case, rules=(Piece("zigzag", (line,)), *rest))  # implementations know it then
+    return case
+
+
+def _chunks(rng: Random, case: Case, d: Drawing) -> Case:
+    """Stages on places of a list, under the schedule that there is or an order in which nobody waits forever."""
+    rule = next((r for r in case.rules if len(r.lines) == 1 and NAMED.match(r.lines[0])), None)
+    places = dict(case.mesh).get("pp", 1)
+    if rule is None or places == 1 or rng.random() > 0.6:
+        return case
+    found = NAMED.match(rule.lines[0])
+    assert found is not None
+    schedule, count = found[1], int(found[2])
+    each = rng.randint(1, max(1, case.count // places)) if schedule != "interleaved" else 1
+    homes = Homes(tuple(rng.sample([g for g in range(places) for _ in range(each)], places * each)))
+    placed = any(line.startswith("place ") for rule in case.rules for line in rule.lines)
+    hand = not placed and (rng.random() < 0.5 or schedule == "interleaved")
+    if placed and schedule == "interleaved":
+        return case
+    if hand:
+        schedule = "by_hand"
+    line = f"pipeline block on pp, schedule {schedule}(microbatches = {count}, over = b), chunks {list(homes.groups)}"
+    lines = (line, *(_orders(rng, homes, count) if hand else ()))
+    new = Piece("by_hand" if hand else f"{rule.kind}+chunks", lines)
+    return replace(case, rules=tuple(new if r is rule else r for r in case.rules))
+
+
+def _orders(rng: Random, homes: Homes, count: int) -> list[str]:
+    kinds, last = rng.choice(["FB", "FBW"]), len(homes) - 1
+    done: set[tuple[str, int, int]] = set()
+    orders: list[list[str]] = [[] for _ in {*homes.groups}]
+
+    def ready(kind: str, stage: int, mb: int) -> bool:
+        if kind == "F":
+            return stage == 0 or ("F", stage - 1, mb) in done
+        if kind == "B":
+            return ("F", stage, mb) in done and (stage == last or ("B", stage + 1, mb) in done)
+        return ("B", stage, mb) in done
+
+    left = [(kind, stage, mb) for kind in kinds for stage in range(len(homes)) for mb in range(count)]
+    while left:
+        chosen = rng.choice([action for action in left if ready(*action)])
+        left.remove(chosen)
+        done.add(chosen)
+        kind, stage, mb = chosen
+        orders[homes.group(stage)].append(f"{kind}{homes.chunk(stage) or ''}[{mb}]")
+    return [line for g, order in enumerate(orders) for line in (f"order pp[{g}] {{", f"  {' '.join(order)}", "}")]
+
+
+def _stored(rng: Random, case: Case, d: Drawing) -> Case:
+    """Frozen matrices in fewer bits."""
+    frozen = [p for p in d.holders if case.frozen and all(freezes(piece, p) for piece in case.frozen)]
+    scopes = [p for p in frozen if p.rpartition(".")[2].startswith(("ff", "att", "gqa"))]
+    if not scopes or rng.random() > 0.6:
+        return case
+    name = rng.choice(["int8", "int8(group = 4)", "int4", "fp8", "sparse"])
+    line = f"store weights as {name} in {rng.choice(scopes)}"
+    return replace(case, rules=(*case.rules, Piece("stored", (line,))))
