@@ -25,7 +25,7 @@ from parc.units import amount
 
 @dataclass(frozen=True, slots=True)
 class FilledPlan:
-    """text: the file without holes; strategy: the job's; best: so many as asked for, best first."""
+    """text: the file without holes; strategy: the job's; best: so many as asked for, best first; job: with the best."""
 
     text: str
     strategy: str
@@ -33,6 +33,7 @@ class FilledPlan:
     best: tuple[FilledValues, ...]
     filled: Filled
     minimise: str
+    job: Job
 
     @property
     def gap(self) -> float:
@@ -91,7 +92,7 @@ def filled_file(
     text = format_source(of.filled(dict(best.values)).text, source.name)
     again = verified(replace(source, text=text), job, strategy)
     assert price(again) == best.price, "the plan has another price as text"
-    return FilledPlan(text, again.strategy.name, of.holes, tuple(found.fitting[:keep]), found, minimise)
+    return FilledPlan(text, again.strategy.name, of.holes, tuple(found.fitting[:keep]), found, minimise, again)
 
 
 def _set(source: Source, params: Mapping[str, str]) -> Source:
