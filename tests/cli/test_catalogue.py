@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from dsl.codes import CODES
 from parc.cli import cli
+from tests.planning.models import text_of
 
 ROOT = Path(__file__).parent.parent.parent
 CODE = re.compile(r"E\d{4}")
@@ -68,6 +69,11 @@ def findings(text: str, code: str, folder: Path) -> list[str]:
     own = {"E0910": run, "E0932": run, "E0933": ["cost"], "E0951": ["plan"]}
     own |= dict.fromkeys(("E0783", "E0784", "E0785", "E0786"), ["generate", "--prompt", "ab", "--steps", "1"])
     own["E0751"] = ["serve", "--check", "--port", "0"]
+    if code.startswith("E11"):
+        shutil.copy(folder / "planned.par", file)
+        stated = laid_over(json.loads((folder / "whole.json").read_text()), json.loads(text))
+        (folder / "it.json").write_text(json.dumps(stated))
+        own[code] = ["check", "--certificate", str(folder / "it.json")]
     command = own.get(code) or families.get(code[:3], ["check"])
     result = CliRunner().invoke(cli, [*command, str(file), "--json", *options], env=environment)
     found = json.loads(result.stdout)
@@ -76,12 +82,26 @@ def findings(text: str, code: str, folder: Path) -> list[str]:
     return sorted({d["code"] for d in found["diagnostics"]})
 
 
+def laid_over(whole: object, part: object) -> object:
+    """The one with what the other states in its place, in lists by position."""
+    if isinstance(whole, dict) and isinstance(part, dict):
+        return {k: laid_over(v, part[k]) if k in part else v for k, v in whole.items()}
+    if isinstance(whole, list) and isinstance(part, list):
+        return [laid_over(v, p) for v, p in zip(whole, part)] + whole[len(part) :]
+    return part
+
+
 SAVED = ("E0771", "E0772", "E0774")
 """Their examples have a checkpoint, `saved`, of the example without an error. E0771's is damaged."""
 
 
 def prepared(code: str, folder: Path, damaged: bool) -> None:
     """Make what the example needs."""
+    if code.startswith("E11") and damaged:
+        (folder / "job.par").write_text(text_of("tables", batch=2, outside=1, memory=16))
+        written = ["-o", str(folder / "planned.par"), "--certificate", str(folder / "whole.json")]
+        done = CliRunner().invoke(cli, ["plan", str(folder / "job.par"), "--within", "60s", *written])
+        assert done.exit_code == 0, done.stderr
     if code not in SAVED:
         return
     shutil.rmtree(folder / "saved", ignore_errors=True)
