@@ -67,6 +67,8 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
     serial = evaluate_file(source, job=name, strategy="serial").job
     if serial.cluster is None:
         raise Unfounded(f"the job `{name}` has no cluster", "file")
+    if serial.kind != "train":  # bounds are of steps that train
+        raise Unfounded(f"the job `{name}` does not train", "job")
     stated["devices"].be(serial.cluster.devices)
     minimise = stated["minimise"].text()
     if minimise not in ("step", "memory"):

@@ -15,11 +15,10 @@ from dsl.diagnostics import ParcError, fail
 from dsl.parser import parse
 from dsl.printer import format_source
 from dsl.source import Source
-from parc.planning.filling import Filled, FilledValues, fill
+from parc.planning.filling import Filled, FilledValues, fill, filled_price
 from parc.planning.holes import Hole, open_file
 from parc.planning.text import defaults, edited
 from parc.planning.verified import verified
-from parc.price import price
 from parc.units import amount
 
 
@@ -91,7 +90,7 @@ def filled_file(
     best = found.fitting[0]
     text = format_source(of.filled(dict(best.values)).text, source.name)
     again = verified(replace(source, text=text), job, strategy)
-    assert price(again) == best.price, "the plan has another price as text"
+    assert filled_price(again) == best.price, "the plan has another price as text"
     return FilledPlan(text, again.strategy.name, of.holes, tuple(found.fitting[:keep]), found, minimise, again)
 
 
