@@ -1,4 +1,4 @@
-"""Plans of jobs that do not train: by the numbers that their strategies leave open, at their own prices; else refused."""
+"""Plans of jobs that do not train: by numbers that their strategies leave open, at their own prices; else refused."""
 
 from __future__ import annotations
 
