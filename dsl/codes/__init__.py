@@ -13,6 +13,7 @@
     E08xx  what a job costs                          cost.py
     E09xx  limits                                    limits.py
     E10xx  files of other systems                    foreign.py
+    E11xx  certificates of plans                     certificates.py
 
 Each module has a tuple `CODES`. Nothing else imports this package at start-up: it is for `parc explain` and for tests.
 """
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 from dsl.codes import (
     by_hand,
+    certificates,
     cost,
     decoding,
     foreign,
@@ -52,6 +54,7 @@ _FAMILIES = (
     ("E08", cost.CODES),
     ("E09", limits.CODES),
     ("E10", foreign.CODES),
+    ("E11", certificates.CODES),
 )
 
 

@@ -32,6 +32,13 @@ job fit {{
 }}
 """
 
+_SERVED = (
+    "device small {{\n  compute f32 1 TFLOP/s\n  memory 1 GiB, 100 GB/s\n}}\ncluster pod {{\n  device npu = small\n"
+    "  level server = 2 npu over 10 GB/s, 1 us\n}}\nmodel m {{\n  dim b = 2, d = 3\n  input x : f32[b,d]\n"
+    "  weight w[d] ~ normal(0.1)\n  y[b,d] = x * w\n  output y\n}}\n"
+    "strategy open for m {{\n  mesh (dp = auto)\n  split b on dp\n}}\njob serve {{\n  infer m on pod{}\n}}\n"
+)
+
 CODES = (
     Code(
         "E0801",
@@ -40,5 +47,16 @@ CODES = (
         "`cluster pod { … }`. Everything else (`check`, `run`, `verify`) does without.",
         _JOB.format(on=""),
         _JOB.format(on=" on pod"),
+    ),
+    Code(
+        "E0802",
+        "no strategies are searched for this job",
+        "`parc plan` searches strategies of jobs that train: its lower bounds, by which most are left out, are of "
+        "steps that train, with weights that rest as they are computed with. For a job that infers or decodes, or a "
+        "strategy that stores weights in fewer bits, leave numbers of its own strategy open: `auto` in the place of an "
+        "axis's size, micro-batches or a parameter. They are found by price alone; of a job that decodes the time of "
+        "a decode step counts.",
+        _SERVED.format(""),
+        _SERVED.format(" using open"),
     ),
 )

@@ -59,6 +59,19 @@ def plan(
     return planned_file(source, params, job, strategy, devices, search, within, keep, told)
 
 
+def plan_report(found: FoundPlan | FilledPlan, *, tokens: float | None = None, command: str = "") -> str:
+    """Write what a search found as one page of HTML: time against memory, the best beside each other, and why.
+
+    Args:
+        found: what `plan` returned.
+        tokens: that are to be trained: how many days they take is told.
+        command: the line that made the page, to be shown.
+    """
+    from parc.report.plan_page import plan_page
+
+    return plan_page(found, tokens, command)
+
+
 def certify(file: File, certificate: object, *, job: str | None = None) -> Certified:
     """Hold a certificate to the file with the plan: count its space, make every bound and every price again.
 

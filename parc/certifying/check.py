@@ -59,14 +59,16 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
     stated["file"].be(sha256(source.text.encode("utf-8", "surrogatepass")).hexdigest())
     name = stated["job"].text()
     if job not in (None, name):
-        raise Unfounded(f"the certificate is of the job `{name}`")
+        raise Unfounded(f"the certificate is of the job `{name}`", "job")
     try:
         own = evaluate_file(source, job=name).job
     except ParcError as error:
-        raise Unfounded(str(error)) from None
+        raise Unfounded(str(error), "file") from None
     serial = evaluate_file(source, job=name, strategy="serial").job
     if serial.cluster is None:
-        raise Unfounded(f"the job `{name}` has no cluster")
+        raise Unfounded(f"the job `{name}` has no cluster", "file")
+    if serial.kind != "train":  # bounds are of steps that train
+        raise Unfounded(f"the job `{name}` does not train", "job")
     stated["devices"].be(serial.cluster.devices)
     minimise = stated["minimise"].text()
     if minimise not in ("step", "memory"):
@@ -103,22 +105,22 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
     there = {n.op.label: n.op.count for n in job.model.graph.nodes if isinstance(n.op, Repeat)}
     for label, turns in loops:
         if there.get(label.text()) != turns.whole(1):
-            raise Unfounded(f"{label.path} is no loop at the top of the model, or has another count")
+            raise Unfounded(f"{label.path} is no loop at the top of the model, or has another count", label.path)
     layers = sum(count.whole(1) for _, count in loops)
     rows = [d.text() for d in of["splits"]["rows"].each()]
     batch = of["batch"]["dim"].text()
     first = job.model.inputs[0].value.type.names[:1] if job.model.inputs else ()
     if batch not in ("", *first):
-        raise Unfounded(f"{of.path}.batch.dim is not the first dim of the first input")
+        raise Unfounded(f"{of.path}.batch.dim is not the first dim of the first input", of.path)
     try:
         model, links = numbers(job, batch, layers, [label.text() for label, _ in loops], rows, scopes)
     except ParcError as error:
-        raise Unfounded(f"{of.path}.recompute: {error}") from None
+        raise Unfounded(f"{of.path}.recompute: {error}", of.path) from None
     for part, found in (("work", model), ("cluster", links)):
         for key, value in found.items():
             stated[part][key].be(list(value) if isinstance(value, list) else value)
         if extra := sorted(stated[part].items().keys() - found.keys()):
-            raise Unfounded(f"{part} has `{extra[0]}`, which no bound asks for")
+            raise Unfounded(f"{part} has `{extra[0]}`, which no bound asks for", part)
     of["without"].be(list(WITHOUT))
     sizes: dict[str, int] = {}
     types: list[Type] = [v.type for g in bodies(job.model.graph) for v in graph_values(g)]
@@ -145,7 +147,7 @@ def _priced(
     for entry in stated["tried"].each():
         mesh, m, rules = _choices(entry, space)
         if (key := repr(entry_key(entry))) in seen:
-            raise Unfounded(f"{entry.path} was tried before")
+            raise Unfounded(f"{entry.path} was tried before", entry.path)
         seen.add(key)
         strategy = strategy_of(mesh, m, rules, space, stated)
         try:
@@ -197,7 +199,7 @@ def _choices(entry: StatedPart, space: StatedSpace) -> tuple[dict[str, int], int
     m = entry["microbatches"].whole(1)
     rules = _rules(entry)
     if not set(mesh) <= set(names) or not space.divides(mesh, m):
-        raise Unfounded(f"{entry.path} is no strategy of the space")
+        raise Unfounded(f"{entry.path} is no strategy of the space", entry.path)
     _, can = space.choices(mesh)
     usual = [n for n in names if n in mesh]
     orders = [usual]
@@ -205,10 +207,10 @@ def _choices(entry: StatedPart, space: StatedSpace) -> tuple[dict[str, int], int
         orders.append(sorted(usual, key=lambda a: space.kind(a) != "data"))
     ways = {**{k: can[k] for k in FIELDS if k not in ("schedule", "chunks")}}
     if list(mesh) not in orders or (rules["schedule"], rules["chunks"]) not in can["schedule"]:
-        raise Unfounded(f"{entry.path} is no strategy of the space")
+        raise Unfounded(f"{entry.path} is no strategy of the space", entry.path)
     for key, legal in ways.items():
         if rules[key] not in legal:
-            raise Unfounded(f"{entry.path}.{key} is none of {legal}")
+            raise Unfounded(f"{entry.path}.{key} is none of {legal}", entry.path)
     return mesh, m, rules
 
 
@@ -257,12 +259,12 @@ def _best(stated: StatedPart, own: Job, values: list[tuple[str, float | None]]) 
     known = sorted(v for _, v in values if v is not None)
     rows = stated["best"].each()
     if not rows or not known:
-        raise Unfounded("there is no best")
+        raise Unfounded("there is no best", "best")
     tried = {repr(entry_key(entry)): (entry, value) for entry, (_, value) in zip(stated["tried"].each(), values)}
     shown = []
     for row in rows:
         if (key := repr(entry_key(row))) not in tried or tried[key][1] is None:
-            raise Unfounded(f"{row.path} was not tried")
+            raise Unfounded(f"{row.path} was not tried", row.path)
         entry, value = tried[key]
         assert value is not None
         row["step_seconds"].be(entry["seconds"].value)
@@ -272,7 +274,7 @@ def _best(stated: StatedPart, own: Job, values: list[tuple[str, float | None]]) 
             line.text()
         shown.append(value)
     if not alike(shown, known[: len(shown)]):
-        raise Unfounded("`best` are not the best of what was tried, in their order")
+        raise Unfounded("`best` are not the best of what was tried, in their order", "best")
     plan = price(own)
     rows[0]["step_seconds"].be(plan.seconds)
     rows[0]["needed_bytes"].be(plan.needed)
@@ -294,16 +296,16 @@ def _counts(stated: StatedPart, tally: SpaceTally, values: list[tuple[str, float
     of["fitting"].be(sum(value is not None for _, value in values))
     rest = tally.legal - tally.too_large - len(values)
     if of["left"].whole() + of["not_better"].whole() != rest:
-        raise Unfounded(f"counts.left and counts.not_better are not {rest:,} together")
+        raise Unfounded(f"counts.left and counts.not_better are not {rest:,} together", "counts")
     least, proved = stated["least"], stated["proved"].truth()
     if not least.none:
         least.number()
     if least.none:
         if tally.least is not None:
-            raise Unfounded(f"nothing is said to be left, but there is a strategy with a bound of {tally.least:.6g}")
+            raise Unfounded(f"nothing is said to be left, but a strategy has a bound of {tally.least:.6g}", "least")
         of["left"].be(0)
     elif tally.least is not None and least.number() > tally.least * (1 + 1e-9):
-        raise Unfounded(f"least is {least.number():.6g}, but there is a strategy with a bound of {tally.least:.6g}")
+        raise Unfounded(f"least is {least.number():.6g}, but a strategy has a bound of {tally.least:.6g}", "least")
     if proved != least.none:
-        raise Unfounded("`proved` says something else than `least`")
+        raise Unfounded("`proved` says something else than `least`", "proved")
     stated["gap"].be(0.0 if least.none else max(0.0, 1 - least.number() / best))

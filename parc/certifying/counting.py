@@ -147,25 +147,25 @@ def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> Stated
         or len({name for name, _, _ in axes}) < len(axes)
         or any(kind not in KINDS for _, kind, _ in axes)
     ):
-        raise Unfounded(f"{of.path}.axes are not axes of different names and of known kinds")
+        raise Unfounded(f"{of.path}.axes are not axes of different names and of known kinds", of.path)
     if any(kind == "positions" and not dim for _, kind, dim in axes):
-        raise Unfounded(f"{of.path}.axes has positions of no dim")
+        raise Unfounded(f"{of.path}.axes has positions of no dim", of.path)
     stages = [z.whole() for z in of["zero"].distinct(4)]
     if not set(stages) <= {0, 1, 2, 3}:
-        raise Unfounded(f"{of.path}.zero are no stages of ZeRO")
+        raise Unfounded(f"{of.path}.zero are no stages of ZeRO", of.path)
     splits = {k: tuple(d.text() for d in v.each()) for k, v in of["splits"].items().items()}
     if splits.keys() != {"inner", "experts", "heads", "rows", "positions"}:
-        raise Unfounded(f"{of.path}.splits has other kinds of dims")
+        raise Unfounded(f"{of.path}.splits has other kinds of dims", of.path)
     sizes = {d: v.whole(1) for d, v in of["sizes"].items().items()}
     named = {d for dims in splits.values() for d in dims} | {dim for _, _, dim in axes if dim}
     if missing := sorted(named - sizes.keys()):
-        raise Unfounded(f"{of.path}.sizes has no `{missing[0]}`")
+        raise Unfounded(f"{of.path}.sizes has no `{missing[0]}`", of.path)
     loops = [loop.pair() for loop in of["loops"].each()]
     schedules = []
     for s in of["schedules"].distinct(MOST_SCHEDULES):
         name, chunks = s.pair()
         if not (name.text() in SINGLE and chunks.whole(1) == 1 or name.text() == "interleaved"):
-            raise Unfounded(f"{s.path} is no schedule")
+            raise Unfounded(f"{s.path} is no schedule", s.path)
         schedules.append((name.text(), chunks.whole(1)))
     return StatedSpace(
         devices,

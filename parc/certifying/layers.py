@@ -68,13 +68,13 @@ def stated_layers(stated: StatedPart, job: Job, space: StatedSpace, build: Build
         if list(inside) != [n for n in names if n in inside] or any(
             space.kind(n) in ("stages", "data") for n in inside
         ):
-            raise Unfounded(f"{entry.path}.inside are no axes that split layers, in their order")
+            raise Unfounded(f"{entry.path}.inside are no axes that split layers, in their order", entry.path)
         rows, replicas = entry["rows"].whole(1), entry["replicas"].whole(1)
         again = entry["recompute"].whole()
         along, heads, tables = entry["along"].text(), entry["heads"].truth(), entry["tables"].truth()
         data = [n for n in names if space.kind(n) == "data"]
         if replicas > 1 and not data:
-            raise Unfounded(f"{entry.path}.replicas is {replicas}, but no axis splits data")
+            raise Unfounded(f"{entry.path}.replicas is {replicas}, but no axis splits data", entry.path)
         mesh = {data[0]: replicas, **inside} if replicas > 1 else inside
         shares = rows * replicas * space.of_kind(mesh, "experts")
         _, can = space.choices(mesh)
@@ -85,11 +85,11 @@ def stated_layers(stated: StatedPart, job: Job, space: StatedSpace, build: Build
             or not legal
             or tables not in can["rows"]
         ):
-            raise Unfounded(f"{entry.path} is no strategy of the space's kinds")
+            raise Unfounded(f"{entry.path} is no strategy of the space's kinds", entry.path)
         whole = entry["whole"].truth()
         key = (tuple(inside.items()), again, along, heads, tables, rows, replicas, whole)
         if key in seen:
-            raise Unfounded(f"{entry.path} stands there twice")
+            raise Unfounded(f"{entry.path} stands there twice", entry.path)
         seen.add(key)
         zero = 2 if not whole and any(space.kind(n) in DATA_LIKE for n in mesh) else 0
         rules = {"zero": zero, "recompute": again, "schedule": "", "chunks": 1, "along": along, "heads": heads}
@@ -97,13 +97,13 @@ def stated_layers(stated: StatedPart, job: Job, space: StatedSpace, build: Build
         try:
             numbers, single, exact = _measure(job, space, strategy, whole)
         except ParcError as error:
-            raise Unfounded(f"{entry.path} cannot be: {error}") from None
+            raise Unfounded(f"{entry.path} cannot be: {error}", entry.path) from None
         for name in NUMBERS:
             entry[name].be(numbers[name])
         entry["single"].be(single)
         entry["exact"].be(exact)
         if extra := sorted(entry.items().keys() - {*FIELDS, *NUMBERS}):
-            raise Unfounded(f"{entry.path} has `{extra[0]}`, which no bound asks for")
+            raise Unfounded(f"{entry.path} has `{extra[0]}`, which no bound asks for", entry.path)
         found.append(StatedLayer(inside, again, (along, heads, tables), rows, single, whole, exact, numbers))
     return found
 

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+MALFORMED = "E1101"
+"""For what is no certificate, whatever it is of."""
+
+CODES = {
+    **dict.fromkeys(("file", "job", "devices"), "E1102"),
+    "space": "E1103",
+    **dict.fromkeys(("work", "cluster", "layers"), "E1104"),
+    "tried": "E1105",
+    "best": "E1106",
+    **dict.fromkeys(("counts", "space.total"), "E1107"),
+    **dict.fromkeys(("least", "proved", "gap"), "E1108"),
+}
+"""By the part of the certificate that does not hold."""
+
 
 class Unfounded(Exception):
-    """A certificate says what is not so: which part of it, and what is."""
+    """A certificate says what is not so: which part of it, and what is. path: of the part, empty for what cannot be
+    read as one. code: of the kind of mistake."""
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.code = CODES.get(path) or CODES.get(path.partition(".")[0].partition("[")[0], MALFORMED)
 
 
 LARGEST = 2**62
@@ -80,7 +99,7 @@ class StatedPart:
     def be(self, found: object) -> None:
         """Hold the value to what was found. Raises Unfounded."""
         if not alike(self.value, found):
-            raise Unfounded(f"{self.path} is {_short(self.value)}, but {_short(found)} was found")
+            raise Unfounded(f"{self.path} is {_short(self.value)}, but {_short(found)} was found", self.path)
 
 
 def alike(a: object, b: object) -> bool:

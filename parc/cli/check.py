@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dsl.diagnostics import Diagnostic
 from dsl.printable import printable
 from parc import api
 from parc.cli.common import Command, Output, check_program, choice, color, file_argument, job_options, read_source
@@ -76,7 +77,7 @@ def command(
 
 
 def _certificate(out: Output, file: str, path: str, job: str | None) -> bool:
-    from parc.certifying.stated import Unfounded
+    from parc.certifying.stated import MALFORMED, Unfounded
 
     source = read_source(out, file)
     try:
@@ -88,12 +89,12 @@ def _certificate(out: Output, file: str, path: str, job: str | None) -> bool:
     except OSError as error:
         raise click.ClickException(f"cannot read `{path}`: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        out.fail(f"`{path}` is no certificate: {error}")
+        out.warn([Diagnostic(MALFORMED, printable(f"`{path}` is no certificate: {error}", line=True))])
         return False
     try:
         found = api.certify(source, value, job=job)
     except Unfounded as error:
-        out.fail(printable(f"the certificate does not hold: {error}", line=True))
+        out.warn([Diagnostic(error.code, printable(f"the certificate does not hold: {error}", line=True))])
         return False
     out.result["certificate"] = {
         "strategies": found.strategies,

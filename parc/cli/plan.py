@@ -51,6 +51,7 @@ class TimeLimit(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 @click.option("--within", type=TimeLimit(), default="10s", show_default=True, help="The time that the search may take.")
 @click.option("--best", "keep", type=click.IntRange(1, 1000), default=5, show_default=True, help="So many are listed.")
 @click.option("--certificate", metavar="OUT", help="Write the certificate to this file, as JSON.")
+@click.option("--report", "page", metavar="OUT", help="Write what was found to this file, as a page for a browser.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the best as comma-separated values.")
 @output_option
 @job_options
@@ -63,6 +64,7 @@ def command(
     within: float,
     keep: int,
     certificate: str | None,
+    page: str | None,
     as_csv: bool,
     output: str | None,
     params: tuple[tuple[str, str], ...],
@@ -85,7 +87,7 @@ def command(
     if tokens is not None and not 0 < tokens < 1e30:
         raise click.BadParameter("so many tokens are none", param_hint="'--tokens'")
     source = read_source(out, file)
-    for written in (output, certificate):
+    for written in (output, certificate, page):
         check_output(written, source, [value for _, value in params])
 
     def told(plan: PricedPlan, counts: Counts) -> None:
@@ -100,30 +102,36 @@ def command(
     if certificate is not None and has_holes(source, job, strategy, dict(params)):
         raise click.UsageError("a certificate is of a search for strategies, not of numbers that are left open")
     found = api.plan(source, devices=devices, minimise=minimise, within=within, keep=keep, told=told, **options)
+    if output is not None:
+        write_output(output, found.text)
     if isinstance(found, FilledPlan):
         from parc.cli import filled
 
-        out.result = filled.as_json(found, output)
-        if output is not None:
-            write_output(output, found.text)
-        if as_csv:
-            out.data(filled.as_csv(found), newline=False)
-        elif output is None:
-            out.data(found.text, newline=False)
-        out.say(filled.shown(found))
-        return
-    out.result = _json(found, tokens, output)
-    if certificate is not None:
-        import json
+        out.result, rows, told_of = filled.as_json(found, output), filled.as_csv(found), filled.shown(found)
+    else:
+        out.result, rows, told_of = _json(found, tokens, output), _csv(found, tokens), _shown(found, tokens)
+        if certificate is not None:
+            import json
 
-        write_output(certificate, json.dumps(found.certificate, indent=1) + "\n")
-    if output is not None:
-        write_output(output, found.text)
+            write_output(certificate, json.dumps(found.certificate, indent=1) + "\n")
+    out.result["report"] = page
+    if page is not None:
+        given = {"job": job, "strategy": strategy, "devices": devices, "minimise": minimise, "best": keep}
+        limits = {"tokens": tokens and f"{tokens:g}", "within": f"{within:g}s"}
+        write_output(page, api.plan_report(found, tokens=tokens, command=_line(file, params, {**given, **limits})))
     if as_csv:
-        out.data(_csv(found, tokens), newline=False)
+        out.data(rows, newline=False)
     elif output is None:
         out.data(found.text, newline=False)
-    out.say(_shown(found, tokens))
+    out.say(told_of)
+
+
+def _line(file: str, params: tuple[tuple[str, str], ...], options: dict[str, object]) -> str:
+    """The command, but for where it writes."""
+    from shlex import join
+
+    given = [x for name, value in options.items() if value is not None for x in (f"--{name}", f"{value}")]
+    return join(["parc", "plan", file, *(x for n, v in params for x in ("-D", f"{n}={v}")), *given])
 
 
 def _json(found: FoundPlan, tokens: float | None, output: str | None) -> dict[str, Any]:

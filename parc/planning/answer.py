@@ -9,11 +9,11 @@ from typing import Any
 
 from compiler.evaluate import evaluate_file
 from dsl.data import dataclass
-from dsl.diagnostics import fail
+from dsl.diagnostics import ParcError, fail
 from dsl.source import Source
 from parc.planning.certificate import certificate
 from parc.planning.found import Counts, PricedPlan
-from parc.planning.planning import Planned, plan, resized
+from parc.planning.planning import OPEN, Planned, plan, resized
 from parc.planning.reasons import front
 from parc.planning.text import with_strategy
 from parc.planning.verified import verified
@@ -46,8 +46,7 @@ def planned_file(
     told: Callable[[PricedPlan, Counts], None] | None = None,
 ) -> FoundPlan:
     """Search, and write the best into the file. Raises ParcError (E0951) if nothing was found that fits."""
-    if strategy is not None:
-        evaluate_file(source, params, job, strategy)
+    _nothing_stored(source, params, job, strategy)
     made = evaluate_file(source, params, job, "serial").job
     other = None
     if devices is not None and made.cluster is not None and devices != made.cluster.devices:
@@ -68,6 +67,20 @@ def planned_file(
     told_of = certificate(planned, keep)
     told_of["file"] = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return FoundPlan(planned, text, name, found.fitting[:keep], tuple(front(found.fitting)), told_of)
+
+
+def _nothing_stored(source: Source, params: Mapping[str, str], job: str | None, strategy: str | None) -> None:
+    """Refuse a strategy whose weights rest in fewer bits (E0802): none of the space says that, and without it another
+    job is computed. Raises ParcError for a strategy that is named and wrong."""
+    try:
+        own = evaluate_file(source, params, job, strategy).job
+    except ParcError:
+        if strategy is not None:
+            raise
+        return  # its own strategy counts for nothing
+    if own.strategy.stores:
+        message = f"no strategies are searched for `{own.name}`, whose strategy `{own.strategy.name}` stores weights"
+        raise fail("E0802", message, own.strategy.stores[0].span, help=OPEN)
 
 
 def held(text: str, source: Source, planned: Planned, best: PricedPlan) -> str | None:

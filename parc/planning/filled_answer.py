@@ -15,17 +15,16 @@ from dsl.diagnostics import ParcError, fail
 from dsl.parser import parse
 from dsl.printer import format_source
 from dsl.source import Source
-from parc.planning.filling import Filled, FilledValues, fill
+from parc.planning.filling import Filled, FilledValues, fill, filled_price
 from parc.planning.holes import Hole, open_file
 from parc.planning.text import defaults, edited
 from parc.planning.verified import verified
-from parc.price import price
 from parc.units import amount
 
 
 @dataclass(frozen=True, slots=True)
 class FilledPlan:
-    """text: the file without holes; strategy: the job's; best: so many as asked for, best first."""
+    """text: the file without holes; strategy: the job's; best: so many as asked for, best first; job: with the best."""
 
     text: str
     strategy: str
@@ -33,6 +32,7 @@ class FilledPlan:
     best: tuple[FilledValues, ...]
     filled: Filled
     minimise: str
+    job: Job
 
     @property
     def gap(self) -> float:
@@ -90,8 +90,8 @@ def filled_file(
     best = found.fitting[0]
     text = format_source(of.filled(dict(best.values)).text, source.name)
     again = verified(replace(source, text=text), job, strategy)
-    assert price(again) == best.price, "the plan has another price as text"
-    return FilledPlan(text, again.strategy.name, of.holes, tuple(found.fitting[:keep]), found, minimise)
+    assert filled_price(again) == best.price, "the plan has another price as text"
+    return FilledPlan(text, again.strategy.name, of.holes, tuple(found.fitting[:keep]), found, minimise, again)
 
 
 def _set(source: Source, params: Mapping[str, str]) -> Source:

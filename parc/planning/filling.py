@@ -8,8 +8,9 @@ from itertools import product
 from math import inf, prod
 from time import monotonic
 
+from compiler.driver import compile_job
 from compiler.evaluate import evaluate_file
-from compiler.model import Job
+from compiler.model import DECODING, Job
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from parc.planning.bounds import LowerBounds
@@ -96,7 +97,7 @@ def fill(
                 found.least = bound if found.least is None else min(bound, found.least)
                 break
             try:
-                took = price(made)
+                took = filled_price(made)
             except ParcError as error:
                 _refuse(found, error)
                 continue
@@ -154,13 +155,28 @@ def _bounds(job: Job) -> LowerBounds:
 def _bound(of: OpenFile, bounds: LowerBounds, job: Job, minimise: str) -> float:
     """Of what a strategy takes at least that may have any rules; nothing where these may change what is computed."""
     strategy = job.strategy
-    if minimise != STEP or any(h.name in of.touched for h in of.holes if h.param):
+    if minimise != STEP or job.kind != "train" or strategy.stores:  # bounds are of steps that train whole weights
+        return 0.0
+    if any(h.name in of.touched for h in of.holes if h.param):
         return 0.0
     if strategy.implementations or strategy.offloads or strategy.places:
         return 0.0
     axes = {a.name: a.size for a in strategy.mesh}
     stages = prod(axes[a] for a in {p.axis for p in strategy.pipelines})
     return bounds.of(stages, 1, 1, strategy.microbatches, 3, 0, "")
+
+
+def filled_price(job: Job) -> Price:
+    """The price of a step; of a job that decodes that of a decode step, in the memory that its entries need."""
+    if job.decoding is None:
+        return price(job)
+    from parc.decoding import entry_price
+
+    found = [entry_price(compile_job(job, entry)) for entry in DECODING]
+    decode = found[-1]
+    needed = max(of.needed for of in found)
+    assert job.cluster is not None
+    return Price(decode.seconds, needed, needed <= job.cluster.device.memory, decode.sequences, decode.sequences)
 
 
 def _refuse(found: Filled, error: ParcError) -> None:

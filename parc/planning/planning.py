@@ -41,10 +41,12 @@ def plan(
 
     minimise: `STEP` or `MEMORY`; within: seconds that the search may take; told: hears of each better plan.
 
-    Raises ParcError (E0801) without a cluster.
+    Raises ParcError: E0801 without a cluster, E0802 for a job that does not train.
     """
     if job.cluster is None:
         raise fail("E0801", f"the job `{job.name}` does not say on which cluster it runs", job.span, help=ON)
+    if job.kind != "train":
+        raise fail("E0802", f"no strategies are searched for `{job.name}`, which does not train", job.span, help=OPEN)
     split = splittable(job)
     scopes = recomputes(job, split)
     cluster = cluster_work(job)
@@ -80,4 +82,5 @@ def resized(cluster: Cluster, devices: int) -> Cluster:
     return replace(cluster, levels=(*levels, replace(cluster.levels[-1], count=left)))
 
 
+OPEN = "`auto` leaves numbers of its own strategy open, such as `mesh (tp = auto)`: these are found for any job"
 ON = "`train model(…) on pod using strategy`, where `pod` is a `cluster`"

@@ -21,14 +21,15 @@ def front(plans: Sequence[PricedPlan]) -> list[PricedPlan]:
 def differs(space: PlanSpace, best: PlanChoice, other: PlanChoice) -> str:
     """What another candidate has that the best has not: `tp 4, zero 3`."""
     found = []
-    here, there = dict(_choices(space, best)), dict(_choices(space, other))
+    here, there = dict(choices_of(space, best)), dict(choices_of(space, other))
     for name in dict.fromkeys((*there, *here)):
         if here.get(name, "1") != there.get(name, "1"):
             found.append(f"{name} {there.get(name, '1')}")
     return ", ".join(found)
 
 
-def _choices(space: PlanSpace, of: PlanChoice) -> list[tuple[str, str]]:
+def choices_of(space: PlanSpace, of: PlanChoice) -> list[tuple[str, str]]:
+    """What is chosen, by name, for people."""
     rules = of.rules
     found = [(role.name, str(size)) for role, size in of.mesh.axes]
     if len(of.axes) > 1:

@@ -47,15 +47,17 @@ def compared(sides: Sequence[ComparedStep], command: str = "") -> str:
     body = [
         tag("header", tag("h1", esc(title)), tag("p", esc(_told(sides)))),
         _headline(sides),
-        _causes(sides),
-        _waterfalls(sides),
-        _timelines(sides, found),
-        _memory(sides),
-        _traffic(sides),
+        *step_sections(sides, found),
         _strategies(sides, command),
     ]
     data = [{"name": s.name, **step_data(s.estimate, s.occupancy, r)} for s, r in zip(sides, found, strict=True)]
     return document(title, body, {"schema": SCHEMA, "parc": parc.__version__, "command": command, "sides": data})
+
+
+def step_sections(sides: Sequence[ComparedStep], found: Sequence[Rows]) -> list[str]:
+    """What steps spend their time on, when, what they hold and what they send, beside each other. found: of each its
+    timeline."""
+    return [_causes(sides), _waterfalls(sides), _timelines(sides, found), _memory(sides), _traffic(sides)]
 
 
 def _told(sides: Sequence[ComparedStep]) -> str:

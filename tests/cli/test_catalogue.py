@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import shutil
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,11 @@ import pytest
 from click.testing import CliRunner
 
 from dsl.codes import CODES
+from dsl.source import Source
+from parc import api
 from parc.cli import cli
+from parc.planning.answer import FoundPlan
+from tests.planning.models import text_of
 
 ROOT = Path(__file__).parent.parent.parent
 CODE = re.compile(r"E\d{4}")
@@ -65,10 +70,15 @@ def findings(text: str, code: str, folder: Path) -> list[str]:
     environment = dict(word.split("=", 1) for line in lines for word in line if not line[0].startswith("-"))
     run = ["run", "--steps", "1"]
     families = {"E07": run, "E08": ["cost"], "E10": ["init", "--from"]}
-    own = {"E0910": run, "E0932": run, "E0933": ["cost"], "E0951": ["plan"]}
+    own = {"E0910": run, "E0932": run, "E0933": ["cost"], "E0951": ["plan"], "E0802": ["plan"]}
     own |= dict.fromkeys(("E0783", "E0784", "E0785", "E0786"), ["generate", "--prompt", "ab", "--steps", "1"])
     own["E0787"] = ["generate", "--prompt", "ab", "--steps", "1", "--draft", "main.par"]
     own["E0751"] = ["serve", "--check", "--port", "0"]
+    if code.startswith("E11"):
+        shutil.copy(folder / "planned.par", file)
+        stated = laid_over(json.loads((folder / "whole.json").read_text()), json.loads(text))
+        (folder / "it.json").write_text(json.dumps(stated))
+        own[code] = ["check", "--certificate", str(folder / "it.json")]
     command = own.get(code) or families.get(code[:3], ["check"])
     result = CliRunner().invoke(cli, [*command, str(file), "--json", *options], env=environment)
     found = json.loads(result.stdout)
@@ -77,12 +87,32 @@ def findings(text: str, code: str, folder: Path) -> list[str]:
     return sorted({d["code"] for d in found["diagnostics"]})
 
 
+@cache
+def certified_plan() -> dict[str, str]:
+    """A plan and its certificate, whole."""
+    found = api.plan(Source("job.par", text_of("layers", batch=2, outside=1, memory=16)), within=None)
+    assert isinstance(found, FoundPlan)
+    return {"planned.par": found.text, "whole.json": json.dumps(found.certificate)}
+
+
+def laid_over(whole: object, part: object) -> object:
+    """The one with what the other states in its place, in lists by position."""
+    if isinstance(whole, dict) and isinstance(part, dict):
+        return {k: laid_over(v, part[k]) if k in part else v for k, v in whole.items()}
+    if isinstance(whole, list) and isinstance(part, list):
+        return [laid_over(v, p) for v, p in zip(whole, part)] + whole[len(part) :]
+    return part
+
+
 SAVED = ("E0771", "E0772", "E0774")
 """Their examples have a checkpoint, `saved`, of the example without an error. E0771's is damaged."""
 
 
 def prepared(code: str, folder: Path, damaged: bool) -> None:
     """Make what the example needs."""
+    if code.startswith("E11"):
+        for name, text in certified_plan().items():
+            (folder / name).write_text(text)
     if code not in SAVED:
         return
     shutil.rmtree(folder / "saved", ignore_errors=True)

@@ -107,8 +107,15 @@ def test_every_kind_of_change_is_noticed(plan: tuple[Source, dict[str, Any]]) ->
     mutants["best in another order"] = put(certificate, ("best",), lambda v: v[::-1])
     mutants["more is proved"] = {**certificate, "proved": not certificate["proved"]}
     assert len(mutants) >= 50
-    unnoticed = [name for name, mutant in mutants.items() if not _noticed(source, mutant)]
+    found = {name: _code(source, mutant) for name, mutant in mutants.items()}
+    unnoticed = [name for name, code in found.items() if not code]
     assert unnoticed in ([], ["the last of ('best',) gone"]), unnoticed  # so many are told as one likes
+    assert {code for code in found.values() if code} == {f"E110{n}" for n in range(1, 9)}
+    for name, code in found.items():
+        if name.endswith("changed"):
+            assert code in (_expected(name), "E1101"), (name, code)
+    for name in ("devices gone", "work.passes gone", "('tried', 0, 'seconds') too large", "('tried',) no list"):
+        assert found[name] == "E1101", name
 
 
 OTHERS: tuple[Any, ...] = ([], {}, [1], 1.5, True, "x", None)
@@ -142,12 +149,26 @@ def _without(value: dict[str, Any], key: str) -> dict[str, Any]:
     return {k: v for k, v in value.items() if k != key}
 
 
-def _noticed(source: Source, mutant: dict[str, Any]) -> bool:
+def _expected(name: str) -> str:
+    """The code of a part that was changed, by its name: of the part, or of what follows from it."""
+    part, _, rest = name.removesuffix(" changed").partition(".")
+    if rest == "total":
+        return "E1107"
+    parts = {"space": 3, "work": 4, "cluster": 4, "layers": 4, "tried": 5, "best": 6, "counts": 7}
+    last = dict.fromkeys(("least", "gap", "proved"), 8) | dict.fromkeys(("file", "job", "devices"), 2)
+    return f"E110{(parts | last).get(part, 1)}"
+
+
+def _code(source: Source, mutant: dict[str, Any]) -> str:
     try:
         certified(source, mutant)
-    except Unfounded:
-        return True
-    return False
+    except Unfounded as error:
+        return error.code
+    return ""
+
+
+def _noticed(source: Source, mutant: dict[str, Any]) -> bool:
+    return bool(_code(source, mutant))
 
 
 def test_it_says_of_which_space_and_in_one_line(plan: tuple[Source, dict[str, Any]], tmp_path: Path) -> None:
@@ -166,7 +187,7 @@ def test_what_is_no_certificate_is_told(text: str, tmp_path: Path) -> None:
     (tmp_path / "job.par").write_text(text_of("tables"))
     (tmp_path / "it.json").write_text(text)
     result = CliRunner().invoke(cli, ["check", str(tmp_path / "job.par"), "--certificate", str(tmp_path / "it.json")])
-    assert result.exit_code == 1 and result.stderr.startswith("error: "), result.output
+    assert result.exit_code == 1 and result.stderr.startswith("error[E1101]: "), result.output
 
 
 def test_command(tmp_path: Path) -> None:
