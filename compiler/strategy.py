@@ -191,7 +191,8 @@ class RunRule:
 
 @dataclass(frozen=True, slots=True)
 class StoreRule:
-    """Matrices of the scope (None: all) rest in this format. Of several rules for one the last counts."""
+    """Matrices of the scope (None: all) rest in this format, or (`caches`) what is kept of positions. Of several rules
+    for one the last counts."""
 
     format: WeightFormat
     scope: str | None = None
@@ -226,6 +227,7 @@ class Strategy:
     implementations: tuple[ImplementRule, ...] = ()
     runs: tuple[RunRule, ...] = ()
     stores: tuple[StoreRule, ...] = ()
+    caches: tuple[StoreRule, ...] = ()
 
     @property
     def devices(self) -> int:

@@ -112,6 +112,12 @@ def build_job(
         model, other = _try(session, lambda: _stored(stores, given, model, parts, plain or model)) or given
         written = written and _try(session, lambda: _stored(stores, written, model, parts, written[0]))
         plan = replace(plan, strategy=of_parts(plan.strategy, model.stored))
+    if plan is not None and model is not None and plan.strategy.caches:
+        from compiler.caches import caches_in_bits
+
+        kept, pairs = plan.strategy.caches, [(model, other), *([written] if written else [])]
+        made = _try(session, lambda: [caches_in_bits(pair, kept, decoding) for pair in pairs]) or pairs
+        (model, other), written = made[0], written and made[1]
     by_hand = model
     if plan is not None and model is not None and plan.strategy.zigzags:
         from compiler.evaluate.zigzags import check_decoded

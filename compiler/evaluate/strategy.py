@@ -18,7 +18,7 @@ from compiler.evaluate.pipelines import Microbatches, pipeline_rule, schedule_mi
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
-from compiler.evaluate.stores import weight_format
+from compiler.evaluate.stores import stored_format
 from compiler.evaluate.strategy_rules import StrategyRules
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
 from compiler.evaluate.zigzags import in_zigzag
@@ -116,9 +116,9 @@ class Expander:
                 for where in self._scopes(statement.scope, scope):
                     rules.runs.append(run_rule(statement, where, self.cluster, self.span(statement), self.by))
             case ast.Store():
-                format = weight_format(statement, scope)
+                format, kind = stored_format(statement, scope)
                 for where in self._scopes(statement.scope, scope):
-                    rules.stores.append(StoreRule(format, where, self.span(statement), self.by))
+                    getattr(rules, kind).append(StoreRule(format, where, self.span(statement), self.by))
             case ast.Implement():
                 self._implement(statement, scope)
             case ast.Order():

@@ -45,6 +45,7 @@ class StrategyRules:
     offloads: list[OffloadRule] = field(default_factory=list)
     runs: list[RunRule] = field(default_factory=list)
     stores: list[StoreRule] = field(default_factory=list)
+    caches: list[StoreRule] = field(default_factory=list)
     implementations: list[ImplementRule] = field(default_factory=list)
     by_hand: list[Implementation] = field(default_factory=list)
     by_stage: Orders | None = None

@@ -122,7 +122,8 @@ class Increment:
             raise no_form(v, node, self.positions)
         if node is not None and node in self.analysis.dispatches:
             return experts.copies(self, self.analysis.dispatches[node], demand)
-        if bound and demand.dims <= bound and not demand.new and not demand.seats and len(bound) == 1:
+        whole = bound and demand.dims <= bound and not demand.new and not demand.seats and len(bound) == 1
+        if whole and (node is None or not node.op.unpacks):
             return self._kept(v, next(iter(bound)), demand)
         if node is None or (demand and not bound and not self._apart(node, demand)):
             if demand and demand.new.isdisjoint(bound) and not demand.dims <= bound:
@@ -292,7 +293,11 @@ class Increment:
                 break
             if x.type.bytes < best.type.bytes:
                 best, at, where = x, len(way), d
-        value = self._cache(best, where, asked[at])
+        if found is not None and found[0].op.unpacks:  # what rests has fewer bytes than what is made of it
+            best, at = x, len(way)
+            value = self.need(x, asked[at])
+        else:
+            value = self._cache(best, where, asked[at])
         self.known[best, asked[at]] = value
         for node, form in reversed([*zip(way[:at], asked)]):
             op = self._called(node, form, ())
@@ -314,6 +319,7 @@ class Increment:
         return x, there, v.type.names
 
     def _cache(self, v: Value, dim: str, demand: Demand) -> Value:
+        self.analysis.kept[v] = dim
         rows, place = self.need(v, only_new(dim)), self.places(v)
         if v.type.has(self.new.name):
             named = Rename(((self.new.name, f"{dim}_new"),))

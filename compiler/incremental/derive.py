@@ -17,8 +17,10 @@ from compiler.incremental.reach import Analysis
 from compiler.incremental.refusals import looks_ahead, no_dim, pairs, renewed
 from compiler.incremental.windows import Lookback
 from compiler.model import DataInput, Init, Model, State
-from compiler.ops.elementwise import Map
+from compiler.ops.elementwise import Map, Transpose
+from compiler.ops.shape import Rename
 from compiler.origin import Origin, Role
+from compiler.walk import graph_values, walk
 from dsl.source import NOWHERE, Span
 
 NOTHING: Mapping[str, int] = {}
@@ -58,6 +60,41 @@ def incremental(
     Raises ParcError: E0780 with the op that looks ahead, E0781 for a dim that no data has, E0782 for what has no
     incremental form.
     """
+    model, positions, analysis = _analysed(model, dim, length, span)
+    new = Dim(unused(model, NEXT) if length == 1 or apart else dim, length)
+    top = _Top(model, analysis, new, called, begun, pieces)
+    forms = [top.chunk.natural(v) for v in model.of_outputs]
+    chunk: Increment = top.chunk
+    if last and length > 1:
+        chunk = Latest(chunk, Dim(unused(model, NEXT), 1))
+    outputs = [chunk.need(v, form) if form else chunk.once(v) for v, form in zip(model.of_outputs, forms)]
+    made = top.model(model, outputs)
+    return made if rows is None else by_rows(made, top.position, rows, positions.size, span)
+
+
+def kept_positions(model: Model, dim: str, span: Span) -> Mapping[Value, str]:
+    """What is kept of each earlier position, or of the last ones, where a model takes one after the other: values, and
+    which of their dims is that of positions. Raises ParcError, as `incremental` does."""
+    whole = model
+    model, _, analysis = _analysed(model, dim, 1, span)
+    top = _Top(model, analysis, Dim(unused(model, NEXT), 1), NEXT, False, NOTHING)
+    for v in model.of_outputs:
+        form = top.chunk.natural(v)
+        if form:
+            top.chunk.need(v, form)
+    there = {v.name for v in graph_values(whole.graph)}
+    made = {v: node for node, _ in walk(model.graph) for v in node.outputs}
+    found: dict[Value, str] = {}
+    for v, along in analysis.kept.items():
+        while v.name not in there and v in made and isinstance(made[v].op, (Rename, Transpose)):
+            op, (v, *_) = made[v].op, made[v].inputs  # what products in another order call otherwise
+            along = {new: old for old, new in op.pairs}.get(along, along) if isinstance(op, Rename) else along
+        found[v] = along
+    return found
+
+
+def _analysed(model: Model, dim: str, length: int, span: Span) -> tuple[Model, Positions, Analysis]:
+    """The model as it is taken apart, its positions, and what each value looks at. Raises ParcError: E0780 to E0782."""
     if not any(i.value.type.has(dim) for i in model.inputs):
         raise no_dim(model, dim, span)
     contents = model.graph.outputs[len(model.graph.outputs) - len(model.states) :]
@@ -77,15 +114,7 @@ def incremental(
             raise looks_ahead(reach.ahead, dim, positions, name, span)
         if len(reach.bound) > 1:
             raise pairs(v, name, span)
-    new = Dim(unused(model, NEXT) if length == 1 or apart else dim, length)
-    top = _Top(model, analysis, new, called, begun, pieces)
-    forms = [top.chunk.natural(v) for v in model.of_outputs]
-    chunk: Increment = top.chunk
-    if last and length > 1:
-        chunk = Latest(chunk, Dim(unused(model, NEXT), 1))
-    outputs = [chunk.need(v, form) if form else chunk.once(v) for v, form in zip(model.of_outputs, forms)]
-    made = top.model(model, outputs)
-    return made if rows is None else by_rows(made, top.position, rows, positions.size, span)
+    return model, positions, analysis
 
 
 class _Top:

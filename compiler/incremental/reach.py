@@ -59,6 +59,8 @@ class Analysis:
             positions.seat(d.copy.output, d.seats)
         self.seated: dict[Value, Dispatch] = {}
         """What is there for each seat of experts: of which copies."""
+        self.kept: dict[Value, str] = {}
+        """What the model of new positions keeps of earlier ones, with the dim of positions: known when that is made."""
         self.numbers: dict[Value, int] = {}
         """Which of them are their numbers: how many there are of each position."""
         self.merges: dict[Value, Node] = {}
