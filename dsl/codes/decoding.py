@@ -43,6 +43,7 @@ _LOW = """\
 
 _COUNTED = """\
 program count
+mesh ()
 input x: f32[b=2]
 
 entry decode(x) -> y
@@ -55,7 +56,7 @@ stage 0: devices 0 {
     %position: int32[] = read position
     %next: int32[] = add %position, 4
     %y: f32[b=2] = mul %x, 2.0
-    save %y as y
+    accumulate %y into y
     write %next to position
   }
   schedule {
@@ -149,8 +150,8 @@ CODES: tuple[Code, ...] = (
         "E0789",
         "beyond the last place",
         "A lowered program that decodes counts positions in a state, and says how many there can be (`within 0..49`: "
-        "48 have gone before at most). A step that would go beyond is refused: there is nowhere to keep what it computes, "
-        "and what it gives means nothing. Any state of integers can be declared so.",
+        "48 have gone before at most). A step that would go beyond is refused: there is nowhere to keep what it "
+        "computes, and what it gives means nothing. Any state of integers can be declared so.",
         _COUNTED,
         _COUNTED.replace("0..4", "0..5"),
     ),
