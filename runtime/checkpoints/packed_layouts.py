@@ -7,9 +7,9 @@ stand for: `(q - zero) * scale`, in the scales' type.
                         weight_zero_point [out·bits/32, groups] where groups have one, weight_shape [2]
 
 Bits lie in one stream, least ones first, across words too (3 bits); AWQ has the eight columns of a word in the order
-0 2 4 6 1 3 5 7. GPTQ's first version stores zero points less 1; of 0 that is no number of
-so few bits, which readers take for 0 or for 2^bits, and here it is refused. Without zero points compressed-tensors has 0 in the
-middle: as 8 of 4 bits.
+0 2 4 6 1 3 5 7. GPTQ's first version stores zero points less 1; of 0 that is no number of so few bits, which readers
+take for 0 or for 2^bits, and here it is refused. Without zero points compressed-tensors has 0 in the middle: as 8 of 4
+bits.
 """
 
 from __future__ import annotations

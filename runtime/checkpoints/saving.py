@@ -97,7 +97,7 @@ def save(
 
 
 def ready(folder: Path) -> None:
-    """Make the folder that checkpoints go to, before there is any. Raises ParcError (E0773) where none can be put there."""
+    """Make the folder that checkpoints go to, before there is any. Raises ParcError: E0773 where none can be there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
