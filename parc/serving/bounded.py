@@ -35,10 +35,10 @@ _FIELD = re.compile(r"\d{4,}|\*|\{[^}]*\{")
 """A width of a format that is large, or is given with its values."""
 
 
-class Bounds:
+class TemplateBounds:
     """Use `with`: raises SecurityError in what runs inside once it has taken more than a template has."""
 
-    def __enter__(self) -> Bounds:
+    def __enter__(self) -> TemplateBounds:
         self._before = sys.gettrace()
         self._calm, self._end, self._pages = time.perf_counter() + _CALM, time.thread_time() + SECONDS, _pages()
         sys.settrace(self._look)
@@ -106,13 +106,13 @@ _LARGE: dict[str, Callable[..., None]] = {
 """Methods of texts, and filters, that make large things of small ones: what holds them to a size."""
 
 
-class Bounded(ImmutableSandboxedEnvironment):  # type: ignore[misc]
+class BoundedTemplates(ImmutableSandboxedEnvironment):  # type: ignore[misc]
     """The environment."""
 
     intercepted_binops = frozenset(("*", "**", "%"))
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, GenerationTag])
         self.globals.pop("lipsum")
         self.globals |= {"raise_exception": _refused, "strftime_now": lambda form: datetime.now().strftime(form)}
         for name in _LARGE.keys() & self.filters.keys():
@@ -170,7 +170,7 @@ def _refused(message: str) -> Any:
     raise TemplateError(message)
 
 
-class Generation(Extension):  # type: ignore[misc]
+class GenerationTag(Extension):  # type: ignore[misc]
     """`{% generation %}` marks what an assistant says, for training: here it changes nothing."""
 
     tags = {"generation"}

@@ -78,13 +78,13 @@ class ChatTemplate:
         try:
             from jinja2 import TemplateError
 
-            from parc.serving.bounded import Bounded
+            from parc.serving.bounded import BoundedTemplates
         except ImportError:
             help = "`pip install 'parc-lang[serve]'`"
             raise fail("E0751", "a chat template needs the package `jinja2`, which is not there", help=help) from None
         self._tokens = config.tokens
         try:
-            self._template: Any = Bounded().from_string(config.template)
+            self._template: Any = BoundedTemplates().from_string(config.template)
         except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError) as error:
             raise fail(
                 "E0785", f"the chat template cannot be read: {error}"[:500], help="Jinja, as transformers has it"
@@ -94,11 +94,11 @@ class ChatTemplate:
         """The text that the next message goes on from. Raises Fault (400) for messages that it does not take."""
         from jinja2 import TemplateError
 
-        from parc.serving.bounded import Bounds
+        from parc.serving.bounded import TemplateBounds
 
         given = [dict(m) for m in messages]
         try:
-            with Bounds():
+            with TemplateBounds():
                 found = self._template.render(messages=given, add_generation_prompt=True, **self._tokens)
         except (
             TemplateError,
