@@ -296,7 +296,7 @@ class LocalExecutor(ABC):
         return result
 
     def _hold_within(self) -> None:
-        """Raise E0787 where a state's integers have left the range that they are declared to stay in."""
+        """Raise E0789 where a state's integers have left the range that they are declared to stay in."""
         for g, cls in self.classes.items():
             for decl in bounded(cls):
                 x = self.held(g, decl)
@@ -305,7 +305,7 @@ class LocalExecutor(ABC):
                     found = x.max() if x.max() >= high else x.min()
                     message = f"`{logical(decl)}` is {found} behind this step, and stays in {low}..{high}"
                     help = "take fewer steps, or a model of more positions: a run begins at the first one again"
-                    raise fail("E0787", f"{message}: what was computed means nothing", help=help)
+                    raise fail("E0789", f"{message}: what was computed means nothing", help=help)
 
     def _scalar(self, name: str) -> Array:
         """The number of updates so far: the counter of that name, or our own count."""

@@ -77,12 +77,12 @@ def test_no_step_goes_beyond(program: Program, kind: type[LocalExecutor]) -> Non
     run = kind(program)
     run.call("prefill", four)
     run.call("prefill", four)
-    with pytest.raises(ParcError, match="E0787.*`position` is 9 behind this step, and stays in 0..9"):
+    with pytest.raises(ParcError, match="E0789.*`position` is 9 behind this step, and stays in 0..9"):
         run.call("decode", one)
     run = kind(program)
     run.call("prefill", four)
     run.call("decode", one)
-    with pytest.raises(ParcError, match="E0787"):
+    with pytest.raises(ParcError, match="E0789"):
         run.call("prefill", four)
 
 
@@ -91,4 +91,4 @@ def test_the_command_refuses_it(program: Program, tmp_path: Path) -> None:
     file.write_text(show(program))
     assert CliRunner().invoke(cli, ["run", str(file), "--steps", "2"]).exit_code == 0
     told = CliRunner().invoke(cli, ["run", str(file), "--steps", "3"])
-    assert told.exit_code == 1 and "error[E0787]" in told.stderr
+    assert told.exit_code == 1 and "error[E0789]" in told.stderr
