@@ -11,6 +11,11 @@ def logical(decl: StateDecl) -> str:
     return decl.whole or decl.logical or decl.name
 
 
+def bounded(cls: DeviceClass) -> list[StateDecl]:
+    """The states of which it is declared in which range their integers stay."""
+    return [s for s in cls.states if s.within is not None]
+
+
 def range_of(decl: StateDecl, cls: DeviceClass) -> LoopRange | None:
     """The part of a rolled loop that this buffer holds, if it is stacked over one that is cut into stages."""
     names = decl.type.names

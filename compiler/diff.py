@@ -184,6 +184,7 @@ def _layouts(program: Program) -> dict[str, str]:
     for cls in program.classes:
         for s in cls.states:
             text = show_type(s.type, s.layout, program.sizes) + ("" if s.memory == FIRST else f" in {s.memory}")
+            text += "" if s.within is None else f" within {s.within[0]}..{s.within[1]}"
             text += " frozen" if s.frozen else ""
             held.setdefault(_title(s), {}).setdefault(text, []).extend(cls.groups)
     everywhere = program.groups

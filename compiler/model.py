@@ -63,7 +63,7 @@ class Weight:
 class State:
     """A tensor that lives across steps besides the weights: role `optimizer` (of weight `of`), `counter` or `state`.
 
-    loops: its leading dims that come from `repeat`s, of a model's state.
+    loops: its leading dims that come from `repeat`s, of a model's state. within: its integers stay in [low, high).
     """
 
     value: Value
@@ -71,6 +71,7 @@ class State:
     role: Role
     of: str | None = None
     loops: tuple[str, ...] = ()
+    within: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:

@@ -83,7 +83,7 @@ class StateDecl:
 
     `logical` is the name in the model that was placed: chunks and copies have names of their own.
     whole: the name in the serial program, where it has one for all parts of a loop that the strategy has cut.
-    frozen: a weight that no update renews.
+    frozen: a weight that no update renews. within: a state's integers stay in [low, high): executors refuse others.
     numbers: of a gradient that is a list of rows, the buffer with their numbers.
     cache: of a table in another memory, what the devices keep of it.
     Types of stacked tensors have the local count of layers as the size of the loop dim; see LoopRange.
@@ -101,6 +101,7 @@ class StateDecl:
     numbers: str = ""
     whole: str = ""
     cache: RowCache | None = None
+    within: tuple[int, int] | None = None
 
 
 def listed(decl: StateDecl) -> bool:

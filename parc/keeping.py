@@ -64,11 +64,13 @@ class Keeper:
             raise fail("E0775", message, help="`--from CHECKPOINT` takes the weights of a job that trains")
 
     def begin(self) -> Beginning:
-        """Raises ParcError: E0770 to E0774."""
+        """Raises ParcError: E0770 to E0774; E0773 where nothing could be saved in the end."""
         from runtime.checkpoints.reading import Checkpoint, resumed, taken
-        from runtime.checkpoints.saving import whole
+        from runtime.checkpoints.saving import ready, whole
 
         k = self.keeping
+        if k.saving is not None:
+            ready(k.saving.folder)
         if k.resume is None and k.given is None:
             return Beginning()
         if k.resume is not None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from compiler.declared import logical, logical_type
+from compiler.declared import bounded, logical, logical_type
 from compiler.graph import Type, Value
 from compiler.layout import Layout
 from compiler.ops.effects import Input
@@ -280,6 +280,7 @@ class LocalExecutor(ABC):
         self.deliver(values)
         with quiet():
             self.play()
+            self._hold_within()
             loss = self.collect((Role.LOSS,), add=True)
             pieces = self.pieces((Role.GRADIENT, Role.ROWS)) if gradients else []
             result = StepResult(
@@ -293,6 +294,18 @@ class LocalExecutor(ABC):
         self.steps += self._updates
         self.end_step()
         return result
+
+    def _hold_within(self) -> None:
+        """Raise E0789 where a state's integers have left the range that they are declared to stay in."""
+        for g, cls in self.classes.items():
+            for decl in bounded(cls):
+                x = self.held(g, decl)
+                low, high = decl.within or (0, 0)
+                if x is not None and x.size and not (low <= x.min() and x.max() < high):
+                    found = x.max() if x.max() >= high else x.min()
+                    message = f"`{logical(decl)}` is {found} behind this step, and stays in {low}..{high}"
+                    help = "take fewer steps, or a model of more positions: a run begins at the first one again"
+                    raise fail("E0789", f"{message}: what was computed means nothing", help=help)
 
     def _scalar(self, name: str) -> Array:
         """The number of updates so far: the counter of that name, or our own count."""

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from compiler.evaluate.checks import Check, CheckResult
-from compiler.evaluate.driver import Evaluation, check_file, evaluate, evaluate_file
+from compiler.evaluate.driver import Evaluation, check_file, checked, evaluate, evaluate_file
 
-__all__ = ["Check", "CheckResult", "Evaluation", "check_file", "evaluate", "evaluate_file"]
+__all__ = ["Check", "CheckResult", "Evaluation", "check_file", "checked", "evaluate", "evaluate_file"]

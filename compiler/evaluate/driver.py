@@ -91,11 +91,25 @@ def check_file(
     job: str | None = None,
     strategy: str | None = None,
 ) -> tuple[Diagnostic, ...]:
-    """All findings in a file: every job is evaluated, every strategy that no job uses too, and every check.
+    """All findings in a file, as `checked`."""
+    return checked(path, overrides, root, job, strategy)[0]
+
+
+def checked(
+    path: Path | Source,
+    overrides: Mapping[str, str] | None = None,
+    root: Path | None = None,
+    job: str | None = None,
+    strategy: str | None = None,
+) -> tuple[tuple[Diagnostic, ...], dict[str, Evaluation]]:
+    """All findings in a file: every job is evaluated, every strategy that no job uses too, and every check; and what
+    came out, by the names of the jobs, if nothing is wrong.
 
     `strategy` replaces that of the job called `job`, or of all jobs; what it replaces is then one that no job uses.
     """
     session = Session()
+    made: dict[str, Job] = {}
+    evaluations: dict[str, Evaluation] = {}
 
     def run() -> None:
         module = _load(session, path, overrides or {}, root)
@@ -105,22 +119,32 @@ def check_file(
         used = set(named)
         for entry in jobs:
             other = instead.get(entry.name)
-            _collect(session, lambda e=entry, o=other: _check_job(session, module, e, o, named, used))  # type: ignore[misc]
+            _collect(session, lambda e=entry, o=other: _check_job(session, module, e, o, named, used, made))  # type: ignore[misc]
         for entry in list(module.of_kind("strategy")):
             if entry.name not in used:
                 _collect(session, lambda entry=entry: build_strategy(session, module, entry.item.name, None, None))  # type: ignore[misc]
-        _collect(session, lambda: check_statics(session, module))
+        checks = _collect(session, lambda: check_statics(session, module)) or ()
+        params = {n: v for n in module.param_names() if (v := module.param(n)) is not None}
+        names = tuple(job_names(module))
+        evaluations.update((n, Evaluation(j, names, checks, params, session.sources)) for n, j in made.items())
 
     _collect(session, run)
-    return tuple(session.diagnostics)
+    return tuple(session.diagnostics), {} if session.diagnostics.failed else evaluations
 
 
 def _check_job(
-    session: Session, module: Module, entry: Defined, instead: str | None, named: frozenset[str], used: set[str]
+    session: Session,
+    module: Module,
+    entry: Defined,
+    instead: str | None,
+    named: frozenset[str],
+    used: set[str],
+    made: dict[str, Job],
 ) -> None:
     """The job, with its strategy or the one `instead`, then those for its model that no job names: `used` then."""
     override = ast.Name(instead, span=entry.item.name.span) if instead else None
     job = _collect(session, lambda: build_job(session, module, entry, override))
+    made.update({entry.name: job} if job is not None else {})
     if job is None and not override and not _strategies(entry):  # then its model is wrong
         return
     if job is None:  # perhaps its strategy is wrong; the model is needed for the others all the same

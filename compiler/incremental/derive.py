@@ -156,6 +156,7 @@ class _Top:
         """How many positions went before."""
         if self.position is None:
             self.position, number = self.state("position", Type("int32"), Init("zeros"), Origin("position"), None)
+            self.states[number] = replace(self.states[number], within=(0, self.chunk.positions.size + 1))
             new = Map("add", (None, self.new.size))
             self.renew(number, self.builder.add(new, self.position, name="position.next"))
         return self.position

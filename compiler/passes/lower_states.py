@@ -50,7 +50,8 @@ def declared(placed: Placed, renewed: Sequence[Renewed], chunk: int, part: LoopP
     found = []
     for s, _ in renewed:
         type, layout = part.type(s.value.type) if part else s.value.type, placed.states[s.name]
-        found.append(StateDecl(of_chunk(s.name, chunk), s.role, type, layout, chunk, s.init, logical=s.name))
+        name = of_chunk(s.name, chunk)
+        found.append(StateDecl(name, s.role, type, layout, chunk, s.init, logical=s.name, within=s.within))
     return found
 
 

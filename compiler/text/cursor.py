@@ -309,6 +309,12 @@ class Cursor:
             self.mark(")")
         return Init(kind, tuple(args))
 
+    def range(self) -> tuple[int, int]:
+        """`0..49`: the range that a state's integers stay in."""
+        low = self.integer()
+        self.mark("..")
+        return low, self.integer()
+
     def bounds(self) -> tuple[int | None, int | None]:
         """The rest of an input's line: nothing, or `in 0..10`, with either end left out where there is none."""
         low: int | None = None

@@ -286,6 +286,7 @@ class _Parser(ScheduleParser):
             self.mark(":")
             type, layout = self.type()
             init = self.initialiser() if self.take("=") else None
+            within = self.range() if self.take_word("within") else None
             memory = self.text() if self.take_word("in") else FIRST
             cache = self._cache() if self.take_word("cache") else None
             logical = self.text() if self.take_word("of") else name
@@ -294,7 +295,8 @@ class _Parser(ScheduleParser):
             chunk = self.natural() if self.take_word("chunk") else 0
             frozen = self.take_word("frozen")
             self.end_line()
-            return StateDecl(name, role, type, layout, chunk, init, memory, logical, frozen, numbers, whole, cache)
+            given = (name, role, type, layout, chunk, init, memory, logical, frozen, numbers, whole, cache, within)
+            return StateDecl(*given)
         except ParcError as error:
             self.skip(error)
             return None

@@ -166,6 +166,8 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
     if s.init is not None:
         args = f"({', '.join(map(show_number, s.init.args))})" if s.init.args else ""
         text += f" = {quote(s.init.kind)}{args}"
+    if s.within is not None:
+        text += f" within {s.within[0]}..{s.within[1]}"
     if s.memory != FIRST:
         text += f" in {quote(s.memory)}"
     if s.cache is not None:

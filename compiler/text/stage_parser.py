@@ -287,10 +287,11 @@ class _Parser(FactParser, BodyParser, SpanParser):
             value = self.declared()
             self.mark("=")
             init = self.initialiser()
+            within = self.range() if self.take_word("within") else None
             of = self.text() if self.take_word("of") else None
             loops = self.fact_of(tuple[str, ...]) if self.take_word("loops") else ()
             self.end_line()
-            found.append(State(value, init, role, of, loops))
+            found.append(State(value, init, role, of, loops, within))
         return tuple(found)
 
     def _optimizers(self) -> Iterable[WeightUpdate]:

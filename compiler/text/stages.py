@@ -201,6 +201,7 @@ def _init(init: Init) -> str:
 
 
 def _state(s: State, layout: Layout | None = None, sizes: Sizes = {}) -> str:  # noqa: B006
-    of = f" of {quote(s.of)}" if s.of is not None else ""
+    of = f" within {s.within[0]}..{s.within[1]}" if s.within is not None else ""
+    of += f" of {quote(s.of)}" if s.of is not None else ""
     of += f" loops {show_fact(s.loops)}" if s.loops else ""
     return f"{s.role} {_plain(s.value, layout, sizes)}{_init(s.init)}{of}"

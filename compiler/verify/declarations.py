@@ -50,15 +50,19 @@ def check_declarations(program: Program, report: Report) -> None:
 def _range(i: InputDecl) -> str | None:
     if i.low is None and i.high is None:
         return None
-    if i.type.dtype not in RANGES:
-        return f"{i.type.dtype} has no range of integers"
-    least, most = RANGES[i.type.dtype]
     low = 0 if i.low is None else i.low
-    high = low + _MADE_UP if i.high is None else i.high
+    return _outside(i.type, low, low + _MADE_UP if i.high is None else i.high)
+
+
+def _outside(type: Type, low: int, high: int) -> str | None:
+    """Why there is no such range of a type's integers."""
+    if type.dtype not in RANGES:
+        return f"{type.dtype} has no range of integers"
+    least, most = RANGES[type.dtype]
     if low >= high:
         return f"no integer is in {low}..{high}"
     if low < least or high - 1 > most:
-        return f"{low}..{high} is beyond {i.type.dtype}, which reaches from {least} to {most}"
+        return f"{low}..{high} is beyond {type.dtype}, which reaches from {least} to {most}"
     return None
 
 
@@ -69,10 +73,13 @@ def _state(s: StateDecl) -> Iterator[tuple[str, str, str | None]]:
         if problem is not None:
             near = None if s.init is None or s.init.kind in KINDS else did_you_mean(s.init.kind, KINDS)
             yield "E0670", problem, near or "`= normal(0.02)`; also zeros, ones, constant(x), uniform(low, high)"
+        if s.within is not None and (wrong := _outside(s.type, *s.within)) is not None:
+            yield "E0671", wrong, "`within 0..49`: integers of its type"
         if s.layout.halo:
             yield "E0613", "it lives across steps, and has borders", "`halo` fetches borders where they are needed"
-    elif s.init is not None:
-        yield "E0670", "it begins a step with nothing", f"only {', '.join(LASTING)} have an initialiser"
+    elif s.init is not None or s.within is not None:
+        begins = "an initialiser" if s.init is not None else "a range"
+        yield "E0670", "it begins a step with nothing", f"only {', '.join(LASTING)} have {begins}"
     if s.role in NUMBERS and s.type.dims:
         yield "E0674", f"it is {s.type}", f"{', '.join(NUMBERS)} are single numbers"
 
@@ -134,12 +141,13 @@ _ALIKE = "copies and parts of a tensor, in whichever stages they are, have one r
 
 def _meaning(s: StateDecl, cls: DeviceClass) -> object:
     parted = s.role is Role.STATE and TIME in s.layout.split_axes
-    return s.role, logical_type(s, cls), s.init, s.frozen, parted
+    return s.role, logical_type(s, cls), s.init, s.within, s.frozen, parted
 
 
 def _difference(s: StateDecl, cls: DeviceClass, other: StateDecl, there: DeviceClass) -> str:
     def told(s: StateDecl, cls: DeviceClass) -> str:
         begins = f" = {s.init}" if s.init is not None else ""
+        begins += f" within {s.within[0]}..{s.within[1]}" if s.within is not None else ""
         return f"{s.role} of {logical_type(s, cls)}{begins}{' frozen' if s.frozen else ''}"
 
     here, elsewhere = told(s, cls), told(other, there)

@@ -41,6 +41,31 @@ _LOW = """\
   y[b, s, v] = mixed @ head"""
 
 
+_COUNTED = """\
+program count
+mesh ()
+input x: f32[b=2]
+
+entry decode(x) -> y
+
+stage 0: devices 0 {
+  output y: f32[b=2]
+  state position: int32[] = zeros within 0..4
+  fn F {
+    %x: f32[b=2] = input x
+    %position: int32[] = read position
+    %next: int32[] = add %position, 4
+    %y: f32[b=2] = mul %x, 2.0
+    accumulate %y into y
+    write %next to position
+  }
+  schedule {
+    F[0]
+  }
+}
+"""
+
+
 def _scores(low: str) -> str:
     return _job(_LOW.format(low)).replace("v = 11", "v = 256")
 
@@ -120,6 +145,15 @@ CODES: tuple[Code, ...] = (
         "and windows that keep the last few positions alone have not.",
         _kept("cumsum(x, over s)"),
         _kept("x"),
+    ),
+    Code(
+        "E0789",
+        "beyond the last place",
+        "A lowered program that decodes counts positions in a state, and says how many there can be (`within 0..49`: "
+        "48 have gone before at most). A step that would go beyond is refused: there is nowhere to keep what it "
+        "computes, and what it gives means nothing. Any state of integers can be declared so.",
+        _COUNTED,
+        _COUNTED.replace("0..4", "0..5"),
     ),
     Code(
         "E0751",

@@ -345,7 +345,8 @@ CODES: tuple[Code, ...] = (
         "E0671",
         "a range that data cannot have",
         "Integers of the data may have a range, `in 0..10`: it has at least one number, and none that the type lacks.\n"
-        "Where only one end is stated the other is 0, or two above. Floats and bools have none.",
+        "Where only one end is stated the other is 0, or two above. Floats and bools have none.\n"
+        "Of a state it is `within 0..10`.",
         "input x: f32[b=8, d=4]",
         "input x: f32[b=8, d=4] in 0..10",
     ),

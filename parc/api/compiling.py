@@ -72,7 +72,7 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
     """
     from compiler.cost.kernels.repeated import repeated_work
     from compiler.driver import compile_job
-    from compiler.evaluate import check_file
+    from compiler.evaluate import checked
     from compiler.model import DECODING, EVALUATE
     from compiler.readers import paths
     from dsl.diagnostics import Diagnostics, ParcError
@@ -80,7 +80,8 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
 
     overrides, job = texts(options.get("params")), options.get("job")
     found = Diagnostics()
-    for diagnostic in check_file(file, overrides, job=job, strategy=options.get("strategy")):
+    findings, evaluations = checked(file, overrides, job=job, strategy=options.get("strategy"))
+    for diagnostic in findings:
         found.add(diagnostic)
     found.raise_if_any()
     names = (job,) if job else _job_names(file)
@@ -89,7 +90,7 @@ def check(file: File, *, told: Callable[[CheckResult], None] | None = None, **op
     checks: tuple[Check, ...] = ()
     for name in names:
         try:
-            evaluation = _evaluate(file, overrides, name, options)
+            evaluation = evaluations.get(name) or _evaluate(file, overrides, name, options)
             checks = evaluation.checks
             compiled = compile_job(evaluation.job)
             jobs.append(compiled)

@@ -142,7 +142,10 @@ class Completion:
             else:
                 self.counted.each.see(now - choice.since)
             choice.since = now
-            new = choice.take(found)
+            try:
+                new = choice.take(found)
+            except ParcError as error:  # its tokenizer makes no text of these tokens
+                raise Fault(500, error.diagnostics[0].message) from None
             if choice.over():
                 left -= 1
                 assert choice.sequence is not None

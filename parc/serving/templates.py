@@ -77,29 +77,29 @@ class ChatTemplate:
         assert config.template is not None
         try:
             from jinja2 import TemplateError
-            from jinja2.ext import loopcontrols
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+            from parc.serving.bounded import BoundedTemplates
         except ImportError:
             help = "`pip install 'parc-lang[serve]'`"
             raise fail("E0751", "a chat template needs the package `jinja2`, which is not there", help=help) from None
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.globals["raise_exception"] = _refused
-        environment.filters["tojson"] = lambda x, **more: json.dumps(x, ensure_ascii=False)
         self._tokens = config.tokens
         try:
-            self._template: Any = environment.from_string(config.template)
-        except TemplateError as error:
+            self._template: Any = BoundedTemplates().from_string(config.template)
+        except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError) as error:
             raise fail(
-                "E0785", f"the chat template cannot be read: {error}", help="Jinja, as transformers has it"
+                "E0785", f"the chat template cannot be read: {error}"[:500], help="Jinja, as transformers has it"
             ) from None
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """The text that the next message goes on from. Raises Fault (400) for messages that it does not take."""
         from jinja2 import TemplateError
 
+        from parc.serving.bounded import TemplateBounds
+
         given = [dict(m) for m in messages]
         try:
-            found = self._template.render(messages=given, add_generation_prompt=True, **self._tokens)
+            with TemplateBounds():
+                found = self._template.render(messages=given, add_generation_prompt=True, **self._tokens)
         except (
             TemplateError,
             TypeError,
@@ -108,17 +108,12 @@ class ChatTemplate:
             AttributeError,
             ArithmeticError,
             RecursionError,
+            MemoryError,
         ) as error:
             raise Fault(400, f"the chat template does not take these messages: {error}"[:500], "messages") from None
         if len(found) > _MOST:
             raise Fault(400, "the messages are too long", "messages", "context_length_exceeded")
         return str(found)
-
-
-def _refused(message: str) -> Any:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
 
 
 def end_of(config: ChatConfig, encode: Any) -> int | None:

@@ -7,8 +7,9 @@ stand for: `(q - zero) * scale`, in the scales' type.
                         weight_zero_point [out·bits/32, groups] where groups have one, weight_shape [2]
 
 Bits lie in one stream, least ones first, across words too (3 bits); AWQ has the eight columns of a word in the order
-0 2 4 6 1 3 5 7. GPTQ's first version stores zero points less 1. Without zero points compressed-tensors has 0 in the
-middle: as 8 of 4 bits.
+0 2 4 6 1 3 5 7. GPTQ's first version stores zero points less 1; of 0 that is no number of so few bits, which readers
+take for 0 or for 2^bits, and here it is refused. Without zero points compressed-tensors has 0 in the middle: as 8 of 4
+bits.
 """
 
 from __future__ import annotations
@@ -238,6 +239,11 @@ def _held_to(of: Quantisation, name: str, parts: Parts, whole: Mapping[str, Arra
         parts["weight_shape"][0].wrong(
             f"has {said} as `{base}weight_shape`, by `config.json` it is {shape[0]} x {shape[1]}"
         )
+    if of.method == GPTQ and not of.later and "qzeros" in whole:
+        stored = unpacked(whole["qzeros"], of.bits)[:, : shape[0]]
+        if (stored == (1 << of.bits) - 1).any():
+            what = f"has a zero point of 0, less 1, in `{base}qzeros`: {of.bits} bits have no such number"
+            parts["qzeros"][0].wrong(what, "the second version (`gptq_v2`) stores zero points as they are")
     groups = parts[PARTS[of.method][1]][1].shape[of.method == COMPRESSED]
     for part in MAPS:
         if part in whole and not _none(of, whole[part]):

@@ -96,6 +96,16 @@ def save(
     return target
 
 
+def ready(folder: Path) -> None:
+    """Make the folder that checkpoints go to, before there is any. Raises ParcError: E0773 where none can be there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OSError(0, "it cannot be written to")
+    except OSError as error:
+        raise unwritable(folder, error) from None
+
+
 def unwritable(folder: Path, error: OSError) -> Exception:
     """E0773."""
     help = "what was saved before is as it was" if whole(folder) else None

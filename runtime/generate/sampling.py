@@ -42,7 +42,7 @@ class Sampling:
             likeliest = np.zeros_like(x)
             likeliest[rows[:, 0], x.argmax(1)] = 1.0
             return np.where(np.isnan(x).any(1, keepdims=True), np.nan, likeliest)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             e = np.exp((x - x.max(1, keepdims=True)) / self.temperature)
         if self.top_k is None and self.top_p == 1:
             found: Array = e / e.sum(1, keepdims=True)

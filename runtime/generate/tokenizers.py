@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,9 @@ from runtime.data.text import split_words, vocabulary
 
 BYTE = "byte"
 """What `--tokenizer` calls the bytes of UTF-8."""
+
+_LARGEST = 256 * 2**20
+"""Bytes of a `tokenizer.json` that are read: one of 256,000 tokens has some 33 MB."""
 
 _CLOSING = re.compile(r"[.,;:!?)\]}%'’”]")
 
@@ -86,7 +89,8 @@ class WordTokens:
 
 
 class HuggingFace:
-    """A `tokenizer.json`, read by the package `tokenizers`."""
+    """A `tokenizer.json`, read by the package `tokenizers`. What it says of lengths (truncation, padding) is of other
+    uses: a prompt is read as it is, and whole."""
 
     def __init__(self, path: str) -> None:
         """Raises ParcError (E0785) where the package or the file is not there, or is none."""
@@ -95,19 +99,49 @@ class HuggingFace:
         except ImportError:
             help = "`pip install tokenizers`"
             raise fail("E0785", f"`{path}` needs the package `tokenizers`, which is not there", help=help) from None
-        try:
-            self._package: Any = Package.from_str(Path(path).read_text("utf-8"))
-        except Exception as error:  # the package raises plain `Exception`s
-            raise fail("E0785", f"`{path}` is no tokenizer: {error}", help="a file `tokenizer.json`") from None
-        self._package.no_padding()  # files of encoders fill all texts up to one length, and cut longer ones
-        self._package.no_truncation()
-        self.size = int(self._package.get_vocab_size())
+        self.path = path
+
+        def read() -> tuple[Any, int]:
+            package = Package.from_str(_content(path).decode("utf-8"))
+            package.no_padding()  # files of encoders fill all texts up to one length, and cut longer ones
+            package.no_truncation()
+            return package, max(package.get_vocab().values(), default=-1) + 1
+
+        self._package, self.size = _answer(read, "E0785", f"`{path}` is no tokenizer", "a file `tokenizer.json`")
 
     def encode(self, text: str, bare: bool = False) -> list[int]:
-        return [int(t) for t in self._package.encode(text, add_special_tokens=not bare).ids]
+        def read() -> list[int]:
+            return list(self._package.encode(text, add_special_tokens=not bare).ids)
+
+        help = "UTF-8, in words that the tokenizer has tokens for"
+        found: list[int] = _answer(read, "E0784", f"`{self.path}` does not read the prompt", help)
+        strange = next((t for t in found if t >= self.size), None)
+        if strange is not None:
+            message = f"`{self.path}` gives the token {strange:,}, which is not among the {self.size:,} that it lists"
+            raise fail("E0785", message, help="the ids of its special tokens are those of its vocabulary")
+        return found
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return str(self._package.decode(list(tokens)))
+        help = "see to the decoder in `tokenizer.json`"
+        return str(_answer(lambda: self._package.decode(list(tokens)), "E0785", f"`{self.path}` makes no text", help))
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        found = file.read(_LARGEST + 1)
+    if len(found) > _LARGEST:
+        raise ValueError(f"it has more than {_LARGEST // 2**20} MiB")
+    return found
+
+
+def _answer(ask: Callable[[], Any], code: str, what: str, help: str) -> Any:
+    """What the package answers. It raises plain `Exception`s, and others where it gives up (`PanicException`)."""
+    try:
+        return ask()
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise fail(code, f"{what}: {str(error)[:300]}", help=help) from None
 
 
 def tokenizer_of(named: str | None, data: DataSpec | None, high: int | None) -> Tokenizer:

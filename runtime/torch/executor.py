@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from compiler.declared import bounded
 from compiler.numbering import Ranks
 from compiler.program import RESULTS, Program, StateDecl
 from runtime.distribute import Array
@@ -139,6 +140,8 @@ class TorchExecutor(LocalExecutor):
 
     def play(self) -> None:
         wanted = self._named(RESULTS)
+        for g, cls in self.classes.items():
+            wanted[g] += [s.name for s in bounded(cls)]
         self._known = {}
         self._learn(wanted, self._ask("step", self._values, wanted))
 

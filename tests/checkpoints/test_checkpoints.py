@@ -14,10 +14,11 @@ import pytest
 import parc
 from compiler.shards import ShardMap, cut, elements, files
 from dsl.diagnostics import ParcError
+from parc.keeping import Keeper, Keeping
 from runtime.checkpoints.converting import convert
 from runtime.checkpoints.manifest import NAME, Manifest
 from runtime.checkpoints.reading import Checkpoint, resumed, taken
-from runtime.checkpoints.saving import whole
+from runtime.checkpoints.saving import Saving, whole
 from runtime.data.headers import safetensors
 from runtime.data.stored import DataFile
 from runtime.prove import random_batch
@@ -270,6 +271,14 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ParcError, match="E0773"):
         saved(run, Path("/proc/saved"))
     assert sorted(os.listdir(tmp_path)) == ["file"]
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "/proc/saved"])
+def test_that_it_cannot_be_written_is_told_before_the_run_begins(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    keeper = Keeper(Keeping(Saving(tmp_path / folder)), program("dp"))
+    with pytest.raises(ParcError, match="E0773"):
+        keeper.begin()
 
 
 def test_nothing_is_lost_when_a_run_is_killed(tmp_path: Path) -> None:

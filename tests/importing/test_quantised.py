@@ -137,6 +137,17 @@ FIRST = "model.layers.0.self_attn.q_proj"
 """Whose parts are changed; 32 x 32, in 4 groups."""
 
 
+def test_a_zero_point_that_the_first_version_cannot_say_is_refused(tmp_path: Path) -> None:
+    """0, less 1: some read 0 there and others 16; the second version has it as it is."""
+    folder_of("gptq", tmp_path, "qzeros", _set(0, -1))
+    with pytest.raises(ParcError, match=f"E0761.*zero point of 0, less 1, in `{FIRST}.qzeros`"):
+        public_model(tmp_path).arrays()
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"]["checkpoint_format"] = "gptq_v2"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    public_model(tmp_path).arrays()
+
+
 def _set(at: int, value: int) -> Change:
     def change(x: Array) -> Array:
         x[at] = value

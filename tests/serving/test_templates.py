@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,53 @@ def asked(messages: Any, **more: Any) -> Any:
 
 
 HI = [{"role": "user", "content": "hi"}]
+
+
+def rendered(template: str) -> str:
+    return ChatTemplate(ChatConfig(template, {"eos_token": "</s>"})).prompt(HI)
+
+
+@pytest.mark.parametrize(("template", "text"), [
+    ("{{ messages | tojson(indent=1) }}", '[\n {\n  "role": "user",\n  "content": "hi"\n }\n]'),
+    ("{{ {'b': '<', 'a': 'é'} | tojson(separators=(',', ':'), sort_keys=true) }}", '{"a":"é","b":"<"}'),
+    ("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}!{% endfor %}", "hi!"),
+    ("{{ strftime_now('%Y')|length }}", "4"),
+    ("{{ '%s %02d' % ('a', 3) }}{{ 'b'|indent(2, true) }}{{ 'x' * 2 }}{{ '{:>3}'.format(1) }}", "a 03  bxx  1"),
+    ("{{ [1, 2]|join('-') }}{{ 'aa'.replace('a', 'b')|replace('b', 'c') }}{{ [1, 2, 3]|batch(2)|list }}{{ 2 ** 3 }}",
+     "1-2cc[[1, 2], [3]]8"),
+])  # fmt: skip
+def test_what_transformers_gives_templates_is_there(template: str, text: str) -> None:
+    assert rendered(template) == text
+
+
+@pytest.mark.parametrize("template", [
+    "{{ 'a' * 10**10 }}", "{{ ([1] * 4000000) * 3 }}", "{{ (10**1000) ** (10**9) }}", "{{ '%999999999d' % 1 }}",
+    "{{ '%*d' % (999999999, 1) }}", "{{ '{:999999999}'.format(1) }}", "{{ '{:{}}'.format(1, 999999999) }}",
+    "{{ 'x'|center(10**10) }}", "{{ 'x'.zfill(10**10) }}", "{{ 'x'|indent(10**10) }}", "{{ [1]|batch(10**9, 1)|list }}",
+    "{{ ('a' * 100000).replace('a', 'b' * 100000) }}", "{{ range(99999)|join('x' * 99999) }}",
+    "{{ messages|tojson(indent=10**9) }}", "{{ lipsum(n=10**9) }}",
+])  # fmt: skip
+def test_what_makes_large_things_is_refused(template: str) -> None:
+    with pytest.raises(Fault, match="does not take these messages"):
+        rendered(template)
+
+
+@pytest.mark.parametrize("template", [
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "{% set n = namespace(s='abcdefgh' * 99999) %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+])  # fmt: skip
+def test_what_goes_on_and_on_is_ended(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parc.serving.bounded.SECONDS", 0.2)
+    traced = sys.gettrace()
+    with pytest.raises(Fault, match="it takes more than"):
+        rendered(template)
+    assert sys.gettrace() is traced and rendered("{{ messages[0].content }}") == "hi"
+
+
+def test_a_template_that_is_nested_too_deeply_is_none() -> None:
+    with pytest.raises(ParcError, match="E0785"):
+        ChatTemplate(ChatConfig("{% if 1 %}" * 300 + "{% endif %}" * 300, {}))
 
 
 def test_what_is_found_beside_a_tokenizer(tmp_path: Path) -> None:

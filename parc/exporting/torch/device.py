@@ -51,6 +51,9 @@ entries|
         """One step on a batch (whole tensors by name): what it tells of, by name, where this device has it."""
         self.batch = {name: x.to(DEVICE) for name, x in batch.items()}
         <own>.schedule(self.run)
+bounded|         for name, (low, high) in <own>.WITHIN.items():
+bounded|             if not bool(((low <= self.state[name]) & (self.state[name] < high)).all()):
+bounded|                 raise SystemExit(f"`{name}` has left {low}..{high}: what this step computes has no place")
 staged|         for _, work in self.sent:  # its memory is needed until then
 staged|             work.wait()
 staged|         self.sent = []
@@ -114,7 +117,8 @@ staged|         return x
 
 def device_class(facts: Collection[str]) -> str:
     """facts: `staged`, with messages between stages; `timed`, with states of each micro-batch; `parted`, with
-    accumulators into which each micro-batch puts a part of its own; `outputs`, of the last batch, kept; `entries`, with
-    further entries, for each of which there is a device of its own that shares the first one's states."""
+    accumulators into which each micro-batch puts a part of its own; `bounded`, with states that stay in a range;
+    `outputs`, of the last batch, kept; `entries`, with further entries, for each of which there is a device of its own
+    that shares the first one's states."""
     here, own = ("here", "self.here") if "entries" in facts else ("HERE", "HERE")
     return chosen(_DEVICE, facts, here=here, own=own)

@@ -7,7 +7,7 @@ from zlib import crc32
 
 import parc.exporting.torch.comm
 import parc.exporting.torch.emitters  # noqa: F401 (both enter their emitters)
-from compiler.declared import logical
+from compiler.declared import bounded, logical
 from compiler.graph import Dim, Node, Type
 from compiler.layout import TIME
 from compiler.numbering import Ranks
@@ -197,6 +197,7 @@ class _Class:
         trained = ", ".join(f"{string(g)}: {string(w)}" for g, w in own.gradients.items()) if own is not None else ""
         parts.append(f"TRAINED = {{{trained}}}  # gradients that PyTorch derives, and of what")
         parts += [self._outputs()] if not self.tells else []
+        parts += [self._within()] if any(map(bounded, (c for e in self.program.entries for c in e.classes))) else []
         parts += [self._asks(written), self._schedule()]
         if not self.name:
             return "\n\n\n".join(parts)
@@ -212,6 +213,11 @@ class _Class:
         ]
         lines += [f"    {string(s.name)}: ({self._buffer(s)})," for s in self.cls.states if s.role in LASTING]
         return "\n".join([*lines, "}"])
+
+    def _within(self) -> str:
+        """The states of integers that stay in a range."""
+        own = [f"{string(s.name)}: ({s.within[0]}, {s.within[1]})" for s in self.cls.states if s.within is not None]
+        return f"WITHIN = {{{', '.join(own)}}}  # where the integers of states stay: beyond, a step means nothing"
 
     def _outputs(self) -> str:
         """What the model puts out: names, whole shapes, the axes that split them, of a loop's iterations those that are

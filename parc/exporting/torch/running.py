@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from compiler.declared import bounded
 from compiler.layout import TIME
 from compiler.origin import Role
 from compiler.program import ALL_CHUNKS, LASTING, DeviceClass, For, Program, Run, listed
@@ -214,6 +215,7 @@ def text(
         "staged": staged,
         "timed": timed,
         "parted": parted,
+        "bounded": any(bounded(c) for _, c in every),
         "entries": bool(others),
         "outputs": told,
     }
