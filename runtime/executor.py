@@ -255,6 +255,23 @@ class LocalExecutor(ABC):
         if entry not in self._others:
             self._others[entry] = type(self)(self.program.only(entry), shares=self)
         other = self._others[entry]
+        self._lend(other)
+        other.steps = self.steps
+        result = other.step(batch)
+        for g, cls in other.classes.items():
+            for decl in cls.states:
+                if decl.role is Role.STATE:
+                    self.share(g, decl, other)
+        return result
+
+    def beside(self, program: Program) -> LocalExecutor:
+        """An executor of another program that has the same weights: where they lie alike they are in memory once."""
+        other = type(self)(program, shares=self)
+        self._lend(other)
+        return other
+
+    def _lend(self, other: LocalExecutor) -> None:
+        """Let the other one's states be this one's."""
         missing: dict[str, StateDecl] = {}
         for g, cls in other.classes.items():
             for decl in cls.states:
@@ -263,13 +280,6 @@ class LocalExecutor(ABC):
         if missing:  # what nothing renews may lie on more devices there
             held = {**self.weights(), **self.states()}
             other.put({name: held[name] for name in missing if name in held})
-        other.steps = self.steps
-        result = other.step(batch)
-        for g, cls in other.classes.items():
-            for decl in cls.states:
-                if decl.role is Role.STATE:
-                    self.share(g, decl, other)
-        return result
 
     def step(self, batch: Mapping[str, Readable], gradients: bool = False) -> StepResult:
         """Run the first entry on a logical batch; E0702 if the schedule hangs, ValueError if the batch does not fit."""

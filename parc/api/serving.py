@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from parc.api.compiling import compile, sizes
@@ -31,6 +31,7 @@ def serve(
     threads: int = 1,
     engine: Literal["emulator", "torch"] = "emulator",
     device: str = "cpu",
+    also: Sequence[Mapping[str, object]] = (),
     told: Callable[[Served, str], None] | None = None,
     **options: Unpack[Options],
 ) -> Served:
@@ -49,6 +50,7 @@ def serve(
         threads: of linear algebra, in the worker.
         engine, device: what runs the program in the worker, `torch` with a process for each device (`cpu`, `cuda`,
             `npu`), which end with it.
+        also: parameters with which the job makes the same vectors of shorter texts, in less time.
         told: hears of what is served, and of its address, once it is; None: everything is looked at, nothing served.
         options: see `Options`.
 
@@ -71,10 +73,13 @@ def serve(
     tokenizer = tokenizer or tokenizer_beside(checkpoint)
     compiled = compile(file, **options)
     job, model = compiled.job, compiled.training.model
-    offer = offer_of(compiled, tokenizer, chat_template)
+    given = options.get("params") or {}
+    others = [compile(file, **(options | Options(params={**given, **more}))) for more in also]
+    offer = offer_of(compiled, tokenizer, chat_template, others)
     program, ports = offer.program, offer.ports
     here = ["stacked"] if engine == "emulator" else ["private"]
-    require_machine(Asked(program, here, None, job.span, sizes(file, options)))
+    for each in (program, *(c.program for c in others)):
+        require_machine(Asked(each, here, None, job.span, sizes(file, options)))
     # The worker reads the weights, and tells what is wrong with them; without one they are read here.
     began = weights_told(checkpoint, program, model)
     served = Served(name or job.name, program.devices, ports.rows, ports.places, offer.known.size, offer.vector, began)
@@ -82,12 +87,13 @@ def serve(
         weights_given(checkpoint, program, model)
         bound(host, port, limits or Limits()).close()
         return served
-    params = {k: str(v) for k, v in (options.get("params") or {}).items()}
+    params = {k: str(v) for k, v in given.items()}
+    shorter = tuple({k: str(v) for k, v in more.items()} for more in also)
 
     def spec(began: str | None) -> WorkerSpec:
         return WorkerSpec(
             file.name, file.text, file.path, params, options.get("job"), options.get("strategy"), began, tokenizer,
-            backend, threads, reuse, engine, device,
+            backend, threads, reuse, engine, device, shorter,
         )  # fmt: skip
 
     def renewed() -> WorkerSpec:

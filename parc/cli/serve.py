@@ -10,6 +10,7 @@ import click
 
 from parc import api
 from parc.cli.common import (
+    Assignment,
     Command,
     NumberRange,
     Output,
@@ -59,6 +60,10 @@ KEY = "PARC_API_KEY"
     help="`byte`, or a `tokenizer.json`; else a published model's own, or that of the job's data.",
 )
 @click.option("--chat-template", metavar="PATH", help="A Jinja template; else that beside the tokenizer, if any.")
+@click.option(
+    "--also", "also", metavar="NAME=VALUE", multiple=True, type=Assignment(),
+    help="Of vectors: compute short texts with this `param`, such as `seq=32` (again for each).",
+)  # fmt: skip
 @click.option("--no-reuse", is_flag=True, help="Read each prompt anew, even if a row has its beginning.")
 @click.option("--log", is_flag=True, help="Tell of each request on standard error, in a line of JSON.")
 @click.option("--check", is_flag=True, help="Look at everything, and serve nothing.")
@@ -81,6 +86,7 @@ def command(
     drain: float,
     tokenizer: str | None,
     chat_template: str | None,
+    also: tuple[tuple[str, str], ...],
     no_reuse: bool,
     log: bool,
     check: bool,
@@ -127,6 +133,7 @@ def command(
         threads=threads,
         engine=engine,
         device=device,
+        also=[dict([one]) for one in also],
         told=None if check else lambda served, address: _tell(out, served, address, key is not None),
         **choice(out, params, job, strategy),
     )

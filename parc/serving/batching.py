@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.driver import Compiled, compile_job, joined
+from compiler.graph import Type
 from compiler.incremental.by_rows import rewinds
-from compiler.model import DECODING, INFER, Job
+from compiler.model import DECODING, INFER, Job, Model
 from compiler.program import Program
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from parc.generating import decoding_of, in_texts, weights_given
-from runtime.executor import Executor
+from runtime.executor import Executor, LocalExecutor
 from runtime.generate.encoding import EncoderBatch, EncoderPorts
 from runtime.generate.loop import Ports
 from runtime.generate.rows import RowBatch
@@ -88,11 +89,37 @@ def encoder_ports(compiled: Compiled, tokenizer: str | None) -> tuple[EncoderPor
     return ports, tokenizer_of(tokenizer, job.data, ports.high)
 
 
+def shorter_ports(compiled: Compiled, ports: EncoderPorts, others: Sequence[Compiled]) -> list[EncoderPorts]:
+    """How the same job takes texts with other parameters. Raises ParcError (E0783) where it makes other vectors."""
+    found = []
+    for other in others:
+        span, model = other.job.span, other.training.model
+        there = EncoderPorts.of(model, span)
+        if (there.size, there.high, _held(model)) != (ports.size, ports.high, _held(compiled.training.model)):
+            message = f"with other parameters `{other.job.name}` has other weights, or makes other vectors"
+            raise fail("E0783", message, span, help="`--also seq=32`: a parameter that says how long texts are")
+        found.append(there)
+    return found
+
+
+def _held(model: Model) -> dict[str, Type]:
+    """What a model keeps, by name."""
+    return {v.name: v.type for v in (*(w.value for w in model.weights), *(s.value for s in model.states))}
+
+
 def encoder_of(
-    compiled: Compiled, tokenizer: str | None, checkpoint: str | None, executor: Callable[..., Executor]
+    compiled: Compiled,
+    tokenizer: str | None,
+    checkpoint: str | None,
+    executor: Callable[..., LocalExecutor],
+    others: Sequence[Compiled] = (),
 ) -> EncoderBatch:
-    """The job's rows, on devices of its own. Raises ParcError: E0783, E0785, and E0770 to E0772 for the checkpoint."""
+    """The job's rows, on devices of its own. others: the same with parameters of other lengths, on the same weights.
+
+    Raises ParcError: E0783, E0785, and E0770 to E0772 for the checkpoint.
+    """
     ports, _ = encoder_ports(compiled, tokenizer)
     weights, _ = weights_given(checkpoint, compiled.program, compiled.training.model)
     run = executor(compiled.program, initial=weights) if weights is not None else executor(compiled.program)
-    return EncoderBatch(run, ports)
+    more = [(run.beside(c.program), p) for c, p in zip(others, shorter_ports(compiled, ports, others))]
+    return EncoderBatch([(run, ports), *more])

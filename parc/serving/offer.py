@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from compiler.driver import Compiled
 from compiler.program import Program
 from dsl.data import dataclass
+from dsl.diagnostics import fail
 from parc.serving.answering import TextMaker
-from parc.serving.batching import encoder_ports, ports_of, rows_program
+from parc.serving.batching import encoder_ports, ports_of, rows_program, shorter_ports
 from parc.serving.embedding import VectorMaker
 from parc.serving.office import Office
 from parc.serving.templates import ChatConfig, ChatTemplate, chat_config, end_of
@@ -44,12 +46,23 @@ class Offer:
         return TextMaker(office, self.ports, self.known, template, end)
 
 
-def offer_of(compiled: Compiled, tokenizer: str | None, chat_template: str | None) -> Offer:
-    """What the job offers. Raises ParcError: E0782 where sequences hang on each other, E0783 where it makes neither,
-    E0785 for tokenizers and templates."""
+def offer_of(
+    compiled: Compiled, tokenizer: str | None, chat_template: str | None, others: Sequence[Compiled] = ()
+) -> Offer:
+    """What the job offers. others: the same with parameters of other lengths.
+
+    Raises ParcError: E0782 where sequences hang on each other, E0783 where it makes neither, E0785 for tokenizers and
+    templates.
+    """
     if compiled.job.decoding is None:
         ports, known = encoder_ports(compiled, tokenizer)
+        ports = max((ports, *shorter_ports(compiled, ports, others)), key=lambda p: p.places)
         return Offer(compiled.program, ports, known, ChatConfig(None, {}))
+    if others:
+        help = "texts of all lengths take positions one after the other"
+        raise fail(
+            "E0783", f"the job `{compiled.job.name}` decodes: `--also` is for vectors", compiled.job.span, help=help
+        )
     texts, known = ports_of(compiled, tokenizer)
     chat = chat_config(tokenizer, chat_template)
     return Offer(rows_program(compiled, texts).program, texts, known, chat)

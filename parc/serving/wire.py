@@ -26,7 +26,8 @@ MOST_LINE = 2**24
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """What a worker computes: a file's name, text and path, and how it is compiled; the checkpoint of its weights;
-    reuse: as `RowBatch` has it; engine: `emulator`, or `torch` on such a device."""
+    reuse: as `RowBatch` has it; engine: `emulator`, or `torch` on such a device; also: parameters
+    with which the job computes shorter texts."""
 
     name: str
     text: str
@@ -41,6 +42,7 @@ class WorkerSpec:
     reuse: bool
     engine: str = "emulator"
     device: str = "cpu"
+    also: tuple[dict[str, str], ...] = ()
 
     def line(self) -> bytes:
         """The first line that a worker reads."""

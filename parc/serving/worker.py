@@ -71,7 +71,11 @@ def _batch(spec: dict[str, Any], executor: Any) -> RowBatch | EncoderBatch:
     source = Source(spec["name"], spec["text"], spec["path"])
     compiled = api.compile(source, params=spec["params"], job=spec["job"], strategy=spec["strategy"])
     if not compiled.decodes:
-        return encoder_of(compiled, spec["tokenizer"], spec["checkpoint"], executor)
+        others = [
+            api.compile(source, params=spec["params"] | more, job=spec["job"], strategy=spec["strategy"])
+            for more in spec["also"]
+        ]
+        return encoder_of(compiled, spec["tokenizer"], spec["checkpoint"], executor, others)
     ports, _ = ports_of(compiled, spec["tokenizer"])
     return batch_of(compiled, ports, spec["checkpoint"], executor, spec["reuse"])
 

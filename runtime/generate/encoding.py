@@ -109,10 +109,13 @@ class VectorMade:
 
 
 class EncoderBatch:
-    """The rows of an encoder's batch, over an executor whose program infers."""
+    """The rows of an encoder's batch, over executors whose programs infer, each of texts up to a length of its own.
 
-    def __init__(self, run: Executor, ports: EncoderPorts) -> None:
-        self.run, self.ports = run, ports
+    A text is computed by the program of the shortest length that it fits: its vector hangs on nothing but itself.
+    """
+
+    def __init__(self, runs: Sequence[tuple[Executor, EncoderPorts]]) -> None:
+        self.runs = sorted(runs, key=lambda one: one[1].places)
         self._waiting: dict[int, tuple[int, ...]] = {}
 
     @property
@@ -122,8 +125,9 @@ class EncoderBatch:
 
     def admit(self, key: int, asked: TextAsked) -> None:
         """Take a text; ValueError for one that does not fit."""
-        if not 1 <= len(asked.tokens) <= self.ports.places:
-            raise ValueError(f"{len(asked.tokens)} tokens, there are {self.ports.places} positions")
+        places = self.runs[-1][1].places
+        if not 1 <= len(asked.tokens) <= places:
+            raise ValueError(f"{len(asked.tokens)} tokens, there are {places} positions")
         self._waiting[key] = asked.tokens
 
     def drop(self, key: int) -> None:
@@ -131,11 +135,16 @@ class EncoderBatch:
         self._waiting.pop(key, None)
 
     def step(self) -> list[VectorMade]:
-        """The vectors of those that came first, as many as there are rows."""
-        keys = list(self._waiting)[: self.ports.rows]
+        """The vectors of the text that came first and of those behind it that go with it, as many as there are rows."""
+        at = self._run_of(next(iter(self._waiting.values())))
+        run, ports = self.runs[at]
+        keys = [key for key, text in self._waiting.items() if self._run_of(text) == at][: ports.rows]
         texts = [self._waiting.pop(key) for key in keys]
-        found = self.ports.vectors(self.run.call(INFER, self.ports.given(texts)).outputs)
+        found = ports.vectors(run.call(INFER, ports.given(texts)).outputs)
         return [
             VectorMade(key, vector.astype("<f4").tobytes(), WHOLE if np.isfinite(vector).all() else BROKEN)
             for key, vector in zip(keys, found)
         ]
+
+    def _run_of(self, text: Sequence[int]) -> int:
+        return next(i for i, (_, ports) in enumerate(self.runs) if len(text) <= ports.places)

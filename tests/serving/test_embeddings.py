@@ -15,12 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compiler.origin import Role
 from dsl.diagnostics import ParcError
 from dsl.files import load
 from parc import api
 from parc.generating import weights_given, weights_told
 from parc.keeping import Keeping
+from parc.serving.batching import encoder_of
 from runtime.checkpoints.saving import Saving
+from runtime.generate.encoding import TextAsked
+from runtime.stacked import Emulator
 from tests.importing.encoder import TEXTS, folder_of, reference
 from tests.serving import sample
 from tests.serving.conftest import Server, serving
@@ -44,7 +48,21 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoder(job: Path) -> Iterator[Server]:
     pytest.importorskip("hypercorn")
-    options = ["-D", "batch=4", "-D", "dp=2", "-D", "tp=2", "--queue", "4", "--body", "20000", "--log"]
+    options = [
+        "-D",
+        "batch=4",
+        "-D",
+        "dp=2",
+        "-D",
+        "tp=2",
+        "--also",
+        "seq=8",
+        "--queue",
+        "4",
+        "--body",
+        "20000",
+        "--log",
+    ]
     with serving(job, "--from", str(job.parent), *options) as found:
         yield found
         assert found.end() == 0
@@ -65,7 +83,8 @@ def vectors(client: Any, given: Any, **more: Any) -> list[Any]:
 
 
 def test_vectors_of_texts(job: Path, encoder: Server, client: Any) -> None:
-    """More than there are rows, in order, whichever way numbers are written; on four devices."""
+    """More than there are rows, in order, whichever way numbers are written; on four devices, short ones by a
+    program of their own."""
     texts = [*TEXTS, "more", *TEXTS]
     found = client.embeddings.create(model="embed", input=texts)
     assert [d.index for d in found.data] == list(range(9)) and found.object == "list" and found.model == "embed"
@@ -164,6 +183,33 @@ def test_weights_in_fewer_bits(job: Path) -> None:
             assert float(np.dot(vector, want)) > 0.999 and np.abs(vector - want).max() > 1e-5
         client.close()
         assert server.end() == 0
+
+
+def test_short_texts_have_a_program_of_their_own(job: Path) -> None:
+    """On the same weights, in memory once; a vector hangs on nothing but its text, not in one bit."""
+    source = load(job)
+    long, short = (api.compile(source, params={"batch": 2, "seq": n}) for n in (24, 8))
+    batch = encoder_of(long, "byte", str(job.parent), Emulator, [short])
+    (few, _), (many, _) = batch.runs
+    assert few.program.inputs != many.program.inputs and isinstance(few, Emulator) and isinstance(many, Emulator)
+    for g, cls in few.classes.items():
+        for decl in (s for s in cls.states if s.role is Role.WEIGHT):
+            mine, there = few.held(g, decl), many.held(g, decl)
+            assert mine is not None and there is not None and np.shares_memory(mine, there), decl.name
+    texts = ["To be, or not to be", "I", "That is the question.", "ab", "more"]
+    for key, text in enumerate(texts):
+        batch.admit(key, TextAsked(tuple(text.encode())))
+    batch.drop(3)
+    found = [batch.step(), batch.step()]
+    assert [[v.key for v in made] for made in found] == [[0, 2], [1, 4]] and not batch.busy
+    for made in (v for step in found for v in step):
+        vector = np.frombuffer(made.numbers, "<f4")
+        np.testing.assert_allclose(vector, wanted(job, texts[made.key]), rtol=0, atol=1e-5)
+        batch.admit(9, TextAsked(tuple(texts[made.key].encode())))
+        assert batch.step()[0].numbers == made.numbers
+    with pytest.raises(ParcError, match="other vectors") as error:
+        encoder_of(long, "byte", None, Emulator, [api.compile(source, params={"hidden": 64})])
+    assert error.value.diagnostics[0].code == "E0783"
 
 
 def test_the_front_process_reads_no_weights(tmp_path: Path) -> None:
