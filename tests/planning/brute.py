@@ -10,8 +10,9 @@ from compiler.model import Job
 from dsl.diagnostics import ParcError
 from parc.planning.bounds import LowerBounds, lower_bounds
 from parc.planning.dims import splittable
+from parc.planning.pricing import StrategyPricer
 from parc.planning.recomputes import recomputes
-from parc.planning.space import PlanChoice, PlanRules, PlanSpace
+from parc.planning.space import DATA, EXPERTS, PlanChoice, PlanRules, PlanSpace
 from parc.planning.work import cluster_work, model_work
 from parc.planning.written import strategy_of
 from parc.price import Price, price
@@ -45,10 +46,35 @@ def priced(job: Job, space: PlanSpace, of: PlanChoice) -> Price | None:
         return None
 
 
+def all_priced(job: Job, space: PlanSpace) -> dict[PlanChoice, Price]:
+    """All that can be lowered, one after the other. What strategies share is made once, as in a search; nothing is left
+    out by a bound."""
+    pricer, found = StrategyPricer(job), {}
+    for of in candidates(space):
+        try:
+            pricer.needed(strategy_of(space, of))
+        except ParcError:
+            continue
+        found[of] = pricer.price()
+    return found
+
+
+def inside(space: PlanSpace, of: PlanChoice) -> bool:
+    """Whether it is in no corner of the space: one of its choices at least is neither the first nor the last that there
+    is: devices are shared by several axes, some of the batches, a middle stage of ZeRO, some is computed again."""
+    pieces = of.mesh.size(DATA) * of.mesh.size(EXPERTS)
+    return (
+        len(of.axes) > 1
+        or 1 < of.mesh.microbatches < space.batch // pieces
+        or of.rules.zero in (1, 2)
+        or 0 < of.rules.recompute < len(space.recomputes) - 1
+    )
+
+
 def some(space: PlanSpace, number: int, seed: int) -> list[PlanChoice]:
     """Some of all, drawn."""
     found = list(candidates(space))
     return random.Random(seed).sample(found, min(number, len(found)))
 
 
-__all__ = ["PlanRules", "candidates", "priced", "some", "space_of"]
+__all__ = ["PlanRules", "all_priced", "candidates", "inside", "priced", "some", "space_of"]
