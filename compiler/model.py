@@ -62,9 +62,7 @@ class Weight:
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
     """A tensor that lives across steps besides the weights: role `optimizer` (of weight `of`), `counter` or `state`.
-
-    loops: its leading dims that come from `repeat`s, of a model's state. within: its integers stay in [low, high).
-    """
+    loops: its leading dims that come from `repeat`s, of a model's state. within: its integers stay in [low, high)."""
 
     value: Value
     init: Init
