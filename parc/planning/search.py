@@ -21,6 +21,7 @@ from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, STAGES, ZERO, MeshChoice, PlanChoice, PlanRules, PlanSpace
+from parc.planning.spread import Spread, sparsest
 from parc.planning.written import strategy_of
 
 STEP, MEMORY = "step", "memory"
@@ -129,7 +130,7 @@ class Search:
         groups: dict[Kin, list[_Bunch]] = {}
         for mesh in space.meshes():
             if mesh.axes not in of_axes:
-                fits = [z for z in ZERO if bounds.needed(mesh.size(DATA), z) <= bounds.cluster.memory]
+                fits = [z for z in ZERO if bounds.needed(sparsest(mesh), z) <= bounds.cluster.memory]
                 of_axes[mesh.axes] = found = []
                 for rules, ways in space.bunches(mesh):
                     zero = [z for z in ways.zero if z in fits]
@@ -148,7 +149,7 @@ class Search:
         for of, bunches in groups.items():
             bound = bounds.model.passes[of.layer.recompute] / space.devices + bounds.model.fixed
             if self.minimise != STEP:
-                bound = min(bounds.needed(b.mesh.size(DATA), b.zero) for b in bunches)
+                bound = min(bounds.needed(sparsest(b.mesh), b.zero) for b in bunches)
             self._push(_Open(of, bound, _Group(tuple(bunches), sum(b.count for b in bunches))))
         self.counts.numbers = space.total - legal
 
@@ -183,7 +184,7 @@ class Search:
         mesh, memory = bunch.mesh, self.bounds.cluster.memory
         ways = self.space.ways(mesh)
         for zero in ways.zero:
-            if self.bounds.needed(mesh.size(DATA), zero) <= memory:
+            if self.bounds.needed(sparsest(mesh), zero) <= memory:
                 for first in ways.first:
                     for schedule, chunks in ways.schedules:
                         rules = replace(bunch.rules, first=first, zero=zero, schedule=schedule, chunks=chunks)
@@ -306,9 +307,9 @@ class Search:
         fitting = [rules for rules in ways if sizes[rules] <= bounds.cluster.memory]
         if self.minimise != STEP:
             return min((sizes[rules] for rules in fitting), default=inf)
-        p, d, m = mesh.size(STAGES), mesh.size(DATA), mesh.microbatches
-        through = bounds.through(p, m, bunch.rules.recompute, layer)
-        rows = (bounds.row(p, d, 1, m, 3, r.recompute, r.schedule, r.chunks, layer, through) for r in fitting)
+        p, m = mesh.size(STAGES), mesh.microbatches
+        through, alone = bounds.through(p, m, bunch.rules.recompute, layer), Spread(p, ())
+        rows = (bounds.row(alone, m, 3, r.recompute, r.schedule, r.chunks, layer, through) for r in fitting)
         return min(rows, default=inf) * SURE
 
     def _open(self, of: _Open, mesh: MeshChoice, leaves: list[tuple[float, PlanChoice]]) -> None:
