@@ -25,7 +25,9 @@ from parc.certifying.stated import StatedPart, Unfounded, alike
 from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.price import price
 
-FORMAT = 2
+FORMAT = 3
+
+SPLITS = ("inner", "experts", "heads", "rows", "positions")
 
 MOST = 64
 """Choices of one kind that a space has at most."""
@@ -107,13 +109,13 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
         if there.get(label.text()) != turns.whole(1):
             raise Unfounded(f"{label.path} is no loop at the top of the model, or has another count", label.path)
     layers = sum(count.whole(1) for _, count in loops)
-    rows = [d.text() for d in of["splits"]["rows"].each()]
+    splits = {k: [d.text() for d in of["splits"][k].each()] for k in SPLITS}
     batch = of["batch"]["dim"].text()
     first = job.model.inputs[0].value.type.names[:1] if job.model.inputs else ()
     if batch not in ("", *first):
         raise Unfounded(f"{of.path}.batch.dim is not the first dim of the first input", of.path)
     try:
-        model, links = numbers(job, batch, layers, [label.text() for label, _ in loops], rows, scopes)
+        model, links = numbers(job, batch, layers, [label.text() for label, _ in loops], splits, scopes)
     except ParcError as error:
         raise Unfounded(f"{of.path}.recompute: {error}", of.path) from None
     for part, found in (("work", model), ("cluster", links)):

@@ -11,6 +11,7 @@ from dsl.data import dataclass
 from parc.certifying.counting import StatedSpace, divisors_of
 from parc.certifying.floors import Floors
 from parc.certifying.layers import LayerTable
+from parc.certifying.links import Lie, lie_of
 
 ROUNDED = 1 + 1e-9
 """Sums of floats hang on their order: a bound that reaches the limit but for that is one."""
@@ -53,9 +54,9 @@ class Tallied:
 
     def _bounded(self, mesh: Mapping[str, int], m: int, can: Mapping[str, Sequence[Any]], found: SpaceTally) -> None:
         space, floors = self.space, self.floors
-        replicas = space.of_kind(mesh, "data")
+        least = lie_of(space, mesh, "", True)
         memory = floors.cluster["memory"]
-        fitting = [zero for zero in can["zero"] if floors.bytes(replicas, zero) <= memory]
+        fitting = [zero for zero in can["zero"] if floors.bytes(least, zero) <= memory]
         every = prod(len(can[k]) for k in can if k != "zero")
         found.too_large += every * (len(can["zero"]) - len(fitting))
         if not fitting:
@@ -65,7 +66,7 @@ class Tallied:
             if self.minimise == "step":
                 known = {z: of for z, of in known.items() if all(self._all(mesh, m, w) < self.limit for w in of)}
             for first, zero, schedule in product(can["first"], known, can["schedule"]):
-                bound = self._bound(mesh, m, first, zero, again, schedule, known[zero])
+                bound = self._bound(lie_of(space, mesh, first, heads), m, zero, again, schedule, known[zero])
                 if bound * ROUNDED >= self.limit:
                     continue
                 key = candidate(mesh, m, first, zero, again, schedule, along, heads, tables)
@@ -79,27 +80,25 @@ class Tallied:
 
     def _bound(
         self,
-        mesh: Mapping[str, int],
+        lie: Lie,
         m: int,
-        first: str,
         zero: int,
         again: int,
         schedule: tuple[str, int],
         known: Sequence[Mapping[str, float]],
     ) -> float:
         """The highest that is known; infinite for what does not fit."""
-        space, floors, (name, chunks) = self.space, self.floors, schedule
-        p, d = space.of_kind(mesh, "stages"), space.of_kind(mesh, "data")
-        sizes = [floors.bytes(d, zero), *(floors.held(p, d, m, zero, name, chunks, layer) for layer in known)]
+        floors, (name, chunks), p = self.floors, schedule, lie.stages
+        sizes = [floors.bytes(lie, zero), *(floors.held(lie, m, zero, name, chunks, layer) for layer in known)]
         if max(sizes) > floors.cluster["memory"]:
             return float("inf")
         if self.minimise != "step":
             return float(max(sizes))
-        stride, in_turn = space.stride(mesh, first), name in IN_TURN
-        bounds = [floors.seconds(p, d, stride, m, zero, again, in_turn)]
+        in_turn = name in IN_TURN
+        bounds = [floors.seconds(lie, m, zero, again, in_turn)]
         for layer in known:
-            bounds.append(floors.seconds(p, d, stride, m, zero, again, in_turn, floors.together(p, m, again, layer)))
-            bounds.append(floors.row(p, d, stride, m, zero, again, name, chunks, layer))
+            bounds.append(floors.seconds(lie, m, zero, again, in_turn, floors.together(p, m, again, layer)))
+            bounds.append(floors.row(lie, m, zero, again, name, chunks, layer))
         return float(max(bounds))
 
 

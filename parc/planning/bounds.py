@@ -89,9 +89,7 @@ class LowerBounds:
         backward = max(layer.backward, reduced + (again if zero == 3 else 0.0))
         return replace(layer, forward=forward, backward=backward, rest=0.0, tail=0.0)
 
-    def of(
-        self, spread: Spread, m: int, zero: int, again: int, schedule: str, layer: LayerWork | None = None
-    ) -> float:
+    def of(self, spread: Spread, m: int, zero: int, again: int, schedule: str, layer: LayerWork | None = None) -> float:
         """The same in numbers, of the average of all devices."""
         model, cluster, n, stages = self.model, self.cluster, self.devices, spread.stages
         work = model.passes[again] / n

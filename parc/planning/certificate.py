@@ -15,7 +15,7 @@ from parc.planning.planning import Planned
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
-FORMAT = 2
+FORMAT = 3
 
 UNSEARCHED = (
     "cuts by hand",
