@@ -31,6 +31,9 @@ STEP, MEMORY = "step", "memory"
 CLOSE = 1.05
 """By as much a price may be above the closest bound: for guesses."""
 
+PATIENT = 3
+"""So many prices in a row that are no better, and what is not looked at closely yet goes first."""
+
 SURER = 1.001
 """By as much a guess has to be above what it was to be made anew."""
 
@@ -96,6 +99,7 @@ class Search:
         self.likely: list[Entry] = []
         self.later: list[Entry] = []  # what probably does not fit
         self.number = 0
+        self.idle = 0  # prices in a row that were no better
 
     def run(self, within: float | None = None) -> Found:
         """Search until nothing is left, for so many seconds (and until a price is known), or until interrupted."""
@@ -165,8 +169,10 @@ class Search:
         heappush(self.likely if self._likely(of) else self.later, (self._guessed(of), self.number, of))
 
     def _likely(self, of: _Open) -> bool:
-        """Whether it probably fits."""
+        """Whether it probably fits, or is to be looked at whether it does or not."""
         what = of.what
+        if self.idle >= PATIENT and not isinstance(what, PlanChoice):
+            return True
         if isinstance(what, _Group):
             bunches = (_Open(kin(self.space, b.mesh, b.rules), 0.0, b) for b in what.bunches)
             return any(self._likely(b) for b in bunches)
@@ -177,6 +183,8 @@ class Search:
         """What a candidate takes, or the best of many; as long as no price is known, candidates go first."""
         if isinstance(of.what, PlanChoice) and self.best == inf:
             return 0.0
+        if self.idle >= PATIENT and not isinstance(of.what, PlanChoice):
+            return of.bound
         guess = of.guess if of.guess else of.bound * self.guess.factor(of.kin)
         return min(guess, self.best) if isinstance(of.what, _Group) else guess  # much is left out with little work
 
@@ -229,6 +237,11 @@ class Search:
             self.counts.refused[code] = self.counts.refused.get(code, 0) + 1
             self.tried.append(Tried(what, code=code))
             return
+        self.idle += self.best < inf
+        if self.idle == PATIENT:
+            entries, self.likely, self.later = (*self.likely, *self.later), [], []
+            for _, _, each in entries:
+                self._push(each)
         seconds = None if price is None else price.seconds
         self.tried.append(Tried(what, needed, seconds))
         self.guess.learn(of.kin, what, needed)
@@ -240,8 +253,8 @@ class Search:
         plan = PricedPlan(what, price, price.seconds if self.minimise == STEP else float(needed), bound)
         self.fitting.append(plan)
         if plan.value < self.best:
-            self.best = plan.value
-            self.likely = [(self._guessed(of), number, of) for _, number, of in self.likely]
+            self.best, self.idle = plan.value, 0
+            self.likely = [(self._guessed(each), number, each) for _, number, each in self.likely]
             heapify(self.likely)
             if self.told is not None:
                 self.told(plan, self.counts)
