@@ -21,6 +21,7 @@ from dsl.source import Source, Span
 from parc.certifying.counting import FIELDS, StatedSpace, stated_space
 from parc.certifying.floors import Floors, numbers
 from parc.certifying.layers import LayerTable, stated_layers
+from parc.certifying.paces import stated_paces
 from parc.certifying.stated import StatedPart, Unfounded, alike
 from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.price import price
@@ -81,9 +82,10 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
         return strategy_of(mesh, m, rules, space, stated)
 
     layers = LayerTable(space, stated_layers(stated, serial, space, build))
+    paces = stated_paces(stated, serial, space, build)
     tried, values = _priced(stated, serial, space, minimise)
     best = _best(stated, own, values)
-    tally = Tallied(space, floors, layers, minimise, best, tried).count()
+    tally = Tallied(space, floors, layers, paces, minimise, best, tried).count()
     _counts(stated, tally, values, best)
     stated["seconds"].number()
     plan = price(own)

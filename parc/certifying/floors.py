@@ -200,11 +200,15 @@ class Floors:
     def _stages(self, stages: int, chunks: int) -> list[tuple[int, int, int]]:
         """Of each stage in turn: layers of the first chunks before it, its own, of its smallest chunk. What does not
         come out even goes to the stages between the ends first."""
-        virtual = stages * chunks
-        counts = [self.layers // virtual] * virtual
-        for k in [*range(1, virtual - 1), 0, virtual - 1][: self.layers % virtual]:
-            counts[k] += 1
+        counts = self.counts(stages * chunks)
         return [(sum(counts[:k]), sum(counts[k::stages]), min(counts[k::stages])) for k in range(stages)]
+
+    def counts(self, chunks: int) -> list[int]:
+        """Layers of each chunk, in the order in which a micro-batch comes to them."""
+        counts = [self.layers // chunks] * chunks
+        for k in [*range(1, chunks - 1), 0, chunks - 1][: self.layers % chunks]:
+            counts[k] += 1
+        return counts
 
     def outside(self, again: int) -> float:
         """Work that is in no loop, as far as that is known."""
@@ -219,7 +223,15 @@ class Floors:
         return both + max(layer["tail"], self.outside(again) * stages / (self.devices * m))
 
     def row(
-        self, lie: Lie, m: int, zero: int, again: int, schedule: str, chunks: int, layer: Mapping[str, float]
+        self,
+        lie: Lie,
+        m: int,
+        zero: int,
+        again: int,
+        schedule: str,
+        chunks: int,
+        layer: Mapping[str, float],
+        pace: tuple[float, float] | None = None,
     ) -> float:
         """Of the stage that ends last, and then what the first stage has to send behind its passes."""
         numbers = lie, m, zero, schedule, chunks
@@ -234,7 +246,12 @@ class Floors:
         back = reduce + once_more
         passes = {"forward": max(layer["forward"], gather), "backward": max(layer["backward"], back)}
         beside = {**layer, **passes, "rest": 0.0, "tail": 0.0}
-        return max(found, self._row(*numbers, beside, sum(passes.values()) + layer["added"]))
+        found = max(found, self._row(*numbers, beside, sum(passes.values()) + layer["added"]))
+        if pace is None:
+            return found
+        for name, seconds in zip(("forward", "backward"), pace, strict=True):
+            passes[name] = max(passes[name], self.layers * seconds)
+        return max(found, self._row(*numbers, {**beside, **passes}, sum(passes.values()) + layer["added"]))
 
     def _row(
         self, lie: Lie, m: int, zero: int, schedule: str, chunks: int, layer: Mapping[str, float], all_stages: float

@@ -12,6 +12,7 @@ from parc.certifying.counting import StatedSpace, divisors_of
 from parc.certifying.floors import Floors
 from parc.certifying.layers import LayerTable
 from parc.certifying.links import Lie, lie_of
+from parc.certifying.paces import PacedKey, Turns, pace_of
 
 ROUNDED = 1 + 1e-9
 """Sums of floats hang on their order: a bound that reaches the limit but for that is one."""
@@ -35,6 +36,7 @@ class Tallied:
     space: StatedSpace
     floors: Floors
     layers: LayerTable
+    paces: Mapping[PacedKey, Turns]
     minimise: str
     limit: float
     tried: Collection[Any]
@@ -67,11 +69,44 @@ class Tallied:
                 known = {z: of for z, of in known.items() if all(self._all(mesh, m, w) < self.limit for w in of)}
             for first, zero, schedule in product(can["first"], known, can["schedule"]):
                 bound = self._bound(lie_of(space, mesh, first, heads), m, zero, again, schedule, known[zero])
+                if bound * ROUNDED < self.limit and zero > 1 and self.minimise == "step":
+                    pace = self._pace(mesh, m, first, zero, again, schedule, (along, heads, tables))
+                    lie = lie_of(space, mesh, first, heads)
+                    bound = max([bound, *self._paced(lie, m, zero, again, schedule, known[zero], pace)])
                 if bound * ROUNDED >= self.limit:
                     continue
                 key = candidate(mesh, m, first, zero, again, schedule, along, heads, tables)
                 if key not in self.tried:
                     found.least = bound if found.least is None else min(found.least, bound)
+
+    def _pace(
+        self,
+        mesh: Mapping[str, int],
+        m: int,
+        first: str,
+        zero: int,
+        again: int,
+        schedule: tuple[str, int],
+        rules: tuple[str, bool, bool],
+    ) -> tuple[float, float] | None:
+        name, chunks = schedule
+        sizes = {n for n in self.floors.counts(self.space.of_kind(mesh, "stages") * chunks) if n}
+        return pace_of(self.paces, self.space, mesh, m, first, zero, again, name, rules, sizes)
+
+    def _paced(
+        self,
+        lie: Lie,
+        m: int,
+        zero: int,
+        again: int,
+        schedule: tuple[str, int],
+        known: Sequence[Mapping[str, float]],
+        pace: tuple[float, float] | None,
+    ) -> list[float]:
+        """With loops that last so long."""
+        if pace is None:
+            return []
+        return [self.floors.row(lie, m, zero, again, *schedule, layer, pace) for layer in known]
 
     def _all(self, mesh: Mapping[str, int], m: int, layer: Mapping[str, float]) -> float:
         """Whatever else is chosen: each stage has its share of the layers of each micro-batch."""

@@ -61,8 +61,8 @@ class LowerBounds:
     known: dict[tuple[Spread, str, bool], tuple[float, float]] = field(default_factory=dict, compare=False)
     sizes: dict[tuple[Spread, int, bool], float] = field(default_factory=dict, compare=False)
 
-    def seconds(self, of: PlanChoice, layer: LayerWork | None = None) -> float:
-        """Of a step."""
+    def seconds(self, of: PlanChoice, layer: LayerWork | None = None, pace: tuple[float, float] | None = None) -> float:
+        """Of a step. pace: seconds of an iteration of the loop in each pass, with the messages beside it (`paces`)."""
         rules, m, spread = of.rules, of.mesh.microbatches, spread_of(of)
         again = rules.recompute
         plain = self.of(spread, m, rules.zero, again, rules.schedule, layer)
@@ -73,6 +73,9 @@ class LowerBounds:
         if rules.zero > 1 and layer.forward:
             slower = self.sharded(spread, rules.zero, layer)
             row = max(row, self.row(*numbers, slower, slower.both))
+            if pace is not None:
+                slower = self.paced(slower, pace)
+                row = max(row, self.row(*numbers, slower, slower.both))
         return max(plain, row * SURE)
 
     def apart(self, stages: int, data: int, m: int) -> bool:
@@ -88,6 +91,13 @@ class LowerBounds:
         _, again = self.messages(spread, "again", True)
         backward = max(layer.backward, reduced + (again if zero == 3 else 0.0))
         return replace(layer, forward=forward, backward=backward, rest=0.0, tail=0.0)
+
+    def paced(self, layer: LayerWork, pace: tuple[float, float]) -> LayerWork:
+        """The same with loops that last so long."""
+        forward, backward = (
+            max(a, self.layers * b) for a, b in zip((layer.forward, layer.backward), pace, strict=True)
+        )
+        return replace(layer, forward=forward, backward=backward)
 
     def of(self, spread: Spread, m: int, zero: int, again: int, schedule: str, layer: LayerWork | None = None) -> float:
         """The same in numbers, of the average of all devices."""

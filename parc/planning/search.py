@@ -19,6 +19,7 @@ from parc.planning.found import Counts, Found, PricedPlan, Tried
 from parc.planning.guess import Guess, Kin, kin
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
+from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, STAGES, ZERO, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.spread import Spread, sparsest
@@ -59,12 +60,13 @@ class _Group:
 @dataclass(frozen=True, slots=True)
 class _Open:
     """What is still to be looked at. bound: of what is minimised, lower than all of it; guess: of the best of it, if
-    there is more to go by than the bound."""
+    there is more to go by than the bound; paced: whether the bound has the messages beside the passes, as they go."""
 
     kin: Kin
     bound: float
     what: _Group | _Bunch | PlanChoice
     guess: float = 0.0
+    paced: bool = False
 
     @property
     def count(self) -> int:
@@ -96,6 +98,7 @@ class Search:
         self.best = inf
         self.guess = Guess(bounds, space.batch)
         self.layers = Layers(space, pricer)
+        self.paces = Paces(self.layers)
         self.likely: list[Entry] = []
         self.later: list[Entry] = []  # what probably does not fit
         self.number = 0
@@ -124,6 +127,7 @@ class Search:
             self.smallest,
             interrupted,
             self.layers.known,
+            self.paces.known,
         )
 
     # --- what there is -------------------------------------------------------------------------------------------
@@ -171,7 +175,7 @@ class Search:
     def _likely(self, of: _Open) -> bool:
         """Whether it probably fits, or is to be looked at whether it does or not."""
         what = of.what
-        if self.idle >= PATIENT and not isinstance(what, PlanChoice):
+        if self.idle >= PATIENT and self._rough(of):
             return True
         if isinstance(what, _Group):
             bunches = (_Open(kin(self.space, b.mesh, b.rules), 0.0, b) for b in what.bunches)
@@ -179,11 +183,17 @@ class Search:
         smallest = what if isinstance(what, PlanChoice) else PlanChoice(what.mesh, replace(what.rules, zero=what.zero))
         return self.guess.fits(of.kin, smallest)
 
+    def _rough(self, of: _Open) -> bool:
+        """Whether more can be found out about it without a price."""
+        return not isinstance(of.what, PlanChoice) or (
+            self.minimise == STEP and of.what.rules.zero > 1 and not of.paced
+        )
+
     def _guessed(self, of: _Open) -> float:
         """What a candidate takes, or the best of many; as long as no price is known, candidates go first."""
         if isinstance(of.what, PlanChoice) and self.best == inf:
             return 0.0
-        if self.idle >= PATIENT and not isinstance(of.what, PlanChoice):
+        if self.idle >= PATIENT and self._rough(of):
             return of.bound
         guess = of.guess if of.guess else of.bound * self.guess.factor(of.kin)
         return min(guess, self.best) if isinstance(of.what, _Group) else guess  # much is left out with little work
@@ -209,7 +219,7 @@ class Search:
                     self.counts.not_better += of.count
                 elif self._guessed(of) > guess * SURER and heap:
                     self._push(of)  # more is known of its kin than when it was guessed
-                elif heap is self.likely and isinstance(of.what, PlanChoice) and not self.guess.fits(of.kin, of.what):
+                elif heap is self.likely and isinstance(of.what, PlanChoice) and not self._likely(of):
                     heappush(self.later, (guess, self.number, of))
                     self.number += 1
                 else:
@@ -226,6 +236,9 @@ class Search:
             return
         if self.best < inf and not of.guess:
             self._open(of, what.mesh, [(of.bound, what)])
+            return
+        if self.best < inf and self._rough(of):
+            self._pace(of, what)
             return
         strategy = strategy_of(self.space, what)
         try:
@@ -338,6 +351,15 @@ class Search:
                 break
         for bound, leaf in leaves:
             self._push(_Open(of.kin, bound, leaf, self._guess(leaf, bound) if self.best < inf else 0.0))
+
+    def _pace(self, of: _Open, leaf: PlanChoice) -> None:
+        """Look at the messages beside the passes of layers whose gradients are sharded."""
+        layer, bound, guess = self.layers.best(of.kin, leaf.mesh.microbatches == 1, leaf.rules.zero), of.bound, of.guess
+        pace = self.paces.of(leaf, of.kin.layer, of.kin.rows) if layer is not None and layer.forward else None
+        if pace is not None:
+            bound = max(bound, self.bounds.seconds(leaf, layer, pace))
+            guess = CLOSE * bound
+        self._push(replace(of, bound=bound, guess=guess, paced=True))
 
     def _end(self) -> float | None:
         """Count what is left, and find its lowest bound."""
