@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import gcd, prod
 from typing import Any
 
 from compiler.cost.kernels.program import features
@@ -96,13 +97,14 @@ def _mesh(entry: StatedPart, key: PacedKey, space: StatedSpace) -> tuple[dict[st
     """Of the entry's own strategy, and its micro-batches. Raises Unfounded for what is none of the space's kinds."""
     inside, names = dict(key.inside), [name for name, _, _ in space.axes]
     of_kind = {kind: [n for n in names if space.kind(n) == kind] for kind in ("stages", "data")}
+    rows = key.rows * space.of_kind(inside, "experts")  # of a replica
+    most = gcd(space.batch // rows, space.devices // prod(inside.values()))
     mesh = {**inside}
-    if key.replicas > 1:
-        mesh |= dict.fromkeys(of_kind["data"][:1], key.replicas)
+    if most > 1:
+        mesh |= dict.fromkeys(of_kind["data"][:1], most)
     if key.split:
         mesh |= dict.fromkeys(of_kind["stages"][:1], 2)
     mesh = {n: mesh[n] for n in names if n in mesh}
-    shares = key.rows * key.replicas * space.of_kind(inside, "experts")
     both = key.replicas > 1 and key.stages > 1
     if (
         list(inside) != [n for n in names if n in inside]
@@ -113,15 +115,16 @@ def _mesh(entry: StatedPart, key: PacedKey, space: StatedSpace) -> tuple[dict[st
         or (key.replicas > 1 and not of_kind["data"])
         or (key.stages > 1 and not of_kind["stages"])
         or (key.split and key.stages < 2)
-        or space.batch % shares
-        or not space.divides(mesh, space.batch // shares)
+        or space.batch % (rows * key.replicas)
+        or most % key.replicas
+        or not space.divides(mesh, space.batch // (rows * most))
     ):
         raise Unfounded(f"{entry.path} is no strategy of the space's kinds")
     _, can = space.choices(mesh)
     legal = key.again < len(space.recomputes) and key.zero in can["zero"]
     if not legal or any(v not in can[k] for k, v in zip(("along", "heads", "rows"), key.rules)):
         raise Unfounded(f"{entry.path} is no strategy of the space's kinds")
-    return mesh, space.batch // shares
+    return mesh, space.batch // (rows * most)
 
 
 class _Played:
@@ -143,7 +146,8 @@ class _Played:
             self.loops[function.phase] = [n for n in nodes if n.name in cut and isinstance(n.work, WorkLoop)]
         if any(len(nodes) > 1 for nodes in self.loops.values()):
             raise Unfounded("a pass with two loops has no pace")
-        axes = [a for a in program.axes if a.kind == "mesh"]
+        data = {n for n, kind, _ in space.axes if kind == "data"}
+        axes = [replace(a, size=key.replicas) if a.name in data else a for a in program.axes if a.kind == "mesh"]
         if key.stages > 1:
             stages = Axis(next(n for n, kind, _ in space.axes if kind == "stages"), key.stages, "mesh")
             axes = [*axes[:1], stages, *axes[1:]] if key.first == "data" else [stages, *axes]

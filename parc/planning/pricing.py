@@ -10,7 +10,8 @@ from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job, run_passes
 from compiler.model import Job, Training
 from compiler.passes.pipeline import NAMES, PASSES, Work
-from compiler.passes.place.place import Asked, Placed, Undivided, place
+from compiler.passes.place.alike import SizesAsked
+from compiler.passes.place.place import Placed, Undivided, place
 from compiler.passes.place.rules import place_axes
 from compiler.passes.sparse import Unlisted
 from compiler.strategy import PipelineRule, Strategy
@@ -33,7 +34,7 @@ class StrategyPricer:
         self.job = job
         self.known: dict[bool, Work | None] = {}
         self.closed: dict[object, Work] = {}
-        self.placed: dict[object, list[tuple[Asked, Placed]]] = {}
+        self.placed: dict[object, list[tuple[SizesAsked, Placed]]] = {}
         self.simulation: Simulation | None = None
         self.bytes = 0
 
@@ -85,7 +86,7 @@ class StrategyPricer:
             if placed.training.dense == work.training.dense and (sizes := asked.sizes(job)) is not None:
                 work.placed = replace(placed, training=work.training, sizes=sizes)
                 return work
-        asked = Asked()
+        asked = SizesAsked()
         work.placed = place(work.training, asked)
         if not listed:
             self.placed[key] = [(asked, work.placed), *known[: KEPT - 1]]

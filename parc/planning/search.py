@@ -33,7 +33,7 @@ CLOSE = 1.05
 """By as much a price may be above the closest bound: for guesses."""
 
 PATIENT = 3
-"""So many prices in a row that are no better, and what is not looked at closely yet goes first."""
+"""So many candidates in a row that are no better, and what is not looked at closely yet goes first."""
 
 SURER = 1.001
 """By as much a guess has to be above what it was to be made anew."""
@@ -250,11 +250,7 @@ class Search:
             self.counts.refused[code] = self.counts.refused.get(code, 0) + 1
             self.tried.append(Tried(what, code=code))
             return
-        self.idle += self.best < inf
-        if self.idle == PATIENT:
-            entries, self.likely, self.later = (*self.likely, *self.later), [], []
-            for _, _, each in entries:
-                self._push(each)
+        self._in_vain()
         seconds = None if price is None else price.seconds
         self.tried.append(Tried(what, needed, seconds))
         self.guess.learn(of.kin, what, needed)
@@ -271,6 +267,14 @@ class Search:
             heapify(self.likely)
             if self.told is not None:
                 self.told(plan, self.counts)
+
+    def _in_vain(self) -> None:
+        """Another candidate was looked at, and is probably no better."""
+        self.idle += self.best < inf
+        if self.idle == PATIENT:
+            entries, self.likely, self.later = (*self.likely, *self.later), [], []
+            for _, _, each in entries:
+                self._push(each)
 
     def _open_group(self, of: _Open, group: _Group) -> None:
         """Its bunches one by one, if the work of their layers does not speak against all of them."""
@@ -360,6 +364,7 @@ class Search:
             bound = max(bound, self.bounds.seconds(leaf, layer, pace))
             guess = CLOSE * bound
         self._push(replace(of, bound=bound, guess=guess, paced=True))
+        self._in_vain()
 
     def _end(self) -> float | None:
         """Count what is left, and find its lowest bound."""

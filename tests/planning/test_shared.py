@@ -7,7 +7,7 @@ import random
 import pytest
 
 from compiler.model import Job
-from compiler.passes.place.place import Asked
+from compiler.passes.place.alike import SizesAsked
 from dsl.diagnostics import ParcError
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import PlanChoice, PlanSpace
@@ -55,14 +55,14 @@ def agree(model: str, sizes: dict[str, float], number: int, seed: int) -> list[b
     each time that one was asked."""
     job, answers = job_of(model, **sizes), list[bool]()
     space, _ = space_of(job)
-    found, pricer, sizes_of = list(candidates(space)), StrategyPricer(job), Asked.sizes
+    found, pricer, sizes_of = list(candidates(space)), StrategyPricer(job), SizesAsked.sizes
 
-    def asked(self: Asked, job: Job) -> dict[str, int] | None:
+    def asked(self: SizesAsked, job: Job) -> dict[str, int] | None:
         answers.append((found := sizes_of(self, job)) is not None)
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Asked, "sizes", asked)
+        patch.setattr(SizesAsked, "sizes", asked)
         for of in random.Random(seed).sample(found, min(number, len(found))):
             assert shared(pricer, space, of) == priced(job, space, of), of
     return answers

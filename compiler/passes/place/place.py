@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout, replicated
-from compiler.model import Job, Round, State, Training
+from compiler.model import Round, State, Training
 from compiler.origin import Phase
 from compiler.passes.copying import laid, renamed
 from compiler.passes.divide import aside, of_data
+from compiler.passes.place.alike import SizesAsked
 from compiler.passes.place.call import place_nodes
 from compiler.passes.place.effects import check_effects
 from compiler.passes.place.first_pass import check_first_pass, closed, eligible, heads, of_first_pass
 from compiler.passes.place.lists import check_lists, listed, lists_of, mark_counts, mark_lists, of_dims
-from compiler.passes.place.questions import Questions, answered_alike
 from compiler.passes.place.region import Choice, GradMark, GraphPlacer, RelayoutRecord, Shared
 from compiler.passes.place.repeat import export, mark_contents, mark_gradients, summed
 from compiler.passes.place.rules import Rules
@@ -90,7 +90,7 @@ class Undivided(Exception):
         self.whole, self.parts, self.twice = tuple(whole), tuple(parts), dict(twice)
 
 
-def place(training: Training, notes: Asked | None = None) -> Placed:
+def place(training: Training, notes: SizesAsked | None = None) -> Placed:
     """Raises ParcError with everything that cannot be laid out, Undivided for what it takes another graph. notes: takes
     what was asked of the sizes of axes, if that was all that was asked of them."""
     diagnostics = Diagnostics()
@@ -222,23 +222,6 @@ def place(training: Training, notes: Asked | None = None) -> Placed:
     if notes is not None:
         notes.rules, notes.questions = rules, rules.questions
     return _laid(found, shared.layouts)
-
-
-@dataclass(slots=True)
-class Asked:
-    """What placing went by: the rules, and what it asked of the sizes of their axes; None if of something else, too."""
-
-    rules: Rules | None = None
-    questions: Questions | None = None
-
-    def sizes(self, job: Job) -> dict[str, int] | None:
-        """Of the axes of a job whose strategy differs in sizes alone, if what it trains is placed the very same; None
-        if not."""
-        if self.rules is None or self.questions is None:
-            return None
-        other = Rules(job, Diagnostics())
-        alike = other.axes == self.rules.axes and other.splits == self.rules.splits
-        return other.sizes if alike and answered_alike(self.questions, other.sizes) else None
 
 
 def _laid(placed: Placed, layouts: dict[str, Layout]) -> Placed:
