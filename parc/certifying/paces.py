@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import gcd, prod
 from typing import Any
 
 from compiler.cost.kernels.program import features
@@ -98,10 +97,9 @@ def _mesh(entry: StatedPart, key: PacedKey, space: StatedSpace) -> tuple[dict[st
     inside, names = dict(key.inside), [name for name, _, _ in space.axes]
     of_kind = {kind: [n for n in names if space.kind(n) == kind] for kind in ("stages", "data")}
     rows = key.rows * space.of_kind(inside, "experts")  # of a replica
-    most = gcd(space.batch // rows, space.devices // prod(inside.values()))
     mesh = {**inside}
-    if most > 1:
-        mesh |= dict.fromkeys(of_kind["data"][:1], most)
+    if key.replicas > 1:
+        mesh |= dict.fromkeys(of_kind["data"][:1], key.replicas)
     if key.split:
         mesh |= dict.fromkeys(of_kind["stages"][:1], 2)
     mesh = {n: mesh[n] for n in names if n in mesh}
@@ -116,15 +114,14 @@ def _mesh(entry: StatedPart, key: PacedKey, space: StatedSpace) -> tuple[dict[st
         or (key.stages > 1 and not of_kind["stages"])
         or (key.split and key.stages < 2)
         or space.batch % (rows * key.replicas)
-        or most % key.replicas
-        or not space.divides(mesh, space.batch // (rows * most))
+        or not space.divides(mesh, space.batch // (rows * key.replicas))
     ):
         raise Unfounded(f"{entry.path} is no strategy of the space's kinds")
     _, can = space.choices(mesh)
     legal = key.again < len(space.recomputes) and key.zero in can["zero"]
     if not legal or any(v not in can[k] for k, v in zip(("along", "heads", "rows"), key.rules)):
         raise Unfounded(f"{entry.path} is no strategy of the space's kinds")
-    return mesh, space.batch // (rows * most)
+    return mesh, space.batch // (rows * key.replicas)
 
 
 class _Played:
@@ -146,8 +143,7 @@ class _Played:
             self.loops[function.phase] = [n for n in nodes if n.name in cut and isinstance(n.work, WorkLoop)]
         if any(len(nodes) > 1 for nodes in self.loops.values()):
             raise Unfounded("a pass with two loops has no pace")
-        data = {n for n, kind, _ in space.axes if kind == "data"}
-        axes = [replace(a, size=key.replicas) if a.name in data else a for a in program.axes if a.kind == "mesh"]
+        axes = [a for a in program.axes if a.kind == "mesh"]
         if key.stages > 1:
             stages = Axis(next(n for n, kind, _ in space.axes if kind == "stages"), key.stages, "mesh")
             axes = [*axes[:1], stages, *axes[1:]] if key.first == "data" else [stages, *axes]

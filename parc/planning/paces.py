@@ -3,17 +3,14 @@
 A layer's gradients go as one message, which waits for the last of them; the next layer's weights come behind it on the
 same links. So a pass may last longer than its kernels, and than its messages, and how much longer hangs on what waits
 for what. Therefore the loop itself is played, as it is when a step is priced: of a strategy of one stage with the very
-rows and stage of ZeRO, its messages on the links on which they are in the candidate; for as many iterations as a chunk
-of a stage has. What else is in the passes can only make them longer: whatever begins later ends later. The strategy has
-as many replicas as any candidate: with fewer, messages bring and take as much, and what is done with a device's part of
-it takes longer.
+rows, replicas and stage of ZeRO, its messages on the links on which they are in the candidate; for as many iterations
+as a chunk of a stage has. What else is in the passes can only make them longer: whatever begins later ends later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from math import gcd
 
 from compiler.cost.kernels.program import features
 from compiler.cost.kernels.work import Part, WorkLoop
@@ -57,7 +54,7 @@ class Paces:
     def __init__(self, layers: Layers) -> None:
         self.layers, self.space = layers, layers.space
         self.known: dict[PaceKey, dict[int, tuple[float, float]] | None] = {}
-        self.loops: dict[tuple[SplitLayer, int, int, bool], tuple[Program, dict[FunctionKey, Part]] | None] = {}
+        self.loops: dict[tuple[SplitLayer, int, int, int, bool], tuple[Program, dict[FunctionKey, Part]] | None] = {}
 
     def of(self, choice: PlanChoice, layer: SplitLayer, rows: int) -> tuple[float, float] | None:
         """Seconds of an iteration, forward and backward, in all chunks of a candidate at least."""
@@ -82,7 +79,7 @@ class Paces:
 
     def _loops(self, key: PaceKey) -> tuple[Program, dict[FunctionKey, Part]] | None:
         """The program, and each pass's loop alone."""
-        of = key.layer, key.rows, key.zero, key.split
+        of = key.layer, key.rows, key.replicas, key.zero, key.split
         if of not in self.loops:
             try:
                 self.loops[of] = self._lowered(*of)
@@ -91,10 +88,9 @@ class Paces:
         return self.loops[of]
 
     def _lowered(
-        self, kind: SplitLayer, rows: int, zero: int, split: bool
+        self, kind: SplitLayer, rows: int, replicas: int, zero: int, split: bool
     ) -> tuple[Program, dict[FunctionKey, Part]] | None:
         layers, space = self.layers, self.space
-        replicas = gcd(space.batch // (rows * layers.experts(kind)), space.devices // kind.devices)
         inside = tuple((layers.roles[name], n) for name, n in kind.inside)
         data = ((next(r for r in space.roles if r.kind == DATA), replicas),) if replicas > 1 else ()
         cut = ((next(r for r in space.roles if r.kind == STAGES), 2),) if split else ()
@@ -134,8 +130,7 @@ class Paces:
 
     def _axes(self, key: PaceKey, program: Program) -> Iterator[Axis]:
         """Those of the program, with the candidate's stages in their place."""
-        data = next(r.name for r in self.space.roles if r.kind == DATA)
-        mine = [replace(a, size=key.replicas if a.name == data else a.size) for a in program.axes if a.kind == "mesh"]
+        mine = [a for a in program.axes if a.kind == "mesh"]
         yield from (a for a in program.axes if a.name == TIME)
         if key.stages > 1:
             name = next(r.name for r in self.space.roles if r.kind == STAGES)
