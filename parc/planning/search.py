@@ -185,9 +185,10 @@ class Search:
 
     def _rough(self, of: _Open) -> bool:
         """Whether more can be found out about it without a price."""
-        return not isinstance(of.what, PlanChoice) or (
-            self.minimise == STEP and of.what.rules.zero > 1 and not of.paced
-        )
+        what = of.what
+        if not isinstance(what, PlanChoice) or not of.guess:  # looked at before any price was known
+            return True
+        return self.minimise == STEP and what.rules.zero > 1 and not of.paced
 
     def _guessed(self, of: _Open) -> float:
         """What a candidate takes, or the best of many; as long as no price is known, candidates go first."""
