@@ -69,9 +69,9 @@ def stated_paces(stated: StatedPart, job: Job, space: StatedSpace, build: Build)
             entry["split"].truth(),
         )
         if key in found:
-            raise Unfounded(f"{entry.path} stands there twice")
+            raise Unfounded(f"{entry.path} stands there twice", entry.path)
         if extra := sorted(entry.items().keys() - {*FIELDS, "turns"}):
-            raise Unfounded(f"{entry.path} has `{extra[0]}`, which no bound asks for")
+            raise Unfounded(f"{entry.path} has `{extra[0]}`, which no bound asks for", entry.path)
         mesh, m = _mesh(entry, key, space)
         rules = {"zero": key.zero, "recompute": key.again, "along": key.rules[0], "heads": key.rules[1], "chunks": 1}
         schedule = "zero_bubble" if key.split else ""
@@ -80,12 +80,12 @@ def stated_paces(stated: StatedPart, job: Job, space: StatedSpace, build: Build)
         try:
             played = _Played(job, space, key, strategy)
         except ParcError as error:
-            raise Unfounded(f"{entry.path} cannot be: {error}") from None
+            raise Unfounded(f"{entry.path} cannot be: {error}", entry.path) from None
         for row in entry["turns"].each():
             n, *seconds = row.each()
             turns[n.whole(1)] = times = played.seconds(n.whole(1))
             if len(seconds) != 2 or n.whole(1) > space.layers:
-                raise Unfounded(f"{row.path} is not a number of iterations, and two of seconds")
+                raise Unfounded(f"{row.path} is not a number of iterations, and two of seconds", row.path)
             for one, is_so in zip(seconds, times, strict=True):
                 one.be(is_so)
         found[key] = turns
@@ -116,11 +116,11 @@ def _mesh(entry: StatedPart, key: PacedKey, space: StatedSpace) -> tuple[dict[st
         or space.batch % (rows * key.replicas)
         or not space.divides(mesh, space.batch // (rows * key.replicas))
     ):
-        raise Unfounded(f"{entry.path} is no strategy of the space's kinds")
+        raise Unfounded(f"{entry.path} is no strategy of the space's kinds", entry.path)
     _, can = space.choices(mesh)
     legal = key.again < len(space.recomputes) and key.zero in can["zero"]
     if not legal or any(v not in can[k] for k, v in zip(("along", "heads", "rows"), key.rules)):
-        raise Unfounded(f"{entry.path} is no strategy of the space's kinds")
+        raise Unfounded(f"{entry.path} is no strategy of the space's kinds", entry.path)
     return mesh, space.batch // (rows * key.replicas)
 
 
@@ -142,7 +142,7 @@ class _Played:
             nodes = found.parts[0][function.key].nodes
             self.loops[function.phase] = [n for n in nodes if n.name in cut and isinstance(n.work, WorkLoop)]
         if any(len(nodes) > 1 for nodes in self.loops.values()):
-            raise Unfounded("a pass with two loops has no pace")
+            raise Unfounded("a pass with two loops has no pace", "paces")
         axes = [a for a in program.axes if a.kind == "mesh"]
         if key.stages > 1:
             stages = Axis(next(n for n, kind, _ in space.axes if kind == "stages"), key.stages, "mesh")
