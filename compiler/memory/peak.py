@@ -105,20 +105,29 @@ class ClassMemory:
 
     def _add_up(self, schedule: Iterable[tuple[tuple[FunctionKey, ...], int]]) -> MemoryUse:
         now: Totals = {key: sum(n for _, n in items) for key, items in self.static.items()}
+        sums = _by_memory(now)
         peaks: MemoryUse = {}
         self._record(peaks, now)
         accumulated: set[str] = set()
+        known: dict[int, tuple[MemoryEffect, dict[str, int]]] = {}
         for steps, n in schedule:
             for i in range(min(n, 3)):
                 before = dict(now)
                 for phase, chunk in steps:
                     effect = self.effect(phase, chunk, accumulated)
                     for memory, top in effect.peaks.items():
-                        self._record(peaks, _sum(now, top.totals), memory)
-                    now = _sum(now, effect.delta)
+                        if id(top) not in known:
+                            known[id(top)] = effect, _by_memory(top.totals)
+                        total = sums.get(memory, 0) + known[id(top)][1].get(memory, 0)
+                        if memory not in peaks or total > peaks[memory].bytes:
+                            self._record(peaks, _sum(now, top.totals), memory)
+                    for (memory, role), size in effect.delta.items():
+                        now[memory, role] = now.get((memory, role), 0) + size
+                        sums[memory] = sums.get(memory, 0) + size
                     accumulated |= self.touched[phase, chunk]
-                if i == 1:  # what the second round did, the rounds up to the last do too
-                    now = _sum(now, {k: (v - before.get(k, 0)) * (n - 3) for k, v in now.items()} if n > 3 else {})
+                if i == 1 and n > 3:  # what the second round did, the rounds up to the last do too
+                    now = _sum(now, {k: (v - before.get(k, 0)) * (n - 3) for k, v in now.items()})
+                    sums = _by_memory(now)
         return dict(sorted(peaks.items(), key=lambda kind: kind[0] != FIRST))  # the devices' own first, in every run
 
     def _record(self, peaks: MemoryUse, now: Totals, only: str | None = None) -> None:
@@ -145,6 +154,13 @@ def most(program: Program) -> dict[str, int]:
     for kinds in memory_use(program).values():
         for kind, peak in kinds.items():
             found[kind] = max(found.get(kind, 0), peak.bytes)
+    return found
+
+
+def _by_memory(of: Totals) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for (memory, _), n in of.items():
+        found[memory] = found.get(memory, 0) + n
     return found
 
 

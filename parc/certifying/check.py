@@ -21,11 +21,14 @@ from dsl.source import Source, Span
 from parc.certifying.counting import FIELDS, StatedSpace, stated_space
 from parc.certifying.floors import Floors, numbers
 from parc.certifying.layers import LayerTable, stated_layers
+from parc.certifying.paces import stated_paces
 from parc.certifying.stated import StatedPart, Unfounded, alike
 from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.price import price
 
-FORMAT = 2
+FORMAT = 3
+
+SPLITS = ("inner", "experts", "heads", "rows", "positions")
 
 MOST = 64
 """Choices of one kind that a space has at most."""
@@ -79,9 +82,10 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
         return strategy_of(mesh, m, rules, space, stated)
 
     layers = LayerTable(space, stated_layers(stated, serial, space, build))
+    paces = stated_paces(stated, serial, space, build)
     tried, values = _priced(stated, serial, space, minimise)
     best = _best(stated, own, values)
-    tally = Tallied(space, floors, layers, minimise, best, tried).count()
+    tally = Tallied(space, floors, layers, paces, minimise, best, tried).count()
     _counts(stated, tally, values, best)
     stated["seconds"].number()
     plan = price(own)
@@ -107,13 +111,13 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
         if there.get(label.text()) != turns.whole(1):
             raise Unfounded(f"{label.path} is no loop at the top of the model, or has another count", label.path)
     layers = sum(count.whole(1) for _, count in loops)
-    rows = [d.text() for d in of["splits"]["rows"].each()]
+    splits = {k: [d.text() for d in of["splits"][k].each()] for k in SPLITS}
     batch = of["batch"]["dim"].text()
     first = job.model.inputs[0].value.type.names[:1] if job.model.inputs else ()
     if batch not in ("", *first):
         raise Unfounded(f"{of.path}.batch.dim is not the first dim of the first input", of.path)
     try:
-        model, links = numbers(job, batch, layers, [label.text() for label, _ in loops], rows, scopes)
+        model, links = numbers(job, batch, layers, [label.text() for label, _ in loops], splits, scopes)
     except ParcError as error:
         raise Unfounded(f"{of.path}.recompute: {error}", of.path) from None
     for part, found in (("work", model), ("cluster", links)):

@@ -123,16 +123,6 @@ class StatedSpace:
                 return False
         return True
 
-    def stride(self, mesh: Mapping[str, int], first: str) -> int:
-        """From one replica to the next. first: the kind of the outermost axis, where it is not the usual one."""
-        axes = [name for name, _, _ in self.axes if name in mesh]
-        if first == "data":
-            axes.sort(key=lambda a: self.kind(a) != "data")
-        for at, axis in enumerate(axes):
-            if self.kind(axis) == "data":
-                return prod(mesh[a] for a in axes[at + 1 :])
-        return 1
-
 
 def divisors_of(n: int) -> list[int]:
     small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]

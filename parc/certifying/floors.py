@@ -24,12 +24,18 @@ from compiler.model import Job
 from compiler.program import FunctionPhase
 from compiler.schedules.actions import actions
 from compiler.strategy import SERIAL, RecomputeRule
+from parc.certifying.links import Lie, copies, divides, least_sent, weight_kinds
 
 
 def numbers(
-    job: Job, batch: str, layers: int, loops: Sequence[str], rows: Sequence[str], choices: Sequence[Sequence[str]]
+    job: Job,
+    batch: str,
+    layers: int,
+    loops: Sequence[str],
+    splits: Mapping[str, Sequence[str]],
+    choices: Sequence[Sequence[str]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What bounds are made of: of the model, and of the cluster."""
+    """What bounds are made of: of the model, and of the cluster. splits: dims, by what splits them."""
     cluster = job.cluster
     assert cluster is not None
     cal = of_cluster(cluster)
@@ -70,16 +76,8 @@ def numbers(
         lists["host"].append(dispatched * cal.host)
         lists["activations"].append(Systems(compiled, found).fullest.turning)
     model: dict[str, Any] = {**lists, "update": update, "fixed": cal.fixed}
-    of_states = {u.weight: u.states for u in job.updates}
-    for prefix, looped in (("", False), ("loop_", True)):
-        weights = [w for w in job.model.weights if w.trained and (not looped or {*w.loops} & {*loops})]
-        dense = [w.value.type.shape for w in weights if not {*w.value.type.names} & {*rows}]
-        model[f"{prefix}parameters"] = sum(map(prod, dense))
-        model[f"{prefix}stored"] = sum(w.value.type.bytes for w in weights)
-        model[f"{prefix}moments"] = sum(s.value.type.bytes for w in weights for s in of_states.get(w.name, ()))
     read = {v.name for v in first.backward.inputs} if first is not None else set()
-    again = [w.value for w in job.model.weights if w.trained and {*w.loops} & {*loops} and w.name in read]
-    model["again"] = sum(prod(v.type.shape) for v in again if not {*v.type.names} & {*rows})
+    model["weights"] = weight_kinds(job, loops, splits, read)
     return model, _cluster(job)
 
 
@@ -146,17 +144,16 @@ class Floors:
 
     def _seconds(
         self,
-        stages: int,
-        replicas: int,
-        stride: int,
+        lie: Lie,
         m: int,
         zero: int,
         again: int,
         in_turn: bool,
         known: float = 0.0,
     ) -> float:
-        """Of a step. stride: from one replica to the next; in_turn: stages wait for the first to come back; known: what
-        a micro-batch takes of the stages together."""
+        """Of a step. in_turn: stages wait for the first to come back; known: what a micro-batch takes of the stages
+        together."""
+        stages, replicas = lie.stages, lie.replicas
         model, each = self.model, 1 / self.devices
         work, launched, host = model["passes"][again] * each, model["launches"][again], model["host"][again]
         least_rows = self.positions * stages / (m * self.devices)  # that a product has, if all axes split them
@@ -174,33 +171,44 @@ class Floors:
         busy = max(busy, known * m / stages)
         idle = max(idle, busy)
         last = model["update"] * each * (replicas if zero == 0 else 1) + model["fixed"]
-        reduce, gather = self.messages(model["parameters"] * replicas * each, replicas, stride)
+        reduce, gather = self.messages(lie, "", zero > 1)
         hides = self.cluster["hidden"] * busy / m
         beside, behind = [
             (0.0, 2 * reduce),
-            (0.0, reduce + gather),
+            (0.0, reduce + min(reduce, gather)),
             (m * reduce, gather),
-            (m * (reduce + gather + self.messages(model["again"] * replicas * each, replicas, stride)[1]), 0.0),
+            (m * (reduce + gather + self.messages(lie, "again", True)[1]), 0.0),
         ][zero]
         return float(max(idle, max(busy, beside) + max(0.0, behind - hides)) + last)
 
-    def _messages(self, elements: float, replicas: int, stride: int) -> tuple[float, float]:
-        cluster = self.cluster
-        return (
-            self._ring(elements * cluster["gradient_wire"], replicas, stride),
-            self._ring(elements * cluster["wire"], replicas, stride),
-        )
+    def _messages(self, lie: Lie, which: str, sharded: bool) -> tuple[float, float]:
+        """Of gradients that are reduced, and of weights that are gathered, on the average device. which: `looped`, or
+        read `again`, or all; sharded: of those that surely are."""
+        links, domains = self.cluster["links"], tuple(self.cluster["domains"])
+        sent = [0.0] * len(links)
+        for weight in self.model["weights"]:
+            axes = copies(lie, weight)
+            if (which and not weight[which]) or (sharded and not divides(lie, weight, self.devices)):
+                continue
+            each = weight["elements"] / self.devices * prod(n for n, _ in axes)
+            sent = [before + each * of for before, of in zip(sent, least_sent(tuple(axes), domains), strict=True)]
+        seconds = max(of / link for of, link in zip(sent, links, strict=True))
+        return seconds * self.cluster["gradient_wire"], seconds * self.cluster["wire"]
 
     # --- with what is known of layers ----------------------------------------------------------------------------
 
     def _stages(self, stages: int, chunks: int) -> list[tuple[int, int, int]]:
         """Of each stage in turn: layers of the first chunks before it, its own, of its smallest chunk. What does not
         come out even goes to the stages between the ends first."""
-        virtual = stages * chunks
-        counts = [self.layers // virtual] * virtual
-        for k in [*range(1, virtual - 1), 0, virtual - 1][: self.layers % virtual]:
-            counts[k] += 1
+        counts = self.counts(stages * chunks)
         return [(sum(counts[:k]), sum(counts[k::stages]), min(counts[k::stages])) for k in range(stages)]
+
+    def counts(self, chunks: int) -> list[int]:
+        """Layers of each chunk, in the order in which a micro-batch comes to them."""
+        counts = [self.layers // chunks] * chunks
+        for k in [*range(1, chunks - 1), 0, chunks - 1][: self.layers % chunks]:
+            counts[k] += 1
+        return counts
 
     def outside(self, again: int) -> float:
         """Work that is in no loop, as far as that is known."""
@@ -216,50 +224,44 @@ class Floors:
 
     def row(
         self,
-        stages: int,
-        replicas: int,
-        stride: int,
+        lie: Lie,
         m: int,
         zero: int,
         again: int,
         schedule: str,
         chunks: int,
         layer: Mapping[str, float],
+        pace: tuple[float, float] | None = None,
     ) -> float:
         """Of the stage that ends last, and then what the first stage has to send behind its passes."""
-        numbers = stages, replicas, stride, m, zero, schedule, chunks
-        found = self._row(*numbers, layer, self.together(stages, m, again, layer))
+        numbers = lie, m, zero, schedule, chunks
+        found = self._row(*numbers, layer, self.together(lie.stages, m, again, layer))
         if zero < 2 or not layer["forward"]:
             return found
         # each pass lasts until what goes beside it is over, and a layer's share of that goes with the layer
-        per_stage = self.model["loop_parameters"] * stages * replicas / self.devices
-        reduce, gather = self.messages(per_stage, replicas, stride)
-        _, once_more = self.messages(self.model["again"] * stages * replicas / self.devices, replicas, stride)
+        reduce, gather = self.messages(lie, "looped", True)
+        _, once_more = self.messages(lie, "again", True)
         if zero == 2:
             gather = once_more = 0.0
         back = reduce + once_more
         passes = {"forward": max(layer["forward"], gather), "backward": max(layer["backward"], back)}
         beside = {**layer, **passes, "rest": 0.0, "tail": 0.0}
-        return max(found, self._row(*numbers, beside, sum(passes.values()) + layer["added"]))
+        found = max(found, self._row(*numbers, beside, sum(passes.values()) + layer["added"]))
+        if pace is None:
+            return found
+        for name, seconds in zip(("forward", "backward"), pace, strict=True):
+            passes[name] = max(passes[name], self.layers * seconds)
+        return max(found, self._row(*numbers, {**beside, **passes}, sum(passes.values()) + layer["added"]))
 
     def _row(
-        self,
-        stages: int,
-        replicas: int,
-        stride: int,
-        m: int,
-        zero: int,
-        schedule: str,
-        chunks: int,
-        layer: Mapping[str, float],
-        all_stages: float,
+        self, lie: Lie, m: int, zero: int, schedule: str, chunks: int, layer: Mapping[str, float], all_stages: float
     ) -> float:
-        model = self.model
+        model, stages, replicas = self.model, lie.stages, lie.replicas
         ends, first, share = 0.0, 0.0, 0.0
-        weights, extra = model["loop_parameters"], model["fixed"]
+        which, extra = "looped", model["fixed"]
         in_turn = schedule in ("gpipe", "one_f_one_b")
         if stages == 1:
-            ends, first, share, weights = m * all_stages, all_stages, 1.0, model["parameters"]
+            ends, first, share, which = m * all_stages, all_stages, 1.0, ""
             extra += model["update"] / self.devices * (replicas if zero == 0 else 1)
         elif self.loops != 1:
             ends = all_stages * m / (sum((1 - 1 / m) ** k for k in range(stages)) if in_turn else stages)
@@ -275,51 +277,37 @@ class Floors:
                 last += all_stages - both * self.layers - layer["tail"]
             ends = max(ends, last)
             first, share = cut[0][1] * both, cut[0][1] * stages / self.layers
-        reduce, gather = self.messages(weights * share * replicas / self.devices, replicas, stride)
-        behind = {0: reduce + reduce, 1: reduce + gather, 2: gather, 3: 0.0}[zero]
+        reduce, gather = self.messages(lie, which, zero > 1)
+        behind = share * {0: reduce + reduce, 1: reduce + min(reduce, gather), 2: gather, 3: 0.0}[zero]
         return float(ends + max(0.0, behind - self.cluster["hidden"] * first) + extra)
 
-    def held(
-        self, stages: int, replicas: int, m: int, zero: int, schedule: str, chunks: int, layer: Mapping[str, float]
-    ) -> float:
+    def held(self, lie: Lie, m: int, zero: int, schedule: str, chunks: int, layer: Mapping[str, float]) -> float:
         """Bytes of the first stage, when it has run forward as often as it does before it first runs back."""
-        times = 1 + self.cluster["reserve"]
+        times, stages = 1 + self.cluster["reserve"], lie.stages
         if stages == 1:
-            return float(self.bytes(replicas, zero) + layer["saved"] * times)
+            return float(self.bytes(lie, zero) + layer["saved"] * times)
         if self.loops != 1:
-            return float(self.bytes(replicas, zero))
+            return float(self.bytes(lie, zero))
         _, own, least = self.stages(stages, chunks)[0]
-        kept = self.bytes(replicas, zero, own * stages / self.layers)
+        kept = self.bytes(lie, zero, own * stages / self.layers)
         runs = self.before_back(stages, chunks, m, schedule)
-        return max(float(self.bytes(replicas, zero)), float(kept + runs * least * layer["saved"] / self.layers * times))
+        return max(float(self.bytes(lie, zero)), float(kept + runs * least * layer["saved"] / self.layers * times))
 
     def _before_back(self, stages: int, chunks: int, m: int, schedule: str) -> int:
         """How often the first stage runs forward (a chunk) before it first runs back."""
         played = actions(schedule, stages, chunks, m, 0)
         return next(i for i, action in enumerate(played) if action.kind is not FunctionPhase.FORWARD)
 
-    def _ring(self, size: float, members: int, stride: int) -> float:
-        """Of the links of each level, the longest: a device sends all but its own part to those that it reaches there,
-        of what inner levels have left of it."""
-        longest, reached = 0.0, 1
-        last = len(self.cluster["domains"]) - 1
-        for i, (domain, link) in enumerate(zip(self.cluster["domains"], self.cluster["links"], strict=True)):
-            inside = members if i == last else max(1, min(members, ceil(domain / stride) if stride < domain else 1))
-            count = max(1, ceil(inside / reached))
-            longest = max(longest, size / reached * (1 - 1 / count) / link)
-            reached *= count
-        return longest
-
-    def _bytes(self, replicas: int, zero: int, looped: float = 0.0) -> float:
+    def _bytes(self, lie: Lie, zero: int, looped: float = 0.0) -> float:
         """looped: of what is in loops alone, so many times the average device's share (0: of all, the average)."""
-        model, cluster, n = self.model, self.cluster, self.devices
-        whole, parts = replicas / n, 1 / n
-        of = "loop_" if looped else ""
-        times = looped or 1.0
-        if zero == 3:
-            return float((model[f"{of}stored"] + model[f"{of}moments"]) * parts * times + cluster["context"])
-        elements = model[f"{of}parameters"]
-        found = elements * cluster["copy"] * whole
-        found += elements * cluster["gradient"] * (parts if zero == 2 else whole)
-        states = elements * cluster["stored"] + model[f"{of}moments"]
-        return float((found + states * (parts if zero else whole)) * times + cluster["context"])
+        cluster, found = self.cluster, 0.0
+        for weight in self.model["weights"]:
+            if looped and not weight["looped"]:
+                continue
+            whole = prod(n for n, _ in copies(lie, weight))  # devices that have the same
+            kept = weight["elements"] * (cluster["copy"] + cluster["gradient"] / (whole if zero == 2 else 1)) * whole
+            states = weight["elements"] * cluster["stored"] + weight["moments"]
+            if zero == 3:
+                kept, states = 0.0, weight["stored"] + weight["moments"]
+            found += kept + states * (1 if zero else whole)
+        return float(found / self.devices * (looped or 1.0) + cluster["context"])

@@ -11,6 +11,8 @@ from dsl.data import dataclass
 from parc.certifying.counting import StatedSpace, divisors_of
 from parc.certifying.floors import Floors
 from parc.certifying.layers import LayerTable
+from parc.certifying.links import Lie, lie_of
+from parc.certifying.paces import PacedKey, Turns, pace_of
 
 ROUNDED = 1 + 1e-9
 """Sums of floats hang on their order: a bound that reaches the limit but for that is one."""
@@ -34,6 +36,7 @@ class Tallied:
     space: StatedSpace
     floors: Floors
     layers: LayerTable
+    paces: Mapping[PacedKey, Turns]
     minimise: str
     limit: float
     tried: Collection[Any]
@@ -53,9 +56,9 @@ class Tallied:
 
     def _bounded(self, mesh: Mapping[str, int], m: int, can: Mapping[str, Sequence[Any]], found: SpaceTally) -> None:
         space, floors = self.space, self.floors
-        replicas = space.of_kind(mesh, "data")
+        least = lie_of(space, mesh, "", True)
         memory = floors.cluster["memory"]
-        fitting = [zero for zero in can["zero"] if floors.bytes(replicas, zero) <= memory]
+        fitting = [zero for zero in can["zero"] if floors.bytes(least, zero) <= memory]
         every = prod(len(can[k]) for k in can if k != "zero")
         found.too_large += every * (len(can["zero"]) - len(fitting))
         if not fitting:
@@ -65,12 +68,45 @@ class Tallied:
             if self.minimise == "step":
                 known = {z: of for z, of in known.items() if all(self._all(mesh, m, w) < self.limit for w in of)}
             for first, zero, schedule in product(can["first"], known, can["schedule"]):
-                bound = self._bound(mesh, m, first, zero, again, schedule, known[zero])
+                bound = self._bound(lie_of(space, mesh, first, heads), m, zero, again, schedule, known[zero])
+                if bound * ROUNDED < self.limit and zero > 1 and self.minimise == "step":
+                    pace = self._pace(mesh, m, first, zero, again, schedule, (along, heads, tables))
+                    lie = lie_of(space, mesh, first, heads)
+                    bound = max([bound, *self._paced(lie, m, zero, again, schedule, known[zero], pace)])
                 if bound * ROUNDED >= self.limit:
                     continue
                 key = candidate(mesh, m, first, zero, again, schedule, along, heads, tables)
                 if key not in self.tried:
                     found.least = bound if found.least is None else min(found.least, bound)
+
+    def _pace(
+        self,
+        mesh: Mapping[str, int],
+        m: int,
+        first: str,
+        zero: int,
+        again: int,
+        schedule: tuple[str, int],
+        rules: tuple[str, bool, bool],
+    ) -> tuple[float, float] | None:
+        name, chunks = schedule
+        sizes = {n for n in self.floors.counts(self.space.of_kind(mesh, "stages") * chunks) if n}
+        return pace_of(self.paces, self.space, mesh, m, first, zero, again, name, rules, sizes)
+
+    def _paced(
+        self,
+        lie: Lie,
+        m: int,
+        zero: int,
+        again: int,
+        schedule: tuple[str, int],
+        known: Sequence[Mapping[str, float]],
+        pace: tuple[float, float] | None,
+    ) -> list[float]:
+        """With loops that last so long."""
+        if pace is None:
+            return []
+        return [self.floors.row(lie, m, zero, again, *schedule, layer, pace) for layer in known]
 
     def _all(self, mesh: Mapping[str, int], m: int, layer: Mapping[str, float]) -> float:
         """Whatever else is chosen: each stage has its share of the layers of each micro-batch."""
@@ -79,27 +115,25 @@ class Tallied:
 
     def _bound(
         self,
-        mesh: Mapping[str, int],
+        lie: Lie,
         m: int,
-        first: str,
         zero: int,
         again: int,
         schedule: tuple[str, int],
         known: Sequence[Mapping[str, float]],
     ) -> float:
         """The highest that is known; infinite for what does not fit."""
-        space, floors, (name, chunks) = self.space, self.floors, schedule
-        p, d = space.of_kind(mesh, "stages"), space.of_kind(mesh, "data")
-        sizes = [floors.bytes(d, zero), *(floors.held(p, d, m, zero, name, chunks, layer) for layer in known)]
+        floors, (name, chunks), p = self.floors, schedule, lie.stages
+        sizes = [floors.bytes(lie, zero), *(floors.held(lie, m, zero, name, chunks, layer) for layer in known)]
         if max(sizes) > floors.cluster["memory"]:
             return float("inf")
         if self.minimise != "step":
             return float(max(sizes))
-        stride, in_turn = space.stride(mesh, first), name in IN_TURN
-        bounds = [floors.seconds(p, d, stride, m, zero, again, in_turn)]
+        in_turn = name in IN_TURN
+        bounds = [floors.seconds(lie, m, zero, again, in_turn)]
         for layer in known:
-            bounds.append(floors.seconds(p, d, stride, m, zero, again, in_turn, floors.together(p, m, again, layer)))
-            bounds.append(floors.row(p, d, stride, m, zero, again, name, chunks, layer))
+            bounds.append(floors.seconds(lie, m, zero, again, in_turn, floors.together(p, m, again, layer)))
+            bounds.append(floors.row(lie, m, zero, again, name, chunks, layer))
         return float(max(bounds))
 
 

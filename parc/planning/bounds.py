@@ -21,8 +21,7 @@ Memory. Weights, gradients and the optimizer's states, evenly over all devices t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from functools import lru_cache
 from itertools import accumulate
 from math import prod
@@ -32,7 +31,8 @@ from compiler.schedules.actions import Turn, interleaved_ahead
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
 from parc.planning.layer_work import LayerWork
-from parc.planning.space import DATA, STAGES, PlanChoice, PlanSpace
+from parc.planning.space import PlanChoice, PlanSpace
+from parc.planning.spread import Spread, over_links, spread_of
 from parc.planning.work import ClusterWork, ModelWork
 
 IN_TURN = ("gpipe", "one_f_one_b")
@@ -58,20 +58,24 @@ class LowerBounds:
     loops: int = 1
     positions: int = 0
     narrowest: int = 0
+    known: dict[tuple[Spread, str, bool], tuple[float, float]] = field(default_factory=dict, compare=False)
+    sizes: dict[tuple[Spread, int, bool], float] = field(default_factory=dict, compare=False)
 
-    def seconds(self, of: PlanChoice, layer: LayerWork | None = None) -> float:
-        """Of a step."""
-        mesh, rules = of.mesh, of.rules
-        d, at = replicas(of)
-        p, m, again = mesh.size(STAGES), mesh.microbatches, rules.recompute
-        plain = self.of(p, d, at, m, rules.zero, again, rules.schedule, layer)
+    def seconds(self, of: PlanChoice, layer: LayerWork | None = None, pace: tuple[float, float] | None = None) -> float:
+        """Of a step. pace: seconds of an iteration of the loop in each pass, with the messages beside it (`paces`)."""
+        rules, m, spread = of.rules, of.mesh.microbatches, spread_of(of)
+        again = rules.recompute
+        plain = self.of(spread, m, rules.zero, again, rules.schedule, layer)
         if layer is None:
             return plain
-        numbers = p, d, at, m, rules.zero, again, rules.schedule, rules.chunks
-        row = self.row(*numbers, layer, self.through(p, m, again, layer))
+        numbers = spread, m, rules.zero, again, rules.schedule, rules.chunks
+        row = self.row(*numbers, layer, self.through(spread.stages, m, again, layer))
         if rules.zero > 1 and layer.forward:
-            slower = self.sharded(p, d, at, rules.zero, layer)
+            slower = self.sharded(spread, rules.zero, layer)
             row = max(row, self.row(*numbers, slower, slower.both))
+            if pace is not None:
+                slower = self.paced(slower, pace)
+                row = max(row, self.row(*numbers, slower, slower.both))
         return max(plain, row * SURE)
 
     def apart(self, stages: int, data: int, m: int) -> bool:
@@ -79,31 +83,27 @@ class LowerBounds:
         each = self.devices // stages
         return self.positions >= 2 * m * each and self.narrowest >= 2 * (each // data)
 
-    def sharded(self, p: int, d: int, stride: int, zero: int, layer: LayerWork) -> LayerWork:
+    def sharded(self, spread: Spread, zero: int, layer: LayerWork) -> LayerWork:
         """The same with what goes beside each pass, all of which ends with the pass: gradients beside the backward
         pass, weights beside each. Of the loops alone, for there is time for it beside the rest as well."""
-        reduced, gathered = self.messages(self.model.loop_parameters * p * d / self.devices, d, stride)
+        reduced, gathered = self.messages(spread, "loops", True)
         forward = max(layer.forward, gathered if zero == 3 else 0.0)
-        _, again = self.messages(self.model.again * p * d / self.devices, d, stride)
+        _, again = self.messages(spread, "again", True)
         backward = max(layer.backward, reduced + (again if zero == 3 else 0.0))
         return replace(layer, forward=forward, backward=backward, rest=0.0, tail=0.0)
 
-    def of(
-        self,
-        stages: int,
-        data: int,
-        stride: int,
-        m: int,
-        zero: int,
-        again: int,
-        schedule: str,
-        layer: LayerWork | None = None,
-    ) -> float:
-        """The same in numbers, of the average of all devices. stride: devices between neighbours along the axis of
-        data."""
-        model, cluster, n = self.model, self.cluster, self.devices
+    def paced(self, layer: LayerWork, pace: tuple[float, float]) -> LayerWork:
+        """The same with loops that last so long."""
+        forward, backward = (
+            max(a, self.layers * b) for a, b in zip((layer.forward, layer.backward), pace, strict=True)
+        )
+        return replace(layer, forward=forward, backward=backward)
+
+    def of(self, spread: Spread, m: int, zero: int, again: int, schedule: str, layer: LayerWork | None = None) -> float:
+        """The same in numbers, of the average of all devices."""
+        model, cluster, n, stages = self.model, self.cluster, self.devices, spread.stages
         work = model.passes[again] / n
-        apart = self.apart(stages, data, m)
+        apart = self.apart(stages, spread.data, m)
         through = work / m * stages + apart * model.launches[again]  # of a micro-batch, through all stages
         share = m / stages * max(through, apart * model.host[again])
         passes = [share]
@@ -114,22 +114,24 @@ class LowerBounds:
         if layer is not None:
             share = max(share, m / stages * self.through(stages, m, again, layer) * SURE)
         least = max(*passes, share)
-        update = model.update / n * (1 if zero else data) + model.fixed
-        reduced, gathered = self.messages(model.parameters / (n // data), data, stride)
+        update = model.update / n * (1 if zero else spread.data) + model.fixed
         if zero < 2:
-            messages = reduced + (gathered if zero else reduced)
+            reduced, gathered = self.messages(spread)
+            messages = reduced + (min(reduced, gathered) if zero else reduced)
             return max(least, share + max(0.0, messages - cluster.hidden * share / m)) + update
-        _, back = self.messages(model.again / (n // data), data, stride)
+        reduced, gathered = self.messages(spread, sharded=True)
+        _, back = self.messages(spread, "again", True)
         beside = m * (reduced + (gathered + back if zero == 3 else 0.0))
         behind = gathered if zero == 2 else 0.0
         return max(least, max(share, beside) + max(0.0, behind - cluster.hidden * share / m)) + update
 
     def beside(self, of: PlanChoice) -> float:
         """Seconds of the messages that go beside the passes, of the average of all devices."""
-        d, at = replicas(of)
-        reduced, gathered = self.messages(self.model.parameters / (self.devices // d), d, at)
         zero = of.rules.zero
-        return of.mesh.microbatches * (reduced + (2 * gathered if zero == 3 else 0.0)) if zero >= 2 else 0.0
+        if zero < 2:
+            return 0.0
+        reduced, gathered = self.messages(spread_of(of), sharded=True)
+        return of.mesh.microbatches * (reduced + (2 * gathered if zero == 3 else 0.0))
 
     def through(self, stages: int, m: int, again: int, layer: LayerWork) -> float:
         """Seconds of a micro-batch's way through all stages, of devices that share a layer. What is in no loop is known
@@ -150,9 +152,7 @@ class LowerBounds:
 
     def row(
         self,
-        p: int,
-        d: int,
-        stride: int,
+        spread: Spread,
         m: int,
         zero: int,
         again: int,
@@ -164,12 +164,13 @@ class LowerBounds:
         """Of the stage that ends last: it waits for those before it as the first micro-batch comes, they for it as the
         last goes back; what the first stage has to send then comes on top of that. through: what a micro-batch takes of
         all stages together."""
+        p = spread.stages
         first = through  # of a micro-batch, on the first stage
         parts = 1.0  # of the weights of the loops, times the stages, that it has
         update = self.model.fixed
         if p == 1:
             longest = m * through
-            update += self.model.update / self.devices * (1 if zero else d)
+            update += self.model.update / self.devices * (1 if zero else spread.data)
         elif self.loops != 1:
             longest = through / (1 - (1 - 1 / m) ** p) if schedule in IN_TURN else m / p * through
             first = parts = 0.0
@@ -183,32 +184,35 @@ class LowerBounds:
                 ends[0] += through - self.layers * both - layer.tail  # it waits for all else that a micro-batch needs
             longest = max(ends)
             first, parts = cut.first * both, cut.first * p / self.layers
-        elements = self.model.parameters if p == 1 else self.model.loop_parameters * parts
-        reduced, gathered = self.messages(elements / (self.devices // d), d, stride)
-        behind = (2 * reduced, reduced + gathered, gathered, 0.0)[zero]
+        reduced, gathered = self.messages(spread, "" if p == 1 else "loops", zero > 1)
+        behind = parts * (2 * reduced, reduced + min(reduced, gathered), gathered, 0.0)[zero]
         return longest + max(0.0, behind - self.cluster.hidden * first) + update
 
-    def messages(self, elements: float, members: int, stride: int) -> tuple[float, float]:
-        """Seconds in which gradients of so many elements are reduced, and weights gathered."""
-        cluster = self.cluster
-        return (
-            self.ring(elements * cluster.gradient_wire, members, stride),
-            self.ring(elements * cluster.wire, members, stride),
-        )
-
-    def ring(self, size: float, members: int, stride: int) -> float:
-        """Seconds of a reduce-scatter (an all-gather) of so many bytes at least: of the level that needs longest."""
-        longest, left = 0.0, size
-        for count, link in zip(spans(members, stride, self.cluster.domains), self.cluster.links, strict=True):
-            longest = max(longest, left * (count - 1) / count / link)
-            left /= count
-        return longest
+    def messages(self, spread: Spread, which: str = "", sharded: bool = False) -> tuple[float, float]:
+        """Seconds in which gradients are reduced, and weights gathered, of the average of all devices: of the level
+        that needs longest. which: of weights `loops`, or those of them that are read `again`, or all; sharded: those
+        alone that are surely stored in pieces."""
+        key = (spread, which, sharded)
+        if key not in self.known:
+            sent = [0.0] * len(self.cluster.links)
+            for w in self.model.weights:
+                if (which and not w.looped) or (which == "again" and not w.again):
+                    continue
+                axes = spread.whole(w)
+                if not axes or (sharded and not spread.shards(w, self.devices)):
+                    continue
+                elements = w.elements * prod(n for n, _ in axes) / self.devices
+                for level, share in enumerate(over_links(axes, self.cluster.domains)):
+                    sent[level] += elements * share
+            longest = max(amount / link for amount, link in zip(sent, self.cluster.links, strict=True))
+            self.known[key] = longest * self.cluster.gradient_wire, longest * self.cluster.wire
+        return self.known[key]
 
     def bytes(self, of: PlanChoice, layer: LayerWork | None = None) -> float:
         """Of device memory, that the fullest device needs."""
-        mesh, rules = of.mesh, of.rules
-        d, p, m = mesh.size(DATA), mesh.size(STAGES), mesh.microbatches
-        plain = self.needed(d, rules.zero)
+        mesh, rules, spread = of.mesh, of.rules, spread_of(of)
+        p, m = spread.stages, mesh.microbatches
+        plain = self.needed(spread, rules.zero)
         if layer is None:
             return plain
         if p == 1:
@@ -221,21 +225,26 @@ class LowerBounds:
             "interleaved": min(m * rules.chunks, 1 + interleaved_ahead(Turn(p, rules.chunks, m), p - 1)),
         }
         held = alive.get(rules.schedule, min(m, p)) * cut.smallest * layer.saved / self.layers
-        return max(plain, self.needed(d, rules.zero, cut.first * p / self.layers) + held * (1 + self.cluster.reserve))
+        first = self.needed(spread, rules.zero, cut.first * p / self.layers)
+        return max(plain, first + held * (1 + self.cluster.reserve))
 
-    def needed(self, data: int, zero: int, parts: float = 0.0) -> float:
+    def needed(self, spread: Spread, zero: int, parts: float = 0.0) -> float:
         """The same in numbers: of the average of all devices, or of those that have so many times the average of what
         is in loops (`parts`)."""
-        model, cluster, n = self.model, self.cluster, self.devices
-        elements, stored, moments = model.parameters, model.stored, model.moments
-        if parts:
-            elements, stored, moments = model.loop_parameters, model.loop_stored, model.loop_moments
-        times = parts or 1.0
-        if zero == 3:
-            return (stored + moments) / n * times + cluster.context
-        apart = n // data
-        kept = elements * (cluster.copy / apart + cluster.gradient / (n if zero == 2 else apart))
-        return (kept + (elements * cluster.stored + moments) / (n if zero else apart)) * times + cluster.context
+        key = (spread, zero, bool(parts))
+        if key not in self.sizes:
+            cluster, n, kept = self.cluster, self.devices, 0.0
+            for w in self.model.weights:
+                if parts and not w.looped:
+                    continue
+                if zero == 3:
+                    kept += (w.stored + w.moments) / n
+                    continue
+                apart = n // prod(size for size, _ in spread.whole(w))
+                kept += w.elements * (cluster.copy / apart + cluster.gradient / (n if zero == 2 else apart))
+                kept += (w.elements * cluster.stored + w.moments) / (n if zero else apart)
+            self.sizes[key] = kept
+        return self.sizes[key] * (parts or 1.0) + self.cluster.context
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,28 +269,6 @@ def stage_cut(layers: int, stages: int, chunks: int) -> StageCut:
         if not found or own[k] > found[-1][1]:
             found.append((before[k], own[k]))
     return StageCut(own[0], min(counts[::stages]), tuple(found))
-
-
-def replicas(of: PlanChoice) -> tuple[int, int]:
-    """How many there are, and devices from one to the next."""
-    stride = 1
-    for role, size in reversed(of.axes):
-        if role.kind == DATA:
-            return size, stride
-        stride *= size
-    return 1, 1
-
-
-def spans(members: int, stride: int, domains: Sequence[int]) -> list[int]:
-    """How many of neighbours so far apart share a domain of level 0, how many such domains one of level 1, …"""
-    found, below = [], 1
-    for domain in domains:
-        inside = min(members, max(1, -(-domain // stride))) if stride < domain else 1
-        found.append(max(1, -(-inside // below)))
-        below = max(inside, 1)
-    if members > below:
-        found[-1] *= -(-members // below)
-    return found
 
 
 def lower_bounds(space: PlanSpace, model: ModelWork, cluster: ClusterWork) -> LowerBounds:

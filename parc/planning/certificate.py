@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,11 +12,12 @@ from dsl.printable import printable
 from parc.planning.found import PricedPlan
 from parc.planning.guess import SplitLayer
 from parc.planning.layer_work import LayerWork
+from parc.planning.paces import PaceKey
 from parc.planning.planning import Planned
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
-FORMAT = 2
+FORMAT = 3
 
 UNSEARCHED = (
     "cuts by hand",
@@ -62,6 +64,7 @@ def certificate(planned: Planned, keep: int) -> dict[str, Any]:
         "work": asdict(bounds.model),
         "cluster": asdict(bounds.cluster),
         "layers": [layer_json(kind, of) for kind, works in found.layers.items() for of in works],
+        "paces": [pace_json(key, turns) for key, turns in found.paces.items() if turns],
         "counts": {
             "discarded_by_number": found.counts.numbers,
             "too_large": found.counts.too_large,
@@ -82,11 +85,18 @@ def certificate(planned: Planned, keep: int) -> dict[str, Any]:
 
 def layer_json(kind: SplitLayer, of: LayerWork) -> dict[str, Any]:
     """What layers of a kind take of a device, and the strategy by which that was found."""
-    return {
-        "inside": [[printable(name), size] for name, size in kind.inside],
-        **{k: getattr(kind, k) for k in ("recompute", "along", "heads", "tables")},
-        **asdict(of),
-    }
+    return {**_kind_json(kind), **asdict(of)}
+
+
+def pace_json(key: PaceKey, turns: Mapping[int, tuple[float, float]]) -> dict[str, Any]:
+    """How long so many iterations of the loop last, forward and backward, with the messages beside them."""
+    numbers = {k: getattr(key, k) for k in ("rows", "replicas", "zero", "first", "stages", "split")}
+    return {**_kind_json(key.layer), **numbers, "turns": [[n, *seconds] for n, seconds in sorted(turns.items())]}
+
+
+def _kind_json(kind: SplitLayer) -> dict[str, Any]:
+    inside = [[printable(name), size] for name, size in kind.inside]
+    return {"inside": inside, **{k: getattr(kind, k) for k in ("recompute", "along", "heads", "tables")}}
 
 
 def plan_json(planned: Planned, plan: PricedPlan) -> dict[str, Any]:

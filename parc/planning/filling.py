@@ -17,6 +17,7 @@ from parc.planning.bounds import LowerBounds
 from parc.planning.dims import splittable
 from parc.planning.holes import Hole, OpenFile
 from parc.planning.search import STEP
+from parc.planning.spread import Spread
 from parc.planning.work import cluster_work, model_work
 from parc.price import Price, price
 
@@ -163,7 +164,7 @@ def _bound(of: OpenFile, bounds: LowerBounds, job: Job, minimise: str) -> float:
         return 0.0
     axes = {a.name: a.size for a in strategy.mesh}
     stages = prod(axes[a] for a in {p.axis for p in strategy.pipelines})
-    return bounds.of(stages, 1, 1, strategy.microbatches, 3, 0, "")
+    return bounds.of(Spread(stages, ()), strategy.microbatches, 3, 0, "")
 
 
 def filled_price(job: Job) -> Price:

@@ -8,6 +8,7 @@ from dataclasses import field
 from dsl.data import dataclass
 from parc.planning.guess import SplitLayer
 from parc.planning.layer_work import LayerWork
+from parc.planning.paces import PaceKey
 from parc.planning.space import PlanChoice
 from parc.price import Price
 
@@ -64,8 +65,8 @@ class Counts:
 @dataclass(frozen=True, slots=True)
 class Found:
     """What a search ends with. fitting: best first. least: the lowest bound of what is left (None: nothing is).
-    smallest: bytes of what needs least of all that was priced, and does not fit. interrupted: by the user. layers: what
-    bounds were made of."""
+    smallest: bytes of what needs least of all that was priced, and does not fit. interrupted: by the user. layers,
+    paces: what bounds were made of."""
 
     fitting: tuple[PricedPlan, ...]
     tried: tuple[Tried, ...]
@@ -75,6 +76,7 @@ class Found:
     smallest: int | None = None
     interrupted: bool = False
     layers: Mapping[SplitLayer, Sequence[LayerWork]] = field(default_factory=dict)
+    paces: Mapping[PaceKey, Mapping[int, tuple[float, float]] | None] = field(default_factory=dict)
 
     @property
     def gap(self) -> float:

@@ -170,13 +170,13 @@ class Layers:
         return self._measured(compiled, rows, replicas, whole)
 
     def _measured(self, compiled: Compiled, rows: int, replicas: int, whole: bool) -> LayerWork:
-        program = _passes(compiled.program)
+        program = without_update(compiled.program)
         (cls,), found = program.classes, features(program)
         bodies = {f.key: f for f in cls.functions}
         pricer = Pricer(machine(program, self.cluster), self.cal)
         looped, rest, tail, exact = dict.fromkeys(bodies, 0), 0, 0, False
         for key, part in found.parts[0].items():
-            loops = self._loops(bodies[key])
+            loops = self.loops_of(bodies[key])
             behind = _behind(part, loops, key == FORWARD) if len(loops) and len(self.space.split.loops) == 1 else set()
             for i, node in enumerate(part.nodes):
                 took = self._took(node, pricer)
@@ -202,7 +202,7 @@ class Layers:
         moved = sum(2 * local_type(v.type, v.layout, program.sizes).bytes for v in of if labels & {*v.type.names})
         return moved / (self.cluster.device.bandwidth * self.cal.vector) * self.late
 
-    def _loops(self, function: Function) -> dict[str, str]:
+    def loops_of(self, function: Function) -> dict[str, str]:
         """Names of the nodes of the loops at the top that stages are cut from, and their labels."""
         labels = {label for label, _ in self.space.split.loops}
         loops = (n for n in function.body.nodes if isinstance(n.op, Repeat))
@@ -236,8 +236,8 @@ class Layers:
         return sum(kept.values())
 
 
-def _passes(program: Program) -> Program:
-    """Without the update."""
+def without_update(program: Program) -> Program:
+    """The program of the passes alone."""
     classes = (
         replace(c, functions=tuple(f for f in c.functions if f.phase is not FunctionPhase.UPDATE))
         for c in program.classes

@@ -10,10 +10,11 @@ from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job, run_passes
 from compiler.model import Job, Training
 from compiler.passes.pipeline import NAMES, PASSES, Work
-from compiler.passes.place.place import Undivided
+from compiler.passes.place.alike import SizesAsked
+from compiler.passes.place.place import Placed, Undivided, place
 from compiler.passes.place.rules import place_axes
 from compiler.passes.sparse import Unlisted
-from compiler.strategy import Strategy
+from compiler.strategy import PipelineRule, Strategy
 from parc.price import Price
 
 SHARED, CLOSED, PLACED = "prune", "update", "place"
@@ -22,8 +23,8 @@ again and where stages begin; for all but the order in which stages run."""
 
 LAST = NAMES[NAMES.index(PLACED) - 1]
 
-KEPT = 8
-"""Graphs in which so many strategies are laid out are kept: those of schedules come one after the other."""
+KEPT = 200
+"""Graphs in which so many strategies are laid out are kept, of each kind of strategies."""
 
 
 class StrategyPricer:
@@ -33,7 +34,7 @@ class StrategyPricer:
         self.job = job
         self.known: dict[bool, Work | None] = {}
         self.closed: dict[object, Work] = {}
-        self.placed: dict[object, Work] = {}
+        self.placed: dict[object, list[tuple[SizesAsked, Placed]]] = {}
         self.simulation: Simulation | None = None
         self.bytes = 0
 
@@ -70,25 +71,40 @@ class StrategyPricer:
 
     def _laid(self, begun: Work, job: Job, update: bool) -> Work:
         """After `PLACED`: graphs that another strategy has got the very same are taken from it."""
+        work = _another(self._closed(begun, job), job)
+        _run(work, CLOSED, LAST)
+        listed = bool(work.training.listed)
+        if not update and not work.training.beside:
+            work.training = _without_update(work.training)
+        strategy, of_axes = job.strategy, tuple(a.name for a in job.strategy.mesh)
+        alike = replace(
+            strategy, name="", mesh=(), microbatches=min(2, strategy.microbatches), pipelines=_rows(strategy)
+        )
+        key = (alike, of_axes, update)
+        known = () if listed else self.placed.setdefault(key, [])
+        for asked, placed in known:
+            if placed.training.dense == work.training.dense and (sizes := asked.sizes(job)) is not None:
+                work.placed = replace(placed, training=work.training, sizes=sizes)
+                return work
+        asked = SizesAsked()
+        work.placed = place(work.training, asked)
+        if not listed:
+            self.placed[key] = [(asked, work.placed), *known[: KEPT - 1]]
+            while len(self.placed) > KEPT:
+                del self.placed[next(iter(self.placed))]
+        return work
+
+    def _closed(self, begun: Work, job: Job) -> Work:
         strategy = job.strategy
-        rows = tuple(replace(p, schedule="", chunks=1) for p in strategy.pipelines if not p.orders)
-        if len(rows) < len(strategy.pipelines):
-            rows = strategy.pipelines
-        places = {axis: next(a.size for a in strategy.mesh if a.name == axis) for axis in place_axes(strategy)}
-        again = (strategy.recomputes, rows, strategy.places, tuple(places.items()))
-        key = (replace(strategy, name="", pipelines=rows), update)
-        if key not in self.placed:
-            if again not in self.closed:
-                work = _another(begun, job)
-                _run(work, SHARED, CLOSED)
-                _keep(self.closed, again, work)
-            work = _another(self.closed[again], job)
-            _run(work, CLOSED, LAST)
-            if not update and not work.training.beside:
-                work.training = _without_update(work.training)
-            _run(work, LAST, PLACED)
-            _keep(self.placed, key, work)
-        return _another(self.placed[key], job)
+        places = tuple((axis, next(a.size for a in strategy.mesh if a.name == axis)) for axis in place_axes(strategy))
+        if len(places) == 1:  # how many stages there are changes nothing yet
+            places = tuple((axis, min(2, size)) for axis, size in places)
+        again = (strategy.recomputes, _rows(strategy), strategy.places, places)
+        if again not in self.closed:
+            work = _another(begun, job)
+            _run(work, SHARED, CLOSED)
+            _keep(self.closed, again, work)
+        return self.closed[again]
 
     def _begun(self, job: Job) -> Work | None:
         """The passes that all strategies share; None for an entry that is not trained."""
@@ -98,6 +114,13 @@ class StrategyPricer:
 def _run(work: Work, behind: str, until: str) -> None:
     for step in PASSES[NAMES.index(behind) + 1 : NAMES.index(until) + 1]:
         step.run(work)
+
+
+def _rows(strategy: Strategy) -> tuple[PipelineRule, ...]:
+    """What is cut into stages, whatever the order in which these run."""
+    if any(p.orders for p in strategy.pipelines):
+        return strategy.pipelines
+    return tuple(replace(p, schedule="", chunks=1) for p in strategy.pipelines)
 
 
 def _keep(kept: dict[object, Work], key: object, work: Work) -> None:

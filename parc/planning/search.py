@@ -19,8 +19,10 @@ from parc.planning.found import Counts, Found, PricedPlan, Tried
 from parc.planning.guess import Guess, Kin, kin
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
+from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, STAGES, ZERO, MeshChoice, PlanChoice, PlanRules, PlanSpace
+from parc.planning.spread import Spread, sparsest
 from parc.planning.written import strategy_of
 
 STEP, MEMORY = "step", "memory"
@@ -29,6 +31,9 @@ STEP, MEMORY = "step", "memory"
 
 CLOSE = 1.05
 """By as much a price may be above the closest bound: for guesses."""
+
+PATIENT = 3
+"""So many candidates in a row that are no better, and what is not looked at closely yet goes first."""
 
 SURER = 1.001
 """By as much a guess has to be above what it was to be made anew."""
@@ -55,12 +60,13 @@ class _Group:
 @dataclass(frozen=True, slots=True)
 class _Open:
     """What is still to be looked at. bound: of what is minimised, lower than all of it; guess: of the best of it, if
-    there is more to go by than the bound."""
+    there is more to go by than the bound; paced: whether the bound has the messages beside the passes, as they go."""
 
     kin: Kin
     bound: float
     what: _Group | _Bunch | PlanChoice
     guess: float = 0.0
+    paced: bool = False
 
     @property
     def count(self) -> int:
@@ -92,9 +98,11 @@ class Search:
         self.best = inf
         self.guess = Guess(bounds, space.batch)
         self.layers = Layers(space, pricer)
+        self.paces = Paces(self.layers)
         self.likely: list[Entry] = []
         self.later: list[Entry] = []  # what probably does not fit
         self.number = 0
+        self.idle = 0  # prices in a row that were no better
 
     def run(self, within: float | None = None) -> Found:
         """Search until nothing is left, for so many seconds (and until a price is known), or until interrupted."""
@@ -119,6 +127,7 @@ class Search:
             self.smallest,
             interrupted,
             self.layers.known,
+            self.paces.known,
         )
 
     # --- what there is -------------------------------------------------------------------------------------------
@@ -129,7 +138,7 @@ class Search:
         groups: dict[Kin, list[_Bunch]] = {}
         for mesh in space.meshes():
             if mesh.axes not in of_axes:
-                fits = [z for z in ZERO if bounds.needed(mesh.size(DATA), z) <= bounds.cluster.memory]
+                fits = [z for z in ZERO if bounds.needed(sparsest(mesh), z) <= bounds.cluster.memory]
                 of_axes[mesh.axes] = found = []
                 for rules, ways in space.bunches(mesh):
                     zero = [z for z in ways.zero if z in fits]
@@ -148,7 +157,7 @@ class Search:
         for of, bunches in groups.items():
             bound = bounds.model.passes[of.layer.recompute] / space.devices + bounds.model.fixed
             if self.minimise != STEP:
-                bound = min(bounds.needed(b.mesh.size(DATA), b.zero) for b in bunches)
+                bound = min(bounds.needed(sparsest(b.mesh), b.zero) for b in bunches)
             self._push(_Open(of, bound, _Group(tuple(bunches), sum(b.count for b in bunches))))
         self.counts.numbers = space.total - legal
 
@@ -164,18 +173,29 @@ class Search:
         heappush(self.likely if self._likely(of) else self.later, (self._guessed(of), self.number, of))
 
     def _likely(self, of: _Open) -> bool:
-        """Whether it probably fits."""
+        """Whether it probably fits, or is to be looked at whether it does or not."""
         what = of.what
+        if self.idle >= PATIENT and self._rough(of):
+            return True
         if isinstance(what, _Group):
             bunches = (_Open(kin(self.space, b.mesh, b.rules), 0.0, b) for b in what.bunches)
             return any(self._likely(b) for b in bunches)
         smallest = what if isinstance(what, PlanChoice) else PlanChoice(what.mesh, replace(what.rules, zero=what.zero))
         return self.guess.fits(of.kin, smallest)
 
+    def _rough(self, of: _Open) -> bool:
+        """Whether more can be found out about it without a price."""
+        what = of.what
+        if not isinstance(what, PlanChoice) or not of.guess:  # looked at before any price was known
+            return True
+        return self.minimise == STEP and what.rules.zero > 1 and not of.paced
+
     def _guessed(self, of: _Open) -> float:
         """What a candidate takes, or the best of many; as long as no price is known, candidates go first."""
         if isinstance(of.what, PlanChoice) and self.best == inf:
             return 0.0
+        if self.idle >= PATIENT and self._rough(of):
+            return of.bound
         guess = of.guess if of.guess else of.bound * self.guess.factor(of.kin)
         return min(guess, self.best) if isinstance(of.what, _Group) else guess  # much is left out with little work
 
@@ -183,7 +203,7 @@ class Search:
         mesh, memory = bunch.mesh, self.bounds.cluster.memory
         ways = self.space.ways(mesh)
         for zero in ways.zero:
-            if self.bounds.needed(mesh.size(DATA), zero) <= memory:
+            if self.bounds.needed(sparsest(mesh), zero) <= memory:
                 for first in ways.first:
                     for schedule, chunks in ways.schedules:
                         rules = replace(bunch.rules, first=first, zero=zero, schedule=schedule, chunks=chunks)
@@ -200,7 +220,7 @@ class Search:
                     self.counts.not_better += of.count
                 elif self._guessed(of) > guess * SURER and heap:
                     self._push(of)  # more is known of its kin than when it was guessed
-                elif heap is self.likely and isinstance(of.what, PlanChoice) and not self.guess.fits(of.kin, of.what):
+                elif heap is self.likely and isinstance(of.what, PlanChoice) and not self._likely(of):
                     heappush(self.later, (guess, self.number, of))
                     self.number += 1
                 else:
@@ -218,6 +238,9 @@ class Search:
         if self.best < inf and not of.guess:
             self._open(of, what.mesh, [(of.bound, what)])
             return
+        if self.best < inf and self._rough(of):
+            self._pace(of, what)
+            return
         strategy = strategy_of(self.space, what)
         try:
             needed = self.pricer.needed(strategy)
@@ -228,6 +251,7 @@ class Search:
             self.counts.refused[code] = self.counts.refused.get(code, 0) + 1
             self.tried.append(Tried(what, code=code))
             return
+        self._in_vain()
         seconds = None if price is None else price.seconds
         self.tried.append(Tried(what, needed, seconds))
         self.guess.learn(of.kin, what, needed)
@@ -239,11 +263,19 @@ class Search:
         plan = PricedPlan(what, price, price.seconds if self.minimise == STEP else float(needed), bound)
         self.fitting.append(plan)
         if plan.value < self.best:
-            self.best = plan.value
-            self.likely = [(self._guessed(of), number, of) for _, number, of in self.likely]
+            self.best, self.idle = plan.value, 0
+            self.likely = [(self._guessed(each), number, each) for _, number, each in self.likely]
             heapify(self.likely)
             if self.told is not None:
                 self.told(plan, self.counts)
+
+    def _in_vain(self) -> None:
+        """Another candidate was looked at, and is probably no better."""
+        self.idle += self.best < inf
+        if self.idle == PATIENT:
+            entries, self.likely, self.later = (*self.likely, *self.later), [], []
+            for _, _, each in entries:
+                self._push(each)
 
     def _open_group(self, of: _Open, group: _Group) -> None:
         """Its bunches one by one, if the work of their layers does not speak against all of them."""
@@ -306,9 +338,9 @@ class Search:
         fitting = [rules for rules in ways if sizes[rules] <= bounds.cluster.memory]
         if self.minimise != STEP:
             return min((sizes[rules] for rules in fitting), default=inf)
-        p, d, m = mesh.size(STAGES), mesh.size(DATA), mesh.microbatches
-        through = bounds.through(p, m, bunch.rules.recompute, layer)
-        rows = (bounds.row(p, d, 1, m, 3, r.recompute, r.schedule, r.chunks, layer, through) for r in fitting)
+        p, m = mesh.size(STAGES), mesh.microbatches
+        through, alone = bounds.through(p, m, bunch.rules.recompute, layer), Spread(p, ())
+        rows = (bounds.row(alone, m, 3, r.recompute, r.schedule, r.chunks, layer, through) for r in fitting)
         return min(rows, default=inf) * SURE
 
     def _open(self, of: _Open, mesh: MeshChoice, leaves: list[tuple[float, PlanChoice]]) -> None:
@@ -324,6 +356,16 @@ class Search:
                 break
         for bound, leaf in leaves:
             self._push(_Open(of.kin, bound, leaf, self._guess(leaf, bound) if self.best < inf else 0.0))
+
+    def _pace(self, of: _Open, leaf: PlanChoice) -> None:
+        """Look at the messages beside the passes of layers whose gradients are sharded."""
+        layer, bound, guess = self.layers.best(of.kin, leaf.mesh.microbatches == 1, leaf.rules.zero), of.bound, of.guess
+        pace = self.paces.of(leaf, of.kin.layer, of.kin.rows) if layer is not None and layer.forward else None
+        if pace is not None:
+            bound = max(bound, self.bounds.seconds(leaf, layer, pace))
+            guess = CLOSE * bound
+        self._push(replace(of, bound=bound, guess=guess, paced=True))
+        self._in_vain()
 
     def _end(self) -> float | None:
         """Count what is left, and find its lowest bound."""

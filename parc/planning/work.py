@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container
 from dataclasses import replace
 from math import log2, prod
 
@@ -15,11 +15,12 @@ from compiler.cost.price.compute import launches
 from compiler.cost.price.machine import Machine, machine
 from compiler.driver import compile_job
 from compiler.graph import ITEMSIZE
-from compiler.model import Cluster, Job, Weight
+from compiler.model import Cluster, Job
 from compiler.program import FunctionPhase
 from compiler.strategy import SERIAL, RecomputeRule
 from dsl.data import dataclass
 from parc.planning.dims import Splittable
+from parc.planning.spread import WeightGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,7 @@ class ModelWork:
         dispatches them
     update: seconds of the optimizer; fixed: seconds of a step that no split makes shorter
     activations: bytes besides weights and states that the serial program needs for the whole batch; for guesses alone
-    parameters: that are trained, and have gradients as large as they are; stored, moments: bytes of all trained
-        weights as the optimizer has them, and of its states; loop_…: of those, what the loops at the top have; again:
-        of the loops' parameters those that the backward pass reads, too
+    weights: all that are trained, those alike together
     """
 
     passes: tuple[float, ...]
@@ -45,13 +44,7 @@ class ModelWork:
     update: float
     fixed: float
     activations: tuple[int, ...]
-    parameters: int
-    stored: int
-    moments: int
-    loop_parameters: int
-    loop_stored: int
-    loop_moments: int
-    again: int
+    weights: tuple[WeightGroup, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +92,6 @@ def model_work(job: Job, split: Splittable, recomputes: tuple[tuple[str, ...], .
         host.append(total.dispatched * cal.host)
         fullest = Systems(compiled, found).fullest
         activations.append(fullest.turning)
-    labels = {label for label, _ in split.loops}
-    trained = job.model.trained
-    kept = _kept(job, split, trained)
-    loops = [w for w in trained if labels & {*w.loops}]
-    looped = _kept(job, split, loops)
-    again, *_ = _kept(job, split, [w for w in loops if w.name in read])
     return ModelWork(
         tuple(passes),
         tuple(loop),
@@ -113,21 +100,46 @@ def model_work(job: Job, split: Splittable, recomputes: tuple[tuple[str, ...], .
         update,
         cal.fixed,
         tuple(activations),
-        *kept,
-        *looped,
-        again,
+        weight_groups(job, split, read),
     )
 
 
-def _kept(job: Job, split: Splittable, weights: Sequence[Weight]) -> tuple[int, int, int]:
-    """Elements that have gradients as large as they are, bytes of the weights, and of the optimizer's states."""
-    dense = [w for w in weights if not set(w.value.type.names) & set(split.rows)]
-    names = {w.name for w in weights}
-    return (
-        sum(prod(w.value.type.shape) for w in dense),
-        sum(w.value.type.bytes for w in weights),
-        sum(s.value.type.bytes for u in job.updates if u.weight in names for s in u.states),
-    )
+def weight_groups(job: Job, split: Splittable, read: Container[str]) -> tuple[WeightGroup, ...]:
+    """The trained weights, those alike together. read: names of those that the backward pass reads."""
+    labels, rows = {label for label, _ in split.loops}, {*split.rows}
+    taken = {*split.inner, *split.experts, *split.positions}
+    states: dict[str, int] = {}
+    for u in job.updates:
+        states[u.weight] = sum(s.value.type.bytes for s in u.states)
+    found: dict[tuple[object, ...], WeightGroup] = {}
+    for w in job.model.trained:
+        type, names = w.value.type, {*w.value.type.names}
+        looped, tables = bool(labels & {*w.loops}), bool(names & rows)
+        own = tuple((d.size, d.name in taken) for d in type.dims if d.name not in w.loops)
+        experts, positions, heads = (bool(names & {*dims}) for dims in (split.experts, split.positions, split.heads))
+        one = WeightGroup(
+            0 if tables else prod(type.shape),
+            type.bytes,
+            states.get(w.name, 0),
+            own,
+            looped,
+            looped and w.name in read,
+            experts,
+            positions,
+            heads,
+            tables,
+        )
+        key = (own, looped, one.again, one.experts, one.positions, one.heads, tables)
+        if key in found:
+            before = found[key]
+            one = replace(
+                one,
+                elements=one.elements + before.elements,
+                stored=one.stored + before.stored,
+                moments=one.moments + before.moments,
+            )
+        found[key] = one
+    return tuple(found.values())
 
 
 @dataclass(frozen=True, slots=True)

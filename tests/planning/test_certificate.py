@@ -113,7 +113,8 @@ def test_every_kind_of_change_is_noticed(plan: tuple[Source, dict[str, Any]]) ->
     assert {code for code in found.values() if code} == {f"E110{n}" for n in range(1, 9)}
     for name, code in found.items():
         if name.endswith("changed"):
-            assert code in (_expected(name), "E1101"), (name, code)
+            renamed = ["E1105"] if name == "space.axes.*.name changed" else []  # what was tried is then none of the space
+            assert code in (_expected(name), "E1101", *renamed), (name, code)
     for name in ("devices gone", "work.passes gone", "('tried', 0, 'seconds') too large", "('tried',) no list"):
         assert found[name] == "E1101", name
 
@@ -154,7 +155,7 @@ def _expected(name: str) -> str:
     part, _, rest = name.removesuffix(" changed").partition(".")
     if rest == "total":
         return "E1107"
-    parts = {"space": 3, "work": 4, "cluster": 4, "layers": 4, "tried": 5, "best": 6, "counts": 7}
+    parts = {"space": 3, "work": 4, "cluster": 4, "layers": 4, "paces": 4, "tried": 5, "best": 6, "counts": 7}
     last = dict.fromkeys(("least", "gap", "proved"), 8) | dict.fromkeys(("file", "job", "devices"), 2)
     return f"E110{(parts | last).get(part, 1)}"
 

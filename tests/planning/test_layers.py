@@ -8,6 +8,7 @@ from dsl.diagnostics import ParcError
 from parc.planning.bounds import LowerBounds
 from parc.planning.guess import kin
 from parc.planning.layers import Layers, SplitLayer
+from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, PlanSpace
 from parc.planning.written import strategy_of
@@ -26,6 +27,7 @@ CASES = [
 def hold(space: PlanSpace, bounds: LowerBounds, pricer: StrategyPricer, number: int, seed: int) -> int:
     """Hold all bounds of so many candidates to their prices; how many there were of whose layers something is known."""
     layers = Layers(space, pricer)
+    paces = Paces(layers)
     seen = 0
     for of in some(space, number, seed):
         try:
@@ -40,6 +42,8 @@ def hold(space: PlanSpace, bounds: LowerBounds, pricer: StrategyPricer, number: 
             if not layers.closer(mine, of.mesh.size(DATA), single, of.rules.zero):
                 break
         seen += layer is not None
+        if layer is not None and layer.forward and (pace := paces.of(of, mine.layer, mine.rows)) is not None:
+            assert bounds.seconds(of, layer, pace) <= price.seconds, (of, layer, pace)
     return seen
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf, prod
 
 from compiler.graph import Node, Value
-from compiler.layout import TIME, Layout, correspond, nested
+from compiler.layout import TIME, Layout, local_type
 from compiler.ops.base import Loop, behind, majors
 from compiler.origin import Phase
+from compiler.passes.place.questions import Piece, Sizes, bytes_of, has_room, largest
 from compiler.passes.place.region import Choice, GraphPlacer, LoopAxes, Reason
 from compiler.passes.place.rules import Wish
 
 State = tuple[str, str]  # ("split", dim) | ("pending", fn) | ("whole", "")
 WHOLE: State = ("whole", "")
+
+Option = tuple[int, int, tuple[tuple[State, tuple[tuple[State, Piece], ...]], ...], State, State]
+"""A loop that an axis can split: its index, its rank among the rules' wishes; per operand what it needs of it, and what
+there is; how the axis stands in the result, and how it is to."""
 
 
 def state(value: Value, layout: Layout, axis: str) -> State:
@@ -172,19 +178,13 @@ def _room(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str
         return False
     if loop.kind == "whole" or (loop.kind in ("halo", "move") and axis == TIME):
         return False
-    if loop.kind == "minor" and not all(
-        prod(region.sizes[a] for a in plan.axes[k]) == plan.loops[k].size for k in majors(plan.loops, index)
-    ):
-        return False
-    counts = [region.sizes[a] for a in (*plan.axes[index], axis)]
-    *_, piece, _ = nested(loop.size, counts)
-    if loop.size % prod(counts) == 0:
-        return True
-    if not padded_ok and piece % counts[-1]:
-        return False
-    # Parts of a dim, and what strides pass over: the order of the axes is not known yet, in which they would fit.
-    others = behind(plan.loops, index, [size for _, size in _walked(node, loop)]) - {loop.size}
-    return not others or (len(counts) == 1 and all(correspond(loop.size, size, counts) for size in others))
+    axes, others = (*plan.axes[index], axis), frozenset[int]()
+    before: tuple[tuple[tuple[str, ...], int], ...] = ()
+    if loop.kind == "minor":
+        before = tuple([(tuple(plan.axes[k]), plan.loops[k].size) for k in majors(plan.loops, index)])
+    if region.rules.questions is not None or loop.size % prod([region.sizes[a] for a in axes]):
+        others = frozenset(behind(plan.loops, index, [size for _, size in _walked(node, loop)]) - {loop.size})
+    return region.rules.ask(has_room, loop.size, axes, padded_ok, others, before)
 
 
 def _room_behind(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str, pad: bool) -> bool:
@@ -281,20 +281,68 @@ def _by_cost(
             need: State = WHOLE if name is None else ("split", name)
             if versions:
                 cost += min([move_cost(have, need, n, size) for have, size in versions])
-        if loop.outs[0] is not None:
-            made: State = ("split", loop.outs[0])
-        else:
-            made = ("pending", "max" if loop.kind == "max" else "sum")
-        share = out.type.bytes / (n if made[0] == "split" else 1)
-        cost += move_cost(made, state(out, declared, axis), n, share)
+        made, wanted = _made(out, declared, loop, axis)
+        cost += move_cost(made, wanted, n, out.type.bytes / (n if made[0] == "split" else 1))
         found.append((cost, min([w.rank for w in named], default=len(wishes)), k))
     if not found:
         return
     found.sort()
+    if len(found) > 1 and region.rules.questions is not None:
+        _keep(region, node, plan, held, declared, axis, found)
     plan.axes[found[0][2]].append(axis)
     candidates = tuple([(plan.loops[k].names[0], cost) for cost, _, k in found])
     reason = Reason.ONLY if len(found) == 1 else Reason.FEWEST
     region.shared.choices.append(Choice(out.name, axis, plan.loops[found[0][2]].names, reason, candidates))
+
+
+def _keep(
+    region: GraphPlacer,
+    node: Node,
+    plan: LoopAxes,
+    held: list[list[tuple[Layout, int]]],
+    declared: Layout,
+    axis: str,
+    found: list[tuple[float, int, int]],
+) -> None:
+    """The choice as a question that may be asked of other sizes."""
+    out, options = node.outputs[0], []
+    for _, rank, k in sorted(found, key=lambda f: f[2]):
+        loop, operands = plan.loops[k], []
+        for v, name, versions in zip(node.inputs, loop.ins, held):
+            need: State = WHOLE if name is None else ("split", name)
+            haves = tuple([(state(v, layout, axis), _piece(region, v, layout, size)) for layout, size in versions])
+            if haves:
+                operands.append((need, haves))
+        options.append((k, rank, tuple(operands), *_made(out, declared, loop, axis)))
+    region.rules.ask(cheapest, axis, out.type.bytes, tuple(options))
+
+
+def _piece(region: GraphPlacer, value: Value, layout: Layout, size: int) -> Piece:
+    """What a device has of an operand."""
+    if size and local_type(value.type, layout, region.sizes).bytes != size:
+        region.rules.questions = None  # its size is that of something else
+    return (value.type, layout) if size else None
+
+
+def _made(out: Value, declared: Layout, loop: Loop, axis: str) -> tuple[State, State]:
+    """How the axis stands in what the loop gives, and how it is to."""
+    if loop.outs[0] is not None:
+        made: State = ("split", loop.outs[0])
+    else:
+        made = ("pending", "max" if loop.kind == "max" else "sum")
+    return made, state(out, declared, axis)
+
+
+def cheapest(sizes: Sizes, axis: str, size: int, options: Sequence[Option]) -> int:
+    """Of loops that an axis can split the one for which fewest bytes move. size: of the whole result."""
+    n, found = sizes[axis], []
+    for k, rank, operands, made, wanted in options:
+        cost = 0.0
+        for need, haves in operands:
+            cost += min([move_cost(have, need, n, bytes_of(sizes, piece)) for have, piece in haves])
+        cost += move_cost(made, wanted, n, size / (n if made[0] == "split" else 1))
+        found.append((cost, rank, k))
+    return min(found)[2]
 
 
 def _order(region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[tuple[Layout, int]]]) -> None:
@@ -307,8 +355,8 @@ def _order(region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[tupl
             known = mark.dims[plan.loops[k].outs[0] or ""]  # axes that do not split it there come as minor ones
             plan.axes[k] = sorted(axes, key=lambda a: known.index(a) if a in known else len(known))
             continue
-        best: tuple[int, int] = (0, 0)
-        prefix: tuple[str, ...] = ()
+        operands: list[tuple[int, Piece]] = []
+        prefixes: list[tuple[str, ...]] = []
         for i, v in enumerate(node.inputs):
             name = plan.loops[k].ins[i]
             if name is None:
@@ -316,6 +364,10 @@ def _order(region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[tupl
             for layout, size in held[i]:
                 have = layout.dims[v.type.index(name)]
                 first = TIME not in axes or have[:1] == (TIME,)  # pieces of micro-batches, never the other way round
-                if have and first and set(have) <= set(axes) and (len(have), size) > best:
-                    best, prefix = (len(have), size), have
+                if have and first and set(have) <= set(axes):
+                    operands.append((len(have), _piece(region, v, layout, size)))
+                    prefixes.append(have)
+        prefix = prefixes[0] if prefixes else ()
+        if any([p != prefix for p in prefixes]):
+            prefix = prefixes[region.rules.ask(largest, tuple(operands))]
         plan.axes[k] = [*prefix, *(a for a in axes if a not in prefix)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from compiler.graph import RANGES, Node, Type, Value
-from compiler.layout import TIME, Layout, has_gaps, in_order, is_padded
+from compiler.layout import TIME, Layout, in_order
 from compiler.ops.base import Loop
 from compiler.ops.comm import MaskPad
 from compiler.ops.create import Full
@@ -15,6 +15,7 @@ from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import renamed
 from compiler.passes.place.choose import choose
+from compiler.passes.place.questions import gaps, padded
 from compiler.passes.place.region import GraphPlacer, LoopAxes
 
 
@@ -124,8 +125,8 @@ def _operand(region: GraphPlacer, node: Node, plan: LoopAxes, i: int) -> Value:
             got, layout = _fetch_halo(region, got, layout, d, loop, tuple(axes))
         elif (
             (loop.kind in ("sum", "max") or (loop.kind == "halo" and loop.halo != (0, 0)))
-            and is_padded(value.type.dims[d], tuple(axes), region.sizes)
-            and (node.op.sees_padding(i) or (loop.placed and has_gaps(value.type.dims[d], tuple(axes), region.sizes)))
+            and region.rules.ask(padded, value.type.dims[d], tuple(axes))
+            and (node.op.sees_padding(i) or (loop.placed and region.rules.ask(gaps, value.type.dims[d], tuple(axes))))
         ):
             masked = renamed(value, region.shared.names.fresh(f"{value.name}.masked"), Phase.MOVED)
             lowest = -inf if value.type.is_float else float(RANGES[value.type.dtype][0])

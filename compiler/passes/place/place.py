@@ -11,6 +11,7 @@ from compiler.model import Round, State, Training
 from compiler.origin import Phase
 from compiler.passes.copying import laid, renamed
 from compiler.passes.divide import aside, of_data
+from compiler.passes.place.alike import SizesAsked
 from compiler.passes.place.call import place_nodes
 from compiler.passes.place.effects import check_effects
 from compiler.passes.place.first_pass import check_first_pass, closed, eligible, heads, of_first_pass
@@ -89,10 +90,12 @@ class Undivided(Exception):
         self.whole, self.parts, self.twice = tuple(whole), tuple(parts), dict(twice)
 
 
-def place(training: Training) -> Placed:
-    """Raises ParcError with everything that cannot be laid out, Undivided for what it takes another graph."""
+def place(training: Training, notes: SizesAsked | None = None) -> Placed:
+    """Raises ParcError with everything that cannot be laid out, Undivided for what it takes another graph. notes: takes
+    what was asked of the sizes of axes, if that was all that was asked of them."""
     diagnostics = Diagnostics()
     rules = Rules(training.job, diagnostics)
+    rules.questions = None if notes is None else {}
     shared = Shared(rules, Names(_all_names(training)), diagnostics)
     storage: dict[str, Layout] = {}
     compute: dict[str, Layout] = {}
@@ -216,6 +219,8 @@ def place(training: Training) -> Placed:
         accumulators, tuple(kept), tuple(totals), tuple(shared.choices), tuple(shared.moves), None, (),
         tuple(placed_rounds), finish,
     )  # fmt: skip
+    if notes is not None:
+        notes.rules, notes.questions = rules, rules.questions
     return _laid(found, shared.layouts)
 
 

@@ -14,6 +14,7 @@ from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import renamed
+from compiler.passes.place.questions import even, nearest
 from compiler.passes.place.rules import Rules
 from compiler.relayout import plan_relayout, relayout_bytes
 from dsl.data import dataclass
@@ -286,16 +287,15 @@ class GraphPlacer:
         return out
 
     def _even(self, loop_size: int, axes: Sequence[str], dim_size: int) -> bool:
-        n = 1
-        for a in axes:
-            n *= self.sizes[a]
-        return loop_size % n == 0 or loop_size == dim_size
+        return loop_size == dim_size or self.rules.ask(even, loop_size, tuple(axes))
 
     def _convert(self, value: Value, layout: Layout) -> Value:
         versions = self.versions.get(value.name)
         if not versions:
             raise KeyError(f"{value.name} is read before it is placed")
-        source = min(versions, key=lambda v: self._cost(value, v.layout, layout))
+        source = versions[0]
+        if len(versions) > 1:
+            source = versions[self.rules.ask(nearest, value.type, tuple([v.layout for v in versions]), layout)]
         for step in plan_relayout(value.type, source.layout, layout, self.sizes):
             if TIME in step.op.over() and step.op.message:
                 self._whole_batch(value, source.layout)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from math import prod
 
 from compiler.graph import Type
 from compiler.layout import TIME, Layout, nested
 from compiler.model import Job
 from compiler.origin import within
+from compiler.passes.place.questions import Answer, Questions, divides
 from compiler.passes.place.standins import chosen, stand_in, with_samples
 from compiler.strategy import LayoutRule, ShardRule, SplitRule, Strategy
 from dsl.data import dataclass
@@ -47,12 +48,13 @@ class Rules:
         self.device_dims = {dim: a for r in strategy.implementations for a, dim in r.axes if a in self.sizes}
         self._by_hand = [(r.scope, frozenset(a for a, _ in r.axes)) for r in strategy.implementations]
         self._in_pieces = {path: dict(dims) for r in strategy.implementations for path, dims in r.weights}
-        self._splits = {a: tuple(r for r in splits if r.axis == a) for a in self.axes}
+        self.splits = {a: tuple(r for r in splits if r.axis == a) for a in self.axes}
         self._layouts: dict[str, LayoutRule] = {r.tensor: r for r in strategy.layouts}
         self._wishes: dict[tuple[str, str, str], dict[str, Wish]] = {}
         self._all_wishes: dict[tuple[str, str], dict[str, dict[str, Wish]]] = {}
         self._alike: dict[tuple[object, ...], dict[str, dict[str, Wish]]] = {}
         self._declared: dict[tuple[str, Type, str, tuple[str, ...]], Layout] = {}
+        self.questions: Questions | None = None  # what was asked of the sizes of axes, if that is to be kept
         self.reported: set[tuple[str, str]] = set()  # dims and axes, by `indivisible`
         self.asked: set[str] = set()  # tensors whose stated layout somebody heeded
         self.sums: set[tuple[str, str]] = set()  # weights with axes over which their gradients can wait to be summed
@@ -68,7 +70,7 @@ class Rules:
         known = self._wishes.get((axis, path, cls))
         if known is None:
             known = {}
-            for rule in self._splits[axis] if axis not in self.by_hand(path, cls) else ():
+            for rule in self.splits[axis] if axis not in self.by_hand(path, cls) else ():
                 for dim in rule.dims if cls in rule.classes and within(path, rule.scope) else ():
                     known.setdefault(dim, Wish(len(known), rule))
             self._wishes[axis, path, cls] = known
@@ -78,7 +80,7 @@ class Rules:
         """By axis. Where the same rules apply it is the same object."""
         known = self._all_wishes.get((path, cls))
         if known is None:
-            rules = (r for of in self._splits.values() for r in of)
+            rules = (r for of in self.splits.values() for r in of)
             mask = (self.by_hand(path, cls), *[cls in r.classes and within(path, r.scope) for r in rules])
             if mask not in self._alike:
                 self._alike[mask] = {axis: self.wishes(axis, path, cls) for axis in self.axes}
@@ -165,6 +167,8 @@ class Rules:
                 return i
         parts = {i: nested(type.dims[i].size, (self.sizes[a] for a in layout.dims[i]))[-1] for i in own}
         enough = [i for i in own if parts[i] >= self.sizes[rule.axis]]
+        if rule.pad:
+            self.questions = None
         return min(enough, key=lambda i: (bool(layout.dims[i]), i), default=None) if rule.pad else None
 
     def waits(self, weight: str, axis: str) -> bool:
@@ -175,7 +179,14 @@ class Rules:
 
     def fits(self, size: int, axes: Sequence[str], axis: str) -> bool:
         """True if `axis` divides a device's piece of a dim of `size` that `axes` split already."""
-        return nested(size, (self.sizes[a] for a in axes))[-1] % self.sizes[axis] == 0
+        return self.ask(divides, size, tuple(axes), axis)
+
+    def ask(self, question: Callable[..., Answer], *of: Hashable) -> Answer:
+        """What the sizes of axes decide: nothing else that is placed hangs on them."""
+        found = question(self.sizes, *of)
+        if self.questions is not None:
+            self.questions[question, of] = found
+        return found
 
     def indivisible(
         self,
@@ -208,7 +219,7 @@ class Rules:
         if not isinstance(rule, LayoutRule) and rule.pad:
             help += "pieces of what is merged or split into dims are even"
         elif isinstance(rule, LayoutRule):
-            here = [a for a in axes if not any(dim in r.dims and within(name, r.scope) for r in self._splits[a])]
+            here = [a for a in axes if not any(dim in r.dims and within(name, r.scope) for r in self.splits[a])]
             rules = ", ".join(f"`split {dim} on {a} in {name} pad`" for a in here or [axis])
             help += f"or allow uneven pieces with a rule in the place of this: {rules}"
         else:

@@ -1,0 +1,83 @@
+"""What a search for a strategy takes: `python -m benchmarks.plan [--within 10] [--only NAME]`.
+
+Per job: what became of the candidates, the best step, how much better the rest can be at most, seconds of CPU, and what
+the process needs of memory. Each job has a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from time import process_time
+
+from compiler.evaluate import evaluate_file
+from dsl.source import Source
+from parc.planning import search
+from parc.planning.planning import plan, resized
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+JOBS: dict[str, tuple[str, int, dict[str, str]]] = {
+    "GPT-3 175B on 1,024": ("megatron_175b.par", 1024, {}),
+    "GPT-3 175B on 4,096": ("megatron_175b.par", 4096, {}),
+    "PanGu 200B on 2,048": ("pangu_200b.par", 2048, {}),
+    "recsys on 64": ("recsys.par", 64, {"batch": "65536"}),
+    "ResNet on 128": ("resnet.par", 128, {"batch": "4096", "size": "128", "channels": "64"}),
+    "three towers on 256": (
+        "towers.par",
+        256,
+        {"hidden": "2048", "pixels": "12288", "samples": "8192", "batch": "4096"},
+    ),
+}
+"""By name: the file, devices, and values of parameters."""
+
+
+def measured(name: str, within: float) -> str:
+    """A row of the table."""
+    file, devices, params = JOBS[name]
+    path = EXAMPLES / file
+    vars(search)["monotonic"] = process_time  # other processes are not to be counted
+    began = process_time()
+    job = evaluate_file(Source(str(path), path.read_text()), params, None, "serial").job
+    assert job.cluster is not None
+    if devices != job.cluster.devices:
+        job = replace(job, cluster=resized(job.cluster, devices))
+    found = plan(job, within=within).found
+    counts = found.counts
+    best = f"{found.fitting[0].price.seconds:.4g} s" if found.fitting else "none"
+    row = [
+        name,
+        f"{counts.total - counts.numbers:,}",
+        f"{counts.too_large + counts.not_better:,}",
+        f"{counts.priced + sum(counts.refused.values()):,}",
+        f"{counts.left:,}",
+        best,
+        f"{found.gap:.1%}",
+        f"{process_time() - began:.1f} s",
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB",
+    ]
+    return f"| {' | '.join(row)} |"
+
+
+def main() -> None:
+    """All jobs, or one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--within", type=float, default=10.0, help="seconds of CPU that a search may take")
+    parser.add_argument("--only", choices=JOBS, help="this job alone, in this process")
+    given = parser.parse_args()
+    if given.only:
+        print(measured(given.only, given.within), flush=True)
+        return
+    print("| job | legal | left out by bounds | priced | left | best step | at most better by | CPU | memory |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    for name in JOBS:
+        command = [sys.executable, "-m", "benchmarks.plan", "--within", str(given.within), "--only", name]
+        subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What strategies share with others changes nothing: each costs what it costs by itself, whatever was priced before."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from compiler.model import Job
+from compiler.passes.place.alike import SizesAsked
+from dsl.diagnostics import ParcError
+from parc.planning.pricing import StrategyPricer
+from parc.planning.space import PlanChoice, PlanSpace
+from parc.planning.written import strategy_of
+from parc.price import Price
+from tests.planning.brute import candidates, priced, space_of
+from tests.planning.models import job_of
+
+CASES = [
+    ("transformer", {"inside": 2, "outside": 2, "batch": 6, "hidden": 24, "layers": 3}, 8),
+    ("images", {"inside": 4, "outside": 2, "batch": 4, "seq": 12}, 8),
+    ("tables", {"inside": 2, "outside": 3, "batch": 12}, 8),
+    ("layers", {"inside": 2, "outside": 3, "batch": 6, "hidden": 18}, 8),
+]
+
+
+def shared(pricer: StrategyPricer, space: PlanSpace, of: PlanChoice) -> Price | None:
+    try:
+        pricer.needed(strategy_of(space, of))
+    except ParcError:
+        return None
+    return pricer.price()
+
+
+@pytest.mark.parametrize(("model", "sizes", "number"), CASES)
+def test_prices_are_those_of_each_by_itself(model: str, sizes: dict[str, float], number: int) -> None:
+    agree(model, sizes, number, 3)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("model", "sizes", "number"), CASES)
+def test_prices_of_whole_spaces(model: str, sizes: dict[str, float], number: int, seed: int) -> None:
+    assert agree(model, sizes, 40 * number, seed).count(True) > number
+
+
+def test_another_answer_is_placed_anew() -> None:
+    """Two devices have nine of 18 columns each, four have not."""
+    answers = agree("layers", {"inside": 4, "outside": 2, "batch": 8, "hidden": 18}, 30, 5)
+    assert {True, False} <= {*answers}
+
+
+def agree(model: str, sizes: dict[str, float], number: int, seed: int) -> list[bool]:
+    """Hold so many candidates to their prices, in any order; whether they answered as one did that was placed before,
+    each time that one was asked."""
+    job, answers = job_of(model, **sizes), list[bool]()
+    space, _ = space_of(job)
+    found, pricer, sizes_of = list(candidates(space)), StrategyPricer(job), SizesAsked.sizes
+
+    def asked(self: SizesAsked, job: Job) -> dict[str, int] | None:
+        answers.append((found := sizes_of(self, job)) is not None)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SizesAsked, "sizes", asked)
+        for of in random.Random(seed).sample(found, min(number, len(found))):
+            assert shared(pricer, space, of) == priced(job, space, of), of
+    return answers
