@@ -63,9 +63,11 @@ def found(nodes: list[Node], last: dict[str, int], renewed: Collection[int]) -> 
     regions: list[Region] = []
     at = 0
     while at < len(nodes):
-        grown = _Grown(nodes, at, last, renewed)
-        if not grown.region:
-            order.append(nodes[at])
+        first = nodes[at]
+        begins = first.op.fuses and not (piecewise(first, renewed) or is_view(first) or by_column(first))
+        grown = _Grown(nodes, at, last, renewed) if begins else None
+        if grown is None or not grown.region:
+            order.append(first)
             at += 1
             continue
         order += [nodes[i] for i in (*grown.before, *grown.region, *grown.behind)]
@@ -82,14 +84,13 @@ class _Grown:
         self.region: list[int] = []
         self.before: list[int] = []
         self.behind: list[int] = []
-        first = nodes[at]
-        if piecewise(first, renewed) or is_view(first) or by_column(first):
-            return
-        growing, known, late = Growing(first), set[str](), set[str]()
+        growing, known, late = Growing(nodes[at]), set[str](), set[str]()
         region = [at]
         for i in range(at + 1, len(nodes)):
             node = nodes[i]
-            if node.op.leaf and not isinstance(node.op, Effect):
+            if not node.op.fuses:
+                if not node.op.leaf or isinstance(node.op, Effect):
+                    break
                 self.before.append(i)
                 known.add(node.outputs[0].name)
                 continue
@@ -108,7 +109,7 @@ class _Grown:
                 growing.add(node)
                 region.append(i)
         while len(region) > 1:  # without what must not leave it, and what comes behind that
-            if len(region) in growing.whole and not wrong([nodes[i] for i in region], self._leaving(nodes, region, last)):
+            if not wrong([nodes[i] for i in region], self._leaving(nodes, region, last)):
                 self.region = region
                 self.before, self.behind = ([i for i in of if i < region[-1]] for of in (self.before, self.behind))
                 return

@@ -5,10 +5,9 @@ measures it. A region is computed in blocks of its rows: pieces along the dims t
 takes away. What is computed of a block and read inside only is gone with the block. So a region
 
 - is made of ops that give pieces of results for pieces of operands (`Op.fuses`), in the memory where devices compute;
-- hangs together by values that are made in it;
-- has dims that every result has, its rows. Results have the dims of the first one, perhaps with others inside of them;
-  reductions (and products of rows with rows) take away the same dims each time, never the outermost one, and nothing
-  has fewer dims than they leave;
+- grows by what is made in it: every instruction but the first reads some of it, and has no dims but the first one's;
+- has dims that every result has, its rows: reductions (and products of rows with rows) take away the same dims each
+  time, never the outermost one, and nothing has fewer dims than they leave;
 - gives no views, and leaves something out: at least one value is read inside only.
 
 Nothing here looks at sizes: programs in other sizes have the same regions.
@@ -44,65 +43,53 @@ class FusedNodes(Op):
 
 
 class Growing:
-    """Neighbouring nodes that may become a region, as they are added. whole: after how many all hung together."""
+    """Neighbouring nodes that may become a region, as they are added."""
 
     def __init__(self, first: Node) -> None:
         (out,) = first.outputs
-        self.nodes = [first]
-        self.names = out.type.names if len(out.type.names) >= len(first.inputs[0].type.names) else first.inputs[0].type.names
-        self.rows: tuple[str, ...] = out.type.names
-        self.gone: frozenset[str] = _gone(first)
-        self.part = {out.name: 0}  # of the values that are made: which of the pieces that hang together they are in
-        self.parts = 1
-        self.whole = {1}
+        self.names = frozenset(n for v in (out, *first.inputs) for n in v.type.names)
+        self.rows = frozenset(out.type.names)
+        self.gone = _gone(first)
+        self.made = {out.name}
 
     def reads(self, node: Node) -> bool:
         """Whether it reads what is made in the region."""
-        return any([v.name in self.part for v in node.inputs])
+        made = self.made
+        return any([v.name in made for v in node.inputs])
 
     def lacks(self, node: Node) -> bool:
         """Whether it has not all rows."""
-        (out,) = node.outputs
-        return not all([out.type.has(n) for n in self.rows])
+        return not self.rows.issubset(node.outputs[0].type.names)
 
     def takes(self, node: Node) -> str:
         """Why the node cannot be added; "" if it can. It is `piecewise`."""
-        (out,) = node.outputs
+        if not self.reads(node):
+            return "it reads nothing that is made in the region"
         gone = _gone(node)
         if gone and self.gone and gone != self.gone:
             return "it takes away other dims than the region's first reduction"
-        if gone.issuperset(self.rows) or not all([out.type.has(n) for n in self.rows if n not in gone]):
+        rows = self.rows.difference(gone)
+        if not rows or not rows.issubset(node.outputs[0].type.names):
             return "no dim is left that all results of the region have"
-        for v in (*node.inputs, out):
-            names = v.type.names
-            if len(names) > len(self.names) and names[: len(self.rows)] != self.rows:
-                return "it has dims outside of those of the region's first instruction"
-            if len(names) <= len(self.names) and not set(self.names).issuperset(names):
-                return "it has dims that the region has not"
+        if not all([self.names.issuperset(v.type.names) for v in (*node.outputs, *node.inputs)]):
+            return "it has dims that the region's first instruction has not"
         return ""
 
     def add(self, node: Node) -> None:
-        (out,) = node.outputs
-        self.nodes.append(node)
         gone = _gone(node)
-        self.gone |= gone
-        self.rows = tuple([n for n in self.rows if n not in gone])
-        self.names = max((self.names, *(v.type.names for v in node.inputs)), key=len)
-        self.names = max((self.names, out.type.names), key=len)
-        joined = {self.part[v.name] for v in node.inputs if v.name in self.part}
-        part = min(joined, default=len(self.nodes))
-        if len(joined) > 1:
-            self.part = {v: part if p in joined else p for v, p in self.part.items()}
-        self.parts += 1 - len(joined)
-        self.part[out.name] = part
-        if self.parts == 1:
-            self.whole.add(len(self.nodes))
+        if gone:
+            self.gone |= gone
+            self.rows -= gone
+        self.made.add(node.outputs[0].name)
+
+
+_NONE: frozenset[str] = frozenset()
 
 
 def _gone(node: Node) -> frozenset[str]:
     """The dims that a reduction takes away."""
     if not isinstance(node.op, (Reduce, Contract)):
-        return frozenset()
+        return _NONE
     return frozenset(node.inputs[0].type.names).difference(node.outputs[0].type.names)
 
 
