@@ -1,4 +1,4 @@
-"""`fuse`: neighbouring instructions of which no intermediate need ever stand in memory become regions that run as one."""
+"""`fuse`: neighbouring instructions whose intermediates need not stand in memory become regions that run as one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Fused regions: neighbouring nodes of a body that run as one, so that what lies between them never stands in memory.
 
-One rule for all: the pass that finds them (`passes.fuse`), the verifier, the accounting of memory, and the executor that
-measures it. A region is computed in blocks of its rows: pieces along the dims that every result has and no reduction
-takes away. What is computed of a block and read inside only is gone with the block. So a region
+One rule for all: the pass that finds them (`passes.fuse`), the verifier, the accounting of memory, and the executor
+that measures it. A region is computed in blocks of its rows: pieces along the dims that every result has and no
+reduction takes away. What is computed of a block and read inside only is gone with the block. So a region
 
 - is made of ops that give pieces of results for pieces of operands (`Op.fuses`), in the memory where devices compute;
 - grows by what is made in it: every instruction but the first reads some of it, and has no dims but the first one's;

@@ -143,9 +143,7 @@ class BodyParser(Cursor):
         found: list[Node] = []
         fused: list[Region] = []
         inside = -1  # how many there are before the `fuse` that is open
-        while (
-            (inside >= 0 or not self.sees("}")) and not self.sees_word("yield") and not self.sees_word(REGION)
-        ):
+        while (inside >= 0 or not self.sees("}")) and not self.sees_word("yield") and not self.sees_word(REGION):
             start = self.token
             if start.kind == "end":
                 self.give_up("`}`")

@@ -1,6 +1,7 @@
-"""The marks of a body as text, behind its instructions (but for those of `fuse { … }`, which is around its own): `region attention kept 0.5: %scores.z..%softmax.out, %p`.
+"""The marks of a body as text, behind its instructions: `region attention kept 0.5: %scores.z..%softmax.out, %p`.
 
-A region's nodes are named by their first results, and runs of neighbours by the first and the last of them.
+A region's nodes are named by their first results, and runs of neighbours by the first and the last of them. Fused
+regions are told otherwise: `fuse { … }` is around their instructions.
 """
 
 from __future__ import annotations

@@ -335,7 +335,7 @@ CODES: tuple[Code, ...] = (
     _code(
         "E0652",
         "a fused region that cannot run as one",
-        "`fuse { … }` is around neighbouring element-wise instructions and reductions, which are computed block by block:\n"
+        "`fuse { … }` is around neighbouring element-wise instructions and reductions computed block by block:\n"
         "what they make and read inside only is never in memory. So each reads what is made in the region, none needs\n"
         "more than a block of rows, and neither messages nor buffers are among them.",
         "    %g.sum: f32[d=4, f=3/tp of 5] = all_reduce %g sum over dp\n    fuse {\n",

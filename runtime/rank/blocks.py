@@ -59,9 +59,7 @@ class BlockedRegion:
     def run(self, ctx: Any, operands: Sequence[Array], results: Mapping[str, Array]) -> None:
         """Compute it, and write into the arrays of its results."""
         for block in _blocks(self.rows, self.largest):
-            index = {
-                name: tuple([block.get(n, slice(None)) for n in v.type.names]) for name, v in self.values.items()
-            }
+            index = {name: tuple([block.get(n, slice(None)) for n in v.type.names]) for name, v in self.values.items()}
             part = self.backend.part
             here = {name: part(a, index[name]) for name, a in zip(self.inputs, operands, strict=True)}
             for i, (node, kernel) in enumerate(zip(self.op.nodes, self._planned(block))):

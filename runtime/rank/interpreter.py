@@ -119,12 +119,9 @@ class Rank:
 
     def end_step(self) -> None:
         """Let go of inputs, of accumulated values, and of the outputs that micro-batches have saved."""
-        for held in self.saved.values():
+        for held in (*self.saved.values(), *(p for pieces in self.inputs.values() for p in pieces)):
             held.buffer.drop()
-        self.saved = {}
-        for p in (p for pieces in self.inputs.values() for p in pieces):
-            p.buffer.drop()
-        self.inputs = {}
+        self.saved, self.inputs = {}, {}
         for name in [n for n in self.states if self.declared[n].role not in STATIC]:
             self.states.pop(name).buffer.drop()
 
@@ -150,8 +147,7 @@ class Rank:
         self, body: Graph, values: Values, stacks: Mapping[str, list[Destination]], carries: int = 0
     ) -> Wait[None]:
         """Run a body; `stacks`: results of an iteration -> where each goes to when it is defined."""
-        body = as_run(body)
-        scope, live = variables(body), liveness(body, carries)
+        scope, live = variables(body := as_run(body)), liveness(body, carries)
         for p in body.inputs:
             yield from self._store(stacks, p.name, values)
         for name in live.unused:
@@ -202,8 +198,7 @@ class Rank:
                 (out,) = instr.outputs
                 values[out.name] = HeldArray(self._compute(instr, scope, arrays)[0], operands[0].buffer.hold())
             case _ if (reuse := self.reuses.get((id(instr), 0))) is not None:
-                (out,) = instr.outputs
-                values[out.name] = self._renewed(instr, scope, operands, reuse)
+                values[instr.output.name] = self._renewed(instr, scope, operands, reuse)
             case _:
                 results = [self.backend.own(r) for r in self._compute(instr, scope, arrays)]
                 for out, array in zip(instr.outputs, results, strict=True):

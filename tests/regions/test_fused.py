@@ -55,7 +55,14 @@ def inner(body: Graph) -> set[str]:
 
 def test_norms_softmax_loss_activation_and_update_are_fused() -> None:
     named = {name for region in regions(gpt()) for name in region}
-    for stem in ("layer_norm.variance", "softmax.e", "cross_entropy.shifted", "gelu.erf", "centred.grad", "update.sqrt"):
+    for stem in (
+        "layer_norm.variance",
+        "softmax.e",
+        "cross_entropy.shifted",
+        "gelu.erf",
+        "centred.grad",
+        "update.sqrt",
+    ):
         assert any(stem in name for name in named), stem
     within = {name for cls in gpt().classes for f in cls.functions for b in bodies(f.body) for name in inner(b)}
     for stem in ("layer_norm.mul", "softmax.sub", "gelu.erf", "rsqrt.grad.mul_1", "update.add"):
