@@ -6,13 +6,15 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from compiler.graph import Graph, Node
-from compiler.in_place import reuses
 from compiler.ops.call import Call
 from compiler.ops.effects import Effect
 from compiler.ops.repeat import Repeat
 from compiler.program import DeviceClass, Function, Program
-from compiler.regions.fused import Growing, by_column, is_view, piecewise, readers, wrong
+from compiler.regions.fused import Growing, by_column, is_view, piecewise, readers, renewed_of, wrong
 from compiler.regions.region import Region, RegionKind
+
+MOVED = 12
+"""Instructions between those of a region that are moved out of it, at most."""
 
 
 def fuse(program: Program) -> Program:
@@ -32,12 +34,13 @@ def fuse(program: Program) -> Program:
 
 class _Fuser:
     def __init__(self, cls: DeviceClass) -> None:
-        self.renewed = {key[0] for key in reuses(cls, 1)}  # whether or not there are more micro-batches
+        self.renewed = renewed_of(cls)
         self.functions: dict[int, Graph] = {}  # that are called, by identity
 
     def body(self, body: Graph) -> Graph:
         nodes = [self.node(n) for n in body.nodes]
-        order, regions = found(nodes, readers(body), self.renewed)
+        fuses = any([n.op.fuses for n in nodes])
+        order, regions = found(nodes, readers(body), self.renewed) if fuses else (nodes, [])
         if not regions and all([a is b for a, b in zip(nodes, body.nodes)]):
             return body
         others = body.regions
@@ -88,13 +91,15 @@ class _Grown:
         region = [at]
         for i in range(at + 1, len(nodes)):
             node = nodes[i]
+            if len(self.before) + len(self.behind) > MOVED:
+                break
             if not node.op.fuses:
                 if not node.op.leaf or isinstance(node.op, Effect):
                     break
                 self.before.append(i)
                 known.add(node.outputs[0].name)
                 continue
-            if piecewise(node, renewed) or any([v.name in late for v in node.inputs]):
+            if piecewise(node, renewed) or (late and any([v.name in late for v in node.inputs])):
                 break
             reads = growing.reads(node)
             if not reads and (growing.lacks(node) or all([v.name in known for v in node.inputs])):

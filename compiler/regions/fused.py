@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from compiler.graph import Graph, Node, Value, names_of
+from compiler.in_place import reuses
 from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement, Op
 from compiler.ops.call import Call
@@ -25,6 +26,8 @@ from compiler.ops.contract import Contract
 from compiler.ops.effects import Effect
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
+from compiler.origin import Role
+from compiler.program import DeviceClass
 from compiler.regions.region import RegionKind
 from dsl.data import dataclass, fix
 
@@ -54,8 +57,10 @@ class Growing:
 
     def reads(self, node: Node) -> bool:
         """Whether it reads what is made in the region."""
-        made = self.made
-        return any([v.name in made for v in node.inputs])
+        for v in node.inputs:
+            if v.name in self.made:
+                return True
+        return False
 
     def lacks(self, node: Node) -> bool:
         """Whether it has not all rows."""
@@ -88,7 +93,7 @@ _NONE: frozenset[str] = frozenset()
 
 def _gone(node: Node) -> frozenset[str]:
     """The dims that a reduction takes away."""
-    if not isinstance(node.op, (Reduce, Contract)):
+    if node.op.pointwise or not isinstance(node.op, (Reduce, Contract)):
         return _NONE
     return frozenset(node.inputs[0].type.names).difference(node.outputs[0].type.names)
 
@@ -99,6 +104,13 @@ def by_column(node: Node) -> bool:
     return bool(gone) and node.inputs[0].type.names[0] in gone
 
 
+def renewed_of(cls: DeviceClass) -> set[int]:
+    """Identities of the nodes whose results take the memory of states (or would, in a step of one micro-batch), but
+    for those that renew rows, which are in no region anyway."""
+    kept = any(s.role is Role.STATE or s.memory != FIRST for s in cls.states)
+    return {key[0] for key in reuses(cls, 1)} if kept else set()
+
+
 def piecewise(node: Node, renewed: Collection[int]) -> str:
     """Why a node can be in no region; "" if it can be in one. renewed: identities of nodes whose result takes the
     memory of a state."""
@@ -106,8 +118,9 @@ def piecewise(node: Node, renewed: Collection[int]) -> str:
     rows = not isinstance(op, Contract) or set(ins[0].type.names) == set(ins[1].type.names)
     if not op.fuses or not ins or not rows:
         return "it is no element-wise op or reduction"
-    if any([v.memory != FIRST for v in (*ins, *node.outputs)]):
-        return "its values lie in another memory"
+    for v in (*ins, *node.outputs):
+        if v.memory != FIRST:
+            return "its values lie in another memory"
     return "its result takes the memory of a state" if id(node) in renewed else ""
 
 

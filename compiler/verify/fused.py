@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from compiler.graph import Graph
-from compiler.in_place import reuses
 from compiler.ops.call import Call
 from compiler.ops.repeat import Repeat
 from compiler.program import DeviceClass, Program
-from compiler.regions.fused import Growing, by_column, piecewise, readers, wrong
+from compiler.regions.fused import Growing, by_column, piecewise, readers, renewed_of, wrong
 from compiler.regions.region import Region, RegionKind
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
@@ -28,7 +27,7 @@ def check_fused(program: Program, report: Report) -> None:
 class _Checker:
     def __init__(self, cls: DeviceClass, report: Report) -> None:
         self.report = report
-        self.renewed = {key[0] for key in reuses(cls, 1)}
+        self.renewed = renewed_of(cls)
         self.called: set[int] = set()
 
     def body(self, body: Graph, site: Site) -> None:
