@@ -57,10 +57,7 @@ class Growing:
 
     def reads(self, node: Node) -> bool:
         """Whether it reads what is made in the region."""
-        for v in node.inputs:
-            if v.name in self.made:
-                return True
-        return False
+        return any([v.name in self.made for v in node.inputs])
 
     def lacks(self, node: Node) -> bool:
         """Whether it has not all rows."""
