@@ -98,6 +98,8 @@ def declared(decl: StateDecl, sizes: Mapping[str, int]) -> tuple[int, int]:
 class Replay:
     """Replays one action; `saved` are the slots of its micro-batch, `accumulated` the accumulators set in this step."""
 
+    fuses = True  # whether fused regions are one instruction
+
     def __init__(self, cls: DeviceClass, sizes: Mapping[str, int]) -> None:
         self.sizes = sizes
         self.states = {s.name: s for s in cls.states}
@@ -184,12 +186,12 @@ class Replay:
     # --- instructions
 
     def _body(self, body: Graph, env: dict[str, Buffer], where: Where, carries: int = 0) -> None:
-        live = self.lives.get(id(body))
+        live, run = self.lives.get(id(body)), as_run(body) if self.fuses else body
         if live is None:
-            live = self.lives[id(body)] = liveness(as_run(body), carries)
+            live = self.lives[id(body)] = liveness(run, carries)
         for name in live.unused:
             self._hold(env.pop(name), names=-1)
-        for instr, dying in zip(as_run(body).nodes, live.after, strict=True):
+        for instr, dying in zip(run.nodes, live.after, strict=True):
             self._begin(instr)
             if isinstance(instr.op, Repeat):
                 sunk = [name for name, into in live.sinks.items() if self._adds_to(into)]
@@ -252,11 +254,8 @@ class Replay:
         free = {v.name for v in instr.inputs if v.name in dying and env[v.name].sole}
         for out, operands in zip(instr.outputs, op.takes, strict=True):
             name = next((v.name for v in (instr.inputs[k] for k in operands) if v.name in free), None)
-            if name is None:
-                b = self._new(out.name, self._bytes(out))
-            else:
-                free.remove(name)
-                b = env[name]
+            b = self._new(out.name, self._bytes(out)) if name is None else env[name]
+            free -= {name or ""}
             self._hold(b, names=1)
             env[out.name] = b
 
