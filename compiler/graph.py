@@ -163,7 +163,8 @@ class Graph:
 
     A function of a program has neither inputs nor outputs: its effects are nodes. Graphs are equal if they have the
     same text, values and nodes are not: within a graph each is itself alone.
-    regions: what of it systems compute as one, once `mark_regions` has found that.
+    regions: what of it systems compute as one, once `mark_regions` has found that, and what runs as one (`fuse`).
+    run: how it is run then, once that was asked (`regions.fused.as_run`).
     """
 
     name: str
@@ -171,6 +172,7 @@ class Graph:
     nodes: tuple[Node, ...]
     outputs: tuple[Value, ...]
     regions: tuple[Region, ...] = ()
+    run: Graph | None = field(default=None, init=False, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)

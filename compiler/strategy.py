@@ -206,6 +206,7 @@ class Strategy:
 
     microbatch_pad: the last micro-batch may be smaller.
     two_passes: what a loss needs of the whole batch is computed before the first micro-batch, and once more with it.
+    fuses: whether neighbouring instructions run as one (`fuse off`: each by itself).
     """
 
     name: str
@@ -228,6 +229,7 @@ class Strategy:
     runs: tuple[RunRule, ...] = ()
     stores: tuple[StoreRule, ...] = ()
     caches: tuple[StoreRule, ...] = ()
+    fuses: bool = True
 
     @property
     def devices(self) -> int:

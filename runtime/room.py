@@ -107,7 +107,10 @@ def _values(graph: Graph) -> int:
 
 
 class _WholeReplay(Replay):
-    """Counts a value on all devices of a group at once. Nothing is renewed in place there."""
+    """Counts a value on all devices of a group at once. Nothing is renewed in place there, and what is fused is that
+    executor's own affair."""
+
+    fuses = False
 
     def __init__(self, cls: DeviceClass, sizes: Mapping[str, int]) -> None:
         super().__init__(cls, sizes)

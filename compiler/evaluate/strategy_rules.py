@@ -51,3 +51,4 @@ class StrategyRules:
     by_stage: Orders | None = None
     microbatches: Microbatches | None = None
     two_passes: bool = False
+    fuses: bool = True

@@ -6,6 +6,8 @@ follows with its real buffers:
 - Weights, optimizer states, counters and reports are there all the time, and so are the data inputs of a whole step.
 - An instruction allocates its results, then lets go of the operands that nothing needs any more. A result that nobody
   reads is let go at once. Ops that only rearrange (`Movement.VIEW`) share their operand's buffer.
+- A fused region (`compiler.regions.fused`) is one instruction: what it reads inside only is never there. A result takes
+  the memory of the first operand of its own type that was made for nothing else and that nothing else needs any more.
 - `input`, `read`, `load` share the buffer that they name, `save` makes its operand's buffer a saved one: bytes count
   once as long as any name or slot holds the buffer; a last `load` frees its slot.
 - Every buffer lies in one memory, and so do the values that share it. `move` allocates its result in another one.
@@ -42,6 +44,7 @@ from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, Function, StateDecl, listed
+from compiler.regions.fused import FusedNodes, as_run
 from dsl.data import dataclass
 
 STATIC = (*LASTING, Role.REPORT)
@@ -94,6 +97,8 @@ def declared(decl: StateDecl, sizes: Mapping[str, int]) -> tuple[int, int]:
 
 class Replay:
     """Replays one action; `saved` are the slots of its micro-batch, `accumulated` the accumulators set in this step."""
+
+    fuses = True  # whether fused regions are one instruction
 
     def __init__(self, cls: DeviceClass, sizes: Mapping[str, int]) -> None:
         self.sizes = sizes
@@ -181,12 +186,12 @@ class Replay:
     # --- instructions
 
     def _body(self, body: Graph, env: dict[str, Buffer], where: Where, carries: int = 0) -> None:
-        live = self.lives.get(id(body))
+        live, run = self.lives.get(id(body)), as_run(body) if self.fuses else body
         if live is None:
-            live = self.lives[id(body)] = liveness(body, carries)
+            live = self.lives[id(body)] = liveness(run, carries)
         for name in live.unused:
             self._hold(env.pop(name), names=-1)
-        for instr, dying in zip(body.nodes, live.after, strict=True):
+        for instr, dying in zip(run.nodes, live.after, strict=True):
             self._begin(instr)
             if isinstance(instr.op, Repeat):
                 sunk = [name for name, into in live.sinks.items() if self._adds_to(into)]
@@ -229,6 +234,9 @@ class Replay:
                 self._hold(early.moved[-1], names=1)
             env[out.name] = early.moved.popleft()
             return
+        elif isinstance(op, FusedNodes):
+            self._fused(instr, op, env, dying)
+            return
         else:
             origin = Role.MESSAGE if op.message else Role.ACTIVATION
             for out in instr.outputs:
@@ -241,6 +249,15 @@ class Replay:
         if isinstance(op, Load) and op.last:
             self._hold(self.saved[op.name], slots=-1)
             del self.saved[op.name]
+
+    def _fused(self, instr: Node, op: FusedNodes, env: dict[str, Buffer], dying: tuple[str, ...]) -> None:
+        free = {v.name for v in instr.inputs if v.name in dying and env[v.name].sole}
+        for out, operands in zip(instr.outputs, op.takes, strict=True):
+            name = next((v.name for v in (instr.inputs[k] for k in operands) if v.name in free), None)
+            b = self._new(out.name, self._bytes(out)) if name is None else env[name]
+            free -= {name or ""}
+            self._hold(b, names=1)
+            env[out.name] = b
 
     def _source(self, op: Input | Read | Load, size: int) -> Buffer:
         if isinstance(op, Load):
@@ -276,8 +293,7 @@ class Replay:
         if name in self.accumulated:
             return
         b = env[operand]
-        sole = not b.static and b.names == 1 and not b.slots and not b.accumulator
-        if not (sole and operand in dying) or listed(decl):
+        if not (b.sole and operand in dying) or listed(decl):
             b = self._new(name, self._declared(name), memory=decl.memory)
         self._hold(b, accumulator=decl.role)
         self.accumulated[name] = b

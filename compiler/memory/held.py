@@ -25,6 +25,11 @@ class Buffer:
     def role(self) -> str:
         return self.accumulator or (Role.SAVED if self.slots else self.origin)
 
+    @property
+    def sole(self) -> bool:
+        """Whether one name holds it, and nothing else."""
+        return not self.static and self.names == 1 and not self.slots and not self.accumulator
+
 
 @dataclass(slots=True)
 class Early:

@@ -109,6 +109,8 @@ class Op:
     movement: whether it moves elements only.
     pointwise: every element of the result is made of one element of each operand.
     joins: its work is done within the kernel of a neighbour: element-wise work and reductions.
+    fuses: pieces of its result, along dims that it has, are made of the same pieces of its operands, wherever these
+        stand: fused regions may have it.
     leaf: its result is there without work: positions, constants, data.
     message: other devices take part; what it gives lies in a communication buffer.
     unpacks: its operands are what of the result rests in memory, in fewer bits: kernels read these, and make of them
@@ -128,6 +130,7 @@ class Op:
     movement: ClassVar[Movement] = Movement.NO
     pointwise: ClassVar[bool] = False
     joins: ClassVar[bool] = False
+    fuses: ClassVar[bool] = False
     leaf: ClassVar[bool] = False
     message: ClassVar[bool] = False
     unpacks: ClassVar[bool] = False

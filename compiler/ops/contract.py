@@ -25,6 +25,7 @@ class Contract(Op):
     """`dims`: the result's dims in order. Dims of the operands that are not among them are summed."""
 
     mnemonic: ClassVar[str] = "contract"
+    fuses: ClassVar[bool] = True
     spelling: ClassVar[tuple[tuple[str, str], ...]] = (("to", "dims"),)
     derived: ClassVar[Mapping[str, Derive]] = {"dims": names_of}
     dims: tuple[str, ...]

@@ -37,6 +37,7 @@ class Map(Op):
     mnemonic: ClassVar[str] = "map"
     pointwise: ClassVar[bool] = True
     joins: ClassVar[bool] = True
+    fuses: ClassVar[bool] = True
     fn: str
     slots: tuple[Literal, ...]
 
@@ -127,6 +128,7 @@ class Cast(Op):
     derived: ClassVar[Mapping[str, Derive]] = {"dtype": dtype_of}
     pointwise: ClassVar[bool] = True
     joins: ClassVar[bool] = True
+    fuses: ClassVar[bool] = True
     dtype: str
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
@@ -158,6 +160,7 @@ class Broadcast(View):
     """The operand repeated along the dims that it lacks; the result has exactly `dims` in this order."""
 
     mnemonic: ClassVar[str] = "broadcast"
+    fuses: ClassVar[bool] = True
     spelling: ClassVar[tuple[tuple[str, str], ...]] = (("to", "dims"),)
     derived: ClassVar[Mapping[str, Derive]] = {"dims": dims_of}
     dims: tuple[Dim, ...]
@@ -203,6 +206,7 @@ class StopGradient(View):
     """The operand itself; no derivative passes."""
 
     mnemonic: ClassVar[str] = "stop_gradient"
+    fuses: ClassVar[bool] = True
     builtin: ClassVar[str] = "stop_gradient"
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:

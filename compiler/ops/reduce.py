@@ -31,6 +31,7 @@ class Reduce(Op):
     builtin: ClassVar[str] = "sum"
     spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "fn"), ("over", "dims"))
     joins: ClassVar[bool] = True
+    fuses: ClassVar[bool] = True
     fn: str
     dims: tuple[str, ...]
 

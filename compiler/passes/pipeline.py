@@ -21,6 +21,7 @@ from compiler.passes.differentiate import (
 from compiler.passes.divide import Divided, divide
 from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.evaluation import evaluation
+from compiler.passes.fuse import fuse
 from compiler.passes.lanes import lanes
 from compiler.passes.lower import lower
 from compiler.passes.mark_regions import mark_regions
@@ -204,6 +205,11 @@ def _mark_regions(w: Work) -> None:
     w.program = mark_regions(w.program)
 
 
+def _fuse(w: Work) -> None:
+    if w.job.strategy.fuses:
+        w.program = fuse(w.program)
+
+
 def _both(w: Work) -> tuple[Graph, ...]:
     return w.differentiated.forward, w.differentiated.backward
 
@@ -232,6 +238,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("early_writes", _early_writes, lambda w: w.program),  # new contents, as early as can be
     Pass("mark_regions", _mark_regions, lambda w: w.program),  # what systems compute as one
     Pass("offload", _offload, lambda w: w.program),  # what rests in other memories is moved in and out
+    Pass("fuse", _fuse, lambda w: w.program),  # what runs as one: what lies between never stands in memory
 )
 
 NAMES = tuple(p.name for p in PASSES)

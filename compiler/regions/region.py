@@ -12,12 +12,14 @@ class RegionKind(StrEnum):
     """ATTENTION: a softmax, or its derivative, between products of activations.
     NORM: what divides by the root of a mean of squares, with the scale and offset behind it, or its derivative.
     LOSS: from the last products to the loss, and back to their derivatives, by way of a softmax.
-    ROUTING: a message that moves copies of positions to experts, or of what is added up to one."""
+    ROUTING: a message that moves copies of positions to experts, or of what is added up to one.
+    FUSED: neighbours that run as one, here too: what lies between them never stands in memory (`regions.fused`)."""
 
     ATTENTION = "attention"
     NORM = "norm"
     LOSS = "loss"
     ROUTING = "routing"
+    FUSED = "fuse"
 
 
 @dataclass(frozen=True, slots=True)

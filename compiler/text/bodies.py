@@ -17,13 +17,13 @@ from compiler.ops.functions import FUNCTIONS
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
 from compiler.program import ALL_CHUNKS, ORIGINS, Function, FunctionPhase, phase_in
-from compiler.regions.region import Region
+from compiler.regions.region import Region, RegionKind
 from compiler.text.attrs import AXES, OPS, attributes, describe, fits
 from compiler.text.cursor import Cursor
 from compiler.text.lexer import Lexeme
 from compiler.text.locations import Locations, Site
+from compiler.text.regions import FUSE, read_regions
 from compiler.text.regions import WORD as REGION
-from compiler.text.regions import read_regions
 from dsl.diagnostics import Diagnostics, ParcError, did_you_mean
 from dsl.limits import MAX_LOOPS
 from dsl.source import Span
@@ -102,7 +102,7 @@ class BodyParser(Cursor):
         inputs = self._with_phase(params)
         self.scope = {v.name: v for v in inputs}
         outer, self.where = self.where, Locations()
-        nodes = self.nodes(Site(0), 0)
+        nodes, regions = self.nodes(Site(0), 0)
         self.lines[name], self.where = self.where.spans, outer
         self.word("yield")
         results = self._operands()
@@ -111,7 +111,7 @@ class BodyParser(Cursor):
         self.end_line()
         if name in self.functions:
             raise self.error("E0606", f"there are two functions `{name}`", start)
-        self.functions[name] = Graph(name, inputs, nodes, results)
+        self.functions[name] = Graph(name, inputs, nodes, results, regions)
         return True
 
     def function(self, site: Site) -> Function:
@@ -130,22 +130,37 @@ class BodyParser(Cursor):
 
     def marked(self, site: Site, depth: int) -> tuple[tuple[Node, ...], tuple[Region, ...]]:
         """Instructions up to a `}` or a `yield`, and the regions behind them."""
-        nodes = self.nodes(site, depth)
+        nodes, fused = self.nodes(site, depth)
         while self.sees_word(REGION):
             try:
-                return nodes, read_regions(self, nodes)
+                return nodes, (*fused, *read_regions(self, nodes))
             except ParcError as error:
                 self.skip(error)
-        return nodes, ()
+        return nodes, fused
 
-    def nodes(self, site: Site, depth: int) -> tuple[Node, ...]:
-        """Instructions up to a `}`, a `yield` or a region."""
+    def nodes(self, site: Site, depth: int) -> tuple[tuple[Node, ...], tuple[Region, ...]]:
+        """Instructions up to a `}`, a `yield` or a mark, and which of them stand in a `fuse { … }` together."""
         found: list[Node] = []
-        while not self.sees("}") and not self.sees_word("yield") and not self.sees_word(REGION):
+        fused: list[Region] = []
+        inside = -1  # how many there are before the `fuse` that is open
+        while (inside >= 0 or not self.sees("}")) and not self.sees_word("yield") and not self.sees_word(REGION):
             start = self.token
             if start.kind == "end":
                 self.give_up("`}`")
             try:
+                if inside >= 0 and self.take("}"):
+                    fused.append(self._fused(found[inside:], start))
+                    inside = -1
+                    self.end_line()
+                    continue
+                if self.sees_word(FUSE):
+                    if inside >= 0:
+                        raise self.error("E0601", "a `fuse` inside of another", start, "end the outer one first: `}`")
+                    self.next()
+                    self.mark("{")
+                    inside = len(found)
+                    self.end_line()
+                    continue
                 here = site.inner(len(found))
                 instr = self.instruction(here, depth)
                 if here not in self.where.spans:
@@ -155,7 +170,16 @@ class BodyParser(Cursor):
                 self.scope.update((v.name, v) for v in instr.outputs)
             except ParcError as error:
                 self.skip(error)
-        return tuple(found)
+        if inside >= 0:
+            self.give_up("`}`, the end of the `fuse`")
+        return tuple(found), tuple(fused)
+
+    def _fused(self, nodes: Sequence[Node], start: Lexeme) -> Region:
+        """The region of the nodes before its `}`. Raises E0652 where one gives nothing."""
+        if not nodes or not all([node.outputs for node in nodes]):
+            help = "`fuse { … }` is around element-wise instructions and reductions"
+            raise self.error("E0652", "a fused region is made of instructions that give values", start, help)
+        return Region(RegionKind.FUSED, tuple([node.outputs[0].name for node in nodes]))
 
     def _var(self) -> Value:
         name = self.value_name()

@@ -32,8 +32,9 @@ from compiler.program import (
     StateDecl,
     phase_in,
 )
+from compiler.regions.fused import rows_of
 from compiler.text.attrs import quote, runs, show_attributes, show_axis, show_dims, show_number, show_run
-from compiler.text.regions import show_regions
+from compiler.text.regions import FUSE, show_regions
 from compiler.text.sharing import with_code_of
 from compiler.walk import called
 
@@ -264,7 +265,16 @@ def _dim(dim: Dim, axes: Sequence[str], border: tuple[int, int] | None, sizes: S
 
 def _instrs(body: Graph, indent: str, shown: Show) -> list[str]:
     lines: list[str] = []
-    for instr in body.nodes:
+    at = 0
+    for first, last in rows_of(body) if body.regions else ():
+        for instr in body.nodes[at:first]:
+            lines += _instr(instr, indent, shown)
+        lines.append(f"{indent}{FUSE} {{")
+        for instr in body.nodes[first : last + 1]:
+            lines += _instr(instr, indent + "  ", shown)
+        lines.append(indent + "}")
+        at = last + 1
+    for instr in body.nodes[at:]:
         lines += _instr(instr, indent, shown)
     return lines + [indent + line for line in show_regions(body)]
 

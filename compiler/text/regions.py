@@ -1,6 +1,7 @@
 """The marks of a body as text, behind its instructions: `region attention kept 0.5: %scores.z..%softmax.out, %p`.
 
-A region's nodes are named by their first results, and runs of neighbours by the first and the last of them.
+A region's nodes are named by their first results, and runs of neighbours by the first and the last of them. Fused
+regions are told otherwise: `fuse { … }` is around their instructions.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ from compiler.text.cursor import Cursor
 
 WORD = "region"
 
+FUSE = "fuse"
+"""Before the `{` of instructions that run as one (`regions.fused`)."""
+
+MARKS = tuple(k for k in RegionKind if k is not RegionKind.FUSED)
+"""Kinds that are told behind the instructions."""
+
 
 def show_regions(body: Graph) -> list[str]:
     """A line for each region of the body, without those of its loops."""
     order = _order(body.nodes) if body.regions else {}
-    return [_line(region, order, list(order)) for region in body.regions]
+    return [_line(region, order, list(order)) for region in body.regions if region.kind in MARKS]
 
 
 def _order(nodes: Sequence[Node]) -> dict[str, int]:
@@ -46,8 +53,8 @@ def read_regions(cursor: Cursor, nodes: Sequence[Node]) -> tuple[Region, ...]:
     found: list[Region] = []
     while cursor.take_word(WORD):
         kind = cursor.token
-        if cursor.text("a kind of region") not in list(RegionKind):
-            raise cursor.error("E0601", f"`{kind.text}` is no kind of region", kind, f"one of {', '.join(RegionKind)}")
+        if cursor.text("a kind of region") not in MARKS:
+            raise cursor.error("E0601", f"`{kind.text}` is no kind of region", kind, f"one of {', '.join(MARKS)}")
         over: list[tuple[str, ...]] = []
         while cursor.take_word("over"):
             cursor.mark("(")

@@ -147,7 +147,7 @@ class _Parser(FactParser, BodyParser, SpanParser):
         self.mark("{")
         self.end_line()
         self.scope = {v.name: v for v in inputs}
-        nodes = self.nodes(Site(self.graphs), 0)
+        nodes, regions = self.nodes(Site(self.graphs), 0)
         self.graphs += 1
         self.word("yield")
         outputs = self._operands()
@@ -156,7 +156,7 @@ class _Parser(FactParser, BodyParser, SpanParser):
         self.end_line()
         self.skip_lines()
         self.role = ""
-        return Graph(name, tuple(inputs), nodes, outputs)
+        return Graph(name, tuple(inputs), nodes, outputs, regions)
 
     def called(self) -> None:
         """The functions that the next graph calls."""

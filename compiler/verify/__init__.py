@@ -6,6 +6,7 @@ local    layouts of local ops follow from their loops        E0613 to E0616
 comm     changes of layout, collectives do as they say       E0617, E0618
 effects  buffers, gradients, saved values                    E0620 to E0626
 memories values are read where they lie                      E0619
+fused    regions can be computed block by block              E0652
 stages   sends and receives, reductions between stages       E0630, E0631
 across   what stages hold pieces and parts of in U           E0632
 order    schedules: every micro-batch once, no hang          E0640 to E0642
@@ -31,6 +32,7 @@ from compiler.verify.classes import check_classes
 from compiler.verify.declarations import check_declarations
 from compiler.verify.effects import check_buffers
 from compiler.verify.entries import check_entry
+from compiler.verify.fused import check_fused
 from compiler.verify.interface import check_interface
 from compiler.verify.memories import check_memories
 from compiler.verify.order import check_order
@@ -110,6 +112,8 @@ def _verify(program: Program, report: Report) -> None:
         check_stages(program, report)
     if not report.failed:
         check_memories(program, report)
+    if not report.failed:
+        check_fused(program, report)
     if not report.failed:
         check_across(program, report)
     if not report.failed:

@@ -219,6 +219,11 @@ class Store(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class FuseOff(Statement):
+    """`fuse off`: every instruction by itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Implement(Statement):
     """`implement block.mlp by tensor_parallel_mlp(tp)`: the scope is computed by a device-local function."""
 

@@ -216,6 +216,9 @@ class TreeBuilder(Expressions):
     def store(self, c: Children) -> ast.Store:
         return ast.Store(self._name(c[1]), cast(ast.Call, c[3]), first(ast.Path, c), span=self._span(c))
 
+    def fuse(self, c: Children) -> ast.FuseOff:
+        return ast.FuseOff(span=self._span(c))
+
     def layout(self, c: Children) -> ast.LayoutDecl:
         dims = tuple((g.names[0], g.names[1:]) for g in every(NameList, c))
         tensor, *scope = every(ast.Path, c)

@@ -43,6 +43,13 @@ stage 0: devices 0..3 {
 }
 """
 
+_UPDATE = """\
+    %step: f32[d=4, f=3/tp of 5] = mul 0.1, %g.sum
+    %w.new: f32[d=4, f=3/tp of 5] = sub %w, %step
+"""
+
+FUSED = ONE.replace(_UPDATE, "    fuse {\n  " + _UPDATE.replace("\n    ", "\n      ") + "    }\n")
+
 ENTRIES = (
     ONE.replace("\nstage 0:", "\nentry train_step(x) -> loss\n\nstage 0:")
     + """

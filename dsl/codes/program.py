@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dsl.codes.code import Code
-from dsl.codes.lowered import ENTRIES, ONE, TWO
+from dsl.codes.lowered import ENTRIES, FUSED, ONE, TWO
 
 _CUT = """\
 program layers
@@ -331,6 +331,16 @@ CODES: tuple[Code, ...] = (
         "  weight w: f32[d=4, f=3/tp of 5] = ones\n  loss",
         "  weight w: f32[d=4, f=3/tp of 5] = zeros\n  loss",
         ENTRIES,
+    ),
+    _code(
+        "E0652",
+        "a fused region that cannot run as one",
+        "`fuse { … }` is around neighbouring element-wise instructions and reductions computed block by block:\n"
+        "what they make and read inside only is never in memory. So each reads what is made in the region, none needs\n"
+        "more than a block of rows, and neither messages nor buffers are among them.",
+        "    %g.sum: f32[d=4, f=3/tp of 5] = all_reduce %g sum over dp\n    fuse {\n",
+        "    fuse {\n      %g.sum: f32[d=4, f=3/tp of 5] = all_reduce %g sum over dp\n",
+        FUSED,
     ),
     _code(
         "E0670",

@@ -182,6 +182,11 @@ def _(node: ast.Store) -> Doc:
 
 
 @statement.register
+def _(node: ast.FuseOff) -> Doc:
+    return ["fuse off"]
+
+
+@statement.register
 def _(node: ast.LayoutDecl) -> Doc:
     dims: list[Doc] = [["/".join(n.id for n in (dim, *axes))] for dim, axes in node.dims]
     return [f"layout {node.tensor}", Bracket("[", tuple(dims), "]"), *_scope(node.scope)]

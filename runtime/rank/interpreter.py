@@ -29,9 +29,11 @@ from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import FunctionPhase, listed
+from compiler.regions.fused import FusedNodes, as_run
 from runtime.backend import Array, LocalValue, Position, Renewing
 from runtime.comm import Handle, Then, Wait
 from runtime.mesh import Mesh, parted
+from runtime.rank.blocks import fused
 from runtime.rank.buffers import Destination, HeldArray, Ledger, RankBuffer, adds
 from runtime.rank.collectives import Here, start_collective
 from runtime.rank.early import early_moves
@@ -62,7 +64,7 @@ class Rank:
         self.reuses = reuses(cls, program.microbatches)
         self.doing, self.chunk, self.micro, self.last = "", 0, 0, 0
         self.ctx = backend.context(0, program.seed)
-        self._plans: dict[tuple[int, int], tuple[Node, Any]] = {}
+        self.plans: dict[tuple[int, int], tuple[Node, Any]] = {}
         self.early: dict[int, Iterator[HeldArray]] = {}  # by instruction of a loop, what it has moved before it is read
 
     # --- memory
@@ -117,12 +119,9 @@ class Rank:
 
     def end_step(self) -> None:
         """Let go of inputs, of accumulated values, and of the outputs that micro-batches have saved."""
-        for held in self.saved.values():
+        for held in (*self.saved.values(), *(p for pieces in self.inputs.values() for p in pieces)):
             held.buffer.drop()
-        self.saved = {}
-        for p in (p for pieces in self.inputs.values() for p in pieces):
-            p.buffer.drop()
-        self.inputs = {}
+        self.saved, self.inputs = {}, {}
         for name in [n for n in self.states if self.declared[n].role not in STATIC]:
             self.states.pop(name).buffer.drop()
 
@@ -148,7 +147,7 @@ class Rank:
         self, body: Graph, values: Values, stacks: Mapping[str, list[Destination]], carries: int = 0
     ) -> Wait[None]:
         """Run a body; `stacks`: results of an iteration -> where each goes to when it is defined."""
-        scope, live = variables(body), liveness(body, carries)
+        scope, live = variables(body := as_run(body)), liveness(body, carries)
         for p in body.inputs:
             yield from self._store(stacks, p.name, values)
         for name in live.unused:
@@ -191,14 +190,15 @@ class Rank:
             case Recv() | StageReduce() | Comm():
                 (out,) = instr.outputs
                 values[out.name] = self.coming(self._started(op, arrays, scope, instr), out)
+            case FusedNodes():
+                values.update(fused(self, instr, op, operands, dying))
             case Move() if op.ahead and id(instr) in self.early:
                 values[instr.output.name] = next(self.early[id(instr)])
             case _ if op.movement is Movement.VIEW:
                 (out,) = instr.outputs
                 values[out.name] = HeldArray(self._compute(instr, scope, arrays)[0], operands[0].buffer.hold())
             case _ if (reuse := self.reuses.get((id(instr), 0))) is not None:
-                (out,) = instr.outputs
-                values[out.name] = self._renewed(instr, scope, operands, reuse)
+                values[instr.output.name] = self._renewed(instr, scope, operands, reuse)
             case _:
                 results = [self.backend.own(r) for r in self._compute(instr, scope, arrays)]
                 for out, array in zip(instr.outputs, results, strict=True):
@@ -259,11 +259,11 @@ class Rank:
     def _planned(self, instr: Node, scope: Mapping[str, Value]) -> Any:
         """The kernel of an instruction."""
         key = id(instr), self.chunk
-        if key not in self._plans:
-            ins, outs = [self._value(scope[v.name]) for v in instr.inputs], [self._value(v) for v in instr.outputs]
+        if key not in self.plans:
+            ins, outs = [self.value(scope[v.name]) for v in instr.inputs], [self.value(v) for v in instr.outputs]
             position = Position(self.program.sizes, self.at, self._start(instr.op))
-            self._plans[key] = instr, self.backend.plan(instr.op, ins, outs, position)
-        return self._plans[key][1]
+            self.plans[key] = instr, self.backend.plan(instr.op, ins, outs, position)
+        return self.plans[key][1]
 
     def _start(self, op: object) -> int:
         """The first iteration that this device holds of the loop that an `iota` numbers."""
@@ -276,7 +276,7 @@ class Rank:
         """The type of the device's own piece."""
         return local_type(var.type, var.layout, self.program.sizes)
 
-    def _value(self, var: Value) -> LocalValue:
+    def value(self, var: Value) -> LocalValue:
         return LocalValue(self.local(var), (), var.type, var.layout.dims)
 
     # --- effects

@@ -242,7 +242,7 @@ class RankWriter(StraightLine):
     def kernel(self, instr: Node, scope: Mapping[str, Value]) -> Kernel:
         """What computes an instruction: in the place of an operand that dies, if it can."""
         op, rank, renews = instr.op, self.rank, id(instr) in self.renewed.nodes
-        ins, outs = [rank._value(scope[v.name]) for v in instr.inputs], [rank._value(v) for v in instr.outputs]
+        ins, outs = [rank.value(scope[v.name]) for v in instr.inputs], [rank.value(v) for v in instr.outputs]
         position = Position(rank.program.sizes, rank.at, rank._start(op))
         for operand in self.dying.get(instr, ()):
             found = self.backend.plan_over(op, ins, outs, position, operand)

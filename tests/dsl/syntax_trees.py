@@ -150,6 +150,7 @@ rules = st.one_of(
     ),
     st.builds(ast.Microbatches, expressions, maybe(names)),
     st.builds(ast.PlaceDecl, paths, names, maybe(expressions)),
+    st.builds(ast.FuseOff),
     st.builds(ast.Recompute, maybe(tuples(plain_names, 1).map(ast.Path)), tuples(paths)),
     st.builds(ast.Implement, paths, bare_calls),
     st.builds(ast.Apply, st.builds(ast.Call, plain_names, tuples(_arguments(expressions))), _scopes),

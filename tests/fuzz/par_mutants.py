@@ -31,8 +31,8 @@ CHARACTERS = "\x00\x01\x1b\x7f\x85\u00a0\u202e\ud800é→\ufeff\t\r\f\v\\\"'#;$`
 _STATEMENTS = """
     use param check fn model optimizer device cluster tactic strategy job dim weight input state assign repeat scan
     if_else return_ loss metric output device_use level setting mesh split shard reduce layout pipeline microbatches
-    place recompute offload run_on store apply rule_if run optimizer_use frozen precision data seed item statement rule
-    task cluster_statement
+    place recompute offload run_on store fuse apply rule_if run optimizer_use frozen precision data seed item statement
+    rule task cluster_statement
 """
 _LINES = frozenset(_STATEMENTS.split())
 """Rules that stand on lines of their own."""

@@ -54,7 +54,7 @@ def test_schedules(schedule: str) -> None:
 def test_what_is_told_of_it() -> None:
     options = f"{SMALL} seq=64 batch=32 dp=2 tp=2 pp=2 microbatches=8"
     found = complete(example("gpt", options, **{"one_f_one_b(": "gpipe("}).program)[0]
-    assert found.action == ("B", 0, 0) and when(found).startswith("B[0] of stage 0, block at ")
+    assert found.action == ("F", 0, 7) and when(found).startswith("F[7] of stage 0, block at ")
     diagnostic = out_of_memory(found, 1000.0)
     assert show_bytes(found.peak) in diagnostic.message and when(found) in diagnostic.message
     first = diagnostic.notes[1][0]

@@ -17,6 +17,7 @@ from compiler.model import Init, Job, Model, Training, Weight
 from compiler.passes.across import across
 from compiler.passes.differentiate import Derivative, add_in_own_type, close, merge, transposed, without_dead_code
 from compiler.passes.early_writes import early_writes, late_values
+from compiler.passes.fuse import fuse
 from compiler.passes.lower import lower
 from compiler.passes.mark_regions import mark_regions
 from compiler.passes.offload import Resting, offload
@@ -159,6 +160,10 @@ def _offload(text: str, note: str) -> str:
     return show(offload(program, [OffloadRule(tuple(classes), memory, None, int(ahead))], [], of))
 
 
+def _fuse(text: str, note: str) -> str:
+    return show(fuse(parse_program(text)))
+
+
 def _mark_regions(text: str, note: str) -> str:
     return show(mark_regions(parse_program(text)))
 
@@ -182,6 +187,7 @@ RUN: dict[str, Callable[[str, str], str]] = {
     "early_writes": _early_writes,
     "mark_regions": _mark_regions,
     "offload": _offload,
+    "fuse": _fuse,
 }
 
 

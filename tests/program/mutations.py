@@ -19,6 +19,7 @@ from compiler.ops.neighbours import ShiftAcross
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.program import Affine, DeviceClass, For, Function, Program, Run
+from compiler.regions.region import Region, RegionKind
 from compiler.walk import called
 
 KINDS = {
@@ -91,10 +92,17 @@ def _edited(body: Graph, path: Path, made: list[Node] | Value) -> Graph:
         inner = replace(instr.op, body=_edited(instr.op.body, rest, made))
         return replace(body, nodes=(*body.nodes[:i], replace(instr, op=inner), *body.nodes[i + 1 :]))
     if isinstance(made, list):
-        return replace(body, nodes=(*body.nodes[:i], *made, *body.nodes[i + 1 :]))
+        return replace(body, nodes=(*body.nodes[:i], *made, *body.nodes[i + 1 :]), regions=_without(body, instr))
     old, new = instr.outputs[0], made
     after = tuple(replace(n, inputs=_renamed(n.inputs, old, new)) for n in body.nodes[i + 1 :])
-    return replace(body, nodes=(*body.nodes[:i], *after), outputs=_renamed(body.outputs, old, new))
+    nodes, outputs = (*body.nodes[:i], *after), _renamed(body.outputs, old, new)
+    return replace(body, nodes=nodes, outputs=outputs, regions=_without(body, instr))
+
+
+def _without(body: Graph, instr: Node) -> tuple[Region, ...]:
+    """The body's regions but for the fused one that the instruction was in."""
+    names = set(names_of(instr.outputs))
+    return tuple(r for r in body.regions if r.kind is not RegionKind.FUSED or not names & set(r.values))
 
 
 def _renamed(values: Sequence[Value], old: Value, new: Value) -> tuple[Value, ...]:

@@ -119,6 +119,7 @@ def _moves_in(update: Graph) -> list[str]:
 class _Replay(Replay):
     """Of an action whose values are as large as `of` says, some of which add to gradients without a copy."""
 
+    fuses = False  # systems fuse what `of` says, as their prices do
     of: FunctionSizes
     passing: list[Buffer]
 

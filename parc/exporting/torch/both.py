@@ -8,7 +8,7 @@ from dataclasses import replace
 from compiler.graph import Graph, Node, Value
 from compiler.ops.repeat import Repeat
 from compiler.program import DeviceClass, FunctionPhase
-from compiler.regions.region import Region
+from compiler.regions.region import Region, RegionKind
 from compiler.walk import bodies
 from parc.exporting.torch.writer import Writer, emit, number, tuple_of
 from runtime.torch.fusing.fuse import with_fused_passes
@@ -26,7 +26,10 @@ from runtime.torch.fusing.ops import (
 
 def fused_both(cls: DeviceClass) -> DeviceClass:
     """The class with such parts as one op in each pass, if it has a backward pass and regions are marked."""
-    marks = {f.key: tuple(r for body in bodies(f.body) for r in body.regions) for f in cls.functions}
+    marks = {
+        f.key: tuple(r for body in bodies(f.body) for r in body.regions if r.kind is not RegionKind.FUSED)
+        for f in cls.functions
+    }
     if all(f.phase is not FunctionPhase.BACKWARD for f in cls.functions) or not any(marks.values()):
         return cls
     found = with_fused_passes(cls, "cpu")

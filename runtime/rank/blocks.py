@@ -1,0 +1,109 @@
+"""Fused regions, block by block: what a region computes and reads inside only is never larger than a block.
+
+Written against `runtime.backend.Backend` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from compiler.graph import Dim, Node, Type, names_of
+from compiler.regions.fused import FusedNodes
+from runtime.backend import Array, Kernel, LocalValue, Position, Shape
+from runtime.rank.buffers import HeldArray
+
+if TYPE_CHECKING:
+    from runtime.rank.interpreter import Rank
+
+BLOCK = 1 << 14
+"""Elements of the largest value in a block, at most (but for values of which a single row has more)."""
+
+
+def fused(
+    rank: Rank, instr: Node, op: FusedNodes, operands: Sequence[HeldArray], dying: Collection[str]
+) -> dict[str, HeldArray]:
+    """The results of a region on a device: in memory of operands that nothing needs any more, as far as it goes."""
+    key = id(instr), rank.chunk
+    if key not in rank.plans:
+        rank.plans[key] = instr, BlockedRegion(op, instr, rank)
+    free = {k for k, v in enumerate(instr.inputs) if v.name in dying and operands[k].buffer.holders == 1}
+    made: dict[str, HeldArray] = {}
+    for out, candidates in zip(instr.outputs, op.takes, strict=True):
+        k = next((k for k in candidates if k in free), None)
+        if k is None:
+            made[out.name] = rank.new(rank.backend.empty(rank.local(out).shape, out.type.dtype), out.type.dtype)
+        else:
+            free.remove(k)
+            made[out.name] = HeldArray(operands[k].array, operands[k].buffer.hold())
+    rank.plans[key][1].run(rank.ctx, [h.array for h in operands], {n: h.array for n, h in made.items()})
+    return made
+
+
+class BlockedRegion:
+    """A region as one device computes it. Results may lie where operands of the same type do."""
+
+    def __init__(self, op: FusedNodes, instr: Node, rank: Rank) -> None:
+        self.op, self.inputs = op, names_of(instr.inputs)
+        self.backend, self.position = rank.backend, Position(rank.program.sizes, rank.at)
+        self.values = {v.name: rank.value(v) for node in op.nodes for v in (*node.inputs, *node.outputs)}
+        self.last = {v.name: i for i, node in enumerate(op.nodes) for v in node.inputs}
+        types = [v.type for v in self.values.values()]
+        sizes = {n: {t.size(n) for t in types if t.has(n)} for n in op.rows}
+        self.rows = {n: min(found) for n, found in sizes.items() if len(found) == 1}
+        self.largest = max(t.elements for t in types)
+        self.kernels: dict[Shape, list[Kernel]] = {}
+
+    def run(self, ctx: Any, operands: Sequence[Array], results: Mapping[str, Array]) -> None:
+        """Compute it, and write into the arrays of its results."""
+        for block in _blocks(self.rows, self.largest):
+            index = {name: tuple([block.get(n, slice(None)) for n in v.type.names]) for name, v in self.values.items()}
+            part = self.backend.part
+            here = {name: part(a, index[name]) for name, a in zip(self.inputs, operands, strict=True)}
+            for i, (node, kernel) in enumerate(zip(self.op.nodes, self._planned(block))):
+                out = node.outputs[0].name
+                here[out] = kernel(ctx, *(here[v.name] for v in node.inputs))
+                if out in results:  # it may look into an operand in whose place another result is written
+                    here[out] = self.backend.own(here[out])
+                for name in {*names_of(node.inputs), out}:
+                    if self.last.get(name, i) <= i and name not in results:
+                        here.pop(name)
+            for name, into in results.items():
+                self.backend.assign(part(into, index[name]), here[name])
+
+    def _planned(self, block: Mapping[str, slice]) -> list[Kernel]:
+        """The kernels of blocks of this size."""
+        size = {n: s.stop - s.start for n, s in block.items()}
+        key = tuple(size.values())
+        if key not in self.kernels:
+            of = {name: _cut(v, size) for name, v in self.values.items()}
+            self.kernels[key] = [
+                self.backend.plan(n.op, [of[v.name] for v in n.inputs], [of[v.name] for v in n.outputs], self.position)
+                for n in self.op.nodes
+            ]
+        return self.kernels[key]
+
+
+def _cut(value: LocalValue, part: Mapping[str, int]) -> LocalValue:
+    """A block of the value: `part` elements along these dims."""
+    own = value.type
+    dims = tuple(Dim(d.name, part.get(d.name, d.size)) for d in own.dims)
+    return replace(value, type=Type(own.dtype, dims))
+
+
+def _blocks(size: Mapping[str, int], elements: int) -> Iterator[dict[str, slice]]:
+    """Pieces of the rows, outer dims first, as few as leave no value larger than a block."""
+    cuts: list[tuple[str, int]] = []
+    for name, n in size.items():
+        elements //= max(1, n)  # of one row
+        step = max(1, min(n, BLOCK // max(1, elements)))
+        cuts.append((name, step))
+        if step > 1:
+            break
+    names = [name for name, _ in cuts]
+    for starts in product(*(range(0, size[name], step) for name, step in cuts)):
+        yield {name: slice(at, min(at + step, size[name])) for at, (name, step) in zip(starts, cuts)} | {
+            n: slice(0, size[n]) for n in size if n not in names
+        }
