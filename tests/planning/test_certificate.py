@@ -113,7 +113,9 @@ def test_every_kind_of_change_is_noticed(plan: tuple[Source, dict[str, Any]]) ->
     assert {code for code in found.values() if code} == {f"E110{n}" for n in range(1, 9)}
     for name, code in found.items():
         if name.endswith("changed"):
-            renamed = ["E1105"] if name == "space.axes.*.name changed" else []  # what was tried is then none of the space
+            renamed = (
+                ["E1105"] if name == "space.axes.*.name changed" else []
+            )  # what was tried is then none of the space
             assert code in (_expected(name), "E1101", *renamed), (name, code)
     for name in ("devices gone", "work.passes gone", "('tried', 0, 'seconds') too large", "('tried',) no list"):
         assert found[name] == "E1101", name
