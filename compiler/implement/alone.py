@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from compiler.graph import Builder, Graph, Names, Node, Value
 from compiler.model import DataInput, Init, Job, Model, Weight
@@ -36,8 +37,8 @@ def alone(job: Job) -> Iterator[ScopeAlone]:
         if None in pair:
             continue
         (old, _), (new, results) = (p for p in pair if p is not None)
-        old = prune_nodes(old, results)
         new = prune_nodes(new, results)
+        old = prune_nodes(_with_values(old, (*results, *_operands(new))), results)
         operands = list(dict.fromkeys((*_operands(old), *_operands(new))))
         written, implemented = (_model(rule.scope, nodes, operands, results) for nodes in (old, new))
         yield ScopeAlone(rule, written, implemented)
@@ -53,6 +54,17 @@ def _part(graph: Graph, scope: str) -> tuple[tuple[Node, ...], tuple[Value, ...]
             results = dict.fromkeys(v for v in (*outside, *body.outputs) if v in made)
             return tuple(inside), tuple(results)
     return None
+
+
+def _with_values(nodes: Sequence[Node], values: Sequence[Value]) -> tuple[Node, ...]:
+    """The nodes with these values in the place of those of their names and types: where rules are of some layers, both
+    graphs were evaluated by themselves, and share no value."""
+    known = {(v.name, v.type): v for v in values}
+
+    def of(found: tuple[Value, ...]) -> tuple[Value, ...]:
+        return tuple(known.get((v.name, v.type), v) for v in found)
+
+    return tuple(replace(n, inputs=of(n.inputs), outputs=of(n.outputs)) for n in nodes)
 
 
 def _operands(nodes: Sequence[Node]) -> list[Value]:

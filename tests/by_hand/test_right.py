@@ -224,3 +224,12 @@ def test_implementations_compose(layer: str, other: str) -> None:
     for word, said in {"LAYER": layer, "AXIS": "ap", "WIDTH": width, "PLACE": place}.items():
         rules = rules.replace(word, said)
     judged(file(layer, by, f"{axes}ap = 2", rules))
+
+
+def test_what_stands_before_layers_with_rules_of_their_own_is_tried() -> None:
+    text = file("mlp", "tensor_parallel_mlp(tp)", "tp = 2", "recompute block[0..1]")
+    line = next(line for line in text.splitlines() if line.strip().startswith("repeat"))
+    text = text.replace(line, f"  y = y + mlp(y, 16) as before\n{line}")
+    text = text.replace("implement block.mlp by", "implement before by")
+    found = parc.check(Source("x.par", text)).by_hand
+    assert [(one.scope, one.equal) for one in found] == [("before", True)]

@@ -9,6 +9,7 @@ from math import prod
 from random import Random
 
 from compiler.homes import Homes
+from compiler.weight_format import unit
 from tests.property.case import Case, Piece
 from tests.property.drawing import Drawing
 from tests.property.sensible import freezes
@@ -112,6 +113,15 @@ def _stored(rng: Random, case: Case, d: Drawing) -> Case:
     scopes = [p for p in frozen if p.rpartition(".")[2].startswith(("ff", "att", "gqa"))]
     if not scopes or rng.random() > 0.6:
         return case
-    name = rng.choice(["int8", "int8(group = 4)", "int4", "fp8", "sparse"])
-    line = f"store weights as {name} in {rng.choice(scopes)}"
+    scope = rng.choice(scopes)
+    inside = [size for _, path, size in d.spoken if path == scope]
+    across = list(d.sizes.values())[-1]  # what all these matrices have
+    names = [name for name in ("int8", "int4", "fp8") if across % unit(name) == 0]
+    if not any(size % 4 for size in (across, *inside)):  # inputs too
+        names.append("int8(group = 4)")
+    if not any(size % unit("sparse") for size in (across, *inside)):
+        names.append("sparse")
+    if not names:
+        return case
+    line = f"store weights as {rng.choice(names)} in {scope}"
     return replace(case, rules=(*case.rules, Piece("stored", (line,))))
