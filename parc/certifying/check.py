@@ -112,6 +112,11 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
             raise Unfounded(f"{label.path} is no loop at the top of the model, or has another count", label.path)
     layers = sum(count.whole(1) for _, count in loops)
     splits = {k: [d.text() for d in of["splits"][k].each()] for k in SPLITS}
+    types: list[Type] = [v.type for g in bodies(job.model.graph) for v in graph_values(g)]
+    types += [w.value.type for w in job.model.weights]
+    dims = {d.name for type in types for d in type.dims}
+    if strange := sorted({d for of_kind in splits.values() for d in of_kind} - dims):
+        raise Unfounded(f"{of.path}.splits has `{strange[0]}`, which is no dim of the model", of.path)
     batch = of["batch"]["dim"].text()
     first = job.model.inputs[0].value.type.names[:1] if job.model.inputs else ()
     if batch not in ("", *first):
@@ -127,8 +132,7 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
             raise Unfounded(f"{part} has `{extra[0]}`, which no bound asks for", part)
     of["without"].be(list(WITHOUT))
     sizes: dict[str, int] = {}
-    types: list[Type] = [v.type for g in bodies(job.model.graph) for v in graph_values(g)]
-    for type in (*types, *(w.value.type for w in job.model.weights)):
+    for type in types:
         for d in type.dims:
             sizes[d.name] = gcd(sizes.get(d.name, 0), d.size)
     of["sizes"].be(sizes)
