@@ -45,9 +45,10 @@ def alone(job: Job) -> Iterator[ScopeAlone]:
 
 
 def _part(graph: Graph, scope: str) -> tuple[tuple[Node, ...], tuple[Value, ...]] | None:
-    """The nodes of a scope, all in one graph, and what of them others read."""
+    """The nodes of a scope, all in one graph, and what of them others read. Weights in fewer bits are unpacked before it:
+    what numbers at random stand for there would drive functions to where they say nothing."""
     for body in bodies(graph):
-        inside = [n for n in body.nodes if within(n.outputs[0].origin.path, scope)]
+        inside = [n for n in body.nodes if within(n.outputs[0].origin.path, scope) and not n.op.unpacks]
         if inside:
             made = {v for n in inside for v in n.outputs}
             outside = [v for n in body.nodes if n not in set(inside) for v in n.inputs]

@@ -233,3 +233,11 @@ def test_what_stands_before_layers_with_rules_of_their_own_is_tried() -> None:
     text = text.replace("implement block.mlp by", "implement before by")
     found = parc.check(Source("x.par", text)).by_hand
     assert [(one.scope, one.equal) for one in found] == [("before", True)]
+
+
+@pytest.mark.parametrize("code", ["int8", "fp8"])
+def test_what_is_stored_in_fewer_bits_is_tried_with_numbers_of_its_own(code: str) -> None:
+    text = file("attention", "ring_attention(cp)", "cp = 2", f"store weights as {code} in block.attention")
+    text = text.replace("optimizer sgd(lr = 0.1)", "optimizer sgd(lr = 0.1)\n  frozen block.attention")
+    found = parc.check(Source("x.par", text)).by_hand
+    assert [(one.scope, one.equal) for one in found] == [("block.attention", True)]

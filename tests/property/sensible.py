@@ -83,7 +83,9 @@ def freezes(piece: Piece, path: str) -> bool:
     """Whether a `frozen` freezes the weight, or all of the scope, of this path."""
     line = piece.lines[0].removeprefix("frozen ")
     patterns = line.removeprefix("keep ").split(", ")
-    return any(_named(path, pattern) for pattern in patterns) != line.startswith("keep ")
+    if line.startswith("keep "):
+        return not any(_named(path, p) or f"{p}.".startswith((f"{path}.", "*.")) for p in patterns)
+    return any(_named(path, pattern) for pattern in patterns)
 
 
 def _named(path: str, pattern: str) -> bool:
