@@ -27,14 +27,27 @@ def fuse(program: Program) -> Program:
     made: dict[int, tuple[Function, ...]] = {}
     for cls in program.classes:
         if id(cls.functions) not in made:
-            fuser = _Fuser(cls)
-            made[id(cls.functions)] = tuple(replace(f, body=fuser.body(f.body)) for f in cls.functions)
+            made[id(cls.functions)] = _functions(cls)
     return program.with_classes(replace(c, functions=made[id(c.functions)]) for c in program.classes)
 
 
+def _functions(cls: DeviceClass) -> tuple[Function, ...]:
+    """Those of a class. In another order more may take the memory of states (what reads their old contents stands
+    before that now): it is in no region then, either."""
+    renewed = renewed_of(cls)
+    while True:
+        fuser = _Fuser(renewed)
+        functions = tuple(replace(f, body=fuser.body(f.body)) for f in cls.functions)
+        more = fuser.fused & renewed_of(replace(cls, functions=functions))
+        if not more:
+            return functions
+        renewed |= more
+
+
 class _Fuser:
-    def __init__(self, cls: DeviceClass) -> None:
-        self.renewed = renewed_of(cls)
+    def __init__(self, renewed: Collection[int]) -> None:
+        self.renewed = renewed
+        self.fused: set[int] = set()  # nodes of regions, by identity
         self.functions: dict[int, Graph] = {}  # that are called, by identity
 
     def body(self, body: Graph) -> Graph:
@@ -43,6 +56,8 @@ class _Fuser:
         order, regions = found(nodes, readers(body), self.renewed) if fuses else (nodes, [])
         if not regions and all([a is b for a, b in zip(nodes, body.nodes)]):
             return body
+        inside = {name for r in regions for name in r.values}
+        self.fused.update([id(n) for n in order if n.outputs and n.outputs[0].name in inside])
         others = body.regions
         if order != nodes and others:
             at = {n.outputs[0].name: i for i, n in enumerate(order) if n.outputs}

@@ -12,7 +12,7 @@ import pytest
 from compiler.cost.kernels import group
 from compiler.cost.kernels.program import features
 from compiler.driver import compile_job
-from compiler.evaluate import evaluate_file
+from compiler.evaluate import evaluate, evaluate_file
 from compiler.graph import Graph
 from compiler.memory.peak import memory_use
 from compiler.program import Program
@@ -191,3 +191,39 @@ def test_what_cannot_be_fused_is_told_where_it_stands(why: str) -> None:
     program, locations = parse_located(text, "x.npu")
     found = verify(program, locations)
     assert [d.code for d in found] == ["E0652"] and found[0].span is not None, [d.message for d in found]
+
+
+RENEWED = """
+use std.optimizers (sgd)
+
+model m() {
+  dim b = 4, d = 8
+  input x, y : f32[b,d]
+  weight w[d] ~ ones
+  state kept[b,d] ~ zeros
+  new[b,d] = tanh(kept)
+  half[b,d] = new * 0.5
+  total[d] = sum(kept, over b)
+  out[b,d] = half + x * w
+  kept = half
+  loss sum((out * total - y) * (out * total - y), over (b, d))
+}
+
+strategy two for m {
+  mesh (dp = 2)
+  split b on dp
+}
+
+job fit {
+  train m() using two
+  optimizer sgd(lr = 0.001)
+}
+"""
+
+
+def test_what_renews_a_state_in_the_new_order_alone_is_in_no_region() -> None:
+    """The sum of the old contents goes before the region: from then on `new` may take their memory."""
+    program = compile_job(evaluate(Source("renewed.par", RENEWED))).program
+    assert not verify(program) and parse_program(show(program)) == program
+    assert all("new" not in region for region in regions(program)) and list(regions(program))
+    exact(program)
