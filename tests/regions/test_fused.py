@@ -201,10 +201,11 @@ model m() {
   input x, y : f32[b,d]
   weight w[d] ~ ones
   state kept[b,d] ~ zeros
+  scaled[b,d] = x * w
   new[b,d] = tanh(kept)
   half[b,d] = new * 0.5
   total[d] = sum(kept, over b)
-  out[b,d] = half + x * w
+  out[b,d] = half + scaled
   kept = half
   loss sum((out * total - y) * (out * total - y), over (b, d))
 }
