@@ -208,7 +208,7 @@ def _hangs(
 def homes_of(expr: ast.Expr, axis: AxisRef, scope: Scope) -> tuple[int, ...]:
     """`chunks [0, 1, 1, 0]`: of each stage its place on the axis. Raises E0443 unless each place has equally many."""
     values = evaluate(expr, scope)
-    if not isinstance(values, tuple):
+    if not isinstance(values, tuple) or not values:
         raise fail("E0443", "chunks are a list of places, one of each stage", expr.span, help="`chunks [0, 1, 1, 0]`")
     found = tuple(static.integer(v, "a place", expr.span) for v in values)
     wrong = next((g for g in found if not 0 <= g < axis.size), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.graph import Builder, Graph, Names, Node, Value
@@ -40,13 +40,14 @@ def alone(job: Job) -> Iterator[ScopeAlone]:
         new = prune_nodes(new, results)
         old = prune_nodes(_with_values(old, (*results, *_operands(new))), results)
         operands = list(dict.fromkeys((*_operands(old), *_operands(new))))
-        written, implemented = (_model(rule.scope, nodes, operands, results) for nodes in (old, new))
+        known = {i.value.name: i for i in before.inputs}
+        written, implemented = (_model(rule.scope, nodes, operands, results, known) for nodes in (old, new))
         yield ScopeAlone(rule, written, implemented)
 
 
 def _part(graph: Graph, scope: str) -> tuple[tuple[Node, ...], tuple[Value, ...]] | None:
-    """The nodes of a scope, all in one graph, and what of them others read. Weights in fewer bits are unpacked before it:
-    what numbers at random stand for there would drive functions to where they say nothing."""
+    """The nodes of a scope, all in one graph, and what of them others read. Weights in fewer bits are unpacked before
+    it: what numbers at random stand for there would drive functions to where they say nothing."""
     for body in bodies(graph):
         inside = [n for n in body.nodes if within(n.outputs[0].origin.path, scope) and not n.op.unpacks]
         if inside:
@@ -73,14 +74,23 @@ def _operands(nodes: Sequence[Node]) -> list[Value]:
     return list(dict.fromkeys(v for n in nodes for v in n.inputs if v not in made))
 
 
-def _model(name: str, nodes: Sequence[Node], operands: Sequence[Value], results: Sequence[Value]) -> Model:
-    """loss = the sum of all results, each multiplied element by element by an input of its own."""
+def _model(
+    name: str,
+    nodes: Sequence[Node],
+    operands: Sequence[Value],
+    results: Sequence[Value],
+    known: Mapping[str, DataInput],
+) -> Model:
+    """loss = the sum of all results that are floats (of others, if none is: nothing is derived from them), each
+    multiplied element by element by an input of its own. known: the job's inputs, by name: their integers stay in
+    their bounds."""
     names = Names(v.name for v in graph_values(Graph(name, tuple(operands), tuple(nodes), ())))
     b = Builder(names)
     whole = [v for v in operands if not v.type.is_float]
     floats = [v for v in operands if v.type.is_float]
     factors, total = [], None
-    for i, v in enumerate(v for v in results if v.type.is_float):
+    summed = [v for v in results if v.type.is_float]
+    for i, v in enumerate(summed or [b.add(Cast("f64"), v) for v in results]):
         factor = b.value(f"factor_{i}", v.type)
         factors.append(factor)
         part = b.add(Cast("f64"), b.add(Contract(()), v, factor))
@@ -89,5 +99,5 @@ def _model(name: str, nodes: Sequence[Node], operands: Sequence[Value], results:
     inputs = (*whole, *factors, *floats)
     graph = Graph(name, inputs, (*nodes, *b.nodes), (total, *results))
     weights = tuple(Weight(v, Init("normal", (1.0,))) for v in floats)
-    data = tuple(DataInput(v) for v in (*whole, *factors))
+    data = tuple(replace(known[v.name], value=v) if v.name in known else DataInput(v) for v in (*whole, *factors))
     return Model(name, data, weights, graph, (), tuple(v.name for v in results))

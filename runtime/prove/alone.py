@@ -31,7 +31,8 @@ class Differs:
 def differences(found: ScopeAlone, seed: int = 0) -> tuple[Differs, ...]:
     """What is not the same: nothing, if the implementation is right. The job has to be one of f64."""
     rng = np.random.default_rng(seed)
-    given = {v.name: _drawn(v.type, rng) for v in found.written.graph.inputs}
+    bounds = {i.value.name: (i.low or 0, i.high) for i in found.written.inputs if i.high is not None}
+    given = {v.name: _drawn(v.type, rng, *bounds.get(v.name, (0, 3))) for v in found.written.graph.inputs}
     before, after = (_computed(m, given) for m in (found.written, found.implemented))
     rows = []
     for (name, derivative), value in before.items():
@@ -41,11 +42,12 @@ def differences(found: ScopeAlone, seed: int = 0) -> tuple[Differs, ...]:
     return tuple(rows)
 
 
-def _drawn(type: Type, rng: np.random.Generator) -> Array:
+def _drawn(type: Type, rng: np.random.Generator, low: int, high: int) -> Array:
+    """Numbers of a type; integers from low to high, which is not among them."""
     if type.dtype == "bool":
         return rng.integers(0, 2, type.shape).astype(np.bool_)
     if not type.is_float:
-        return rng.integers(0, 3, type.shape).astype(STORAGE[type.dtype])
+        return rng.integers(low, high, type.shape).astype(STORAGE[type.dtype])
     return np.asarray(rng.standard_normal(type.shape), STORAGE[type.dtype])
 
 

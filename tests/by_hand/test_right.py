@@ -13,6 +13,7 @@ from compiler.text.stage_parser import parse_stage
 from compiler.text.stages import show_stage
 from compiler.traffic import collectives
 from compiler.walk import graph_values
+from dsl.diagnostics import ParcError
 from dsl.source import Source
 from runtime.prove import prove_evaluation
 from tests.by_hand.files import file
@@ -241,3 +242,43 @@ def test_what_is_stored_in_fewer_bits_is_tried_with_numbers_of_its_own(code: str
     text = text.replace("optimizer sgd(lr = 0.1)", "optimizer sgd(lr = 0.1)\n  frozen block.attention")
     found = parc.check(Source("x.par", text)).by_hand
     assert [(one.scope, one.equal) for one in found] == [("block.attention", True)]
+
+
+INTEGERS = """
+use std.optimizers (sgd)
+
+fn chosen(t[b]) {
+  return t >= 5
+}
+
+fn chosen_too(t[b]) {
+  return t > LAST
+}
+
+model m {
+  dim b = 16, d = 2
+  input t : int32[b] in 0..9
+  weight e[d] ~ ones
+  x[b,d] = where(chosen(t), e, 0.5)
+  loss sum(x * x)
+}
+
+strategy plan for m {
+  mesh (dp = 2)
+  split b on dp
+  implement chosen by chosen_too()
+}
+
+job fit {
+  train m using plan
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+
+def test_scopes_of_whole_numbers_are_tried_with_those_that_inputs_have() -> None:
+    found = parc.check(Source("x.par", INTEGERS.replace("LAST", "4"))).by_hand
+    assert [(one.scope, one.equal) for one in found] == [("chosen", True)]
+    with pytest.raises(ParcError) as e:
+        parc.check(Source("x.par", INTEGERS.replace("LAST", "5")))
+    assert [d.code for d in e.value.diagnostics] == ["E0430"]

@@ -178,6 +178,7 @@ FINE = "  order pp[1] {\n    for i in 0..2 { F[i] B[i] }\n  }"
     ("rules", "code", "part"),
     [
         (PAIR, "E0443", "a schedule by hand has orders"),
+        (PAIR + ", chunks []", "E0443", "chunks are a list of places, one of each stage"),
         (PAIR + FINE, "E0443", "`pp[0]` has no order"),
         (PAIR + "  order pp[p in 0..2] {\n    F[0..2]\n  }", "E0443", "`pp[0]` has `B[0]` nowhere"),
         (PAIR + "  order pp[p in 0..2] {\n    F[0..2] B[0..2] F[1]\n  }", "E0443", "`pp[0]` has `F[1]` twice"),
