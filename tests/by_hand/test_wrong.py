@@ -179,10 +179,10 @@ WRONG = {
     "a block is sent": Wrong(
         RING, ((MOVE, f"      total = all_reduce(total, cp)\n{MOVE}"),), "E0426", "all_reduce(total, cp)"
     ),
-    "keys of all, positions of some": Wrong(GATHERED, (("iota(u)", "rename(iota(t), t -> u)"),), "E0203", ""),
+    "keys of all, positions of some": Wrong(GATHERED, (("iota(whole)", "rename(iota(t), t -> whole)"),), "E0203", ""),
     "positions as if each piece began at 0": Wrong(
         GATHERED,
-        (("iota(s) >= iota(u)", "slice(iota(u), over u -> s, 0..s) >= iota(u)"),),
+        (("iota(s) >= iota(whole)", "slice(iota(whole), over whole -> s, 0..s) >= iota(whole)"),),
         "E0422",
         "",
     ),

@@ -178,7 +178,6 @@ FINE = "  order pp[1] {\n    for i in 0..2 { F[i] B[i] }\n  }"
     ("rules", "code", "part"),
     [
         (PAIR, "E0443", "a schedule by hand has orders"),
-        (PAIR + ", chunks []", "E0443", "chunks are a list of places, one of each stage"),
         (PAIR + FINE, "E0443", "`pp[0]` has no order"),
         (PAIR + "  order pp[p in 0..2] {\n    F[0..2]\n  }", "E0443", "`pp[0]` has `B[0]` nowhere"),
         (PAIR + "  order pp[p in 0..2] {\n    F[0..2] B[0..2] F[1]\n  }", "E0443", "`pp[0]` has `F[1]` twice"),
@@ -190,6 +189,7 @@ FINE = "  order pp[1] {\n    for i in 0..2 { F[i] B[i] }\n  }"
         (PAIR + FINE + "\n" + FINE, "E0443", "`pp[1]` has two orders"),
         (PAIR + "  order pp[0] {\n    for i in 0..2 { F[i] B[2 * i] }\n  }", "E0443", "as many micro-batches"),
         ("  pipeline block on pp\n" + FINE, "E0443", "no pipeline on `pp` has a schedule by hand"),
+        ("  pipeline block on pp, chunks []", "E0443", "chunks are a list of places, one of each stage"),
         ("  pipeline block on pp, chunks [0, 1, 1]", "E0443", "`pp[0]` has 1 chunk, others have 2"),
         ("  pipeline block on pp, chunks [0, 2]", "E0410", "places 0 to 1"),
     ],
