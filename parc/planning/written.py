@@ -7,12 +7,13 @@ from itertools import count
 
 from compiler.strategy import CLASSES, MeshAxis, PipelineRule, RecomputeRule, ShardRule, SplitRule, Strategy
 from dsl.source import Span
+from parc.planning.dims import TOLD
 from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, STAGES, AxisRole, PlanChoice, PlanSpace
 
 SHARDED = ((), ("optimizer",), ("optimizer", "gradients"), ("optimizer", "gradients", "weights"))
 """What is stored in pieces, by ZeRO's stage."""
 
-HEADS = ("h", "r", "f", "v")
+HEADS = TOLD
 """What `tensor_parallel` splits; `ulysses` the first two of them."""
 
 
