@@ -95,7 +95,7 @@ def _tactic(dims: tuple[str, ...], kind: str, heads: set[str], along: bool) -> s
 
 def _pipelines(space: PlanSpace, of: PlanChoice) -> Iterator[str]:
     rules, m = of.rules, of.mesh.microbatches
-    parts = ", ".join(label for label, _ in space.split.loops)
+    parts = ", ".join(space.split.paths)  # labels are no names where loops of several scopes are called the same
     for role, _ in of.axes:
         if role.kind == STAGES:
             chunks = f"chunks = {rules.chunks}, " if rules.schedule == "interleaved" else ""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from compiler.evaluate import evaluate
 from dsl.files import load
 from dsl.source import Source
 from parc import api
@@ -185,10 +186,14 @@ def test_words_are_held_to_what_was_priced(found: FoundPlan) -> None:
     assert len(texts) > 40
 
 
-@pytest.mark.parametrize("model", MODELS)
+DISTILL = Path(__file__).parents[2] / "examples" / "distill.par"
+"""Two loops at the top, both called `block`."""
+
+
+@pytest.mark.parametrize("model", [*MODELS, "two loops"])
 def test_texts_say_what_is_priced(model: str) -> None:
     """Of all kinds of candidates, by tactics and without."""
-    job = job_of(model, outside=4, batch=12, layers=6)
+    job = evaluate(DISTILL, strategy="serial") if model == "two loops" else job_of(model, outside=4, batch=12, layers=6)
     space, _ = space_of(job)
     for of in some(space, 12, 5):
         for known in (None, ()):
