@@ -51,6 +51,13 @@ def test_it_holds_where_time_was_short() -> None:
     assert 0 <= certified(Source("job.par", found.text), json.loads(json.dumps(found.certificate))).gap < 1
 
 
+def test_chunks_are_counted_alike() -> None:
+    sizes = {**SLOW, "layers": 15, "outside": 1, "batch": 4}
+    found = api.plan(Source("job.par", text_of("transformer", **sizes)), within=0.1)
+    assert ["interleaved", 5] in found.certificate["space"]["schedules"]
+    certified(Source("job.par", found.text), json.loads(json.dumps(found.certificate)))
+
+
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The places of all that is neither a list nor a mapping."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
