@@ -205,12 +205,12 @@ class Search:
     def _leaves(self, bunch: _Bunch) -> Iterator[PlanChoice]:
         mesh, memory = bunch.mesh, self.bounds.cluster.memory
         ways, same = self.space.ways(mesh), bunch.rules
-        again, rest = same.recompute, (same.along, same.heads, same.rows)
         for zero in ways.zero:
             if self.bounds.needed(sparsest(mesh), zero) <= memory:
                 for first in ways.first:
-                    for schedule in ways.schedules:
-                        yield PlanChoice(mesh, PlanRules(first, zero, again, *schedule, *rest))
+                    for name, n in ways.schedules:
+                        rules = PlanRules(first, zero, same.recompute, name, n, same.along, same.heads, same.rows)
+                        yield PlanChoice(mesh, rules)
 
     # --- the way through it --------------------------------------------------------------------------------------
 
