@@ -35,8 +35,9 @@ CODES: tuple[Code, ...] = (
     Code(
         "E1104",
         "a number that bounds are made of is another",
-        "Lower bounds are made of a few numbers: of the whole model (`work`), of the cluster (`cluster`), and of the "
-        "layers that were looked at (`layers`). Each is taken from the model and the cluster again, and one differs: "
+        "Lower bounds are made of a few numbers: of the whole model (`work`), of the cluster (`cluster`), of the "
+        "layers that were looked at (`layers`), and of how long loops last with their messages (`paces`). Each is "
+        "taken from the model and the cluster again, and one differs: "
         "what was left out by such bounds may be better than what was found.",
         '{"cluster": {"memory": 2000000}}\n',
         '{"cluster": {"memory": 16000000}}\n',
@@ -53,7 +54,9 @@ CODES: tuple[Code, ...] = (
         "E1106",
         "the best is not the best",
         "The first of `best` has to be the strategy that the file has, with its price, and those in `best` have to be "
-        "the best of all that were tried, in their order.",
+        "the best of all that were tried, in their order. What is said of them in words counts, too: the statements "
+        "of each (`strategy`) have to be the rules that were priced, and `why` one loses has to follow from the "
+        "figures.",
         '{"best": [{"needed_bytes": 1}]}\n',
         '{"best": [{"chunks": 1}]}\n',
     ),

@@ -24,9 +24,10 @@ from parc.certifying.layers import LayerTable, stated_layers
 from parc.certifying.paces import stated_paces
 from parc.certifying.stated import StatedPart, Unfounded, alike
 from parc.certifying.tally import SpaceTally, Tallied, candidate
+from parc.certifying.words import hold_text, hold_why
 from parc.price import price
 
-FORMAT = 3
+FORMAT = 4
 
 SPLITS = ("inner", "experts", "heads", "rows", "positions")
 
@@ -85,6 +86,10 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
     paces = stated_paces(stated, serial, space, build)
     tried, values = _priced(stated, serial, space, minimise)
     best = _best(stated, own, values)
+    for row in (rows := stated["best"].each()):
+        mesh, m, rules = _choices(row, space)
+        hold_text(row, serial, build(mesh, m, rules))
+        hold_why(row, rows[0])
     tally = Tallied(space, floors, layers, paces, minimise, best, tried).count()
     _counts(stated, tally, values, best)
     stated["seconds"].number()
@@ -278,8 +283,6 @@ def _best(stated: StatedPart, own: Job, values: list[tuple[str, float | None]]) 
         row["step_seconds"].be(entry["seconds"].value)
         row["needed_bytes"].be(entry["needed"].value)
         row["bound"].number()
-        for line in row["strategy"].each():
-            line.text()
         shown.append(value)
     if not alike(shown, known[: len(shown)]):
         raise Unfounded("`best` are not the best of what was tried, in their order", "best")

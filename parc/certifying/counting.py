@@ -87,12 +87,17 @@ class StatedSpace:
         if len(every["first"]) == 2 and not any(layer % d for d in self.domains[:-1]):
             can["first"] = ["stages"]
         stages = self.of_kind(mesh, "stages")
-        can["schedule"] = [s for s in every["schedule"] if s[1] * stages <= max(self.layers, 1)]
+        can["schedule"] = [s for s in every["schedule"] if self._has_chunks(stages, s[1])]
         can["along"] = [a for a in every["along"] if not a or self.sizes[a] % self._pieces(mesh, a) == 0]
         can["heads"] = [h for h in every["heads"] if not h or self.heads(mesh)]
         data = self.of_kind(mesh, "data")
         can["rows"] = [r for r in every["rows"] if not r or not any(self.sizes[d] % data for d in self.splits["rows"])]
         return every, can
+
+    def _has_chunks(self, stages: int, chunks: int) -> bool:
+        """As many layers as chunks at least; and as many in each, where there are 3, 5, 6, 7 of them (docs/plan.md)."""
+        each, over = divmod(max(self.layers, 1), stages * chunks)
+        return each > 0 and (over == 0 or chunks & (chunks - 1) == 0)
 
     def _pieces(self, mesh: Mapping[str, int], along: str) -> int:
         return prod(n for a, n in mesh.items() if self.kind(a) == "inner" or self.dim(a) == along)

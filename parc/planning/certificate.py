@@ -14,10 +14,11 @@ from parc.planning.guess import SplitLayer
 from parc.planning.layer_work import LayerWork
 from parc.planning.paces import PaceKey
 from parc.planning.planning import Planned
+from parc.planning.reasons import why
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
-FORMAT = 3
+FORMAT = 4
 
 UNSEARCHED = (
     "cuts by hand",
@@ -75,7 +76,10 @@ def certificate(planned: Planned, keep: int) -> dict[str, Any]:
             "left": found.counts.left,
         },
         "tried": tried,
-        "best": [plan_json(planned, p) for p in found.fitting[:keep]],
+        "best": [
+            {**plan_json(planned, p), "why": why(found.fitting[0], p) if n else ""}
+            for n, p in enumerate(found.fitting[:keep])
+        ],
         "least": found.least,
         "gap": found.gap,
         "proved": bool(found.fitting) and found.least is None,

@@ -22,6 +22,10 @@ from compiler.ops.window import Window
 from compiler.walk import bodies
 from dsl.data import dataclass
 
+TOLD = ("h", "r", "f", "v")
+"""In which order the standard library's tactics name inner dims: a rule that says the same has to be the same where a
+tensor has two of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Splittable:
@@ -69,6 +73,7 @@ def splittable(job: Job) -> Splittable:
         sizes |= {d.name: gcd(d.size, sizes.get(d.name, 0)) for d in type.dims}
     summed = {n for p in products for n in p.summed}
     positions = tuple(n for n in given if (n in carried if top else n not in summed) and sizes[n] > 1)
+    inner = dict.fromkeys(sorted(inner, key=lambda n: TOLD.index(n) if n in TOLD else len(TOLD)))
     rows = tuple(n for n in taken if n in {n for names in own for n in names} and n not in seen)
     return Splittable(
         batch,

@@ -46,7 +46,9 @@ def plan(
     if job.cluster is None:
         raise fail("E0801", f"the job `{job.name}` does not say on which cluster it runs", job.span, help=ON)
     if job.kind != "train":
-        raise fail("E0802", f"no strategies are searched for `{job.name}`, which does not train", job.span, help=OPEN)
+        raise fail(
+            "E0802", f"no strategies are searched for `{job.name}`, which does not train", job.span, help=GOES_ON
+        )
     split = splittable(job)
     scopes = recomputes(job, split)
     cluster = cluster_work(job)
@@ -82,5 +84,9 @@ def resized(cluster: Cluster, devices: int) -> Cluster:
     return replace(cluster, levels=(*levels, replace(cluster.levels[-1], count=left)))
 
 
+GOES_ON = (
+    "leave numbers of its own strategy open, such as `mesh (dp = auto, tp = auto)` or `param tp = auto in {1, 2, 4}`, "
+    "and `parc plan` finds them: all are priced, without bounds"
+)
 OPEN = "`auto` leaves numbers of its own strategy open, such as `mesh (tp = auto)`: these are found for any job"
 ON = "`train model(…) on pod using strategy`, where `pod` is a `cluster`"

@@ -32,6 +32,9 @@ STEP, MEMORY = "step", "memory"
 CLOSE = 1.05
 """By as much a price may be above the closest bound: for guesses."""
 
+SENT = 0.0025
+"""By as much more for each chunk besides the first: for guesses, that not all are tried from the most on."""
+
 PATIENT = 3
 """So many candidates in a row that are no better, and what is not looked at closely yet goes first."""
 
@@ -201,12 +204,12 @@ class Search:
 
     def _leaves(self, bunch: _Bunch) -> Iterator[PlanChoice]:
         mesh, memory = bunch.mesh, self.bounds.cluster.memory
-        ways = self.space.ways(mesh)
+        ways, same = self.space.ways(mesh), bunch.rules
         for zero in ways.zero:
             if self.bounds.needed(sparsest(mesh), zero) <= memory:
                 for first in ways.first:
-                    for schedule, chunks in ways.schedules:
-                        rules = replace(bunch.rules, first=first, zero=zero, schedule=schedule, chunks=chunks)
+                    for name, n in ways.schedules:
+                        rules = PlanRules(first, zero, same.recompute, name, n, same.along, same.heads, same.rows)
                         yield PlanChoice(mesh, rules)
 
     # --- the way through it --------------------------------------------------------------------------------------
@@ -318,10 +321,10 @@ class Search:
         return replace(of, bound=min(bound for bound, _ in bounds), guess=guess)
 
     def _guess(self, leaf: PlanChoice, bound: float) -> float:
-        """Of a candidate: what goes beside its passes may well not be hidden."""
-        if self.minimise != STEP or leaf.rules.zero < 2:
+        """Of a candidate: what goes beside its passes may well not be hidden, and chunks send more."""
+        if self.minimise != STEP:
             return bound * CLOSE
-        return bound * CLOSE + self.bounds.beside(leaf)
+        return bound * (CLOSE + SENT * (leaf.rules.chunks - 1)) + self.bounds.beside(leaf)
 
     def _bounds(self, of: Kin, leaves: list[tuple[float, PlanChoice]], single: bool) -> list[tuple[float, PlanChoice]]:
         """The candidates, with what is now known of them."""

@@ -25,7 +25,10 @@ from parc.planning.dims import Splittable
 
 STAGES, DATA, EXPERTS, POSITIONS, INNER = "stages", "data", "experts", "positions", "inner"
 
-SCHEDULES = (("gpipe", 1), ("one_f_one_b", 1), ("interleaved", 2), ("interleaved", 4), ("zero_bubble", 1))
+CHUNKS = (2, 3, 4, 5, 6, 7, 8)
+"""Of interleaved stages. Where the layers do not come out even, powers of two alone."""
+
+SCHEDULES = (("gpipe", 1), ("one_f_one_b", 1), *(("interleaved", c) for c in CHUNKS), ("zero_bubble", 1))
 """Schedules, and chunks of each."""
 
 ZERO = (0, 1, 2, 3)
@@ -188,6 +191,11 @@ class PlanSpace:
                 return False
         return True
 
+    def _chunks(self, stages: int, chunks: int) -> bool:
+        """Whether so many stages can have so many chunks each."""
+        layers, all_chunks = max(1, self.split.layers), stages * chunks
+        return all_chunks <= layers and (chunks in (1, 2, 4, 8) or layers % all_chunks == 0)
+
     def inner(self, size: int) -> tuple[str, ...]:
         """The inner dims that so many devices can split."""
         return tuple(d for d in self.split.inner if self.split.sizes[d] % size == 0)
@@ -204,7 +212,7 @@ class PlanSpace:
         return replace(
             all_ways,
             first=all_ways.first[:1] if same else all_ways.first,
-            schedules=tuple(s for s in all_ways.schedules if mesh.size(STAGES) * s[1] <= max(1, self.split.layers)),
+            schedules=tuple(s for s in all_ways.schedules if self._chunks(mesh.size(STAGES), s[1])),
             along=tuple(a for a in all_ways.along if not a or sizes[a] % pieces[a] == 0),
             heads=tuple(h for h in all_ways.heads if not h or self.heads(mesh)),
             rows=tuple(r for r in all_ways.rows if not r or all_divide(sizes, self.split.rows, mesh.size(DATA))),

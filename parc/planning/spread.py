@@ -9,7 +9,7 @@ from itertools import permutations
 from math import prod
 
 from dsl.data import dataclass
-from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, STAGES, MeshChoice, PlanChoice
+from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, STAGES, AxisRole, MeshChoice, PlanChoice, PlanRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,17 @@ class Spread:
 
 def spread_of(of: PlanChoice) -> Spread:
     """Of a candidate."""
-    found, stride = [], 1
-    for role, size in reversed(of.axes):
+    return _spread(of.mesh.axes, of.rules.first, of.rules.heads)
+
+
+@lru_cache(4096)
+def _spread(axes: tuple[tuple[AxisRole, int], ...], first: str, heads: bool) -> Spread:
+    mesh, found, stride = MeshChoice(axes, 1), [], 1
+    for role, size in reversed(PlanChoice(mesh, PlanRules(first)).axes):
         if role.kind in (DATA, EXPERTS, POSITIONS):
             found.append((role.kind, size, stride))
         stride *= size
-    return Spread(of.mesh.size(STAGES), tuple(found), of.mesh.size(INNER), of.rules.heads)
+    return Spread(mesh.size(STAGES), tuple(found), mesh.size(INNER), heads)
 
 
 def sparsest(mesh: MeshChoice) -> Spread:

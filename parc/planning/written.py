@@ -7,12 +7,13 @@ from itertools import count
 
 from compiler.strategy import CLASSES, MeshAxis, PipelineRule, RecomputeRule, ShardRule, SplitRule, Strategy
 from dsl.source import Span
+from parc.planning.dims import TOLD
 from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, STAGES, AxisRole, PlanChoice, PlanSpace
 
 SHARDED = ((), ("optimizer",), ("optimizer", "gradients"), ("optimizer", "gradients", "weights"))
 """What is stored in pieces, by ZeRO's stage."""
 
-HEADS = ("h", "r", "f", "v")
+HEADS = TOLD
 """What `tensor_parallel` splits; `ulysses` the first two of them."""
 
 
@@ -94,7 +95,7 @@ def _tactic(dims: tuple[str, ...], kind: str, heads: set[str], along: bool) -> s
 
 def _pipelines(space: PlanSpace, of: PlanChoice) -> Iterator[str]:
     rules, m = of.rules, of.mesh.microbatches
-    parts = ", ".join(label for label, _ in space.split.loops)
+    parts = ", ".join(space.split.paths)  # labels are no names where loops of several scopes are called the same
     for role, _ in of.axes:
         if role.kind == STAGES:
             chunks = f"chunks = {rules.chunks}, " if rules.schedule == "interleaved" else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -11,22 +12,32 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from compiler.evaluate import evaluate
 from dsl.files import load
 from dsl.source import Source
 from parc import api
 from parc.certifying.check import certified
-from parc.certifying.stated import Unfounded
+from parc.certifying.stated import StatedPart, Unfounded
+from parc.certifying.words import hold_text, hold_why
 from parc.cli import cli
-from tests.planning.models import text_of
+from parc.planning.answer import FoundPlan
+from parc.planning.written import lines_of, strategy_of
+from tests.planning.brute import some, space_of
+from tests.planning.models import MODELS, job_of, text_of
 
 SLOW = {"flops": 0.01, "bandwidth": 1, "inner": 0.1, "outer": 0.01, "outside": 1, "batch": 2}
 
 
 @pytest.fixture(scope="module")
-def plan() -> tuple[Source, dict[str, Any]]:
+def found() -> FoundPlan:
     """A plan that is proved, with a refused or an unfit strategy where there is one."""
     found = api.plan(Source("job.par", text_of("tables", **SLOW)), within=None)
-    assert found.certificate["proved"]
+    assert isinstance(found, FoundPlan) and found.certificate["proved"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def plan(found: FoundPlan) -> tuple[Source, dict[str, Any]]:
     return Source("job.par", found.text), json.loads(json.dumps(found.certificate))
 
 
@@ -40,6 +51,13 @@ def test_it_holds_where_time_was_short() -> None:
     assert 0 <= certified(Source("job.par", found.text), json.loads(json.dumps(found.certificate))).gap < 1
 
 
+def test_chunks_are_counted_alike() -> None:
+    sizes = {**SLOW, "layers": 15, "outside": 1, "batch": 4}
+    found = api.plan(Source("job.par", text_of("transformer", **sizes)), within=0.1)
+    assert ["interleaved", 5] in found.certificate["space"]["schedules"]
+    certified(Source("job.par", found.text), json.loads(json.dumps(found.certificate)))
+
+
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The places of all that is neither a list nor a mapping."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -50,7 +68,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 FREE = ("seconds",)
-"""What is a fact of the machine that searched; bounds and texts of `best` are made anew by whoever shows them."""
+"""What is a fact of the machine that searched; bounds of `best` are those that were known when each was priced."""
 
 
 def changed(value: object) -> object:
@@ -68,7 +86,7 @@ def kinds(certificate: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     found: dict[str, tuple[Any, ...]] = {}
     for path in leaves(certificate):
         name = ".".join("*" if isinstance(p, int) else p for p in path)
-        if path[0] not in FREE and not (path[0] == "best" and path[2] in ("bound", "strategy")):
+        if path[0] not in FREE and not (path[0] == "best" and path[2] == "bound"):
             found.setdefault(name, path)
     return found
 
@@ -143,6 +161,64 @@ def test_one_is_a_whole_number(plan: tuple[Source, dict[str, Any]], value: objec
     for path in (("tried", 0, "chunks"), ("tried", 0, "microbatches"), ("layers", 0, "rows")):
         with pytest.raises(Unfounded):
             certified(plan[0], put(plan[1], path, lambda old: value))
+
+
+def test_words_are_held_to_what_was_priced(found: FoundPlan) -> None:
+    """Each line of each strategy, a line more or less, the lines of another row."""
+    best, job = found.certificate["best"], found.planned.job
+    priced = [strategy_of(found.planned.space, p.candidate) for p in found.best]
+    texts: list[tuple[int, list[str]]] = [(0, []), (0, ["fuse off"] * 5000)]
+    for row, lines in enumerate(b["strategy"] for b in best):
+        hold_text(StatedPart({"strategy": [f" {line}  " for line in lines]}, "best"), job, priced[row])
+        texts += [(row, b["strategy"]) for b in best if b["strategy"] != lines]
+        for at, line in enumerate(lines):
+            before, after = lines[:at], lines[at + 1 :]
+            texts += [(row, [*before, *after]), (row, [*lines, line])]
+            other = re.sub(r"\d+", lambda n: str((int(n[0]) + 2) % 4), line)  # of sizes and stages of ZeRO
+            texts += [(row, [*before, other, *after])] if other != line else []
+    more = (
+        "fuse off",
+        "# and so it is the best",
+        "fuse off\n",
+        "} strategy more {",
+        "the best of all",
+        "\0",
+        "nope(dp)",
+    )
+    texts += [(0, [*best[0]["strategy"], line]) for line in (*more, "(" * 4000)]
+    for row, lines in texts:
+        with pytest.raises(Unfounded) as error:
+            hold_text(StatedPart({"strategy": lines}, "best"), job, priced[row])
+        assert error.value.code == "E1106", lines
+    assert len(texts) > 40
+
+
+DISTILL = Path(__file__).parents[2] / "examples" / "distill.par"
+"""Two loops at the top, both called `block`."""
+
+
+@pytest.mark.parametrize("model", [*MODELS, "two loops"])
+def test_texts_say_what_is_priced(model: str) -> None:
+    """Of all kinds of candidates, by tactics and without."""
+    job = evaluate(DISTILL, strategy="serial") if model == "two loops" else job_of(model, outside=4, batch=12, layers=6)
+    space, _ = space_of(job)
+    for of in some(space, 12, 5):
+        for known in (None, ()):
+            row = StatedPart({"strategy": lines_of(space, of, known)}, "best")
+            hold_text(row, job, strategy_of(space, of))
+
+
+def test_why_one_loses_is_held_to_figures(found: FoundPlan) -> None:
+    rows = [StatedPart(b, f"best[{n}]") for n, b in enumerate(found.certificate["best"])]
+    assert len(rows) > 2
+    for row in rows:
+        hold_why(row, rows[0])
+        for other in ("x", rows[0]["why"].text(), rows[1]["why"].text() + ".", "1 s slower (+1.00%), needs as much"):
+            if other != row["why"].text():
+                with pytest.raises(Unfounded, match="why"):
+                    hold_why(
+                        StatedPart({**found.certificate["best"][rows.index(row)], "why": other}, row.path), rows[0]
+                    )
 
 
 def _leaf_of_each_kind(certificate: dict[str, Any]) -> list[tuple[Any, ...]]:

@@ -68,6 +68,18 @@ def test_without_such_numbers_they_are_refused(source: Source) -> None:
     assert "auto" in str(told.value.diagnostics[0].help)
 
 
+def test_the_refusal_says_how_to_go_on() -> None:
+    """What the help says to write is what is found then."""
+    source = served(decode=True, open=False)
+    with pytest.raises(ParcError) as told:
+        api.plan(source, within=None)
+    advice = str(told.value.diagnostics[0].help)
+    assert "mesh (dp = auto, tp = auto)" in advice
+    open_mesh = source.text.replace("dp = 1, tp = 2", "dp = auto, tp = auto")
+    assert open_mesh != source.text
+    assert isinstance(api.plan(Source("job.par", open_mesh), within=None), FilledPlan)
+
+
 def test_frozen_layers_store_weights_and_are_refused_until_numbers_are_open() -> None:
     text = (
         served(STORED, open=False)

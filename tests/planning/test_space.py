@@ -70,3 +70,11 @@ def test_names_of_dims_mean_nothing() -> None:
     a, b = space_of(job)[0], space_of(other)[0]
     assert b.split.inner == ("zb",) and b.split.batch == "zpeople" and a.total == b.total
     assert [c.rules for c in candidates(a)] == [c.rules for c in candidates(b)]
+
+
+@pytest.mark.parametrize(("layers", "chunks"), [(30, [2, 3, 4, 5, 8]), (24, [2, 3, 4, 6, 8]), (9, [2, 4]), (2, [])])
+def test_chunks_are_as_many_as_layers_have_room_for(layers: int, chunks: list[int]) -> None:
+    """Of two stages: powers of two wherever there are as many layers; others where they come out even."""
+    space, _ = space_of(job_of("transformer", layers=layers))
+    found = {s for mesh in space.meshes() if mesh.size("stages") == 2 for s in space.ways(mesh).schedules}
+    assert sorted(n for name, n in found if name == "interleaved") == chunks
