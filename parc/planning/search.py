@@ -33,7 +33,8 @@ CLOSE = 1.05
 """By as much a price may be above the closest bound: for guesses."""
 
 SENT = 0.0025
-"""By as much more for each chunk besides the first: for guesses, that not all are tried from the most on."""
+"""By as much more for each chunk besides the first: for guesses, that not all are tried from the most on.
+Of 0, 0.0025 and 0.005 the best on one job, GPT-3 on 1,024 devices; nothing is left out for it."""
 
 PATIENT = 3
 """So many candidates in a row that are no better, and what is not looked at closely yet goes first."""
