@@ -69,8 +69,8 @@ def pooling_of(config: Config) -> Pooling:
 
 
 def _modes(said: dict[str, Any]) -> list[str]:
-    """How vectors are made of positions: as newer versions of `sentence-transformers` say it (6.2: `pooling_mode`, one or
-    several; flags do not count beside it), or as older ones do (a flag for each)."""
+    """How vectors are made of positions: as newer versions of `sentence-transformers` say it (6.2: `pooling_mode`, one
+    or several; flags do not count beside it), or as older ones do (a flag for each)."""
     if "pooling_mode" in said:
         modes = said["pooling_mode"]
         return [str(mode) for mode in modes] if isinstance(modes, list) else [str(modes)]
