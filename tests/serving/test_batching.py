@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,7 +93,8 @@ def test_caches_in_8_bits(tmp_path: Path) -> None:
             of.admit(key, SequenceAsked(tuple(known.encode(prompts[key])), 10))
         for m in of.step() if of.busy else ():
             made[m.key].append(m.token)
-    assert {x.dtype.name for x in of.run.states().values()} == {"uint32", "float32"}  # words and scales
+    run: Any = of.run
+    assert {x.dtype.name for x in run.states().values()} == {"uint32", "float32"}  # words and scales
     for key, prompt in enumerate(prompts):
         assert known.decode(made[key]) == alone(path, prompt, 10)[0]
 
