@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import field
+from math import inf
 from typing import TYPE_CHECKING, Unpack
 
 from dsl.data import dataclass
@@ -67,13 +68,26 @@ def generate(
         draft: a second model, which guesses tokens that are read together; nothing else about the texts changes.
         beams: of so many texts of each prompt that go on side by side the best is made (beam search), if there are
             several; nothing is drawn then, and each prompt takes as many rows of the batch.
-        length_penalty: of beams: scores are divided by the length to this power.
+        length_penalty: of beams: scores are divided by the length to this power, of -10 to 10.
         options: see `Options`.
 
     Raises:
         ParcError: for what is wrong; E0783 to E0786 for prompts, tokenizers and jobs that make no text, E0787 for
             the draft; as `run` for the engine.
+        ValueError: for numbers out of their range (a temperature below 0, no steps, no beams, an empty stop).
     """
+    numbers = {
+        "steps": steps >= 1,
+        "temperature": 0 <= temperature < inf,
+        "top_k": top_k is None or top_k >= 1,
+        "top_p": 0 < top_p <= 1,
+        "stops": all(stops),
+        "beams": beams >= 1,
+        "length_penalty": abs(length_penalty) <= 10,  # beyond it the power has no number
+        "draft.ahead": draft is None or draft.ahead >= 1,
+    }
+    if wrong := [name for name, right in numbers.items() if not right]:
+        raise ValueError(f"`{wrong[0]}` is out of its range")
     from parc.api.running import emulator
     from parc.generating import generated, program_of
     from parc.machine import Asked, require_machine

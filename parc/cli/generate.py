@@ -33,8 +33,7 @@ def draft_options(function: F) -> F:
     """`--draft`, `--draft-job`, `--draft-from`, `--ahead`: a second model that guesses."""
     for option in (
         click.option(
-            "--ahead", type=click.IntRange(1), default=4, show_default=True, metavar="K",
-            help="How many tokens the draft guesses at a time.",
+            "--ahead", type=click.IntRange(1), metavar="K", help="How many tokens the draft guesses at a time (4).",
         ),
         click.option(
             "--draft-from", "draft_given", metavar="CHECKPOINT", help="The draft's weights, as `--from` those of FILE."
@@ -78,7 +77,7 @@ def draft_options(function: F) -> F:
     help="Search by so many texts side by side for the likeliest one; each takes a row of the batch.",
 )
 @click.option(
-    "--length-penalty", type=NumberRange(-1e3, 1e3), metavar="P",
+    "--length-penalty", type=NumberRange(-10, 10), metavar="P",
     help="Of beams: how likely a text is, its logarithm, is divided by its length to the power of P (1).",
 )  # fmt: skip
 @click.option("--stop", "stops", metavar="TEXT", multiple=True, help="End before this text.")
@@ -106,7 +105,7 @@ def command(
     draft: str | None,
     draft_job: str | None,
     draft_given: str | None,
-    ahead: int,
+    ahead: int | None,
     engine: str,
     device: str,
     patience: float,
@@ -138,9 +137,9 @@ def command(
     if draft is not None:
         same = {"params": dict(params)} if draft == file else {}
         source = read_source(out, draft)
-        chosen_draft = api.DraftModel(source, ahead, draft_given, {**same, "job": draft_job})  # type: ignore[typeddict-item]
-    elif draft_job is not None or draft_given is not None:
-        raise click.UsageError("`--draft-job` and `--draft-from` are of a `--draft FILE`")
+        chosen_draft = api.DraftModel(source, ahead or 4, draft_given, {**same, "job": draft_job})  # type: ignore[typeddict-item]
+    elif draft_job is not None or draft_given is not None or ahead is not None:
+        raise click.UsageError("`--draft-job`, `--draft-from` and `--ahead` are of a `--draft FILE`")
     said = _Said(out, prompts, max(map(len, stops), default=1) - 1)
     found = api.generate(
         read_source(out, file),

@@ -14,7 +14,8 @@ MODULES, LENGTHS = "modules.json", "sentence_bert_config.json"
 """What is computed one after the other; how long texts are at most."""
 
 _MOST_BYTES = 2**20
-_MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
+_MODES = {"mean": "mean", "cls": "first"}
+_FLAGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +54,27 @@ def pooling_of(config: Config) -> Pooling:
     path = kinds[1][1]
     if Path(path).is_absolute() or ".." in Path(path).parts:
         _wrong(config, f"`{MODULES}` names the folder `{path[:60]}`, which is not below its own")
-    said = _read(config, folder / path / "config.json", dict) or {"pooling_mode_mean_tokens": True}
-    on = sorted(key for key, value in said.items() if key.startswith("pooling_mode_") and value is True)
+    said = _read(config, folder / path / "config.json", dict)
+    if said is None:
+        _wrong(config, f"`{MODULES}` names the folder `{path[:60]}`, which has no `config.json`")
+    on = _modes(said)
     if len(on) != 1 or on[0] not in _MODES:
-        _refuse(config, f"`{path}`: {', '.join(on) or 'no pooling'}", f"one of {', '.join(_MODES)}")
+        what = ", ".join(on)[:80] or "no pooling"
+        _refuse(config, f"`{path}`: {what}", f"one of {', '.join(_MODES)} (`pooling_mode`), or of {', '.join(_FLAGS)}")
     lengths = _read(config, folder / LENGTHS, dict) or {}
     longest = lengths.get("max_seq_length") or 0
     if isinstance(longest, bool) or not isinstance(longest, int) or not 0 <= longest < 2**31:
         _wrong(config, f"`{LENGTHS}`: `max_seq_length` is no number of positions")
     return Pooling(_MODES[on[0]], names[2:] == ["Normalize"], longest, True)
+
+
+def _modes(said: dict[str, Any]) -> list[str]:
+    """How vectors are made of positions: as newer versions of `sentence-transformers` say it (6.2: `pooling_mode`, one
+    or several; flags do not count beside it), or as older ones do (a flag for each)."""
+    if "pooling_mode" in said:
+        modes = said["pooling_mode"]
+        return [str(mode) for mode in modes] if isinstance(modes, list) else [str(modes)]
+    return [_FLAGS.get(key, key) for key, on in sorted(said.items()) if key.startswith("pooling_mode_") and on is True]
 
 
 def _read(config: Config, path: Path, kind: type) -> Any:

@@ -69,6 +69,26 @@ def test_pooling(pooling: str, normalised: bool, tmp_path: Path) -> None:
         np.testing.assert_allclose(vector, reference(folder, tokens, pooling, normalised), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("said, of", [("cls", "cls_token"), (["mean"], "mean_tokens")])
+def test_pooling_as_newer_versions_say_it(said: Any, of: str, tmp_path: Path) -> None:
+    """As sentence-transformers 6.2 writes it: one key, beside which the older ones count for nothing."""
+    folder = folder_of(tmp_path, of)
+    older = api.init(load(folder / "config.json")).text
+    for more in ({}, {"pooling_mode_max_tokens": True}):
+        written = {"embedding_dimension": 32, "pooling_mode": said, "include_prompt": True, **more}
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(written))
+        assert api.init(load(folder / "config.json")).text == older
+
+
+def test_a_folder_without_what_it_names(tmp_path: Path) -> None:
+    """Nobody knows how vectors are made then; the mean would be a guess."""
+    folder = folder_of(tmp_path, "cls_token")
+    (folder / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(ParcError, match="`1_Pooling`, which has no `config.json`") as error:
+        api.init(load(folder / "config.json"))
+    assert error.value.diagnostics[0].code == "E1005"
+
+
 def test_without_such_files(folder: Path, tmp_path: Path) -> None:
     """It is the mean, of length 1; and texts are as long as the model's positions."""
     bare = Source("config.json", (folder / "config.json").read_text())
@@ -102,6 +122,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "E1004"),
     ("1_Pooling/config.json", {"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": True}, "E1004"),
     ("1_Pooling/config.json", [], "E1005"),
+    ("1_Pooling/config.json", {}, "E1004"),
+    ("1_Pooling/config.json", {"pooling_mode": ["mean", "max"], "pooling_mode_mean_tokens": True}, "E1004"),
+    ("1_Pooling/config.json", {"pooling_mode": 3}, "E1004"),
     ("modules.json", [{"type": "a.Transformer", "path": ""}, {"type": "a.Dense", "path": "2"}], "E1004"),
     ("modules.json", [{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "../x"}], "E1005"),
     ("modules.json", [1], "E1005"),

@@ -142,6 +142,13 @@ def test_transformers_4_and_5_say_the_same_in_their_ways() -> None:
     assert imported({**part, "rope_parameters": inside}).text == imported(SMALL["phi3_part"]).text
 
 
+def test_experts_are_counted_by_either_name() -> None:
+    """As Qwen publishes them, and as transformers 5 writes what it has read."""
+    published = SMALL["qwen3_moe"]
+    written = {"num_local_experts" if key == "num_experts" else key: x for key, x in published.items()}
+    assert imported(written).text == imported(published).text != imported({**written, "num_local_experts": 4}).text
+
+
 def test_null_is_what_transformers_makes_of_it() -> None:
     """Of a window or a cap it means none; of a size, what is usual."""
     assert "local_window" not in imported(kin("Mistral", "mistral", sliding_window=None)).text

@@ -136,10 +136,30 @@ def test_what_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "net.par"
     file.write_text(FILE.text)
     given = ["generate", str(file), "--job", "write", "--prompt", "a", "--steps", "3"]
-    for wrong in (["--beams", "2", "--temperature", "1"], ["--beams", "2", "--draft", "x"], ["--length-penalty", "2"]):
+    for wrong in (
+        ["--beams", "2", "--temperature", "1"], ["--beams", "2", "--draft", "x"], ["--length-penalty", "2"],
+        ["--beams", "2", "--length-penalty", "11"], ["--ahead", "3"],
+    ):  # fmt: skip
         assert CliRunner().invoke(cli, [*given, *wrong]).exit_code == 2
     done = CliRunner().invoke(cli, [*given, "--beams", "4", "--length-penalty", "0.5", "--json"])
     assert done.exit_code == 0 and '"score": -' in done.stdout
+
+
+@pytest.mark.parametrize("penalty", [10.0, -10.0])
+def test_the_strongest_length_penalties_are_numbers(penalty: float) -> None:
+    """That of the longest and of the shortest text; they were no numbers beyond."""
+    found = beam_search(table(5, 4, 300), [[1]], 300, 4, penalty, stopped_by(2)).sequences[0]
+    assert found.score is not None and np.isfinite(found.score)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"beams": 0}, {"beams": 2, "length_penalty": np.nan}, {"temperature": np.nan}, {"temperature": -1.0}, {"top_k": 0},
+     {"top_p": 0.0}, {"stops": [""]}, {"steps": 0}, {"draft": parc.api.DraftModel(FILE, 0)}],
+)  # fmt: skip
+def test_numbers_out_of_their_range(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"`{[*wrong][-1]}"):
+        parc.generate(FILE, PROMPTS[:1], **{"steps": 2, "job": "write", **wrong})
 
 
 def stopped_by(end: int) -> Callable[[Sequence[int]], bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,6 +79,24 @@ def test_a_late_sequence_begins_before_an_early_one_ends(batch: RowBatch, known:
     assert order.count(1) == 40 and order.count(2) == 3
     first = order.index(2)
     assert order[first:].count(1) > 20 and order[3:first].count(1) >= 8
+
+
+def test_caches_in_8_bits(tmp_path: Path) -> None:
+    """Rows at positions of their own keep the rounded numbers that they keep by themselves."""
+    path = written(tmp_path, TEXT.replace("  split t on tp\n", "  split t on tp\n  store caches as int8\n"))
+    of, known = begun(path)
+    prompts = ["To be, or not to be", "I", "Thou art a scholar"]
+    made: dict[int, list[int]] = {key: [] for key in range(3)}
+    for call in range(60):
+        if call in (0, 2, 5):
+            key = (0, 2, 5).index(call)
+            of.admit(key, SequenceAsked(tuple(known.encode(prompts[key])), 10))
+        for m in of.step() if of.busy else ():
+            made[m.key].append(m.token)
+    run: Any = of.run
+    assert {x.dtype.name for x in run.states().values()} == {"uint32", "float32"}  # words and scales
+    for key, prompt in enumerate(prompts):
+        assert known.decode(made[key]) == alone(path, prompt, 10)[0]
 
 
 def test_the_last_place(path: Path, batch: RowBatch, known: Tokenizer) -> None:

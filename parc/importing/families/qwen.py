@@ -97,6 +97,7 @@ def describe_mixture(config: Config) -> Described:
     kinds = [LayerKind("experts" if m else "dense", rotary, 0, m) for m in mixed]
     attention = {**ATTENTION, **HEAD_NORMS, **NORMS, **({**ATTENTION_BIAS, **RESULT_BIAS} if bias else {})}
     renormalised = config.flag("norm_topk_prob", False)
+    experts = "num_experts" if "num_experts" in config else "num_local_experts"  # what transformers 5 writes
     return described(
         Decoder(
             sizes=found,
@@ -114,8 +115,8 @@ def describe_mixture(config: Config) -> Described:
             },
             std=config.weight("initializer_range", 0.02),
             mixture=Mixture(
-                config.integer("num_experts", 128),
-                config.active("num_experts_per_tok", 8, "num_experts", 128),
+                config.integer(experts, 128),
+                config.active("num_experts_per_tok", 8, experts, 128),
                 config.integer("moe_intermediate_size", 768),
                 {"renormalise": True} if renormalised else {},
                 balance=config.weight("router_aux_loss_coef", 0.001),
