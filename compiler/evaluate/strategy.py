@@ -119,7 +119,6 @@ class Expander:
                 format, kind = stored_format(statement, scope)
                 for where in self._scopes(statement.scope, scope):
                     getattr(rules, kind).append(StoreRule(format, where, self.span(statement), self.by))
-                    rules.stores.append(StoreRule(format, where, self.span(statement), self.by))
             case ast.FuseOff():
                 rules.fuses = False
             case ast.Implement():
