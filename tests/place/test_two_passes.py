@@ -162,6 +162,18 @@ def test_batch_norm_over_the_whole_batch() -> None:
     assert parc.verify(Source("m.par", text), double=True, steps=2).ok
 
 
+@pytest.mark.parametrize("layout", ["columns", "tp"])
+def test_states_in_layers_lie_in_the_first_pass_as_in_the_second(layout: str) -> None:
+    layer = "    i = i + dropout(relu_mlp(i, 16, std = 0.3), 0.2)\n"
+    state = (
+        "    state seen[d]\n    i = i + 0.1 * cast(seen, compute)\n"
+        "    seen = 0.9 * seen + 0.1 * cast(mean(i, over b), master)\n"
+    )
+    assert layer in TOWERS
+    source = under(layout, text=TOWERS.replace(layer, layer + state))
+    assert parc.verify(source, double=True, executor="private").ok
+
+
 def test_where_nothing_is_needed_it_is_an_error() -> None:
     with pytest.raises(ParcError) as caught:
         parc.check(Source("c.par", TWICE.replace("sum(each * each * m) / sum(m)", "mean(each)")))

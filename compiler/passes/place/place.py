@@ -124,13 +124,15 @@ def place(training: Training, notes: SizesAsked | None = None) -> Placed:
     mark_lists(training, optimizer, shared.gradients)
     mark_counts(training, compute, shared.gradients)
 
+    rounds = [r.graph for r in training.rounds]
+
     def region(graph: Graph, cls: str, axes: tuple[str, ...]) -> GraphPlacer:
         r = GraphPlacer(shared, cls, axes)
         for v in graph.inputs:
             if v.name in compute and cls != "optimizer":
                 r.weights[v.name] = compute[v.name]
                 r.define(v, storage[v.name])
-            elif v.name in own and cls != "optimizer" and graph is training.forward:
+            elif v.name in own and cls != "optimizer" and (graph is training.forward or graph in rounds):
                 r.define(v, own[v.name])
         return r
 
