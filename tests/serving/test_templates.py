@@ -31,6 +31,7 @@ HI = [{"role": "user", "content": "hi"}]
 
 
 def rendered(template: str) -> str:
+    pytest.importorskip("jinja2")
     return ChatTemplate(ChatConfig(template, {"eos_token": "</s>"})).prompt(HI)
 
 
@@ -73,6 +74,7 @@ def test_what_goes_on_and_on_is_ended(template: str, monkeypatch: pytest.MonkeyP
 
 
 def test_a_template_that_is_nested_too_deeply_is_none() -> None:
+    pytest.importorskip("jinja2")
     with pytest.raises(ParcError, match="E0785"):
         ChatTemplate(ChatConfig("{% if 1 %}" * 300 + "{% endif %}" * 300, {}))
 
