@@ -66,6 +66,7 @@ def test_what_makes_large_things_is_refused(template: str) -> None:
     "{% set n = namespace(s='abcdefgh' * 99999) %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
 ])  # fmt: skip
 def test_what_goes_on_and_on_is_ended(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jinja2")
     monkeypatch.setattr("parc.serving.bounded.SECONDS", 0.2)
     traced = sys.gettrace()
     with pytest.raises(Fault, match="it takes more than"):
