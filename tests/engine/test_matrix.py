@@ -53,7 +53,7 @@ def test_pairs_on_more_devices() -> None:
 
 @pytest.mark.nightly
 def test_some_triples(pool: ProcessPool) -> None:
-    judged(pool, [c for c in [c for c in cells(3) if fits(c)][::20] if not refused(c)])
+    judged(pool, [c for c in [c for c in cells(3) if fits(c)][::30] if not refused(c)])
 
 
 def refused(cell: Cell) -> bool:
@@ -66,7 +66,7 @@ def refused(cell: Cell) -> bool:
 
 
 def test_some_are_evaluated(pool: ProcessPool) -> None:
-    for cell in filter(fits, list(cells(1))[::5]):
+    for cell in filter(fits, list(cells(1))[::8]):
         alone = compile_job(cell.compile().job, EVALUATE)
         proof = prove_evaluation(alone.training, alone.program, 1, executor=pool.executor)
         assert proof.ok, f"{cell}: {proof.worst}"
