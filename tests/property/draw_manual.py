@@ -13,6 +13,7 @@ from compiler.weight_format import unit
 from tests.property.case import Case, Piece
 from tests.property.drawing import Drawing
 from tests.property.sensible import freezes
+from tests.stages.orders import drawn_orders
 
 MLP = re.compile(r"= x \+ mlp\(.*, (\d+), std = 0.3\) as (\w+)$")
 ATTENTION = re.compile(r"= x \+ attention\(.*?, (\d+)(?:, causal = false)?, std = 0.3\) as (\w+)$")
@@ -86,25 +87,8 @@ def _chunks(rng: Random, case: Case, d: Drawing) -> Case:
 
 
 def _orders(rng: Random, homes: Homes, count: int) -> list[str]:
-    kinds, last = rng.choice(["FB", "FBW"]), len(homes) - 1
-    done: set[tuple[str, int, int]] = set()
-    orders: list[list[str]] = [[] for _ in {*homes.groups}]
-
-    def ready(kind: str, stage: int, mb: int) -> bool:
-        if kind == "F":
-            return stage == 0 or ("F", stage - 1, mb) in done
-        if kind == "B":
-            return ("F", stage, mb) in done and (stage == last or ("B", stage + 1, mb) in done)
-        return ("B", stage, mb) in done
-
-    left = [(kind, stage, mb) for kind in kinds for stage in range(len(homes)) for mb in range(count)]
-    while left:
-        chosen = rng.choice([action for action in left if ready(*action)])
-        left.remove(chosen)
-        done.add(chosen)
-        kind, stage, mb = chosen
-        orders[homes.group(stage)].append(f"{kind}{homes.chunk(stage) or ''}[{mb}]")
-    return [line for g, order in enumerate(orders) for line in (f"order pp[{g}] {{", f"  {' '.join(order)}", "}")]
+    orders = drawn_orders(rng, homes, rng.choice(["FB", "FBW"]), count)
+    return [line for g, order in enumerate(orders) for line in (f"order pp[{g}] {{", f"  {order}", "}")]
 
 
 def _stored(rng: Random, case: Case, d: Drawing) -> Case:

@@ -14,6 +14,7 @@ from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Source
 from parc import api
 from tests.stages.build import CLUSTER, judged
+from tests.stages.orders import drawn_orders
 from tests.stages.playing import played
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "schedules.par"
@@ -115,26 +116,9 @@ def drawn(seed: int) -> tuple[str, int]:
     places, chunks, count = rng.choice([(2, 1), (2, 2), (3, 1), (3, 2), (2, 3)]) + (rng.choice([2, 3, 4]),)
     homes = Homes(tuple(rng.sample([g for g in range(places) for _ in range(chunks)], places * chunks)))
     kinds = "FBW" if rng.random() < 0.5 else "FB"
-    last = len(homes) - 1
-    done: set[tuple[str, int, int]] = set()
-    orders: list[list[str]] = [[] for _ in range(places)]
-
-    def ready(kind: str, stage: int, mb: int) -> bool:
-        if kind == "F":
-            return stage == 0 or ("F", stage - 1, mb) in done
-        if kind == "B":
-            return ("F", stage, mb) in done and (stage == last or ("B", stage + 1, mb) in done)
-        return ("B", stage, mb) in done
-
-    left = [(k, s, mb) for k in kinds for s in range(len(homes)) for mb in range(count)]
-    while left:
-        chosen = rng.choice([a for a in left if ready(*a)])
-        left.remove(chosen)
-        done.add(chosen)
-        kind, stage, mb = chosen
-        orders[homes.group(stage)].append(f"{kind}{homes.chunk(stage) or ''}[{mb}]")
+    orders = drawn_orders(rng, homes, kinds, count)
     rule = f"  pipeline block on pp, schedule by_hand(microbatches = {count}), chunks {list(homes.groups)}\n"
-    return rule + "\n".join(f"  order pp[{g}] {{\n    {' '.join(o)}\n  }}" for g, o in enumerate(orders)), places
+    return rule + "\n".join(f"  order pp[{g}] {{\n    {o}\n  }}" for g, o in enumerate(orders)), places
 
 
 @pytest.mark.parametrize("seed", [pytest.param(n, marks=() if n < 3 else pytest.mark.nightly) for n in range(40)])
