@@ -58,18 +58,8 @@ def _of_found(found: FoundPlan, tokens: float | None, command: str) -> PlanPage:
     axes = [f"{r.name} ({r.kind}{f' {r.dim}' if r.dim else ''})" for r in space.roles]
     again = [", ".join(scopes) or "nothing" for scopes in space.recomputes]
     facts = [("axes", ", ".join(axes)), ("computed again", "; ".join(again)), ("not searched", ", ".join(UNSEARCHED))]
-    page = PlanPage(
-        job.name,
-        _told(job),
-        points,
-        len(found.best),
-        _capacity(job),
-        [(what, n) for what, n in outcomes if n],
-        _verdict(found.planned.minimise, of.least, of.gap, counts.left),
-        facts,
-        _text(found.text, found.strategy),
-        command=command,
-    )
+    verdict = _verdict(found.planned.minimise, of.least, of.gap, counts.left)
+    page = _page(found, job, points, outcomes, verdict, facts, command)
 
     def compiled(p: PlanPoint) -> Compiled:
         return compile_job(replace(job, strategy=strategy_of(space, by_point[id(p)].candidate)))
@@ -95,20 +85,34 @@ def _of_filled(found: FilledPlan, tokens: float | None, command: str) -> PlanPag
         ("priced, and fit", len(of.fitting)),
         ("not looked at in time", of.left),
     ]
-    job = found.job
-    page = PlanPage(
+    verdict = _verdict(found.minimise, of.least, found.gap, of.left)
+    facts = [("left open", ", ".join(f"{h.name} ({len(h.values)} values)" for h in found.holes))]
+    return _page(found, found.job, points, outcomes, verdict, facts, command)
+
+
+def _page(
+    found: FoundPlan | FilledPlan,
+    job: Job,
+    points: Sequence[PlanPoint],
+    outcomes: Sequence[tuple[str, int]],
+    verdict: str,
+    facts: Sequence[tuple[str, str]],
+    command: str,
+) -> PlanPage:
+    """What both kinds of plans show alike. outcomes: what became of so many, of which nothing is said where there are
+    none."""
+    return PlanPage(
         job.name,
         _told(job),
         points,
         len(found.best),
         _capacity(job),
         [(what, n) for what, n in outcomes if n],
-        _verdict(found.minimise, of.least, found.gap, of.left),
-        [("left open", ", ".join(f"{h.name} ({len(h.values)} values)" for h in found.holes))],
+        verdict,
+        facts,
         _text(found.text, found.strategy),
         command=command,
     )
-    return page
 
 
 def _price(of: Price) -> tuple[float, int]:
