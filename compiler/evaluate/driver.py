@@ -144,7 +144,8 @@ def _check_job(
     """The job, with its strategy or the one `instead`, then those for its model that no job names: `used` then."""
     override = ast.Name(instead, span=entry.item.name.span) if instead else None
     job = _collect(session, lambda: build_job(session, module, entry, override))
-    made.update({entry.name: job} if job is not None else {})
+    if job is not None:
+        made[entry.name] = job
     if job is None and not override and not _strategies(entry):  # then its model is wrong
         return
     if job is None:  # perhaps its strategy is wrong; the model is needed for the others all the same

@@ -276,13 +276,9 @@ def _by_cost(
             continue
         if not states:
             states = [[(state(v, layout, axis), size) for layout, size in of] for v, of in zip(node.inputs, held)]
-        cost = 0.0
-        for name, versions in zip(loop.ins, states):
-            need: State = WHOLE if name is None else ("split", name)
-            if versions:
-                cost += min([move_cost(have, need, n, size) for have, size in versions])
-        made, wanted = _made(out, declared, loop, axis)
-        cost += move_cost(made, wanted, n, out.type.bytes / (n if made[0] == "split" else 1))
+        needs: list[State] = [WHOLE if name is None else ("split", name) for name in loop.ins]
+        operands = [(need, versions) for need, versions in zip(needs, states) if versions]
+        cost = _moved(n, out.type.bytes, operands, *_made(out, declared, loop, axis))
         found.append((cost, min([w.rank for w in named], default=len(wishes)), k))
     if not found:
         return
@@ -335,14 +331,22 @@ def _made(out: Value, declared: Layout, loop: Loop, axis: str) -> tuple[State, S
 
 def cheapest(sizes: Sizes, axis: str, size: int, options: Sequence[Option]) -> int:
     """Of loops that an axis can split the one for which fewest bytes move. size: of the whole result."""
-    n, found = sizes[axis], []
+    found = []
     for k, rank, operands, made, wanted in options:
-        cost = 0.0
-        for need, haves in operands:
-            cost += min([move_cost(have, need, n, bytes_of(sizes, piece)) for have, piece in haves])
-        cost += move_cost(made, wanted, n, size / (n if made[0] == "split" else 1))
-        found.append((cost, rank, k))
+        there = [(need, [(have, bytes_of(sizes, piece)) for have, piece in haves]) for need, haves in operands]
+        found.append((_moved(sizes[axis], size, there, made, wanted), rank, k))
     return min(found)[2]
+
+
+def _moved(
+    n: int, size: int, operands: Sequence[tuple[State, Sequence[tuple[State, int]]]], made: State, wanted: State
+) -> float:
+    """Bytes that move over an axis of n devices for a loop that it splits: per operand what is needed of it, and what
+    there is, with its bytes; size: of the whole result."""
+    cost = 0.0
+    for need, versions in operands:
+        cost += min([move_cost(have, need, n, own) for have, own in versions])
+    return cost + move_cost(made, wanted, n, size / (n if made[0] == "split" else 1))
 
 
 def _order(region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[tuple[Layout, int]]]) -> None:
