@@ -37,15 +37,15 @@ def caches_in_bits(
     """
     model = next(m for m in reversed(models) if m is not None)
     kept = kept_positions(model, decoding.dim, decoding.span) if decoding is not None else {}
-    chosen: dict[str, str] = {}
+    chosen: dict[str, tuple[str, str]] = {}
     useful: set[StoreRule] = set()
     for v, dim in kept.items():
         found = [r for r in rules if r.scope is None or within(v.name, r.scope)]
         inner = [d for d in v.type.dims if d.name != dim]
         if found and inner and v.type.is_float:
-            size = inner[-1].size
-            if size % unit(found[-1].format.code) == 0 and size >= LEAST:
-                chosen[v.name] = inner[-1].name
+            size, code = inner[-1].size, found[-1].format.code
+            if size % unit(code) == 0 and size >= LEAST:
+                chosen[v.name] = inner[-1].name, code
                 useful.update(found)
     for rule in rules:
         if rule not in useful:
@@ -53,24 +53,25 @@ def caches_in_bits(
             message = f"nothing {where} is kept of each earlier position, in rows of {LEAST} or more numbers"
             help = "`decode over s` says that a job keeps what later positions need; sums and scans stay as they are"
             raise fail("E0542", message, rule.by or rule.span, help=help)
-    return [m and replace(m, graph=_in_bits(m.graph, chosen, rules[-1].format.code, _names(m))) for m in models]
+    return [m and replace(m, graph=_in_bits(m.graph, chosen, _names(m))) for m in models]
 
 
 def _names(model: Model) -> Names:
     return Names(v.name for v in graph_values(model.graph))
 
 
-def _in_bits(graph: Graph, chosen: Mapping[str, str], code: str, names: Names) -> Graph:
-    """The graph in which whoever reads a chosen value reads what its bits stand for."""
+def _in_bits(graph: Graph, chosen: Mapping[str, tuple[str, str]], names: Names) -> Graph:
+    """The graph in which whoever reads a chosen value reads what its bits stand for. chosen: by name, the dim whose
+    numbers share a scale, and the format."""
     nodes: list[Node] = []
     read: dict[Value, Value] = {}
     for node in graph.nodes:
         if isinstance(node.op, Repeat):
-            node = replace(node, op=replace(node.op, body=_in_bits(node.op.body, chosen, code, names)))
+            node = replace(node, op=replace(node.op, body=_in_bits(node.op.body, chosen, names)))
         nodes.append(replace(node, inputs=tuple(read.get(v, v) for v in node.inputs)))
         for v in node.outputs:
             if v.name in chosen:
-                made, read[v] = _rounded(v, chosen[v.name], code, names)
+                made, read[v] = _rounded(v, *chosen[v.name], names)
                 nodes += made
     return replace(graph, nodes=tuple(nodes), outputs=tuple(read.get(v, v) for v in graph.outputs))
 

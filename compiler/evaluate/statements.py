@@ -25,8 +25,6 @@ from dsl import ast
 from dsl.diagnostics import ParcError, fail
 from dsl.source import Span
 
-OTHER_NAME = "a dim that a function is given is not called as one that it makes: `rename(x, t -> s)` before the call"
-
 
 def run(body: Sequence[ast.Statement], scope: Scope) -> CallResults | None:
     """Run statements up to a `return`; its values. Errors are reported, and the rest is looked at all the same; but
@@ -158,6 +156,13 @@ def declare_dim(name: ast.Name, size: ast.Expr, scope: Scope) -> None:
         del scope.vars[name.id]
 
 
+def _check_once(names: Sequence[str], what: str, span: Span) -> None:
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        help = "a dim that a function is given is not called as one that it makes: `rename(x, t -> s)` before the call"
+        raise fail("E0205", f"{what} would have dim `{twice}` twice", span, help=help)
+
+
 def _want(target: ast.Target, scope: Scope) -> tuple[str, ...] | None:
     """Actual names of the dims that the target states; with `...` those it stands for come first.
 
@@ -166,9 +171,7 @@ def _want(target: ast.Target, scope: Scope) -> tuple[str, ...] | None:
     if target.dims is None and not target.rest:
         return None
     names = tuple(scope.dim(n).name if scope.knows_dim(n) else n.id for n in target.dims or ())
-    if len(set(names)) != len(names):
-        twice = next(n for n in names if names.count(n) > 1)
-        raise fail("E0205", f"`{target.name.id}` would have dim `{twice}` twice", target.span, help=OTHER_NAME)
+    _check_once(names, f"`{target.name.id}`", target.span)
     return (*(n for n in scope.rest if n not in names), *names) if target.rest else names
 
 
@@ -256,9 +259,7 @@ def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None
     frozen = making.frozen is not None and making.frozen.hold(whole_path(path, making.pieces))
     # What no update renews needs no more than is computed with.
     type = Type(making.precision.compute if frozen else making.precision.master, (*loops, *own))
-    if len(set(type.names)) != len(type.names):
-        twice = next(n for n in type.names if type.names.count(n) > 1)
-        raise fail("E0205", f"the weight `{name}` would have dim `{twice}` twice", target.span, help=OTHER_NAME)
+    _check_once(type.names, f"the weight `{name}`", target.span)
     check_size(type, f"the weight `{name}`", target.span)
     scope.session.spend_node(target.span)
     declared = Value(path, type, target.span, Origin(path))

@@ -17,26 +17,26 @@ _GROUPED = ("int4", "int3")
 """Formats in which groups of inputs share a scale, if nothing else is said."""
 
 
-STORES = {"weights": "stores", "caches": "caches"}
-"""What can be stored so, and which rules say it."""
+WEIGHTS, CACHES = "weights", "caches"
+"""What can be stored so."""
 
 OF_CACHES = ("int8",)
 """Formats of what is kept of positions, which have one scale for each of them (and head)."""
 
 
 def stored_format(statement: ast.Store, scope: Scope) -> tuple[WeightFormat, str]:
-    """The format of a statement, and which rules it belongs to. Raises ParcError: E0403 for what is not stored so,
-    E0470 for a format that there is not, or that has no such numbers."""
-    (kind,) = classes_of((statement.what,), tuple(STORES))
-    if kind == "weights":
-        return _weight_format(statement, scope), STORES[kind]
+    """The format of a statement, and what it stores. Raises ParcError: E0403 for what is not stored so, E0470 for a
+    format that there is not, or that has no such numbers."""
+    (what,) = classes_of((statement.what,), (WEIGHTS, CACHES))
+    if what == WEIGHTS:
+        return _weight_format(statement, scope), what
     call = statement.format
     if call.function.id not in OF_CACHES or call.arguments:
         span = call.arguments[0].span if call.function.id in OF_CACHES else call.function.span
         help = f"write `store caches as {OF_CACHES[0]}`: each position has a scale of its own"
         more = " with such numbers" if call.function.id in OF_CACHES else ""
         raise fail("E0470", f"caches cannot be stored as `{call.function.id}`{more}", span, help=help)
-    return WeightFormat(call.function.id), STORES[kind]
+    return WeightFormat(call.function.id), what
 
 
 def _weight_format(statement: ast.Store, scope: Scope) -> WeightFormat:

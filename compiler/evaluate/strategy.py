@@ -18,7 +18,7 @@ from compiler.evaluate.pipelines import Microbatches, pipeline_rule, schedule_mi
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
-from compiler.evaluate.stores import stored_format
+from compiler.evaluate.stores import CACHES, stored_format
 from compiler.evaluate.strategy_rules import StrategyRules
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
 from compiler.evaluate.zigzags import in_zigzag
@@ -116,9 +116,10 @@ class Expander:
                 for where in self._scopes(statement.scope, scope):
                     rules.runs.append(run_rule(statement, where, self.cluster, self.span(statement), self.by))
             case ast.Store():
-                format, kind = stored_format(statement, scope)
+                format, what = stored_format(statement, scope)
+                into = rules.caches if what == CACHES else rules.stores
                 for where in self._scopes(statement.scope, scope):
-                    getattr(rules, kind).append(StoreRule(format, where, self.span(statement), self.by))
+                    into.append(StoreRule(format, where, self.span(statement), self.by))
             case ast.FuseOff():
                 rules.fuses = False
             case ast.Implement():

@@ -251,11 +251,9 @@ class Replay:
             del self.saved[op.name]
 
     def _fused(self, instr: Node, op: FusedNodes, env: dict[str, Buffer], dying: tuple[str, ...]) -> None:
-        free = {v.name for v in instr.inputs if v.name in dying and env[v.name].sole}
-        for out, operands in zip(instr.outputs, op.takes, strict=True):
-            name = next((v.name for v in (instr.inputs[k] for k in operands) if v.name in free), None)
-            b = self._new(out.name, self._bytes(out)) if name is None else env[name]
-            free -= {name or ""}
+        free = {k for k, v in enumerate(instr.inputs) if v.name in dying and env[v.name].sole}
+        for out, k in zip(instr.outputs, op.taken(free), strict=True):
+            b = self._new(out.name, self._bytes(out)) if k is None else env[instr.inputs[k].name]
             self._hold(b, names=1)
             env[out.name] = b
 

@@ -44,6 +44,16 @@ class FusedNodes(Op):
     rows: tuple[str, ...]
     takes: tuple[tuple[int, ...], ...]
 
+    def taken(self, free: Collection[int]) -> Iterator[int | None]:
+        """For each result the operand whose memory it takes, if any: the first that no other has. free: operands that
+        nothing else needs any more."""
+        left = set(free)
+        for operands in self.takes:
+            k = next((k for k in operands if k in left), None)
+            if k is not None:
+                left.remove(k)
+            yield k
+
 
 class Growing:
     """Neighbouring nodes that may become a region, as they are added."""
@@ -158,7 +168,7 @@ def as_run(body: Graph) -> Graph:
     return body.run
 
 
-def rows_of(body: Graph) -> Iterator[tuple[int, int]]:
+def stretches(body: Graph) -> Iterator[tuple[int, int]]:
     """The first and the last node of each fused region of the body, by their numbers, in their order. Marks of nodes
     that do not stand side by side (any more) are none."""
     at = {node.outputs[0].name: i for i, node in enumerate(body.nodes) if node.outputs}
@@ -172,7 +182,7 @@ def rows_of(body: Graph) -> Iterator[tuple[int, int]]:
 def _as_run(body: Graph) -> Iterator[Node]:
     last, at = readers(body), 0
     own: set[str] = set()  # values in memory that was made for them in this body
-    for first, end in sorted(rows_of(body)):
+    for first, end in sorted(stretches(body)):
         for node in body.nodes[at:first]:
             own |= _own(node)
             yield node

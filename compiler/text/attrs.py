@@ -180,3 +180,8 @@ def show_attributes(op: Op, outputs: Sequence[Value]) -> str:
             text += f" {a.word}" if a.word else ""
             text += f" {show_value(value, a.many, show_axis if a.field == AXES else quote)}"
     return text
+
+
+def show_within(within: tuple[int, int] | None) -> str:
+    """The range that a state's integers stay in, behind what else is said of it."""
+    return "" if within is None else f" within {within[0]}..{within[1]}"

@@ -32,8 +32,8 @@ from compiler.program import (
     StateDecl,
     phase_in,
 )
-from compiler.regions.fused import rows_of
-from compiler.text.attrs import quote, runs, show_attributes, show_axis, show_dims, show_number, show_run
+from compiler.regions.fused import stretches
+from compiler.text.attrs import quote, runs, show_attributes, show_axis, show_dims, show_number, show_run, show_within
 from compiler.text.regions import FUSE, show_regions
 from compiler.text.sharing import with_code_of
 from compiler.walk import called
@@ -167,8 +167,7 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
     if s.init is not None:
         args = f"({', '.join(map(show_number, s.init.args))})" if s.init.args else ""
         text += f" = {quote(s.init.kind)}{args}"
-    if s.within is not None:
-        text += f" within {s.within[0]}..{s.within[1]}"
+    text += show_within(s.within)
     if s.memory != FIRST:
         text += f" in {quote(s.memory)}"
     if s.cache is not None:
@@ -266,7 +265,7 @@ def _dim(dim: Dim, axes: Sequence[str], border: tuple[int, int] | None, sizes: S
 def _instrs(body: Graph, indent: str, shown: Show) -> list[str]:
     lines: list[str] = []
     at = 0
-    for first, last in rows_of(body) if body.regions else ():
+    for first, last in stretches(body) if body.regions else ():
         for instr in body.nodes[at:first]:
             lines += _instr(instr, indent, shown)
         lines.append(f"{indent}{FUSE} {{")

@@ -21,7 +21,7 @@ from compiler.ops.base import Op
 from compiler.origin import Phase
 from compiler.passes.place.place import Placed
 from compiler.strategy import SERIAL, Strategy
-from compiler.text.attrs import quote, show_dims, show_number
+from compiler.text.attrs import quote, show_dims, show_number, show_within
 from compiler.text.printer import Show, Sizes, show_type
 from compiler.text.printer import show_graph as show_lines
 from compiler.text.records import show_fact
@@ -201,7 +201,7 @@ def _init(init: Init) -> str:
 
 
 def _state(s: State, layout: Layout | None = None, sizes: Sizes = {}) -> str:  # noqa: B006
-    of = f" within {s.within[0]}..{s.within[1]}" if s.within is not None else ""
+    of = show_within(s.within)
     of += f" of {quote(s.of)}" if s.of is not None else ""
     of += f" loops {show_fact(s.loops)}" if s.loops else ""
     return f"{s.role} {_plain(s.value, layout, sizes)}{_init(s.init)}{of}"

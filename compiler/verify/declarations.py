@@ -15,6 +15,7 @@ from compiler.layout import TIME
 from compiler.model import Init
 from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, InputDecl, Program, StateDecl
+from compiler.text.attrs import show_within
 from compiler.text.locations import HEAD, Site
 from compiler.verify.report import Report
 from compiler.verify.sizes import wrong_type
@@ -147,7 +148,7 @@ def _meaning(s: StateDecl, cls: DeviceClass) -> object:
 def _difference(s: StateDecl, cls: DeviceClass, other: StateDecl, there: DeviceClass) -> str:
     def told(s: StateDecl, cls: DeviceClass) -> str:
         begins = f" = {s.init}" if s.init is not None else ""
-        begins += f" within {s.within[0]}..{s.within[1]}" if s.within is not None else ""
+        begins += show_within(s.within)
         return f"{s.role} of {logical_type(s, cls)}{begins}{' frozen' if s.frozen else ''}"
 
     here, elsewhere = told(s, cls), told(other, there)

@@ -19,7 +19,7 @@ import numpy as np
 from compiler.model import DECODE
 from dsl.data import dataclass
 from dsl.diagnostics import fail
-from runtime.generate.loop import CONTEXT, LENGTH, STOP, Continuation, Generated, check_prompts
+from runtime.generate.loop import Continuation, Generated, check_prompts, why_ended
 from runtime.generate.reader import RowReader
 from runtime.inputs import Array
 
@@ -62,7 +62,7 @@ class _Search:
             parent, token = divmod(int(at), total.shape[1])
             beam, score = self.running[parent], float(flat[at])
             made = (*beam.tokens[self.prompt :], token)
-            why = self._why(made)
+            why = why_ended(self.prompt, made, self.steps, self.places, self.stops)
             if why and rank < self.count and np.isfinite(score):
                 self.ended.append(Continuation(made, why, score / len(made) ** self.penalty))
             elif not why and len(going) < self.count and np.isfinite(score):
@@ -88,14 +88,6 @@ class _Search:
             if found[0].score / length**self.penalty <= _score(self.ended[-1]):
                 self.running, copies = [], []
         return copies
-
-    def _why(self, made: Sequence[int]) -> str:
-        """Why a text ends here, or ""."""
-        if self.stops(made):
-            return STOP
-        if len(made) == self.steps:
-            return LENGTH
-        return CONTEXT if self.prompt + len(made) > self.places else ""
 
 
 def beam_search(

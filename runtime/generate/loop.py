@@ -75,6 +75,12 @@ class Ports:
         found = np.transpose(outputs, self.order)
         return found[..., : self.high] if self.high is not None else found
 
+    def require_numbers(self, scores: Array, position: int) -> None:
+        """Raise ParcError (E0786) where scores at a position are no numbers."""
+        if np.isnan(scores).any():
+            help = "a mask by a number is too weak for these weights, or they are no numbers"
+            raise fail("E0786", f"the output `{self.scores}` is not a number at position {position}", help=help)
+
     def last(self, outputs: Array) -> Array:
         """The scores `[rows, tokens]` at the last of the positions that were given."""
         found = np.transpose(outputs, self.order)
@@ -155,21 +161,14 @@ def generate(
         fresh = [row for row, length in enumerate(lengths) if at >= length and not ended[row]]
         if fresh:
             assert scores is not None
-            if np.isnan(scores[fresh]).any():
-                help = "a mask by a number is too weak for these weights, or they are no numbers"
-                raise fail("E0786", f"the output `{ports.scores}` is not a number at position {at - 1}", help=help)
+            ports.require_numbers(scores[fresh], at - 1)
             drawn = sampling.draw(scores, at)
             for row in fresh:
                 if at < ports.places:
                     tokens[row, at] = drawn[row]
                 made[row].append(int(drawn[row]))
                 told(row, made[row])
-                if stops(made[row]):
-                    ended[row] = STOP
-                elif len(made[row]) == steps:
-                    ended[row] = LENGTH
-                elif at >= ports.places:
-                    ended[row] = CONTEXT
+                ended[row] = why_ended(lengths[row], made[row], steps, ports.places, stops)
         if all(ended):
             break
         scores = _called(run, ports, DECODE, "next", tokens[:, at : at + 1])
@@ -177,6 +176,15 @@ def generate(
     now = time.perf_counter()
     found = tuple(Continuation(tuple(t), e) for t, e in zip(made, ended))
     return Generated(found, since - begun, (now - since) / max(1, singles), read, singles)
+
+
+def why_ended(prompt: int, made: Sequence[int], steps: int, places: int, stops: Callable[[Sequence[int]], bool]) -> str:
+    """Why a text ends with these tokens behind a prompt of so many; "" where it goes on."""
+    if stops(made):
+        return STOP
+    if len(made) == steps:
+        return LENGTH
+    return CONTEXT if prompt + len(made) > places else ""
 
 
 def _called(run: Executor, ports: Ports, entry: str, last: str, tokens: Array) -> Array:

@@ -8,7 +8,6 @@ import numpy as np
 
 from compiler.graph import Type
 from compiler.model import AHEAD, DECODE, MOVE, PREFILL
-from dsl.diagnostics import fail
 from runtime.executor import Executor
 from runtime.generate.loop import Ports
 from runtime.inputs import Array
@@ -53,11 +52,7 @@ class RowReader:
         name, (position,) = f"{self.ports.name}.{LAST[entry]}", self.data[entry]
         done = self.run.call(entry, {name: self.ports.given(tokens), position: places})
         scores = self.ports.every(done.outputs[self.ports.scores])
-        rows = list(given)
-        if np.isnan(scores[rows]).any():
-            help = "a mask by a number is too weak for these weights, or they are no numbers"
-            at = max(self.read[row] for row in rows) - 1
-            raise fail("E0786", f"the output `{self.ports.scores}` is not a number at position {at}", help=help)
+        self.ports.require_numbers(scores[list(given)], max(self.read[row] for row in given) - 1)
         return scores
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:

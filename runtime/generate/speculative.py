@@ -21,7 +21,7 @@ import numpy as np
 
 from compiler.model import AHEAD, DECODE
 from dsl.data import dataclass
-from runtime.generate.loop import CONTEXT, LENGTH, STOP, Continuation, Generated, Guesses, check_prompts
+from runtime.generate.loop import Continuation, Generated, Guesses, check_prompts, why_ended
 from runtime.generate.reader import RowReader
 from runtime.generate.sampling import NEXT_TOKEN, Sampling, picked
 from runtime.inputs import Array
@@ -160,11 +160,6 @@ def _go_on(
         text.tokens.append(token)
         made = text.tokens[text.prompt :]
         told(made)
-        if stops(made):
-            text.ended = STOP
-        elif len(made) == steps:
-            text.ended = LENGTH
-        elif len(text.tokens) > places:
-            text.ended = CONTEXT
+        text.ended = why_ended(text.prompt, made, steps, places, stops)
         if text.ended:
             return

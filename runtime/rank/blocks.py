@@ -31,12 +31,10 @@ def fused(
         rank.plans[key] = instr, BlockedRegion(op, instr, rank)
     free = {k for k, v in enumerate(instr.inputs) if v.name in dying and operands[k].buffer.holders == 1}
     made: dict[str, HeldArray] = {}
-    for out, candidates in zip(instr.outputs, op.takes, strict=True):
-        k = next((k for k in candidates if k in free), None)
+    for out, k in zip(instr.outputs, op.taken(free), strict=True):
         if k is None:
             made[out.name] = rank.new(rank.backend.empty(rank.local(out).shape, out.type.dtype), out.type.dtype)
         else:
-            free.remove(k)
             made[out.name] = HeldArray(operands[k].array, operands[k].buffer.hold())
     rank.plans[key][1].run(rank.ctx, [h.array for h in operands], {n: h.array for n, h in made.items()})
     return made
@@ -49,7 +47,9 @@ class BlockedRegion:
         self.op, self.inputs = op, names_of(instr.inputs)
         self.backend, self.position = rank.backend, Position(rank.program.sizes, rank.at)
         self.values = {v.name: rank.value(v) for node in op.nodes for v in (*node.inputs, *node.outputs)}
-        self.last = {v.name: i for i, node in enumerate(op.nodes) for v in node.inputs}
+        last = {v.name: i for i, node in enumerate(op.nodes) for v in (*node.outputs, *node.inputs)}
+        leaving = names_of(instr.outputs)
+        self.gone = [[n for n, at in last.items() if at == i and n not in leaving] for i in range(len(op.nodes))]
         types = [v.type for v in self.values.values()]
         sizes = {n: {t.size(n) for t in types if t.has(n)} for n in op.rows}
         self.rows = {n: min(found) for n, found in sizes.items() if len(found) == 1}
@@ -67,9 +67,8 @@ class BlockedRegion:
                 here[out] = kernel(ctx, *(here[v.name] for v in node.inputs))
                 if out in results:  # it may look into an operand in whose place another result is written
                     here[out] = self.backend.own(here[out])
-                for name in {*names_of(node.inputs), out}:
-                    if self.last.get(name, i) <= i and name not in results:
-                        here.pop(name)
+                for name in self.gone[i]:
+                    del here[name]
             for name, into in results.items():
                 self.backend.assign(part(into, index[name]), here[name])
 

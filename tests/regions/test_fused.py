@@ -16,7 +16,7 @@ from compiler.evaluate import evaluate, evaluate_file
 from compiler.graph import Graph
 from compiler.memory.peak import memory_use
 from compiler.program import Program
-from compiler.regions.fused import FusedNodes, as_run, rows_of
+from compiler.regions.fused import FusedNodes, as_run, stretches
 from compiler.text import parse_program, show
 from compiler.text.parser import parse_located
 from compiler.verify import verify
@@ -43,7 +43,7 @@ def regions(program: Program) -> Iterator[tuple[str, ...]]:
     for cls in program.classes:
         for function in cls.functions:
             for body in bodies(function.body):
-                for first, last in rows_of(body):
+                for first, last in stretches(body):
                     yield tuple(n.outputs[0].name for n in body.nodes[first : last + 1])
 
 
@@ -128,7 +128,7 @@ def test_regions_of_the_forward_pass_are_one_kernel_each(monkeypatch: pytest.Mon
     def watched(self: Any) -> Any:
         made = part(self)
         of = {id(i): k for k, draft in enumerate(self.drafts) for i in draft.instrs}
-        for first, last in rows_of(self.body):
+        for first, last in stretches(self.body):
             if not self.lifter.update:
                 kernels.append(len({of[id(n)] for n in self.body.nodes[first : last + 1] if id(n) in of}))
         return made

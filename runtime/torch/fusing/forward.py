@@ -45,7 +45,7 @@ def placed_attentions(of: Reading, joint: Reading, nodes: Sequence[Node], fresh:
 def _places(of: Reading, found: Attention) -> Value | None:
     """At which positions the queries are, if they see all keys up to there and no others."""
     pair = of.map(found.softmax.keep, "ge", None, None) if found.softmax.keep is not None else None
-    if pair is None or len(pair) != 2 or found.causal or any(v.layout.dims[-1] for v in (pair[1],)):
+    if pair is None or len(pair) != 2 or found.causal or pair[1].layout.dims[-1]:
         return None
     places, key = pair[0], of.made.get(pair[1])
     if key is None or key.inputs or key.op != Iota(key.output.type.dims[0]) or key.output.type.names != (found.t,):
