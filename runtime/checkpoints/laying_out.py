@@ -11,9 +11,8 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from compiler.graph import Dim, Type
-from compiler.shards import Spans
 from compiler.stored import packed_weight
-from compiler.weight_format import BITS, SCALE, SPARSE, WORDS, ZERO, PackedWeight, WeightFormat, levels
+from compiler.weight_format import BITS, KEPT, SCALE, SPARSE, WORDS, ZERO, PackedWeight, WeightFormat, levels
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError, fail
 from runtime.checkpoint_names import NamedTensor, WeightPiece
@@ -224,7 +223,7 @@ def _stored(found: Checkpoint, names: PublicNames) -> dict[str, PackedWeight]:
         if words.format is None:
             help = "it was saved before checkpoints said so: `parc convert` makes another one of it, for its own job"
             raise fail("E0772", f"`{found.folder}` does not say how `{name}.{WORDS}` are packed", help=help)
-        kept = tensors.get(f"{name}.{SCALE}") or tensors.get(f"{name}.kept")
+        kept = tensors.get(f"{name}.{SCALE}") or tensors.get(f"{name}.{KEPT}")
         type = Type(kept.dtype if kept else "f32", tuple(Dim(n, size) for n, size in names.dims[name]))
         try:
             of = packed_weight(name, type, matrix.loops, matrix.inputs, words.format)
@@ -355,7 +354,7 @@ def _parts(of: PackedWeight, piece: WeightPiece, source: SavedParts) -> tuple[Ar
                 spans.append((i, i + 1) if cut and isinstance(i, int) else (0, type.size(d.name)))
         order = [d.name for d in of.type.dims if type.has(d.name)]
         assert list(type.names) == order, type
-        x = source.part(of.parts[part], _spans(spans), type.dtype)
+        x = source.part(of.parts[part], tuple(spans), type.dtype)
         sizes = dict(zip(order, x.shape, strict=True))
         return x.reshape([sizes.get(d.name, 1) for d in of.type.dims])
 
@@ -374,10 +373,6 @@ def _parts(of: PackedWeight, piece: WeightPiece, source: SavedParts) -> tuple[Ar
     middle = np.full([1] * len(of.type.dims), -levels(of.format.code)[0], np.float32)
     zero = read(ZERO, of.scale).astype(np.float32) if ZERO in of.parts else middle
     return spread(numbers), spread(read(SCALE, of.scale)), spread(zero)
-
-
-def _spans(found: Sequence[tuple[int, int]]) -> Spans:
-    return tuple(found)
 
 
 def stream(numbers: Array, bits: int) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from compiler.origin import Role
 from compiler.shards import Spans
-from compiler.weight_format import WORDS, PackedWeight
+from compiler.weight_format import WORDS
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics, fail
 from dsl.replacing import new_folder
@@ -73,7 +73,8 @@ def publish(
         raise fail("E0773", f"cannot write `{folder}`: it is there", help="name a folder that is to be made")
     tensors = found.manifest.tensors
     how, matrices, stored = laid_out(found, names, layout) if layout else (None, {}, {})
-    _check(found, names, stored)
+    parts = {part for of in stored.values() for part in of.parts.values()}
+    _check(found, names, stored.keys(), parts)
     source = found.parts()
     weights = {w: _Weight(source, w, names.shape(w), tensors[w].dtype) for w in names.dims if w in tensors}
     listed: list[_Published] = []
@@ -114,7 +115,6 @@ def publish(
             disk.wait()
     except OSError as error:
         raise unwritable(folder, error) from None
-    parts = {part for of in stored.values() for part in of.parts.values()}
     dropped = tuple(sorted(tensors.keys() - weights.keys() - parts))
     return Publication(found.manifest.moment.devices, len(where), len(groups), total, dropped)
 
@@ -135,12 +135,11 @@ def _whole(tensor: NamedTensor, weights: Mapping[str, _Weight]) -> list[Array]:
     return [tensor.made(weights)]
 
 
-def _check(found: Checkpoint, names: PublicNames, stored: Mapping[str, PackedWeight]) -> None:
+def _check(found: Checkpoint, names: PublicNames, stored: Set[str], parts: Set[str]) -> None:
     """Raise E0772 for weights that the two do not have alike. stored: those of which there are parts."""
     wrong, tensors = Diagnostics(), found.manifest.tensors
     used = {w for t in names.table for w in (x.name for x in t.weights)}
-    parts = {part for of in stored.values() for part in of.parts.values()}
-    for weight in sorted(used - stored.keys()):
+    for weight in sorted(used - stored):
         there = tensors.get(weight)
         if there is None:
             packed = f"{weight}.{WORDS}" in tensors

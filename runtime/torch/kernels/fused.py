@@ -21,6 +21,7 @@ from runtime.torch.fusing.ops import (
     FusedNormBackward,
     FusedPlacedAttention,
 )
+from runtime.torch.kernels.index import next_to_each_other
 
 aten = torch.ops.aten
 
@@ -120,13 +121,11 @@ def plan_placed_attention(op: FusedPlacedAttention, ins: Values, outs: Values, w
 def _seen(places: Tensor, rows: int, dtype: torch.dtype) -> tuple[bool, int, Tensor | None]:
     """Whether queries at these places see what is up to their own number, of how many keys; and else what is added
     to scores `[batch or 1, 1, queries, keys]`, if anything is."""
-    numbers = places.tolist()
-    if places.ndim == 1:
-        first, count = numbers[0], len(numbers)
-        if first >= 0 and count == 1:
-            return False, min(first + 1, rows), None
-        if first == 0 and count <= rows and numbers == list(range(count)):
-            return True, count, None
+    first, count = next_to_each_other(places) if places.ndim == 1 else None, len(places)
+    if first is not None and first >= 0 and count == 1:
+        return False, min(first + 1, rows), None
+    if first == 0 and count <= rows:
+        return True, count, None
     end = max(1, min(int(places.max()) + 1, rows))
     seen = places.unsqueeze(-1) >= torch.arange(end, dtype=places.dtype)
     mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
