@@ -18,7 +18,7 @@ from compiler.walk import bodies, graph_values
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Source, Span
-from parc.certifying.counting import FIELDS, StatedSpace, stated_space
+from parc.certifying.counting import FIELDS, SPLITS, StatedSpace, stated_space
 from parc.certifying.floors import Floors, numbers
 from parc.certifying.layers import LayerTable, stated_layers
 from parc.certifying.paces import stated_paces
@@ -28,8 +28,6 @@ from parc.certifying.words import hold_text, hold_why
 from parc.price import price
 
 FORMAT = 4
-
-SPLITS = ("inner", "experts", "heads", "rows", "positions")
 
 MOST = 64
 """Choices of one kind that a space has at most."""
@@ -86,7 +84,8 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
     paces = stated_paces(stated, serial, space, build)
     tried, values = _priced(stated, serial, space, minimise)
     best = _best(stated, own, values)
-    for row in (rows := stated["best"].each()):
+    rows = stated["best"].each()
+    for row in rows:
         mesh, m, rules = _choices(row, space)
         hold_text(row, serial, build(mesh, m, rules))
         hold_why(row, rows[0])

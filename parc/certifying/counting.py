@@ -9,6 +9,9 @@ from typing import Any
 from dsl.data import dataclass
 from parc.certifying.stated import StatedPart, Unfounded
 
+SPLITS = ("inner", "experts", "heads", "rows", "positions")
+"""What dims are split by, or are."""
+
 KINDS = ("stages", "data", "experts", "positions", "inner")
 SINGLE = ("gpipe", "one_f_one_b", "zero_bubble")
 """Schedules without chunks."""
@@ -149,7 +152,7 @@ def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> Stated
     if not set(stages) <= {0, 1, 2, 3}:
         raise Unfounded(f"{of.path}.zero are no stages of ZeRO", of.path)
     splits = {k: tuple(d.text() for d in v.each()) for k, v in of["splits"].items().items()}
-    if splits.keys() != {"inner", "experts", "heads", "rows", "positions"}:
+    if splits.keys() != {*SPLITS}:
         raise Unfounded(f"{of.path}.splits has other kinds of dims", of.path)
     sizes = {d: v.whole(1) for d, v in of["sizes"].items().items()}
     named = {d for dims in splits.values() for d in dims} | {dim for _, _, dim in axes if dim}

@@ -90,7 +90,7 @@ def least_sent(axes: tuple[tuple[int, int], ...], domains: tuple[int, ...]) -> t
         return (0.0,) * len(domains)
     reached = [_reached(n, apart, domains) for n, apart in axes]
     together = [prod(counts) for counts in zip(*reached, strict=True)]
-    found = [inf_of(domains)]
+    found: list[list[float]] = []
     for order in [[together], *(list(p) for p in permutations(reached))]:
         sent, size = [0.0] * len(domains), 1.0
         for counts in order:
@@ -99,10 +99,6 @@ def least_sent(axes: tuple[tuple[int, int], ...], domains: tuple[int, ...]) -> t
                 size /= n
         found.append(sent)
     return tuple(min(level) for level in zip(*found, strict=True))
-
-
-def inf_of(domains: Sequence[int]) -> list[float]:
-    return [float("inf")] * len(domains)
 
 
 def _reached(members: int, apart: int, domains: Sequence[int]) -> list[int]:

@@ -3,9 +3,8 @@ its own, which is compiled as a whole, and whose loops are played alone, for eac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any
 
 from compiler.cost.kernels.program import features
 from compiler.cost.kernels.work import Part, WorkLoop, WorkNode
@@ -173,7 +172,7 @@ def pace_of(
     again: int,
     schedule: str,
     rules: tuple[str, bool, bool],
-    sizes: Any,
+    sizes: Collection[int],
 ) -> tuple[float, float] | None:
     """Of a candidate: an iteration forward and backward, of chunks of such sizes; None if that is not known."""
     replicas, stages = space.of_kind(mesh, "data"), space.of_kind(mesh, "stages")

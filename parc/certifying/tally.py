@@ -67,12 +67,13 @@ class Tallied:
             known = {zero: self.layers.numbers(mesh, m, zero, again, along, heads, tables) for zero in fitting}
             if self.minimise == "step":
                 known = {z: of for z, of in known.items() if all(self._all(mesh, m, w) < self.limit for w in of)}
-            for first, zero, schedule in product(can["first"], known, can["schedule"]):
-                bound = self._bound(lie_of(space, mesh, first, heads), m, zero, again, schedule, known[zero])
+            lies = {first: lie_of(space, mesh, first, heads) for first in can["first"]}
+            for (first, lie), zero, schedule in product(lies.items(), known, can["schedule"]):
+                bound = self._bound(lie, m, zero, again, schedule, known[zero])
                 if bound * ROUNDED < self.limit and zero > 1 and self.minimise == "step":
                     pace = self._pace(mesh, m, first, zero, again, schedule, (along, heads, tables))
-                    lie = lie_of(space, mesh, first, heads)
-                    bound = max([bound, *self._paced(lie, m, zero, again, schedule, known[zero], pace)])
+                    for layer in known[zero] if pace is not None else ():
+                        bound = max(bound, floors.row(lie, m, zero, again, schedule[0], schedule[1], layer, pace))
                 if bound * ROUNDED >= self.limit:
                     continue
                 key = candidate(mesh, m, first, zero, again, schedule, along, heads, tables)
@@ -92,21 +93,6 @@ class Tallied:
         name, chunks = schedule
         sizes = {n for n in self.floors.counts(self.space.of_kind(mesh, "stages") * chunks) if n}
         return pace_of(self.paces, self.space, mesh, m, first, zero, again, name, rules, sizes)
-
-    def _paced(
-        self,
-        lie: Lie,
-        m: int,
-        zero: int,
-        again: int,
-        schedule: tuple[str, int],
-        known: Sequence[Mapping[str, float]],
-        pace: tuple[float, float] | None,
-    ) -> list[float]:
-        """With loops that last so long."""
-        if pace is None:
-            return []
-        return [self.floors.row(lie, m, zero, again, *schedule, layer, pace) for layer in known]
 
     def _all(self, mesh: Mapping[str, int], m: int, layer: Mapping[str, float]) -> float:
         """Whatever else is chosen: each stage has its share of the layers of each micro-batch."""

@@ -13,9 +13,6 @@ from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, STAGES, AxisRol
 SHARDED = ((), ("optimizer",), ("optimizer", "gradients"), ("optimizer", "gradients", "weights"))
 """What is stored in pieces, by ZeRO's stage."""
 
-HEADS = TOLD
-"""What `tensor_parallel` splits; `ulysses` the first two of them."""
-
 
 def dims_of(space: PlanSpace, of: PlanChoice, kind: str, dim: str = "", size: int = 1) -> tuple[str, ...]:
     """What an axis splits, first to last. dim: the position's."""
@@ -77,7 +74,7 @@ def lines_of(space: PlanSpace, of: PlanChoice, known: Collection[str] | None = N
 
 def _split(space: PlanSpace, of: PlanChoice, role: AxisRole, size: int, known: Collection[str]) -> str:
     dims = dims_of(space, of, role.kind, role.dim, size)
-    tactic = _tactic(dims, role.kind, set(space.split.sizes) & set(HEADS), bool(of.rules.along))
+    tactic = _tactic(dims, role.kind, set(space.split.sizes) & set(TOLD), bool(of.rules.along))
     if tactic in known:
         return f"{tactic}({role.name})"
     return f"split {', '.join(dims)} on {role.name}{' for activations' if role.kind == POSITIONS else ''}"
