@@ -136,7 +136,7 @@ def generated(
     ports, known = in_texts(Ports.of(compiled.training.model, job.decoding, job.span), compiled, tokenizer)
     texts = [known.encode(p) for p in prompts]
     weights, began = weights_given(given, program, compiled.training.model)
-    run = (executor or Emulator)(program, initial=weights) if weights is not None else (executor or Emulator)(program)
+    run = (executor or Emulator)(program, initial=weights)
 
     def hear(row: int, tokens: Sequence[int]) -> None:
         told(row, cut(known, tokens, stops))

@@ -35,7 +35,7 @@ class RowsOfModel:
         model, decoding = self.compiled.training.model, self.compiled.job.decoding
         assert decoding is not None
         weights, began = weights_given(checkpoint, self.program, model)
-        run = executor(self.program, initial=weights) if weights is not None else executor(self.program)
+        run = executor(self.program, initial=weights)
         ports = replace(ports_named(self.compiled), high=high)
         return RowReader(run, ports, decoding.prefill, self.data, self.kept), began
 

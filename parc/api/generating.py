@@ -26,7 +26,7 @@ class DraftModel:
     file: File
     ahead: int = 4
     checkpoint: str | None = None
-    options: Options = field(default_factory=lambda: Options())
+    options: Options = field(default_factory=Options)
 
 
 def generate(

@@ -80,11 +80,9 @@ def _axes(of: Described, degrees: Degrees) -> dict[str, int]:
 
 def _degrees(of: Described, degrees: Degrees) -> dict[str, str]:
     found = {name: f"{n} in 1..{MOST}" for name, n in _axes(of, degrees).items()}
-    return (
-        found
-        if not of.trains
-        else {**found, "zero": f"{degrees.zero} in {{0, 1, 2, 3}}", "again": "true" if degrees.again else "false"}
-    )
+    if not of.trains:
+        return found
+    return {**found, "zero": f"{degrees.zero} in {{0, 1, 2, 3}}", "again": "true" if degrees.again else "false"}
 
 
 def _strategy(name: str, of: Described, degrees: Degrees) -> list[str]:

@@ -82,13 +82,13 @@ class PlanPage:
 
 def planned(of: PlanPage) -> str:
     """The page. The same argument gives the same bytes."""
-    told = of.listed
+    told, timelines = of.listed, [rows(s.estimate.timeline) for s in of.sides]
     body = [
         tag("header", tag("h1", esc(of.title)), tag("p", esc(of.told))),
         _headline(of),
         _front(of, told),
         _beside(of, told),
-        *([] if len(of.sides) < 2 else step_sections(of.sides, [rows(s.estimate.timeline) for s in of.sides])),
+        *([] if len(of.sides) < 2 else step_sections(of.sides, timelines)),
         _searched(of),
         _strategies(of, told),
     ]
@@ -99,7 +99,9 @@ def planned(of: PlanPage) -> str:
         "best": [_json(p) for p in of.best],
         "front": [_json(p) for p in of.front],
         "outcomes": dict(of.outcomes),
-        "sides": [{"name": s.name, **step_data(s.estimate, s.occupancy, rows(s.estimate.timeline))} for s in of.sides],
+        "sides": [
+            {"name": s.name, **step_data(s.estimate, s.occupancy, r)} for s, r in zip(of.sides, timelines, strict=True)
+        ],
     }
     return document(of.title, body, data)
 

@@ -72,7 +72,7 @@ def batch_of(
     rows, decoding = rows_program(compiled, ports), compiled.job.decoding
     assert decoding is not None
     weights, _ = weights_given(checkpoint, rows.program, compiled.training.model)
-    run = executor(rows.program, initial=weights) if weights is not None else executor(rows.program)
+    run = executor(rows.program, initial=weights)
     return RowBatch(run, ports, decoding.prefill, rows.positions, reuse, rows.rewinds)
 
 
@@ -120,6 +120,6 @@ def encoder_of(
     """
     ports, _ = encoder_ports(compiled, tokenizer)
     weights, _ = weights_given(checkpoint, compiled.program, compiled.training.model)
-    run = executor(compiled.program, initial=weights) if weights is not None else executor(compiled.program)
+    run = executor(compiled.program, initial=weights)
     more = [(run.beside(c.program), p) for c, p in zip(others, shorter_ports(compiled, ports, others))]
     return EncoderBatch([(run, ports), *more])

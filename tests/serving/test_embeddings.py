@@ -28,7 +28,7 @@ from runtime.stacked import Emulator
 from tests.importing.encoder import TEXTS, folder_of, reference
 from tests.serving import sample
 from tests.serving.conftest import Server, serving
-from tests.serving.test_service import client_of, get, metrics, post
+from tests.serving.test_service import at_once, client_of, get, metrics, post
 
 openai = pytest.importorskip("openai")
 
@@ -110,11 +110,7 @@ def test_many_clients_at_once(job: Path, encoder: Server, client: Any) -> None:
     def ask(i: int) -> None:
         found[i] = vectors(client, TEXTS[i % 4])[0]
 
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    at_once(8, ask)
     for i in range(8):
         np.testing.assert_allclose(found[i], wanted(job, TEXTS[i % 4]), rtol=0, atol=1e-5)
     after = metrics(encoder)

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,15 @@ def client(server: Server) -> Iterator[Any]:
 def made(client: Any, prompt: Any, steps: int, **more: Any) -> Any:
     more = {"temperature": 0.0} | more
     return client.completions.create(model="write", prompt=prompt, max_tokens=steps, **more)
+
+
+def at_once(count: int, ask: Callable[[int], None]) -> None:
+    """Call it with 0, 1, … side by side, and wait for all."""
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(count)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
 
 
 def post(
@@ -148,6 +157,9 @@ def test_what_is_counted_and_logged(server: Server, client: Any) -> None:
     assert more['parc_requests_total{path="/v1/completions",status="400"}'] == 1
     assert after["parc_rows"] == 4 and after["parc_running"] == after["parc_waiting"] == 0
     assert after['parc_request_seconds_bucket{le="+Inf"}'] == after["parc_request_seconds_count"]
+    until = time.monotonic() + 10
+    while not any(name in line for line in list(server.lines)):  # a thread reads them
+        assert time.monotonic() < until
     events = [json.loads(line) for line in server.lines if line.startswith("{")]
     found = next(e for e in events if e.get("id") == name)
     assert (found["event"], found["status"], found["path"]) == ("request", 400, "/v1/completions")
@@ -164,11 +176,7 @@ def test_many_at_once(writer: Path, client: Any) -> None:
         prompt = PROMPTS[i % len(PROMPTS)]
         found[i] = made(client, prompt, 8, temperature=(i % 2) * 0.9, seed=4).choices[0].text
 
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    at_once(8, ask)
     for i in range(8):
         assert found[i] == alone(writer, PROMPTS[i % len(PROMPTS)], 8, (i % 2) * 0.9, 4 if i % 2 else 0)[0]
 
