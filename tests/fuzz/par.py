@@ -30,6 +30,10 @@ NEAR = 1000.0
 SOME = 8
 """One in so many lowered programs is run, too."""
 
+EFFORT = 3_000
+"""Nodes that `verify --small` evaluates at most while it looks for small sizes: half a second. What users have is bounded by
+a number, too, and takes up to 30 s by intent."""
+
 COMMANDS = (
     ("check", "{path}"),
     ("compile", "{path}", "-o", "{npu}"),
@@ -104,6 +108,9 @@ def case(text: str, folder: Path) -> Callable[[Cell], None]:
     """What is done with a text, in a cell."""
 
     def run(cell: Cell) -> None:
+        import parc.small
+
+        parc.small.EFFORT = EFFORT  # this process is the case's own
         stem = str(folder / str(os.getpid()))
         names = {"path": f"{stem}.par", "npu": f"{stem}.npu", "out": f"{stem}.out"}
         Path(names["path"]).write_bytes(text.encode("utf-8", "surrogatepass"))
