@@ -28,6 +28,7 @@ from compiler.passes.messages import NOTHING, Ways, messages
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
 from compiler.passes.stage import ALL, Stage, Staged
+from compiler.passes.states_in_order import check_states_in_order
 from compiler.passes.whole_loops import in_whole_loops
 from compiler.program import (
     Affine,
@@ -59,6 +60,7 @@ def lower(placed: Placed, staged: Staged, over: Across) -> Program:
             schedule = of.batch.scheduled(schedule, count)
             found.append(DeviceClass(groups, cls.ranges, cls.states, cls.functions, schedule))
     found.sort(key=lambda c: c.groups)
+    check_states_in_order(found, staged.rule if placed.training.trains else None)
     axes = [Axis(TIME, count, "time")] if count > 1 else []
     places = place_axes(job.strategy)
     axes += [Axis(a.name, a.size, "place" if a.name in places else "mesh") for a in job.strategy.mesh if a.size > 1]

@@ -87,6 +87,11 @@ order pp[1] {
   F[0..2] B[0..2]
 }"""
 
+_SEEN = (
+    "    y = y + mlp(y, 32)\n",
+    "    y = y + mlp(y, 32)\n    state seen[d]\n    y = y + seen\n    seen = 0.9 * seen + mean(y, over b)\n",
+)
+
 CODES: tuple[Code, ...] = (
     Code(
         "E0401",
@@ -263,6 +268,14 @@ CODES: tuple[Code, ...] = (
         "that place has a further chunk, of which an order by hand says nothing. Schedules with names find an order.",
         _visited("by_hand", _ORDERS[_ORDERS.index("\n") :]),
         _visited("one_f_one_b", ""),
+    ),
+    Code(
+        "E0447",
+        "an order by hand in which states are renewed out of turn",
+        "Each micro-batch reads what the one before made of a state of the model. Where a stage has such a state, an\n"
+        "order by hand comes to its micro-batches by their numbers, as the serial program does.",
+        _file(_ORDERS.replace("F[0..2]", "F[1] F[0]", 1), mesh="pp = 2").replace(*_SEEN),
+        _file(_ORDERS, mesh="pp = 2").replace(*_SEEN),
     ),
     Code(
         "E0470",

@@ -56,7 +56,8 @@ def _zigzag(rng: Random, case: Case, d: Drawing) -> Case:
         size = dict(case.mesh).get(name, 0)
         lines = {line for rule in case.rules for line in rule.lines}
         own = name == "im" or f"context_parallel({name})" in lines
-        if size and own and s % (2 * size) == 0:
+        again = 2 if name != "im" and any(line.startswith("implement ") for line in lines) else 1  # pieces of pieces
+        if size and own and s % (2 * size * again) == 0:
             line = f"split s on {name} zigzag for activations"
             rest = tuple(r for r in case.rules if f"context_parallel({name})" not in r.lines)
             return replace(case, rules=(Piece("zigzag", (line,)), *rest))  # implementations know it then

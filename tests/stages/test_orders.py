@@ -182,3 +182,20 @@ def test_wrong_orders(rules: str, code: str, part: str) -> None:
     found = _wrong(rules)
     assert found.code == code, found
     assert part in found.message, found
+
+
+SEEN = (
+    "    x = x + mlp(layer_norm(x), 8)\n",
+    "    x = x + mlp(layer_norm(x), 8)\n    state seen[d] ~ zeros\n    x = x + seen\n    seen = 0.9 * seen + mean(x, over b)\n",
+)
+
+
+def test_states_are_renewed_by_one_micro_batch_after_the_other() -> None:
+    """Without one, any order will do; backward passes may come in any."""
+    late = PAIR + "  order pp[0] {\n    F[1] F[0] B[0..2]\n  }\n  order pp[1] {\n    F[1] F[0] B[0..2]\n  }"
+    judged(text(late), priced=True)
+    with pytest.raises(ParcError) as caught:
+        parc.compile(Source("main.par", text(late).replace(*SEEN)))
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0447" and "`block.seen`" in found.message
+    judged(text(late.replace("F[1] F[0]", "F[0..2]").replace("B[0..2]", "B[1] B[0]")).replace(*SEEN), priced=True)
