@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from compiler.homes import Homes
 from compiler.layout import TIME
 from compiler.passes.messages import Ways
 from compiler.passes.place.place import Placed
@@ -15,8 +16,10 @@ from compiler.schedules.by_hand import written
 from dsl.diagnostics import Diagnostic, ParcError
 
 
-def classes(staged: Staged) -> list[tuple[int, ...]]:
-    """Groups with the same nodes and equally many iterations of each cut loop, neighbours joined."""
+def classes(staged: Staged, ways: Sequence[Ways]) -> list[tuple[int, ...]]:
+    """Groups with the same nodes, equally many iterations of each cut loop, and the same messages, neighbours joined.
+
+    ways: what stages send each other, in each pass."""
     groups = staged.groups
     if not staged.cuts:
         return [(g,) for g in range(groups)]
@@ -27,7 +30,7 @@ def classes(staged: Staged) -> list[tuple[int, ...]]:
         *(s for cut in staged.cuts for s in (cut.begin, cut.end)),
         *(s for s in staged.anchors.values() if s not in (None, ALL)),
     }
-    homes = staged.homes
+    homes, handed = staged.homes, _handed(staged.homes, ways)
     found: list[list[int]] = []
     steps: tuple[int, ...] | None = None  # by how many iterations the chunks of the class' groups lie apart
     for g in range(groups):
@@ -37,6 +40,7 @@ def classes(staged: Staged) -> list[tuple[int, ...]]:
             pairs = [(cut, a, b) for cut in staged.cuts for a, b in zip(mine, theirs)]
             apart = tuple(cut.firsts[a] - cut.firsts[b] for cut, a, b in pairs)
             alike = len(mine) == len(theirs) and all(cut.counts[a] == cut.counts[b] for cut, a, b in pairs)
+            alike = alike and all(handed.get(a) == handed.get(b) for a, b in zip(mine, theirs))
             if not own & {*mine, *theirs} and alike and steps in (None, apart):
                 found[-1].append(g)
                 steps = apart
@@ -44,6 +48,18 @@ def classes(staged: Staged) -> list[tuple[int, ...]]:
         found.append([g])
         steps = None
     return [tuple(f) for f in found]
+
+
+def _handed(homes: Homes, ways: Sequence[Ways]) -> dict[int, set[tuple[int, str, bool, int, int]]]:
+    """What each stage gets and hands on: (pass, value, whether it gets it, by how many groups further, chunk there)."""
+    found: dict[int, set[tuple[int, str, bool, int, int]]] = {}
+    for i, way in enumerate(ways):
+        for value, sources in way.ways.items():
+            for to, source in sources.items():
+                apart = homes.group(to) - homes.group(source)
+                found.setdefault(source, set()).add((i, value, False, apart, homes.chunk(to)))
+                found.setdefault(to, set()).add((i, value, True, apart, homes.chunk(source)))
+    return found
 
 
 def schedules(

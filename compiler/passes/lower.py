@@ -49,7 +49,7 @@ def lower(placed: Placed, staged: Staged, over: Across) -> Program:
     job, entry = placed.training.job, placed.training.entry
     names = buffer_names(placed)
     ways = _messages(placed, staged)
-    lowered = [_Class(placed, staged, over, names, groups, *ways) for groups in classes(staged)]
+    lowered = [_Class(placed, staged, over, names, groups, *ways) for groups in classes(staged, ways)]
     orders = schedules(placed, staged, ways, [c.groups for c in lowered])
     homes = _homes(placed, staged, lowered)
     made = [c.build(homes) for c in lowered]

@@ -155,7 +155,7 @@ class _Checker:
         except OpError as error:
             return [("E0612", error.message, error.help)]
         if isinstance(op, Repeat):
-            return self.repeat(op, ins, outs, scope, scope.at(i))
+            return self.repeat(op, ins, outs, fills, scope, scope.at(i))
         if isinstance(op, Call):
             return self.call(op, ins, outs, fills, scope, scope.at(i))
         if isinstance(op, Effect) and self.laws.lowered:
@@ -207,14 +207,16 @@ class _Checker:
         return type(op) is OPS.get(op.mnemonic) and (self.laws.lowered or early)
 
     def repeat(
-        self, op: Repeat, ins: list[Value], outs: tuple[Value, ...], scope: _Scope, site: Site
+        self, op: Repeat, ins: list[Value], outs: tuple[Value, ...], fills: list[Fills], scope: _Scope, site: Site
     ) -> Sequence[Finding]:
-        """Carries keep type and layout; slices and stacks differ by the loop's dim, which is whole."""
+        """Carries keep type and layout; slices and stacks differ by the loop's dim, which is whole, so that unused
+        elements of a stack hold what those of its slices do. Of carries nothing is known."""
         params = op.body.inputs
         if len(ins) != len(params) or not 0 <= op.carries <= op.carries + op.stacks <= len(params) or op.count < 1:
             told = f"{plural(len(ins), 'operand')} and {plural(op.count, 'iteration')}"
             return [("E0612", f"{told} do not go with the body's parameters", None)]
-        inner = _Scope(site, scope.timeless, scope.taken)
+        kept = {p.name: of for p, of in list(zip(params, fills, strict=True))[op.carries :]}
+        inner = _Scope(site, scope.timeless, scope.taken, fills=kept)
         if not all([self.define(p, inner) for p in params]):
             return ()
         self.body(op.body, inner)
@@ -235,6 +237,8 @@ class _Checker:
             name = made.name
             if i < op.carries:
                 found += _same(made, params[i], f"%{params[i].name} leaves an iteration as %{name}")
+            if i >= op.carries:
+                scope.fills[outs[i].name] = inner.fills.get(name, {})
             made = made if i < op.carries else self.stack(made, op)
             found += _same(outs[i], made, f"the result %{outs[i].name} is %{name}")
         return found

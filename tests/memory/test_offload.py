@@ -128,6 +128,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "a loss scale": (
         "split b on dp; shard optimizer on dp", "dp = 2", "adamw(lr = 1e-2)", "f16, master f32, loss_scale dynamic"
     ),
+    "norms of uneven pieces": ("split d on tp pad", "tp = 3", "lamb(lr = 1e-2)"),
     "uneven pieces": ("split b on dp; shard optimizer on dp pad", "dp = 3"),
 }  # fmt: skip
 

@@ -184,6 +184,12 @@ def test_what_all_iterations_read_goes_from_stage_to_stage(stages: int) -> None:
         assert [c.groups for c in found.program.classes] == [(0,), (1,), (2,), (3,), (4, 5), (6,)]
 
 
+def test_what_some_iterations_read_is_not_handed_on() -> None:
+    """Stages alike but for their messages are classes of their own: the last that has layers hands nothing on."""
+    rule = "pipeline decoder on pp, schedule gpipe(microbatches = 2, over = b), cuts [0, 2, 4]"
+    judged(text("codec", rule, 4, "tp = 2", ("split f on tp",)), priced=True)
+
+
 def _hops(program: Program) -> set[int]:
     ops = (i.op for c in program.classes for f in c.functions for i in f.body.nodes)
     return {op.to if isinstance(op, Send) else op.source for op in ops if isinstance(op, (Send, Recv))}
