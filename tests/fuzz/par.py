@@ -31,8 +31,8 @@ SOME = 8
 """One in so many lowered programs is run, too."""
 
 EFFORT = 3_000
-"""Nodes that `verify --small` evaluates at most while it looks for small sizes: half a second. What users have is bounded by
-a number, too, and takes up to 30 s by intent."""
+"""Nodes that `verify --small` evaluates at most while it looks for small sizes: half a second. What users have is
+bounded by a number, too, and takes up to 30 s by intent."""
 
 COMMANDS = (
     ("check", "{path}"),

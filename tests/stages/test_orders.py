@@ -186,7 +186,8 @@ def test_wrong_orders(rules: str, code: str, part: str) -> None:
 
 SEEN = (
     "    x = x + mlp(layer_norm(x), 8)\n",
-    "    x = x + mlp(layer_norm(x), 8)\n    state seen[d] ~ zeros\n    x = x + seen\n    seen = 0.9 * seen + mean(x, over b)\n",
+    "    x = x + mlp(layer_norm(x), 8)\n    state seen[d] ~ zeros\n    x = x + seen\n"
+    "    seen = 0.9 * seen + mean(x, over b)\n",
 )
 
 
