@@ -219,7 +219,7 @@ class LocalExecutor(ABC):
                 if decl.role not in LASTING:
                     continue
                 name = logical(decl)
-                if name not in arrays:
+                if arrays.get(name) is None:  # of another piece it may be left as it is
                     arrays[name] = made(name, logical_type(decl, cls), decl)
                 array = arrays[name]
                 if array is not None:

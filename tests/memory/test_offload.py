@@ -198,6 +198,14 @@ def test_weights_and_activations_change_no_bit_either(name: str, rule: str) -> N
     assert {*roles} <= {Role.OPTIMIZER, Role.WEIGHT, Role.SAVED} and roles
 
 
+def test_some_layers_rest_in_files_and_others_do_not() -> None:
+    rule = "offload optimizer to nvme in block[0..2]"
+    moved, plain = compiled(text(rule)), compiled(text(""))
+    same_bits(moved.program, plain.program)
+    memories = {s.memory for c in moved.program.classes for s in c.states if s.role is Role.OPTIMIZER and "w1" in s.name}
+    assert memories == {"hbm", "nvme"}
+
+
 def test_where_weights_rest_they_do_in_all_entries() -> None:
     """They are read elsewhere when the model is evaluated, too."""
     found = [compiled(text("split b on dp; offload weights to host"), entry) for entry in (TRAIN_STEP, EVALUATE)]
