@@ -201,6 +201,18 @@ class StoreRule:
 
 
 @dataclass(frozen=True, slots=True)
+class PageRule:
+    """What is kept of all positions lies in pages of `slots` positions each, which sequences have as they grow: `pages`
+    of them (None: as many as all sequences can have together). pieces: into how many the strategy cuts dims."""
+
+    slots: int
+    pages: int | None = None
+    span: Span = field(default=NOWHERE, compare=False)
+    by: Span | None = field(default=None, compare=False)
+    pieces: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Strategy:
     """Layouts, places and an order. `microbatches` of dim `microbatch_dim` (None: first dim of the first input).
 
@@ -229,6 +241,7 @@ class Strategy:
     runs: tuple[RunRule, ...] = ()
     stores: tuple[StoreRule, ...] = ()
     caches: tuple[StoreRule, ...] = ()
+    pages: PageRule | None = None
     fuses: bool = True
 
     @property
