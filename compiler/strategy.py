@@ -200,6 +200,15 @@ class StoreRule:
     by: Span | None = field(default=None, compare=False)
 
 
+PAGES = "sequences.pages"
+"""What the data of a program is called that says which pages each sequence has."""
+
+
+def is_page_table(name: str) -> bool:
+    """Whether data of this name is that: no data of a model has such a name in a program of new positions."""
+    return name == PAGES or name.startswith(f"{PAGES}_")
+
+
 @dataclass(frozen=True, slots=True)
 class PageRule:
     """What is kept of all positions lies in pages of `slots` positions each, which sequences have as they grow: `pages`

@@ -119,7 +119,7 @@ def build_job(
         kept, pairs = plan.strategy.caches, [(model, other), *([written] if written else [])]
         made = _try(session, lambda: [caches_in_bits(pair, kept, decoding) for pair in pairs]) or pairs
         (model, other), written = made[0], written and made[1]
-    decoding = _try(session, lambda: in_pages(decoding, plan and plan.strategy, model))
+    decoding = _try(session, lambda: in_pages(decoding, plan.strategy if plan else None, model))
     by_hand = model
     if plan is not None and model is not None and plan.strategy.zigzags:
         from compiler.evaluate.zigzags import check_decoded

@@ -45,7 +45,9 @@ def stored_format(statement: ast.Store, scope: Scope) -> tuple[WeightFormat | Pa
         return _pages(statement, scope), what
     if call.function.id not in OF_CACHES or call.arguments:
         span = call.arguments[0].span if call.function.id in OF_CACHES else call.function.span
-        help = f"`store caches as {OF_CACHES[0]}`: each position has a scale of its own; `{PAGED}(slots = 16)`: in pages"
+        help = (
+            f"`store caches as {OF_CACHES[0]}`: each position has a scale of its own; `{PAGED}(slots = 16)`: in pages"
+        )
         more = " with such numbers" if call.function.id in OF_CACHES else ""
         raise fail("E0470", f"caches cannot be stored as `{call.function.id}`{more}", span, help=help)
     return WeightFormat(call.function.id), what

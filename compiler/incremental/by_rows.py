@@ -107,9 +107,7 @@ def mixes(node: Node, rows: str) -> bool:
     loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
     return any(
         v.type.has(rows)
-        and not any(
-            loop.kind == "pass" and loop.ins[i] == rows and all(n == rows for n in loop.outs) for loop in loops
-        )
+        and not any(loop.kind == "pass" and loop.ins[i] == rows and all(n == rows for n in loop.outs) for loop in loops)
         for i, v in enumerate(node.inputs)
     )
 

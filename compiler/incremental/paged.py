@@ -10,7 +10,7 @@ else of the model is different.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from compiler.graph import Builder, Dim, Graph, Names, Node, Type, Value
@@ -23,13 +23,10 @@ from compiler.ops.index import Scatter, Take
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Merge, Slice, Split
 from compiler.origin import Origin
-from compiler.strategy import PageRule
+from compiler.strategy import PAGES, PageRule
 from compiler.walk import graph_values, walk
 from dsl.data import dataclass
 from dsl.diagnostics import fail
-
-PAGES = "sequences.pages"
-"""What the data is called that says which pages each sequence has."""
 
 TWO = (None, None)
 

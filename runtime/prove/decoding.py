@@ -82,7 +82,7 @@ def prove_decoding(
     types = {i.name: i.type for i in inputs}
     there = {i.name for i in program.inputs}
 
-    def run_over(tables: Mapping[str, Array]) -> tuple[Executor, int, Mapping[str, Array]]:
+    def run_over(tables: Mapping[str, Array]) -> tuple[Executor, int, dict[str, Array]]:
         run = started(executor, program, 0, weights if exact else None)
         at, parts = 0, []
         for entry in split.entries():
@@ -121,11 +121,11 @@ def prove_decoding(
 
 
 def _by_pages(
-    run_over: Callable[[Mapping[str, Array]], tuple[Executor, int, Mapping[str, Array]]],
+    run_over: Callable[[Mapping[str, Array]], tuple[Executor, int, dict[str, Array]]],
     table: PageTable,
     positions: int,
     whole: Training,
-) -> tuple[Executor, int, Mapping[str, Array]]:
+) -> tuple[Executor, int, dict[str, Array]]:
     """The outputs of all sequences, of as many at a time as the pools have pages for, which lie anywhere in them."""
     made: dict[str, Array] = {}
     for rows, given in table.rounds(positions):
@@ -134,8 +134,9 @@ def _by_pages(
             if name not in made or not v.type.has(table.paging.rows):
                 made[name] = found[name].copy()
                 continue
-            index = (*(slice(None) for _ in range(v.type.index(table.paging.rows))), rows)
-            made[name][index] = found[name][index]
+            axis = v.type.index(table.paging.rows)
+            for row in rows:
+                made[name].swapaxes(0, axis)[row] = found[name].swapaxes(0, axis)[row]
     return run, at, made
 
 
