@@ -148,7 +148,7 @@ def generate(
     """
     check_prompts(ports, prompts)
     if pages is not None:
-        pages.check([len(p) for p in prompts])
+        pages.begin_all([len(p) for p in prompts])
     tokens = np.zeros((ports.rows, ports.places), np.int32)
     for row in range(ports.rows):
         prompt = prompts[row] if row < len(prompts) else prompts[0]

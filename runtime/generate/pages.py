@@ -51,8 +51,8 @@ class PageTable:
         """The number of the pool that a row has its pages of."""
         return row // (self.paging.count // self.paging.pieces)
 
-    def check(self, prompts: Sequence[int]) -> None:
-        """Raise ParcError (E0788) where prompts of so many tokens, of the first rows, do not fit their pools."""
+    def begin_all(self, prompts: Sequence[int]) -> None:
+        """Give the first rows pages for prompts of so many tokens. Raises ParcError (E0788) where these do not fit."""
         by = self.paging
         for piece in range(by.pieces):
             need = sum(self.needed(n) for row, n in enumerate(prompts) if self.piece(row) == piece)
@@ -62,6 +62,8 @@ class PageTable:
                     "fewer prompts at a time, or a larger pool: `pages = …` in the strategy's `store caches as paged`"
                 )
                 raise fail("E0788", message, help=help)
+        for row, count in enumerate(prompts):
+            self.reach(row, count)
 
     def room(self, row: int) -> int:
         """How many pages there are that a row could be given."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -192,22 +191,20 @@ def test_who_has_which() -> None:
 PROMPTS = ["To be, or not to be, that is", "Thou art a scholar; speak to it", "I", "What"]
 
 
-def texts(path: Path, rule: str, steps: int, **given: Any) -> list[tuple[str, str]]:
-    path = written(path, TEXT.replace("  split t on tp\n", rule))
+def texts(path: Path, rule: str, steps: int) -> list[tuple[str, str]]:
+    path = written(path, TEXT.replace("  split t on tp\n", rule).replace("writer(4, 256)", "writer(4, 64)"))
     compiled = compile(Source(str(path), path.read_text(), str(path)))
-    made = generated(compiled, program_of(compiled), PROMPTS, steps, Sampling(0.9, None, 1.0, 7), **given)
+    made = generated(compiled, program_of(compiled), PROMPTS, steps, Sampling(3.0, None, 1.0, 7))
     return [(t.text, t.ended) for t in made.texts]
 
 
 def test_texts_are_those_of_caches_without_pages(tmp_path: Path) -> None:
     """What has ended gives its pages back; what finds none ends there, and what it has made is right."""
-    plain = texts(tmp_path, "", 20)
-    assert [ended for _, ended in plain] == [LENGTH] * 4
-    assert texts(tmp_path, PAGES.format(16, 16), 10) == plain
-    longer = texts(tmp_path, "", 240)
-    short = texts(tmp_path, PAGES.format(16, 16), 240)  # room for one whole sequence
-    assert [ended for _, ended in longer] == [LENGTH if len(p) + 239 <= 256 else CONTEXT for p in PROMPTS]
-    assert [ended for _, ended in short].count(POOL) in (2, 3) and any(e != POOL for _, e in short)
-    assert all(a.startswith(b) for (a, _), (b, _) in zip(longer, short))
-    with pytest.raises(ParcError, match="E0788"):
-        texts(tmp_path / "..", PAGES.format(256, 1), 4)
+    plain = texts(tmp_path, "", 60)
+    assert texts(tmp_path, PAGES.format(8, 32), 60) == plain and len({t for t, _ in plain}) == 4
+    assert [ended for _, ended in plain] == [CONTEXT, CONTEXT, LENGTH, LENGTH]
+    short = texts(tmp_path, PAGES.format(8, 12), 60)
+    assert [ended for _, ended in short] == [POOL, POOL, POOL, LENGTH]
+    assert all(a.startswith(b) and b for (a, _), (b, _) in zip(plain, short, strict=True))
+    with pytest.raises(ParcError, match=r"E0788.*the prompts take 10 pages"):
+        texts(tmp_path, PAGES.format(8, 9), 4)
