@@ -174,6 +174,7 @@ def _asked(job: Job, entry: str) -> Job:
     if entry in (*DECODING, AHEAD, MOVE) and job.decoding is not None:
         from compiler.incremental.derive import incremental
         from compiler.incremental.moved import moved
+        from compiler.incremental.paged import paged, paging
 
         by, pieces = job.decoding, job.strategy.pieces()
         length, called = by.length(entry), {PREFILL: "first", AHEAD: "ahead"}.get(entry, "next")
@@ -182,6 +183,9 @@ def _asked(job: Job, entry: str) -> Job:
         def derived(model: Model) -> Model:
             of = by.dim, length, by.span, called, not first, pieces, last, by.rows, entry == AHEAD
             found = incremental(model, *of)
+            if by.pages is not None:
+                form = paging(model, by.pages, by.dim, by.rows)
+                found = paged(found, form, by.pages, by.rows is not None)
             return moved(found, by.rows) if entry == MOVE and by.rows is not None else found
 
         written = job.written and (job.written[0], job.written[1] and derived(job.written[1]))

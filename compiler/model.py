@@ -15,7 +15,7 @@ from compiler.lists import row_lists
 from compiler.loop_pieces import LoopPiece as LoopPiece
 from compiler.loop_pieces import by_path, whole_path, with_numbers
 from compiler.origin import Role
-from compiler.strategy import SERIAL, Strategy
+from compiler.strategy import SERIAL, PageRule, Strategy
 from compiler.weight_format import PackedWeight
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
@@ -214,6 +214,7 @@ class Decoding:
     last: bool = False  # of a prefill the outputs are asked for at its last position alone
     rows: str | None = None  # of sequences, where each is at a position of its own
     ahead: int = 1  # how many `AHEAD` has
+    pages: PageRule | None = None
 
     def length(self, entry: str) -> int:
         """How many new positions come at a time in an entry."""

@@ -200,6 +200,27 @@ class StoreRule:
     by: Span | None = field(default=None, compare=False)
 
 
+PAGES = "sequences.pages"
+"""What the data of a program is called that says which pages each sequence has."""
+
+
+def is_page_table(name: str) -> bool:
+    """Whether data of this name is that: no data of a model has such a name in a program of new positions."""
+    return name == PAGES or name.startswith(f"{PAGES}_")
+
+
+@dataclass(frozen=True, slots=True)
+class PageRule:
+    """What is kept of all positions lies in pages of `slots` positions each, which sequences have as they grow: `pages`
+    of them (None: as many as all sequences can have together). pieces: into how many the strategy cuts dims."""
+
+    slots: int
+    pages: int | None = None
+    span: Span = field(default=NOWHERE, compare=False)
+    by: Span | None = field(default=None, compare=False)
+    pieces: tuple[tuple[str, int], ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Strategy:
     """Layouts, places and an order. `microbatches` of dim `microbatch_dim` (None: first dim of the first input).
@@ -229,6 +250,7 @@ class Strategy:
     runs: tuple[RunRule, ...] = ()
     stores: tuple[StoreRule, ...] = ()
     caches: tuple[StoreRule, ...] = ()
+    pages: PageRule | None = None
     fuses: bool = True
 
     @property

@@ -16,6 +16,7 @@ from dsl.diagnostics import fail
 from runtime.distribute import Array
 from runtime.executor import Executor
 from runtime.generate.loop import STOP, Generated, Guesses, Ports, generate
+from runtime.generate.pages import PageTable
 from runtime.generate.sampling import Sampling
 from runtime.generate.tokenizers import Tokenizer, tokenizer_of
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class TextMade:
     """What was made of one prompt: the text behind it, its tokens, how many the prompt has, and why it ended: `length`,
-    `stop` or `context`. score: with beams, the logarithm of how likely it is, over its length to the power of the
-    length penalty."""
+    `stop`, `context` or `pages`. score: with beams, the logarithm of how likely it is, over its length to the power of
+    the length penalty."""
 
     prompt: str
     text: str
@@ -141,8 +142,9 @@ def generated(
     def hear(row: int, tokens: Sequence[int]) -> None:
         told(row, cut(known, tokens, stops))
 
+    pages = None if job.decoding.pages is None else PageTable.of(program, compiled.training.model, job.decoding)
     found = generate(
-        run, ports, job.decoding, texts, steps, sampling, lambda tokens: stopped(known, tokens, stops), hear
+        run, ports, job.decoding, texts, steps, sampling, lambda tokens: stopped(known, tokens, stops), hear, pages
     )
     return generation(compiled, program.devices, began, prompts, texts, found, known, stops)
 

@@ -78,6 +78,10 @@ def movable(compiled: Compiled) -> RowsOfModel:
 def _compiled(compiled: Compiled, entries: tuple[str, ...], ahead: int = 1) -> dict[str, Compiled]:
     job = for_rows(compiled, ports_named(compiled))
     assert job.decoding is not None
+    if (pages := job.decoding.pages) is not None:
+        help = "leave `store caches as paged(…)` out of the strategy of this command: each row keeps all its positions"
+        message = "caches in pages are neither guessed ahead in nor copied to other rows"
+        raise fail("E0788", message, pages.by or pages.span, help=help)
     job = replace(job, decoding=replace(job.decoding, last=True, ahead=ahead))
     return {entry: compile_job(job, entry) for entry in entries}
 

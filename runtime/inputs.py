@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.program import InputDecl
+from compiler.strategy import is_page_table
+from dsl.diagnostics import fail
 from runtime.numpy import STORAGE, rounded
 from runtime.readable import Piecewise
 
@@ -18,7 +20,7 @@ Array = NDArray[Any]
 def check_batch(inputs: Sequence[InputDecl], batch: Mapping[str, Any]) -> dict[str, Any]:
     """The batch as `Readable`s of the declared dtypes: what is read piece by piece as it is, else arrays.
 
-    Raises ValueError where it does not fit (readers' batches do).
+    Raises ValueError where it does not fit (readers' batches do), and ParcError (E0788) for pages that are in no pool.
     """
     arrays: dict[str, Any] = {}
     for decl in inputs:
@@ -31,9 +33,21 @@ def check_batch(inputs: Sequence[InputDecl], batch: Mapping[str, Any]) -> dict[s
         if piecewise:
             arrays[decl.name] = array
             continue
+        if is_page_table(decl.name):
+            _hold_pages(decl, array)
         if array.size and decl.low is not None and array.min() < decl.low:
             raise ValueError(f"the input `{decl.name}` has a value {array.min()}, below {decl.low}")
         if array.size and decl.high is not None and array.max() >= decl.high:
             raise ValueError(f"the input `{decl.name}` has a value {array.max()}, it must be below {decl.high}")
         arrays[decl.name] = rounded(np.asarray(array, STORAGE[decl.type.dtype], order="C"), decl.type.dtype)
     return arrays
+
+
+def _hold_pages(decl: InputDecl, table: Array) -> None:
+    """Raise ParcError (E0788) where a sequence is given a page that is not in the pool."""
+    low, high = decl.low or 0, decl.high or 0
+    out = np.argwhere((table < low) | (table >= high))
+    if len(out):
+        row, number = (int(i) for i in out[0])
+        message = f"`{decl.name}` gives sequence {row} the page {table[row, number]}, the pool has 0..{high}"
+        raise fail("E0788", message, help=f"{low} is no page")

@@ -21,6 +21,7 @@ from compiler.evaluate.optimizer import build_updates
 from compiler.evaluate.plan import PlannedStrategy, build_plan
 from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
+from compiler.evaluate.stores import in_pages
 from compiler.evaluate.values import Defined, Skip
 from compiler.graph import BEYOND_F32, FLOATS, Graph, Names, Value
 from compiler.model import Cluster, DataSpec, Decoding, Job, Model, Precision, WeightUpdate
@@ -118,6 +119,7 @@ def build_job(
         kept, pairs = plan.strategy.caches, [(model, other), *([written] if written else [])]
         made = _try(session, lambda: [caches_in_bits(pair, kept, decoding) for pair in pairs]) or pairs
         (model, other), written = made[0], written and made[1]
+    decoding = _try(session, lambda: in_pages(decoding, plan.strategy if plan else None, model))
     by_hand = model
     if plan is not None and model is not None and plan.strategy.zigzags:
         from compiler.evaluate.zigzags import check_decoded

@@ -87,6 +87,7 @@ def build_plan(
         microbatches=micro.count,
         microbatch_dim=micro.dim,
         two_passes=rules.two_passes,
+        pages=rules.pages,
         fuses=rules.fuses,
         span=item.span,
         microbatch_span=micro.span,

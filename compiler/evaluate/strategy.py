@@ -30,6 +30,7 @@ from compiler.strategy import (
     MOVED,
     LayoutRule,
     MeshAxis,
+    PageRule,
     PlaceRule,
     RecomputeRule,
     ReduceRule,
@@ -117,6 +118,9 @@ class Expander:
                     rules.runs.append(run_rule(statement, where, self.cluster, self.span(statement), self.by))
             case ast.Store():
                 format, what = stored_format(statement, scope)
+                if isinstance(format, PageRule):
+                    self._paged(format, statement)
+                    return
                 into = rules.caches if what == CACHES else rules.stores
                 for where in self._scopes(statement.scope, scope):
                     into.append(StoreRule(format, where, self.span(statement), self.by))
@@ -311,6 +315,12 @@ class Expander:
             found = [path if any(path in of for of in known) else text for text, path in inner]
         parts = ([p.path for p in self.pieces if text in (p.of, p.of_path)] or [text] for text in found)
         return [part for of in parts for part in of]
+
+    def _paged(self, rule: PageRule, at: ast.Store) -> None:
+        if self.rules.pages is not None:
+            notes = [("the first is here", self.rules.pages.span)]
+            raise fail("E0542", "caches lie in pages of one kind", at.span, notes=notes)
+        self.rules.pages = replace(rule, span=self.span(at), by=self.by)
 
     def set_microbatches(self, count: int, dim: ast.Name | None, pad: bool, scope: Scope, at: ast.Statement) -> None:
         if self.rules.microbatches is not None:

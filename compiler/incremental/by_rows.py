@@ -50,7 +50,7 @@ def by_rows(model: Model, position: Value | None, rows: str, places: int, span: 
     contents = dict(zip((s.value for s in model.states), model.graph.outputs[count:]))
     made = {v: node for node in model.graph.nodes for v in node.outputs}
     kept = [s for s in model.states if s.value is not position]
-    carried = [s for s in kept if contents[s.value] is not s.value and not _stored(contents[s.value], made)]
+    carried = [s for s in kept if contents[s.value] is not s.value and stored(contents[s.value], made) is None]
     if position is not None:
         lift.known[position] = at
     for s in carried:
@@ -83,20 +83,33 @@ def rewinds(model: Model, places: int) -> bool:
     contents = model.graph.outputs[len(model.graph.outputs) - len(model.states) :]
     made = {v: node for node in model.graph.nodes for v in node.outputs}
     pairs = zip(model.states, contents, strict=True)
-    return all(content is s.value or _stored(content, made, places) for s, content in pairs)
+    return all(content is s.value or stored(content, made, places) is not None for s, content in pairs)
 
 
-def _stored(content: Value, made: Mapping[Value, Node], places: int | None = None) -> bool:
-    """Whether a state is renewed by rows that are found by number, of which those of rows that take no part are not.
-    places: and there are so many."""
+def stored(content: Value, made: Mapping[Value, Node], places: int | None = None) -> str | None:
+    """The dim by whose numbers rows are found to renew a state, of which those of rows that take no part are not; None:
+    it is renewed otherwise. places: and there are so many."""
     node = made.get(content)
     if node is None:
-        return False
+        return None
     if isinstance(node.op, Repeat):
         body = node.op.body
         inside = {v: n for n in body.nodes for v in n.outputs}
-        return _stored(body.outputs[node.outputs.index(content)], inside, places)
-    return isinstance(node.op, Scatter) and places in (None, content.type.size(node.op.dim))
+        return stored(body.outputs[node.outputs.index(content)], inside, places)
+    found = isinstance(node.op, Scatter) and places in (None, content.type.size(node.op.dim))
+    return node.op.dim if found and isinstance(node.op, Scatter) else None
+
+
+def mixes(node: Node, rows: str) -> bool:
+    """Whether a row of the results is made of others of the operands. node: no loop."""
+    if not any(v.type.has(rows) for v in node.inputs):
+        return False
+    loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
+    return any(
+        v.type.has(rows)
+        and not any(loop.kind == "pass" and loop.ins[i] == rows and all(n == rows for n in loop.outs) for loop in loops)
+        for i, v in enumerate(node.inputs)
+    )
 
 
 class _Lift:
@@ -135,20 +148,9 @@ class _Lift:
             if isinstance(node.op, Repeat):
                 self._loop(node, node.op)
             else:
-                self._check(node)
+                if mixes(node, self.rows.name):
+                    raise mixes_rows(node, self.rows.name, self.span)
                 self._node(node)
-
-    def _check(self, node: Node) -> None:
-        """That a row of the result is made of that row of the operands."""
-        name, op = self.rows.name, node.op
-        if not any(v.type.has(name) for v in node.inputs):
-            return
-        loops = op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
-        for i, v in enumerate(node.inputs):
-            if v.type.has(name) and not any(
-                loop.kind == "pass" and loop.ins[i] == name and all(n == name for n in loop.outs) for loop in loops
-            ):
-                raise mixes_rows(node, name, self.span)
 
     def _node(self, node: Node) -> None:
         operands = [self.of(v) for v in node.inputs]

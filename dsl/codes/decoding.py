@@ -74,6 +74,14 @@ def _kept(z: str) -> str:
     return _job(f"  z = {z}\n  weight head[d, v]\n  y[b, s, v] = z @ head").replace("v = 11", "v = 256")
 
 
+def _paged(pages: int) -> str:
+    made = _ALL.format(", keep = iota(s) >= iota(t)").replace("y[b, s, d]", "z[b, s, d]")
+    text = _job(f"{made}\n  weight head[d, v]\n  y[b, s, v] = z @ head").replace("v = 11", "v = 256")
+    rule = f"store caches as paged(slots = 4, pages = {pages})"
+    strategy = f"strategy plan for m {{\n  mesh (dp = 1)\n  {rule}\n}}\n"
+    return text.replace("job serve", f"{strategy}job serve").replace("infer m()", "infer m() using plan")
+
+
 CODES: tuple[Code, ...] = (
     Code(
         "E0780",
@@ -145,6 +153,16 @@ CODES: tuple[Code, ...] = (
         "and windows that keep the last few positions alone have not.",
         _kept("cumsum(x, over s)"),
         _kept("x"),
+    ),
+    Code(
+        "E0788",
+        "no such page",
+        "With `store caches as paged(slots = 16, pages = 4096)` sequences have pages of one pool as they grow. Prompts "
+        "that are read together must have room in it; what grows later and finds no page left ends there. A table that "
+        "gives a sequence a page that the pool does not have is refused. Guesses of a second model and beams have no "
+        "pages: they are for caches that keep all positions of each row.",
+        _paged(2),
+        _paged(4),
     ),
     Code(
         "E0789",

@@ -282,7 +282,8 @@ CODES: tuple[Code, ...] = (
         "weights cannot be stored so",
         "`store weights as` int8, int4, int3, fp8 (e4m3) or sparse (2:4). Integers have a `group`, of so many inputs\n"
         "that share a scale (of int4 and int3 128, if nothing is said), and may have `zeros = true`, a zero point for\n"
-        "each group; fp8 has a `group`, too.",
+        "each group; fp8 has a `group`, too. `store caches as` int8, or paged, of so many\n"
+        "`slots` (positions) in each of so many `pages`.",
         _infer("store weights as int5"),
         _infer("store weights as int4(group = 16)"),
     ),

@@ -166,6 +166,8 @@ def command(
     else:
         out.data(seen("\n\n".join(t.prompt + t.text for t in found.texts), sys.stdout.isatty()))
     say_weights(out, found.began)
+    if cut := sum(t.ended == "pages" for t in found.texts):
+        out.say(f"{plural(cut, 'text')} ended where no page was left: `pages` of the strategy's `paged` says how many")
     many = plural(sum(len(t.tokens) for t in found.texts), "token")
     read = f"{plural(found.chunks, 'position')} at once in {seconds(found.prefill_seconds)}, " if found.chunks else ""
     if found.guesses is None:

@@ -16,6 +16,7 @@ from parc.generating import decoding_of, in_texts, weights_given
 from runtime.executor import Executor, LocalExecutor
 from runtime.generate.encoding import EncoderBatch, EncoderPorts
 from runtime.generate.loop import Ports
+from runtime.generate.pages import PageTable
 from runtime.generate.rows import RowBatch
 from runtime.generate.tokenizers import Tokenizer, tokenizer_of
 
@@ -46,11 +47,13 @@ def for_rows(compiled: Compiled, ports: Ports) -> Job:
 @dataclass(frozen=True, slots=True)
 class RowsProgram:
     """The program of a job's rows; by entry, what the data are called that are the rows' positions; whether a row can
-    go back to any position."""
+    go back to any position. pages: of which rows have none yet, where caches lie in pages; they share them where all
+    that is kept lies in pages."""
 
     program: Program
     positions: Mapping[str, str]
     rewinds: bool
+    pages: PageTable | None = None
 
 
 def rows_program(compiled: Compiled, ports: Ports) -> RowsProgram:
@@ -61,8 +64,18 @@ def rows_program(compiled: Compiled, ports: Ports) -> RowsProgram:
     job = for_rows(compiled, ports)
     made = {entry: compile_job(job, entry) for entry in DECODING}
     positions = {entry: c.training.model.inputs[-1].value.name for entry, c in made.items()}
-    back = all(rewinds(c.training.model, ports.places) for c in made.values())
-    return RowsProgram(joined([c.program for c in made.values()]), positions, back)
+    program, decoding, models = (
+        joined([c.program for c in made.values()]),
+        job.decoding,
+        [c.training.model for c in made.values()],
+    )
+    assert decoding is not None
+    if decoding.pages is None:
+        return RowsProgram(program, positions, all(rewinds(m, ports.places) for m in models))
+    table = PageTable.of(program, compiled.training.model, decoding)
+    places = table.paging.pages * table.paging.slots
+    table.shares = all(rewinds(m, places) for m in models)
+    return RowsProgram(program, positions, False, table)
 
 
 def batch_of(
@@ -73,7 +86,9 @@ def batch_of(
     assert decoding is not None
     weights, _ = weights_given(checkpoint, rows.program, compiled.training.model)
     run = executor(rows.program, initial=weights)
-    return RowBatch(run, ports, decoding.prefill, rows.positions, reuse, rows.rewinds)
+    if rows.pages is not None:
+        rows.pages.shares &= reuse
+    return RowBatch(run, ports, decoding.prefill, rows.positions, reuse, rows.rewinds, rows.pages)
 
 
 def encoder_ports(compiled: Compiled, tokenizer: str | None) -> tuple[EncoderPorts, Tokenizer]:

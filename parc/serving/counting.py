@@ -69,12 +69,28 @@ class Counted:
                 *_number("parc_rows", "gauge", "Texts that can be made at a time.", office.rows),
                 *_number("parc_running", "gauge", "Texts that are being made.", office.running),
                 *_number("parc_waiting", "gauge", "Texts that wait for a row.", len(office.waiting)),
+                *_paged(office),
                 *_number("parc_worker_ready", "gauge", "Whether requests are accepted.", int(office.ready)),
                 *_number("parc_reloads_total", "counter", "Times that weights were taken anew.", office.reloads),
                 *_number("parc_worker_ends_total", "counter", "Workers that have died.", office.restarts),
                 "",
             ]
         )
+
+
+def _paged(office: Office) -> list[str]:
+    """Of pages of caches, where a job has them."""
+    if office.pages is None:
+        return []
+    *counts, waiting = office.pages
+    lines = [f'parc_pages{{state="{state}"}} {n}' for state, n in zip(("used", "kept", "free"), counts, strict=True)]
+    help = "Pages of caches: of texts that are being made, nobody's with what was read in them, and free."
+    back = "Times that a text gave its pages to an earlier one, to be read anew."
+    return [
+        *_told("parc_pages", "gauge", help, lines),
+        *_number("parc_waiting_for_pages", "gauge", "Texts that have a row and wait for pages.", waiting),
+        *_number("parc_interrupted_total", "counter", back, office.crew.interrupted),
+    ]
 
 
 def _told(name: str, kind: str, help: str, lines: list[str]) -> list[str]:

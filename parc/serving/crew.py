@@ -79,7 +79,8 @@ class CrewHead(Protocol):
 
 class Crew:
     """A worker that is always there again. running: by their keys, the sequences that it computes. deaths: of workers,
-    since there was a token. retired: it takes no more sequences, and ends with its last one."""
+    since there was a token. interrupted: how often a sequence has given its pages to an earlier one. retired: it takes
+    no more sequences, and ends with its last one."""
 
     def __init__(self, spec: WorkerSpec, head: CrewHead, patience: float, told: Callable[..., None]) -> None:
         """patience: seconds in which a worker with something to do tells something, or is ended."""
@@ -88,7 +89,9 @@ class Crew:
         self.ready = self.retired = False
         self.begun = asyncio.Event()
         """Set when the first worker was ready."""
-        self.deaths = 0
+        self.deaths = self.interrupted = 0
+        self.pages: list[int] | None = None
+        """Those that sequences have, that are kept and that are free, and how many sequences wait for some."""
         self._unsent: list[bytes] = []
         self._process: asyncio.subprocess.Process | None = None
 
@@ -155,6 +158,7 @@ class Crew:
             if not text.endswith(b"\n"):
                 break  # it died while it wrote
             message: dict[str, Any] = json.loads(text)
+            self._note(message.get("pages"))
             if message["do"] == READY:
                 self.ready = True
                 self.begun.set()
@@ -178,7 +182,7 @@ class Crew:
             else:
                 break
             self.head.changed()
-        self.ready = False
+        self.ready, self.pages = False, None
         if process.returncode is None and not (self.retired and not self.running):
             process.kill()
         self.told("worker_ended", pid=process.pid, code=await process.wait(), running=len(self.running))
@@ -194,6 +198,11 @@ class Crew:
                 if not before.isdisjoint(self.running):
                     self.told("worker_stuck", seconds=self.patience)
                     return b""
+
+    def _note(self, pages: list[int] | None) -> None:
+        if pages is not None:
+            *self.pages, back = pages
+            self.interrupted += back
 
     def _tell(self, message: dict[str, Any]) -> None:
         if self.ready:

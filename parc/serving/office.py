@@ -56,6 +56,12 @@ class Office:
         """How many sequences are computed."""
         return sum(len(crew.running) for crew in self.crews)
 
+    @property
+    def pages(self) -> list[int] | None:
+        """As a crew has them, of all crews; None where caches do not lie in pages, or no worker is there."""
+        found = [crew.pages for crew in self.crews if crew.pages is not None]
+        return [sum(counts) for counts in zip(*found, strict=True)] if found else None
+
     # --- sequences
 
     def check(self, count: int) -> None:
@@ -166,6 +172,7 @@ class Office:
             self.told("reload_failed", why=error.diagnostics[0].message)
             return
         old, self.crew = self.crew, new
+        new.interrupted += old.interrupted
         self.crews.add(new)
         old.retired = True
         old.leave()

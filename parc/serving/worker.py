@@ -36,7 +36,7 @@ def main() -> int:
     try:
         with _engine(spec) as executor:
             batch = _batch(spec, executor)
-            told.write(line({"do": READY}))
+            told.write(line({"do": READY} | _pages(batch)))
             ready = True
             _work(batch, mail, told)
     except ParcError as error:
@@ -95,17 +95,30 @@ def _work(batch: RowBatch | EncoderBatch, mail: _Mail, told: FileIO) -> None:
             else:
                 batch.admit(message["key"], asked_of(message))
         if not batch.busy:
+            if messages and (pages := _pages(batch)):
+                told.write(line({"do": MADE, "tokens": []} | pages))
             continue
         found = batch.step()
         made = [m for m in found if isinstance(m, Made)]
         vectors = [m for m in found if not isinstance(m, Made)]
         if made:
-            told.write(line({"do": MADE, "tokens": [plain(m) for m in made]}))
+            told.write(line({"do": MADE, "tokens": [plain(m) for m in made]} | _pages(batch)))
         if vectors:
             told.write(line({"do": VECTORS, "made": [plain_vector(v) for v in vectors]}))
         if any(m.ended == BROKEN for m in made):  # what is kept may be no numbers: nobody else is to read that
             told.write(line({"do": STALE}))
             return
+
+
+def _pages(batch: RowBatch | EncoderBatch) -> dict[str, Any]:
+    """What there is to tell of pages: those that sequences have, that are kept, and that are free, how many sequences
+    wait for some, and how many have given theirs back since that was told."""
+    from runtime.generate.rows import RowBatch
+
+    if not isinstance(batch, RowBatch) or batch.pages is None:
+        return {}
+    back, batch.interrupted = batch.interrupted, 0
+    return {"pages": [*batch.pages.counts, len(batch.waiting), back]}
 
 
 class _Mail:

@@ -13,11 +13,13 @@ from dsl.data import dataclass
 from dsl.diagnostics import ParcError, fail
 from dsl.source import Span
 from runtime.executor import Executor
+from runtime.generate.pages import PageTable
 from runtime.generate.sampling import Sampling
 from runtime.inputs import Array
 
-LENGTH, STOP, CONTEXT = "length", "stop", "context"
-"""Why a sequence ends: it has as many tokens as were asked for, its text has a stop in it, or no place is left."""
+LENGTH, STOP, CONTEXT, POOL = "length", "stop", "context", "pages"
+"""Why a sequence ends: it has as many tokens as were asked for, its text has a stop in it, no place is left, or no page
+of a pool that sequences share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +129,12 @@ def generate(
     sampling: Sampling,
     stops: Callable[[Sequence[int]], bool] = lambda tokens: False,
     told: Callable[[int, Sequence[int]], None] = lambda row, tokens: None,
+    pages: PageTable | None = None,
 ) -> Generated:
     """Go on from each prompt for at most so many tokens.
 
     All sequences are at one position: those with longer prompts read on where others generate already. Rows of the
-    batch without a prompt repeat the first.
+    batch without a prompt repeat the first; they have no pages, nor has what has ended.
 
     Args:
         run: with the entries `prefill` and `decode`, at position 0.
@@ -139,10 +142,13 @@ def generate(
         steps: the most tokens that are made of each.
         stops: whether a sequence ends with these tokens.
         told: hears of a row's tokens so far, after each.
+        pages: who has which, where caches lie in pages; nobody has any yet.
 
     Raises ParcError: E0784 for prompts that do not fit, E0786 where scores are no numbers.
     """
     check_prompts(ports, prompts)
+    if pages is not None:
+        pages.begin_all([len(p) for p in prompts])
     tokens = np.zeros((ports.rows, ports.places), np.int32)
     for row in range(ports.rows):
         prompt = prompts[row] if row < len(prompts) else prompts[0]
@@ -153,10 +159,22 @@ def generate(
     at, chunk = 0, decoding.prefill
     begun = time.perf_counter()
     scores: Array | None = None
+
+    def read(entry: str, last: str, length: int) -> Array:
+        """Positions of all that go on; what has no page for them ends."""
+        for row in range(len(prompts) if pages is not None else 0):
+            assert pages is not None
+            if not ended[row] and not pages.reach(row, at + length):
+                ended[row] = POOL
+                pages.release(row)
+        given = {f"{ports.name}.{last}": ports.given(tokens[:, at : at + length])}
+        done = run.call(entry, given | (pages.given if pages is not None else {}))
+        return ports.last(done.outputs[ports.scores])
+
     while chunk > 1 and at + chunk <= min(lengths):
-        scores = _called(run, ports, PREFILL, "first", tokens[:, at : at + chunk])
+        scores = read(PREFILL, "first", chunk)
         at += chunk
-    read, singles, since = at, 0, time.perf_counter()
+    chunks, singles, since = at, 0, time.perf_counter()
     while True:
         fresh = [row for row, length in enumerate(lengths) if at >= length and not ended[row]]
         if fresh:
@@ -169,13 +187,15 @@ def generate(
                 made[row].append(int(drawn[row]))
                 told(row, made[row])
                 ended[row] = why_ended(lengths[row], made[row], steps, ports.places, stops)
+                if ended[row] and pages is not None:
+                    pages.release(row)
         if all(ended):
             break
-        scores = _called(run, ports, DECODE, "next", tokens[:, at : at + 1])
+        scores = read(DECODE, "next", 1)
         at, singles = at + 1, singles + 1
     now = time.perf_counter()
     found = tuple(Continuation(tuple(t), e) for t, e in zip(made, ended))
-    return Generated(found, since - begun, (now - since) / max(1, singles), read, singles)
+    return Generated(found, since - begun, (now - since) / max(1, singles), chunks, singles)
 
 
 def why_ended(prompt: int, made: Sequence[int], steps: int, places: int, stops: Callable[[Sequence[int]], bool]) -> str:
@@ -185,11 +205,6 @@ def why_ended(prompt: int, made: Sequence[int], steps: int, places: int, stops: 
     if len(made) == steps:
         return LENGTH
     return CONTEXT if prompt + len(made) > places else ""
-
-
-def _called(run: Executor, ports: Ports, entry: str, last: str, tokens: Array) -> Array:
-    done = run.call(entry, {f"{ports.name}.{last}": ports.given(tokens)})
-    return ports.last(done.outputs[ports.scores])
 
 
 def check_prompts(ports: Ports, prompts: Sequence[Sequence[int]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -14,6 +14,7 @@ from compiler.origin import Role
 from compiler.program import InputDecl, Program
 from dsl.data import dataclass
 from runtime.executor import Executor
+from runtime.generate.pages import PageTable
 from runtime.prove.compare import Row, Tally
 from runtime.prove.judge import Judge
 from runtime.prove.proof import beginning, random_batch, started
@@ -41,6 +42,10 @@ class Course:
         """Most of what there is: several chunks, so that one goes on from another, and some steps."""
         chunks = max(1, min(MOST[0], (size - 1) // decoding.prefill))
         return Course(chunks, min(MOST[1], size - chunks * decoding.prefill))
+
+    def length(self, decoding: Decoding) -> int:
+        """How many positions these are."""
+        return sum(map(decoding.length, self.entries()))
 
     def entries(self) -> Sequence[str]:
         """One after the other."""
@@ -72,23 +77,33 @@ def prove_decoding(
     size = next(i.type.size(dim) for i in inputs if i.type.has(dim))
     split = split or Course.of(decoding, size)
     weights, states = beginning(whole, exact, None, 0)
-    run = started(executor, program, 0, weights if exact else None)
     given = random_batch(inputs, seed, 0, exact)
     serial = serial_gradients(whole, weights, states, given, program.seed)
     types = {i.name: i.type for i in inputs}
-    at, parts = 0, []
-    for entry in split.entries():
-        length = decoding.length(entry)
-        last = "first" if entry == PREFILL else "next"
-        batch = {
-            f"{name}.{last}": np.take(x, range(at, at + length), types[name].index(dim)) if types[name].has(dim) else x
-            for name, x in given.items()
-        }
-        there = {i.name for i in program.inputs}
-        parts.append(run.call(entry, {name: x for name, x in batch.items() if name in there}).outputs)
-        at += length
+    there = {i.name for i in program.inputs}
+
+    def run_over(tables: Mapping[str, Array]) -> tuple[Executor, int, dict[str, Array]]:
+        run = started(executor, program, 0, weights if exact else None)
+        at, parts = 0, []
+        for entry in split.entries():
+            length = decoding.length(entry)
+            last = "first" if entry == PREFILL else "next"
+            batch = {
+                f"{name}.{last}": np.take(x, range(at, at + length), types[name].index(dim))
+                if types[name].has(dim)
+                else x
+                for name, x in given.items()
+            }
+            batch = {name: x for name, x in batch.items() if name in there} | dict(tables)
+            parts.append(run.call(entry, batch).outputs)
+            at += length
+        return run, at, {name: _joined([p[name] for p in parts], axis) for name, axis in axes.items()}
+
     axes = {name: _axis(v.type.names, dim) for name, v in zip(whole.model.outputs, whole.model.of_outputs)}
-    made = {name: _joined([p[name] for p in parts], axis) for name, axis in axes.items()}
+    if decoding.pages is None:
+        run, at, made = run_over({})
+    else:
+        run, at, made = _by_pages(run_over, PageTable.of(program, whole.model, decoding), split.length(decoding), whole)
 
     def so_far(found: SerialGradients) -> SerialGradients:
         cut = {n: x if axes[n] is None else np.take(x, range(at), axes[n]) for n, x in found.outputs.items()}
@@ -103,6 +118,26 @@ def prove_decoding(
     expected = so_far(serial)
     judge.differentiated((Role.OUTPUT,), expected, replace(expected, outputs=made), rounding)
     return tuple(replace(r, kind=DECODED) for r in tally.rows.values())
+
+
+def _by_pages(
+    run_over: Callable[[Mapping[str, Array]], tuple[Executor, int, dict[str, Array]]],
+    table: PageTable,
+    positions: int,
+    whole: Training,
+) -> tuple[Executor, int, dict[str, Array]]:
+    """The outputs of all sequences, of as many at a time as the pools have pages for, which lie anywhere in them."""
+    made: dict[str, Array] = {}
+    for rows, given in table.rounds(positions):
+        run, at, found = run_over({table.name: given})
+        for name, v in zip(whole.model.outputs, whole.model.of_outputs):
+            if name not in made or not v.type.has(table.paging.rows):
+                made[name] = found[name].copy()
+                continue
+            axis = v.type.index(table.paging.rows)
+            for row in rows:
+                made[name].swapaxes(0, axis)[row] = found[name].swapaxes(0, axis)[row]
+    return run, at, made
 
 
 def _axis(names: Sequence[str], dim: str) -> int | None:

@@ -118,3 +118,23 @@ def test_rows_at_positions_of_their_own(pool: ProcessPool) -> None:
         mine, expected = (run.call(entry, given).outputs["logits"] for run in (ours, theirs))
         there = [i for i, at in enumerate(places) if at >= 0]
         np.testing.assert_allclose(mine[there], expected[there], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("strategy", ["data", "megatron"])
+def test_caches_in_pages(pool: ProcessPool, strategy: str) -> None:
+    """Positions by themselves are proved, and pools are renewed in their memory."""
+    text = PLAIN.replace("STRATEGY", "STRATEGY  store caches as paged(slots = 3, pages = 8)\n")
+    found = compiled(text, strategy)
+    assert found.job.decoding is not None
+    made = program(text, strategy)
+    rows = prove_decoding(found.training, made, found.job.decoding, Course(1, 4), executor=pool.executor)
+    assert rows and all(r.ok for r in rows)
+    run = pool.executor(made)
+    run.states()  # it is there then
+    device = run.leader.devices[run.number]
+    tokens, table = np.ones((4, 1), np.int32), np.arange(12, dtype=np.int32).reshape(4, 3) % 4
+    where = set()
+    for _ in range(3):
+        run.call("decode", {"tokens.next": tokens, "sequences.pages": table})
+        where.add(int(device.states[CACHE].array.data_ptr()))
+    assert len(where) == 1

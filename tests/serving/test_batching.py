@@ -175,3 +175,64 @@ def test_what_is_told_of_likelihoods(batch: RowBatch, known: Tokenizer) -> None:
         shares = np.exp([x for _, x in m.likeliest])
         assert abs(shares.sum() - 1) < 1e-9 and (np.diff(shares) <= 0).all()
         assert m.likeliest[0] == (m.token, m.share)
+
+
+def paged(path: Path, rule: str, reuse: bool = True) -> RowBatch:
+    compiled = api.compile(Source(str(path), TEXT.replace("  split t on tp\n", f"  {rule}\n"), str(path)))
+    return batch_of(compiled, ports_of(compiled, None)[0], None, Emulator, reuse)
+
+
+def test_rows_have_pages_as_they_grow(path: Path, batch: RowBatch, known: Tokenizer) -> None:
+    """In a pool of one whole sequence four rows wait, give their pages to earlier ones and go on again; some are
+    dropped. Tokens are what they are without pages, no page is two rows', and in the end nobody has any."""
+    of = paged(path, "store caches as paged(slots = 16, pages = 16)")
+    assert of.pages is not None
+    rng = random.Random(1)
+    wanted = {k: tuple(rng.randrange(80) for _ in range(rng.choice((3, 40, 90)))) for k in range(8)}
+    made: dict[int, list[Made]] = {k: [] for k in wanted}
+    left, waited = list(wanted), 0
+    while left or of.busy:
+        if left and of.free and rng.random() < 0.3:
+            key = left.pop(0)
+            of.admit(key, SequenceAsked(wanted[key], 50, Sampling(0.9, None, 1.0, 5)))
+        for m in of.step() if of.busy else ():
+            made[m.key].append(m)
+            if m.key == 5 and len(made[5]) == 9:
+                of.drop(5)
+        waited = max(waited, len(of.waiting))
+        mine = [set(t[t >= 0]) for t in of.pages.table]
+        assert sum(map(len, mine)) == len(set().union(*mine)) == of.pages.counts[0]  # their prompts are others
+    assert waited and of.interrupted and of.pages.counts[0] == 0
+    for key, tokens in wanted.items():
+        batch.admit(key, SequenceAsked(tokens, 50 if key != 5 else 9, Sampling(0.9, None, 1.0, 5)))
+        alone = []
+        while batch.busy:
+            alone += batch.step()
+        assert [m.token for m in made[key]] == [m.token for m in alone]
+
+
+def test_sequences_that_begin_alike_share_pages(path: Path, known: Tokenizer) -> None:
+    """Whole pages, of rows that go on and of those that are gone; each reads its own rest, and tokens stay the same."""
+    prompt = tuple(known.encode("To be, or not to be, that is the question"))  # two pages and some
+    made: dict[bool, list[list[int]]] = {}
+    for reuse in (True, False):
+        of = paged(path, "store caches as paged(slots = 16, pages = 24)", reuse)
+        assert of.pages is not None
+        found: dict[int, list[Made]] = {k: [] for k in range(4)}
+        asked = [prompt, (*prompt, 5), (*prompt[:20], 7), prompt]
+        for k, tokens in enumerate(asked):
+            of.admit(k, SequenceAsked(tokens, 12))
+            for _ in range(8):
+                for m in of.step() if of.busy else ():
+                    found[m.key].append(m)
+            if k == 1:
+                shared = [t.tolist() for t in of.pages.table if (t >= 0).any()]
+                assert (shared[0][:2] == shared[1][:2]) == reuse and shared[0][2] != shared[1][2]
+        while of.busy:
+            for m in of.step():
+                found[m.key].append(m)
+        assert [found[k][0].reused for k in range(4)] == ([0, 32, 16, 32] if reuse else [0] * 4)
+        used, kept, free = of.pages.counts
+        assert used == 0 and (kept > 0) == reuse and kept + free == 24
+        made[reuse] = [[m.token for m in found[k]] for k in range(4)]
+    assert made[True] == made[False] and all(len(t) == 12 for t in made[True])
