@@ -51,8 +51,8 @@ def _part(graph: Graph, scope: str) -> tuple[tuple[Node, ...], tuple[Value, ...]
     for body in bodies(graph):
         inside = [n for n in body.nodes if within(n.outputs[0].origin.path, scope) and not n.op.unpacks]
         if inside:
-            made = {v for n in inside for v in n.outputs}
-            outside = [v for n in body.nodes if n not in set(inside) for v in n.inputs]
+            made, own = {v for n in inside for v in n.outputs}, set(inside)
+            outside = [v for n in body.nodes if n not in own for v in n.inputs]
             results = dict.fromkeys(v for v in (*outside, *body.outputs) if v in made)
             return tuple(inside), tuple(results)
     return None

@@ -37,7 +37,8 @@ def split_backward(
     `sent`: what reaches other stages in B; W takes it from there, rather than compute it again of what they lack.
     """
     names = names or Names(v.name for v in graph_values(graph))
-    rest = [v for v in graph.outputs if v not in set(urgent)]
+    sooner = set(urgent)
+    rest = [v for v in graph.outputs if v not in sooner]
     early = Live((), graph.nodes, ())
     for v in urgent:
         early.need(v)

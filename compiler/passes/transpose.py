@@ -172,7 +172,8 @@ class _Body:
         for i in range(op.carries, len(given)):
             if given[i] is not None:
                 slices.append(self._enter(t, body.outputs[i]))
-        self.params = [p for p in self.params if p not in set(slices)]
+        taken = set(slices)
+        self.params = [p for p in self.params if p not in taken]
         inside = {
             p
             for i, (p, x) in enumerate(zip(body.inputs, node.inputs, strict=True))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from compiler.graph import Value
 from compiler.layout import TIME
 from compiler.origin import DECLARED, Role
-from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl
+from compiler.program import LASTING, DeviceClass, FunctionPhase, LoopRange, Program, StateDecl
 from compiler.text.locations import Site
 from compiler.verify.local import check_layout
 from compiler.verify.report import Report
@@ -105,6 +105,9 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
         elif not 0 <= f.chunk < (chunks if f.phase.of_chunk else 1):
             how = f"{', '.join(FunctionPhase)}, of chunks 0..{chunks - 1}"
             report.error("E0650", Site(c, "fn", i), f"no function {f.phase}.{f.chunk} is known", how)
+    ranges: dict[tuple[str, int], list[LoopRange]] = {}
+    for r in cls.ranges:
+        ranges.setdefault((r.dim, r.chunk), []).append(r)
     for i, s in enumerate(cls.states):
         site = Site(c, "state", i)
         if s.role not in DECLARED:
@@ -114,7 +117,7 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
             report.error("E0613", site, message, help)
         if s.role in LASTING and s.layout.pending:
             report.error("E0615", site, f"{s.role} {s.name} lives across steps, but with pending reductions")
-        _check_range(cls, s, site, report)
+        _check_range(ranges, s, site, report)
     for r in cls.ranges:
         ends = [r.first.at(g) for g in cls.groups]
         if r.count < 1 or min(ends) < 0 or max(ends) + r.count > r.total:
@@ -123,8 +126,10 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
             )
 
 
-def _check_range(cls: DeviceClass, s: StateDecl, site: Site, report: Report) -> None:
-    for r in cls.ranges:
-        if s.type.dims and s.type.dims[0].name == r.dim and s.chunk == r.chunk and s.type.dims[0].size != r.count:
+def _check_range(
+    ranges: Mapping[tuple[str, int], Sequence[LoopRange]], s: StateDecl, site: Site, report: Report
+) -> None:
+    for r in ranges.get((s.type.dims[0].name, s.chunk), ()) if s.type.dims else ():
+        if s.type.dims[0].size != r.count:
             message = f"{s.name} holds {s.type.dims[0].size} iterations of {r.dim}, the chunk has {r.count}"
             report.error("E0650", site, message)

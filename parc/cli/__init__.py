@@ -14,7 +14,7 @@ import click
 
 import parc
 from dsl.printable import printable
-from parc.cli.streams import failed, flushed, open_streams
+from parc.cli.streams import failed, flushed, open_streams, take_all_texts
 
 COMMANDS = {
     "init": "Write a job from the configuration of a published model.",
@@ -109,6 +109,7 @@ class Cli(click.Group):
 
     def _ended(self, args: Sequence[str] | None, prog_name: str, debug: bool, extra: dict[str, Any]) -> int:
         """Run the command; its exit code. Raises OSError of streams."""
+        take_all_texts()
         try:
             code = super().main(args, prog_name, standalone_mode=False, **extra)
         except click.ClickException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -81,13 +82,16 @@ def _certificate(out: Output, file: str, path: str, job: str | None) -> bool:
 
     source = read_source(out, file)
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise ValueError("it is no ordinary file")
         with open(path, encoding="utf-8") as opened:
             text = opened.read(MOST_READ + 1)
         if len(text) > MOST_READ:
             raise ValueError("it is too long")
         value = json.loads(text)
     except OSError as error:
-        raise click.ClickException(f"cannot read `{path}`: {error.strerror or error}") from None
+        out.warn([Diagnostic(MALFORMED, printable(f"cannot read `{path}`: {error.strerror or error}", line=True))])
+        return False
     except (ValueError, RecursionError) as error:
         out.warn([Diagnostic(MALFORMED, printable(f"`{path}` is no certificate: {error}", line=True))])
         return False

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import sys
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import TextIO
+
+_ANY = "parc.any"
+"""How errors of encoding are handled on stdout."""
 
 BROKEN_PIPE = 141
 """As a shell has it of a command that SIGPIPE ended."""
@@ -34,6 +39,22 @@ def open_streams() -> None:
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+
+
+def take_all_texts() -> None:
+    """Have stdout take every text: what its encoding has no character for is escaped, as it is on stderr; bytes of an
+    argument that were no text are written as they came."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        codecs.register_error(_ANY, _written)
+        sys.stdout.reconfigure(errors=_ANY)
+
+
+def _written(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    c = error.object[error.start]
+    came = c.encode("utf-8", "surrogateescape") if "\udc80" <= c <= "\udcff" else c.encode("ascii", "backslashreplace")
+    return came, error.start + 1
 
 
 def flushed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,12 +41,12 @@ def tokenizer_beside(given: str | None) -> str | None:
     if given is None or not is_public(Path(given)):
         return None
     path = Path(given) / "tokenizer.json"
-    return str(path) if path.is_file() else None
+    return str(path) if os.path.isfile(path) else None
 
 
 def is_public(folder: Path) -> bool:
     """Whether a folder is that of a published model, and no checkpoint."""
-    return (folder / CONFIG).is_file()
+    return os.path.isfile(folder / CONFIG)
 
 
 def public_model(folder: Path) -> PublicModel:

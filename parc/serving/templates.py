@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,11 @@ def chat_config(tokenizer: str | None, template: str | None) -> ChatConfig:
     """
     found = ChatConfig(None, {})
     path = None if tokenizer is None else Path(tokenizer)
-    if path is not None and path.is_file():
+    if path is not None and os.path.isfile(path):
         beside = path.parent / "tokenizer_config.json"
-        if beside.is_file():
+        if os.path.isfile(beside):
             found = _config(_read(beside), beside)
-        if (path.parent / "chat_template.jinja").is_file():
+        if os.path.isfile(path.parent / "chat_template.jinja"):
             found = ChatConfig(_read(path.parent / "chat_template.jinja"), found.tokens)
     return found if template is None else ChatConfig(_read(Path(template)), found.tokens)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -132,7 +133,7 @@ def convert(
     there.
     """
     told, shards = plan_checkpoint(found, program)
-    if folder.exists():
+    if os.path.lexists(folder):
         raise fail("E0773", f"cannot write `{folder}`: it is there", help="name a folder that is to be made")
     source, tensors = found.parts(), saved_tensors(shards)
     written = 0

@@ -198,7 +198,7 @@ def _tensors(folder: Path) -> dict[str, tuple[DataFile, HeldTensor]]:
 def _files(folder: Path) -> list[str]:
     """The names of the files with tensors. Raises ParcError: E0770."""
     index = folder / INDEX
-    if index.is_file():
+    if os.path.isfile(index):
         try:
             with index.open("rb") as file:
                 mapped = json.loads(file.read(_INDEX_BYTES))["weight_map"]
@@ -208,7 +208,7 @@ def _files(folder: Path) -> list[str]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass
         raise fail("E0770", f"`{index}` says of no tensor in which file it is")
-    if (folder / SINGLE).is_file():
+    if os.path.isfile(folder / SINGLE):
         return [SINGLE]
     help = f"there is no `{SINGLE}`: pickled weights (`.bin`, `.pt`) are not read, they can run anything"
     raise fail("E0770", f"`{folder}` has no weights in safetensors", help=help)

@@ -69,7 +69,7 @@ def publish(
     the configuration describes, or rests in a way that the layout has no words for, E0773 where it cannot be written,
     or is there.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise fail("E0773", f"cannot write `{folder}`: it is there", help="name a folder that is to be made")
     tensors = found.manifest.tensors
     how, matrices, stored = laid_out(found, names, layout) if layout else (None, {}, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -62,10 +63,10 @@ class Checkpoint:
     @staticmethod
     def latest(folder: Path) -> Checkpoint:
         """The checkpoint, or the last one of those in a folder. Raises ParcError: E0770 where there is none."""
-        if not (folder / NAME).exists():
+        if not os.path.exists(folder / NAME):
             found = whole(folder)
             if not found:
-                what = "is not there" if not folder.exists() else "has no whole checkpoint"
+                what = "is not there" if not os.path.exists(folder) else "has no whole checkpoint"
                 help = "`parc run FILE --save FOLDER` makes them: `FOLDER/step-00000020` is one"
                 raise fail("E0770", f"`{folder}` {what}", help=help)
             folder = found[-1]

@@ -135,7 +135,7 @@ def _numbered(folder: Path) -> list[tuple[int, int, Path]]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = _STEP.fullmatch(entry.name)
-                if name is not None and (folder / entry.name / NAME).is_file():
+                if name is not None and os.path.isfile(folder / entry.name / NAME):
                     found.append((int(name[2] or 0), int(name[1]), folder / entry.name))
     except OSError:
         return []

@@ -79,7 +79,13 @@ def converted(values: Array, decl: InputDecl, what: str, span: Span | None) -> A
     if not decl.type.is_float:
         whole = values.dtype.kind != "f" or np.array_equal(values, np.floor(values))
         expect_range(decl, whole, values.min(), values.max(), what, span)
-    return stored(values, decl)
+        return stored(values, decl)
+    found = stored(values, decl)
+    if not np.isfinite(found).all() and np.isfinite(values).all():  # what is infinite in the file stays so
+        message = f"the input `{decl.name}` is {decl.type.dtype}, which has no numbers as large as {what}"
+        reach = f"it reaches from {float(values.min()):.4g} to {float(values.max()):.4g}"
+        raise fail("E0706", f"{message}: {reach}", span, help="scale them, or declare a wider type")
+    return found
 
 
 def stored(values: Array, decl: InputDecl) -> Array:
@@ -90,6 +96,9 @@ def stored(values: Array, decl: InputDecl) -> Array:
 
 def expect_range(decl: InputDecl, whole: bool, lowest: float, highest: float, what: str, span: Span | None) -> None:
     """Raise E0706 unless an input of integers has all those that lie between two numbers. whole: whether they are."""
+    if not np.isfinite([float(lowest), float(highest)]).all():
+        message = f"the input `{decl.name}` is {decl.type.dtype}, {what} has values that are not finite"
+        raise fail("E0706", message, span)
     if not whole:
         raise fail("E0706", f"the input `{decl.name}` is {decl.type.dtype}, {what} has fractions", span)
     least, most = int(lowest), int(highest)

@@ -16,9 +16,10 @@ from dsl.diagnostics import did_you_mean, fail
 from dsl.source import Span
 from runtime.data.columns import Column
 from runtime.data.files import MAX_LONG, TextFile
-from runtime.data.reader import Reader, expect_range, stored
+from runtime.data.reader import Reader, converted, expect_range, stored
 from runtime.data.shuffle import chosen
 from runtime.inputs import Array
+from runtime.numpy import quiet
 
 _CELLS = 1 << 14
 """Cells that are text at the same time: a string takes twenty times the memory of its number."""
@@ -99,7 +100,7 @@ def open_images(spec: DataSpec, inputs: tuple[InputDecl, ...]) -> Reader:
         want = " x ".join(map(str, shape))
         message = f"the images of {what} have {width - 1} pixels, the input `{image.name}` takes {want}"
         raise fail("E0706", message, spec.span)
-    _close(pixels, image, what, file)
+    _close(pixels, image, what, file, top)
     for decl in labels:
         if decl.type.shape[1:]:
             _misfit(decl, "one number", f"the label of {what}", spec.span)
@@ -117,10 +118,17 @@ def _misfit(decl: InputDecl, got: str, what: str, span: Span | None) -> None:
     raise fail("E0706", f"the input `{decl.name}` takes {want} per example, {what} has {got}", span)
 
 
-def _close(column: Column, decl: InputDecl, what: str, file: TextFile) -> None:
-    """No more rows come: raise E0706 if they do not fit the input."""
+def _close(column: Column, decl: InputDecl, what: str, file: TextFile, top: float = 1.0) -> None:
+    """No more rows come: raise E0706 if they do not fit the input. top: what they will be divided by."""
     column.close()
-    if not decl.type.is_float:
+    if decl.type.is_float:
+        with quiet():
+            ends = np.array([column.least, column.most]) / top
+        if not np.isfinite(ends).all():
+            message = f"the pixels of {what} are too large to be divided by `top`, {top:.4g}"
+            raise fail("E0706", message, file.span, help="`top` is the largest value of a pixel")
+        converted(ends, decl, what, file.span)
+    else:
         expect_range(decl, column.whole, column.least, column.most, what, file.span)
 
 

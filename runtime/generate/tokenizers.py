@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from compiler.model import DataSpec
@@ -153,7 +153,7 @@ def tokenizer_of(named: str | None, data: DataSpec | None, high: int | None) -> 
     if named == BYTE:
         found = ByteTokens()
     elif named is not None:
-        if not Path(named).is_file():
+        if not os.path.isfile(named):
             raise fail("E0785", f"there is no tokenizer `{named}`", help="`byte`, or the path of a `tokenizer.json`")
         found = HuggingFace(named)
     elif data is not None and data.reader == "text":

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import csv
 import gc
+import importlib
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,10 +22,14 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 from click.testing import CliRunner  # noqa: E402
 
 from parc.cli import cli  # noqa: E402
+from tests.fuzz.bundles import Scenes  # noqa: E402
 from tests.fuzz.campaign import Target, campaign, commit, furnish, text_of  # noqa: E402
 from tests.fuzz.cell import cell  # noqa: E402
 from tests.fuzz.kills import TEXT  # noqa: E402
 from tests.fuzz.par import COMMANDS, MORE  # noqa: E402
+
+OTHERS = ("data", "tokens", "stored")
+"""Kinds of files of others: each a module with `scenes`."""
 
 
 def target(name: str) -> Target:
@@ -33,6 +39,9 @@ def target(name: str) -> Target:
 
         made = par.corpus()
         return Target("par", ".par", lambda rng: par.drawn(made, rng), par.case)
+    if name in OTHERS:
+        scenes: Scenes = importlib.import_module(f"tests.fuzz.{name}").scenes()
+        return Target(name, f".{name}", scenes.draw, scenes.case, scenes.warm)
     from tests.fuzz import npu
 
     programs = npu.corpus()
@@ -44,7 +53,7 @@ def target(name: str) -> Target:
 def main() -> int:
     """0 if nothing failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("what", choices=("par", "npu", "mutations", "kills"))
+    parser.add_argument("what", choices=("par", "npu", *OTHERS, "mutations", "kills"))
     parser.add_argument("--count", type=int, default=2000, help="number of mutants")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--each", type=int, help="mutations of a program, if not all")
@@ -75,7 +84,7 @@ def main() -> int:
         _record(options, caught.mutations, len(caught.missed), f"{caught.programs} programs")
         return int(bool(caught.missed))
     chosen = target(options.what)
-    _warm()
+    _warm(chosen.warm)
     if options.file:
         return max(_judged(chosen, file.read_bytes().decode("utf-8", "surrogatepass"), file) for file in options.file)
     if options.only is not None:
@@ -109,14 +118,19 @@ def _record(options: argparse.Namespace, count: int, failures: int, note: str) -
             csv.writer(file, lineterminator="\n").writerow(row)
 
 
-def _warm() -> None:
-    """Load in this process what commands load when they run, and keep the collector's hands off it."""
+def _loaded() -> None:
+    """What commands about jobs load when they run."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         names = {"path": f"{folder}/a.par", "npu": f"{folder}/a.npu", "out": f"{folder}/out"}
         Path(names["path"]).write_text(TEXT)
         for command in (*COMMANDS, *MORE):
             result = CliRunner().invoke(cli, [word.format(**names) for word in command])
             assert result.exit_code == 0, result.output
+
+
+def _warm(load: Callable[[], None] | None = None) -> None:
+    """Load in this process what cases need, and keep the collector's hands off it."""
+    (load or _loaded)()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000)  # as the command does

@@ -28,12 +28,14 @@ _WORD = re.compile(r"\w+|\s+|[^\w\s]")
 
 @dataclass(frozen=True)
 class Target:
-    """What is mutated. `draw`: a mutant; `case`: what is done with it; `suffix`: of its file."""
+    """What is mutated. `draw`: a mutant; `case`: what is done with it; `suffix`: of its file;
+    `warm`: loads what its cases need, if that is not what all commands about jobs need."""
 
     name: str
     suffix: str
     draw: Callable[[Random], str]
     case: Callable[[str, Path], Callable[[Cell], None]]
+    warm: Callable[[], None] | None = None
 
 
 @dataclass

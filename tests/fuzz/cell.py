@@ -38,6 +38,9 @@ UNTOLD = "this takes more memory than there is"
 
 _OUTPUT = 64 * 2**20
 _FRAME = re.compile(r'File "[^"]*?((?:dsl|compiler|runtime|parc)/[\w/]+\.py)", line (\d+)(?:,)? in (\S+)')
+_RAW = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal would act upon, but for ends of lines and tabs."""
+
 CODE = re.compile(r'error\[(E\d{4})\]|"code": "(E\d{4})"')
 
 
@@ -110,7 +113,8 @@ class Cell:
     def command(self, *args: str) -> tuple[int, str]:
         """Run `parc ARGS` in this process: its exit code and all that it printed.
 
-        Reports a bug of ours (3), misuse (2), an error without a code, and what takes too long.
+        Reports a bug of ours (3), misuse (2), an error without a code, what a terminal would act upon, and what
+        takes too long.
         """
         from parc.cli import cli
 
@@ -134,6 +138,9 @@ class Cell:
             self.note("memory that was not told before")
         if code and not CODE.search(text) and not (code == 1 and args[0] == "verify"):  # not equal
             self.wrong("no code", args[0], text)
+        raw = None if args[0] == "generate" else _RAW.search(text)  # texts that people ask for go as they are to files
+        if raw is not None:
+            self.wrong("raw", args[0], f"{raw[0]!r} in {text!r}")
         if self.took > SECONDS:
             self.wrong("seconds", place(text, args[0]), f"{self.took:.1f} s\n{text}")
         return code, text

@@ -19,12 +19,13 @@ from dsl.diagnostics import ParcError
 from dsl.source import Source
 
 MOST = 8
-"""Results of a function that are kept: searches ask for many."""
+"""Results of a function that are kept, unless more are asked for: searches ask for many."""
 
 
 @contextmanager
-def once() -> Iterator[None]:
-    """Inside, these functions are called once for the same arguments."""
+def once(most: int = MOST) -> Iterator[None]:
+    """Inside, these functions are called once for the same arguments, as far as their results are no more than `most`
+    each."""
     import compiler.driver
     import compiler.evaluate.modules
     import compiler.text
@@ -43,7 +44,7 @@ def once() -> Iterator[None]:
     ]
     own = [getattr(module, name) for module, name in shared]
     for (module, name), function in zip(shared, own, strict=True):
-        setattr(module, name, _remembered(function))
+        setattr(module, name, _remembered(function, most))
     try:
         yield
     finally:
@@ -67,7 +68,7 @@ def _key(value: object) -> Hashable:
     raise TypeError(type(value))
 
 
-def _remembered(function: Callable[..., Any]) -> Callable[..., Any]:
+def _remembered(function: Callable[..., Any], most: int) -> Callable[..., Any]:
     known: dict[Hashable, tuple[Any, Any, ParcError | None]] = {}
 
     @wraps(function)
@@ -76,7 +77,7 @@ def _remembered(function: Callable[..., Any]) -> Callable[..., Any]:
             of = tuple(map(_key, args)), tuple([(name, _key(value)) for name, value in options.items()])
         except TypeError:
             return function(*args, **options)
-        if of not in known and len(known) == MOST:
+        if of not in known and len(known) == most:
             return function(*args, **options)
         if of not in known:  # the arguments live on, so that no other has their identity
             try:

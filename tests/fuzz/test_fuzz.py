@@ -9,17 +9,21 @@ import mmap
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from dsl.source import Source
 from parc import api
-from tests.fuzz import par
+from tests.fuzz import data, par
+from tests.fuzz.bundles import Scenes
 from tests.fuzz.cell import MEMORY, SECONDS, Cell, cell, cells
+from tests.fuzz.file_mutants import mutant
 from tests.fuzz.par_mutants import Pool
 from tests.fuzz.tree import matches
 from tests.fuzz.work import LONG, LONGEST, much, much_apart, seconds
@@ -49,6 +53,12 @@ def test_two_thousand_mutants(what: str, tmp_path: Path) -> None:
     assert f"{what}: 2,000 mutants from seed {SEED}: 0 failures" in said
 
 
+@pytest.mark.parametrize(("what", "count"), [("data", 150), ("tokens", 150), ("stored", 80)])
+def test_files_of_others(what: str, count: int, tmp_path: Path) -> None:
+    said = fuzz(what, "--count", str(count), "--seed", SEED, "--found", str(tmp_path), "--show")
+    assert f"{what}: {count} mutants from seed {SEED}: 0 failures" in said
+
+
 def test_minutes_are_those_of_the_whole_command() -> None:
     """In 0.6 seconds nothing is loaded yet."""
     assert "par: 0 mutants" in fuzz("par", "--minutes", "0.01")
@@ -69,11 +79,11 @@ def test_thirty_six_programs_and_a_thousand_kills() -> None:
     assert "kills: 1,000" in fuzz("kills", "--count", "1000", "--seed", SEED)
 
 
-@pytest.mark.parametrize("what", ["par", "npu"])
-def test_what_was_found_stays_mended(what: str) -> None:
+@pytest.mark.parametrize(("what", "least"), [("par", 3), ("npu", 3), ("data", 2), ("tokens", 1)])
+def test_what_was_found_stays_mended(what: str, least: int) -> None:
     """Mutants that failed once, made small."""
     found = sorted((Path(__file__).parent / "found").glob(f"*.{what}"))
-    assert fuzz(what, "--file", *map(str, found)).count(": fine") == len(found) > 2
+    assert fuzz(what, "--file", *map(str, found)).count(": fine") == len(found) >= least
 
 
 # --- the fuzzer itself ----------------------------------------------------------------------------------
@@ -159,3 +169,30 @@ def test_mutants_are_drawn_again_from_their_number() -> None:
     first = [par.drawn(made, Random(i)) for i in range(60)]
     assert first == [par.drawn(made, Random(i)) for i in range(60)]
     assert len(set(first)) > 50 and EXAMPLE not in first
+
+
+def test_what_is_read_otherwise_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the code that reads files of data by itself."""
+    scenes = data.scenes()
+    real = api.batches
+
+    def one_further(file: Source, steps: int) -> Iterator[Any]:
+        for batch in real(file, steps):
+            yield {name: x + 1 for name, x in batch.items()}
+
+    here = [s for s in scenes.all if s.name in ("text", "csv", "npy", "safetensors", "raw", "tokens")]
+    Scenes(here).warm()
+    monkeypatch.setattr(api, "batches", one_further)
+    for scene in here:
+        with pytest.raises(AssertionError, match="misread|out of range"):
+            Scenes([scene]).warm()
+
+
+def test_files_are_changed_and_drawn_again() -> None:
+    """By their kinds: each change is another content, and the same from the same number."""
+    contents = {name: content for scene in data.scenes().all for name, content in scene.files.items()}
+    contents |= {"a.json": b'{"a": [1, 2.5, "x"], "b": {"c": null}}', "a.jinja": b"{% for m in x %}{{ m }}{% endfor %}"}
+    for name, content in contents.items():
+        made = [mutant(name, content, Random(i)) for i in range(30)]
+        assert made == [mutant(name, content, Random(i)) for i in range(30)]
+        assert len(set(made)) > 15 and made.count(content) <= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -268,6 +269,15 @@ def test_what_is_no_certificate_is_told(text: str, tmp_path: Path) -> None:
     (tmp_path / "it.json").write_text(text)
     result = CliRunner().invoke(cli, ["check", str(tmp_path / "job.par"), "--certificate", str(tmp_path / "it.json")])
     assert result.exit_code == 1 and result.stderr.startswith("error[E1101]: "), result.output
+
+
+def test_a_certificate_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """And no pipe is waited for."""
+    (tmp_path / "job.par").write_text(text_of("tables", **SLOW))
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "none"):
+        result = CliRunner().invoke(cli, ["check", str(tmp_path / "job.par"), "--certificate", str(path)])
+        assert result.exit_code == 1 and "error[E1101]" in result.stderr, result.output
 
 
 def test_command(tmp_path: Path) -> None:

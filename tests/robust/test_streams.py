@@ -10,9 +10,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
 import parc
+from parc.cli import Cli, cli
 from parc.cli.streams import BROKEN_PIPE, UNWRITABLE
 from tests.cli.test_contract import CLUSTERED, COMMAND, DATA, NUMBERS, trained
 
@@ -142,3 +145,16 @@ def test_stderr(way: str, how: Callable[[int], Callable[[], None]], tmp_path: Pa
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     code, _, _ = ended(["compile", "job.par", "-o", "out.npu"], tmp_path, closed(1))
     assert code == 0 and (tmp_path / "out.npu").read_text().startswith("program ")
+
+
+def test_what_an_encoding_has_no_characters_for(tmp_path: Path) -> None:
+    """Is escaped, as on stderr; bytes of an argument that are no text are written as they came."""
+    (tmp_path / "job.par").write_text(parc.fmt(CLUSTERED) + "\nparam two = 2\ncheck two == 2\n")
+    narrow = CliRunner(charset="latin-1").invoke(cli, ["check", "job.par"])
+    assert narrow.exit_code == 0 and narrow.stdout.startswith("\\u2713 two == 2"), narrow.output
+
+    def echoes() -> None:
+        click.echo("\udcc2\ud800 \u2713")
+
+    said = CliRunner().invoke(Cli("parc", callback=echoes, invoke_without_command=True), [])
+    assert (said.exit_code, said.stdout_bytes) == (0, b"\xc2\\ud800 \xe2\x9c\x93\n"), said.output

@@ -154,6 +154,38 @@ def test_bad_tables(code: str, content: bytes, tmp_path: Path) -> None:
         open_data(spec("csv", "t.csv", folder=tmp_path), [numbers()])
 
 
+@pytest.mark.parametrize(
+    ("content", "dtype", "says"),
+    [
+        ([1e39, 1.0], "f32", "f32, which has no numbers as large as `y.npy`: it reaches from 1 to 1e\\+39"),
+        ([7e4, 1.0], "f16", "f16, which has no numbers as large"),
+        ([np.inf, 1.0], "int32", "has values that are not finite"),
+        ([np.nan, 1.0], "int32", "has values that are not finite"),
+        ([np.inf, 1.0], "f32", None),
+    ],
+)
+def test_numbers_that_a_type_has_not(content: list[float], dtype: str, says: str | None, tmp_path: Path) -> None:
+    """Are told, and never become infinite; what is infinite in a file of arrays stays so."""
+    np.save(tmp_path / "y.npy", content)
+    batch = open_data(spec("arrays", folder=tmp_path, y="y.npy", shuffle=False), [numbers(dtype, batch=2)]).batch(0, 0)
+    if says is None:
+        assert np.asarray(batch["y"]).tolist() == content
+        return
+    with pytest.raises(ParcError, match=f"E0706.*{says}"):
+        np.asarray(batch["y"])
+
+
+@pytest.mark.parametrize(("cell", "top"), [("1e39", 1), ("-1e300", 1e-10)])
+def test_numbers_of_tables_that_a_type_has_not(cell: str, top: float, tmp_path: Path) -> None:
+    """When the file is opened."""
+    (tmp_path / "t.csv").write_text(f"y\n{cell}\n1\n")
+    with pytest.raises(ParcError, match="E0706.*no numbers as large"):
+        open_data(spec("csv", "t.csv", folder=tmp_path), [numbers()])
+    (tmp_path / "i.csv").write_text(f"{cell},1\n1,1\n")
+    with pytest.raises(ParcError, match="E0706.*large"):
+        open_data(spec("images", "i.csv", top=top, folder=tmp_path), [numbers(name="i")])
+
+
 def test_links_do_not_lead_out_of_the_project(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "parc.toml").touch()

@@ -17,7 +17,7 @@ from compiler.ops.repeat import Repeat
 from compiler.origin import within
 from compiler.passes.idle import Idle, Rule, report_idle
 from compiler.passes.offload import Resting, resting
-from compiler.passes.place.rules import Rules
+from compiler.passes.place.rules import ByScope, Rules
 from compiler.strategy import CLASSES, LayoutRule, OffloadRule, ReduceRule, RunRule, ShardRule, SplitRule, Strategy
 from compiler.walk import walk
 from dsl.data import dataclass
@@ -58,10 +58,11 @@ def _splits(training: Training, strategy: Strategy) -> Iterator[tuple[SplitRule,
         waiting = dict(enumerate(rules))
         met: dict[int, set[int]] = {i: set() for i in waiting}  # rules that speak of the same dims before
         there: dict[int, set[str]] = {i: set() for i in waiting}  # dims of all tensors that the rule is for
+        scopes = ByScope((r.scope, r) for r in rules)
         for t in _tensors(training):
             named: dict[str, int] = {}
-            for i, r in enumerate(rules):
-                if t.cls not in r.classes or not within(t.path, r.scope):
+            for i, r in scopes.around(t.path):
+                if t.cls not in r.classes:
                     continue
                 there[i] |= t.dims
                 for dim in r.dims:

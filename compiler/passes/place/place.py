@@ -183,7 +183,8 @@ def place(training: Training, notes: SizesAsked | None = None) -> Placed:
         else _as_made(backward, v)
         for i, v in enumerate(training.backward.outputs)
     ]
-    others = dict.fromkeys(v for v in training.backward.inputs if v not in set(training.saved))
+    saves = set(training.saved)
+    others = dict.fromkeys(v for v in training.backward.inputs if v not in saves)
     used = {v for node in backward.nodes for v in node.inputs}
     entered = (*kept, *(others | {t: None for t in known.values() if t in used}))
     backward_graph = prune(Graph("backward", entered, tuple(backward.nodes), tuple(gradients)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import chain
 from math import prod
+from operator import itemgetter
+from typing import Generic, TypeVar
 
 from compiler.graph import Type
 from compiler.layout import TIME, Layout, nested
@@ -22,6 +25,26 @@ class Wish:
 
     rank: int
     rule: SplitRule
+
+
+Found = TypeVar("Found")
+
+
+class ByScope(Generic[Found]):
+    """Rules by their scopes: whoever asks for those of a path does not go through all of them."""
+
+    def __init__(self, rules: Iterable[tuple[str | None, Found]]) -> None:
+        self._of: dict[str | None, list[tuple[int, Found]]] = {}
+        for i, (scope, rule) in enumerate(rules):
+            self._of.setdefault(scope, []).append((i, rule))
+
+    def around(self, path: str) -> list[tuple[int, Found]]:
+        """Those whose scope the path is `within`, each with its place among all, in order."""
+        if not self._of:
+            return []
+        scopes = [None, path, *[path[:i] for i, c in enumerate(path) if c == "."]]
+        found = [self._of[scope] for scope in scopes if scope in self._of]
+        return sorted(chain(*found), key=itemgetter(0)) if len(found) > 1 else found[0] if found else []
 
 
 class Rules:
@@ -46,9 +69,10 @@ class Rules:
             pad, span = strategy.microbatch_pad, strategy.microbatch_span
             splits.append(SplitRule((dim,), TIME, ("activations",), pad=pad, span=span))
         self.device_dims = {dim: a for r in strategy.implementations for a, dim in r.axes if a in self.sizes}
-        self._by_hand = [(r.scope, frozenset(a for a, _ in r.axes)) for r in strategy.implementations]
+        self._by_hand = ByScope([(r.scope, frozenset(a for a, _ in r.axes)) for r in strategy.implementations])
         self._in_pieces = {path: dict(dims) for r in strategy.implementations for path, dims in r.weights}
         self.splits = {a: tuple(r for r in splits if r.axis == a) for a in self.axes}
+        self._by_scope = {a: ByScope([(r.scope, r) for r in of]) for a, of in self.splits.items()}
         self._layouts: dict[str, LayoutRule] = {r.tensor: r for r in strategy.layouts}
         self._wishes: dict[tuple[str, str, str], dict[str, Wish]] = {}
         self._all_wishes: dict[tuple[str, str], dict[str, dict[str, Wish]]] = {}
@@ -63,15 +87,15 @@ class Rules:
         """The axes along which what is at the path is written by hand; updates never are."""
         if cls == "optimizer":
             return frozenset()
-        return next((axes for scope, axes in self._by_hand if within(path, scope)), frozenset())
+        return next((axes for _, axes in self._by_hand.around(path)), frozenset())
 
     def wishes(self, axis: str, path: str, cls: str) -> dict[str, Wish]:
         """Dims that the rules of `axis` list for the tensor at `path` of class `cls`, first wish first."""
         known = self._wishes.get((axis, path, cls))
         if known is None:
             known = {}
-            for rule in self.splits[axis] if axis not in self.by_hand(path, cls) else ():
-                for dim in rule.dims if cls in rule.classes and within(path, rule.scope) else ():
+            for _, rule in self._by_scope[axis].around(path) if axis not in self.by_hand(path, cls) else ():
+                for dim in rule.dims if cls in rule.classes else ():
                     known.setdefault(dim, Wish(len(known), rule))
             self._wishes[axis, path, cls] = known
         return known
@@ -80,11 +104,11 @@ class Rules:
         """By axis. Where the same rules apply it is the same object."""
         known = self._all_wishes.get((path, cls))
         if known is None:
-            rules = (r for of in self.splits.values() for r in of)
-            mask = (self.by_hand(path, cls), *[cls in r.classes and within(path, r.scope) for r in rules])
-            if mask not in self._alike:
-                self._alike[mask] = {axis: self.wishes(axis, path, cls) for axis in self.axes}
-            known = self._all_wishes[path, cls] = self._alike[mask]
+            apply = [[i for i, r in of.around(path) if cls in r.classes] for of in self._by_scope.values()]
+            key = (self.by_hand(path, cls), *map(tuple, apply))
+            if key not in self._alike:
+                self._alike[key] = {axis: self.wishes(axis, path, cls) for axis in self.axes}
+            known = self._all_wishes[path, cls] = self._alike[key]
         return known
 
     def override(self, name: str, type: Type, cls: str) -> Layout | None:
