@@ -202,7 +202,8 @@ def test_some_layers_rest_in_files_and_others_do_not() -> None:
     rule = "offload optimizer to nvme in block[0..2]"
     moved, plain = compiled(text(rule)), compiled(text(""))
     same_bits(moved.program, plain.program)
-    memories = {s.memory for c in moved.program.classes for s in c.states if s.role is Role.OPTIMIZER and "w1" in s.name}
+    states = [s for c in moved.program.classes for s in c.states if s.role is Role.OPTIMIZER and "w1" in s.name]
+    memories = {s.memory for s in states}
     assert memories == {"hbm", "nvme"}
 
 
