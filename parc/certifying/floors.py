@@ -24,6 +24,7 @@ from compiler.model import Job
 from compiler.program import FunctionPhase
 from compiler.schedules.actions import actions
 from compiler.strategy import SERIAL, RecomputeRule
+from parc.certifying.by_hand import touched
 from parc.certifying.links import Lie, copies, divides, least_sent, weight_kinds
 
 
@@ -34,14 +35,17 @@ def numbers(
     loops: Sequence[str],
     splits: Mapping[str, Sequence[str]],
     choices: Sequence[Sequence[str]],
+    by_hand: Sequence[Sequence[str]] = (),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What bounds are made of: of the model, and of the cluster. splits: dims, by what splits them."""
+    """What bounds are made of: of the model, and of the cluster. splits: dims, by what splits them; by_hand:
+    scopes of each of what may be written by hand."""
     cluster = job.cluster
     assert cluster is not None
     cal = of_cluster(cluster)
     late = 1 + cal.jitter * log2(ceil(cluster.devices / cluster.levels[0].count))
     lists: dict[str, list[Any]] = {k: [] for k in ("passes", "loop", "launches", "host", "activations")}
     update, first = 0.0, None
+    others: list[list[tuple[float, float]]] = [[] for _ in by_hand]
     for scopes in choices:
         strategy = replace(SERIAL, recomputes=tuple(map(RecomputeRule, scopes)), microbatch_dim=batch or None)
         compiled = compile_job(replace(job, strategy=strategy))
@@ -49,8 +53,10 @@ def numbers(
         first = first or compiled.training
         work = inside = launched = dispatched = 0.0
         update = 0.0
+        left_out = [touched(compiled.program, scopes_of) for scopes_of in by_hand]
+        rest = [[0.0, 0.0] for _ in by_hand]
         for key, part in found.parts[0].items():
-            for node, times, looped in _kernels(part):
+            for name, node, times, looped in _kernels(part):
                 if isinstance(node, Product):
                     fused = node.core and cal.fused_attention > 0
                     share = cal.product * (cal.core if fused else node.k / (node.k + cal.ramp))
@@ -70,11 +76,21 @@ def numbers(
                 inside += times * seconds if looped else 0.0
                 launched += times * number
                 dispatched += times * host
+                for sums, without in zip(rest, left_out, strict=True):
+                    if isinstance(node, Product) and name not in without:
+                        sums[0] += times * seconds
+                        sums[1] += times * seconds if looped else 0.0
         lists["passes"].append(work * late)
-        lists["loop"].append(inside * late / layers if len(loops) == 1 else 0.0)
+        each = late / layers if len(loops) == 1 else 0.0
+        lists["loop"].append(inside * each)
+        for kept, (all_of, looped_of) in zip(others, rest, strict=True):
+            kept.append((all_of * late, looped_of * each))
         lists["launches"].append(launched * cal.launch * late)
         lists["host"].append(dispatched * cal.host)
         lists["activations"].append(Systems(compiled, found).fullest.turning)
+    for all_of, looped_of in (pair for kept in others for pair in kept):
+        for key_of, number in zip(("passes", "loop", "launches", "host"), (all_of, looped_of, 0.0, 0.0), strict=True):
+            lists[key_of].append(number)
     model: dict[str, Any] = {**lists, "update": update, "fixed": cal.fixed}
     read = {v.name for v in first.backward.inputs} if first is not None else set()
     model["weights"] = weight_kinds(job, loops, splits, read)
@@ -108,15 +124,15 @@ def _cluster(job: Job) -> dict[str, Any]:
     }
 
 
-def _kernels(part: Part, times: int = 1, looped: bool = False) -> list[tuple[Product | Vector, int, bool]]:
-    """Products and element-wise kernels, how often each runs, and whether in a loop."""
-    found: list[tuple[Product | Vector, int, bool]] = []
+def _kernels(part: Part, times: int = 1, looped: bool = False) -> list[tuple[str, Product | Vector, int, bool]]:
+    """Products and element-wise kernels, by name, how often each runs, and whether in a loop."""
+    found: list[tuple[str, Product | Vector, int, bool]] = []
     for node in part.nodes:
         if isinstance(node.work, WorkLoop):
             if not node.again:
                 found += _kernels(node.work.body, times * node.work.count, True)
         elif isinstance(node.work, Product | Vector) and not node.again:
-            found.append((node.work, times, looped))
+            found.append((node.name, node.work, times, looped))
     return found
 
 

@@ -63,20 +63,22 @@ class Tallied:
         found.too_large += every * (len(can["zero"]) - len(fitting))
         if not fitting:
             return
-        for again, along, heads, tables in product(can["recompute"], can["along"], can["heads"], can["rows"]):
-            known = {zero: self.layers.numbers(mesh, m, zero, again, along, heads, tables) for zero in fitting}
+        for again, along, (heads, by), tables in product(can["recompute"], can["along"], can["inside"], can["rows"]):
+            rules = along, heads, tables, by
+            known = {zero: self.layers.numbers(mesh, m, zero, again, rules) for zero in fitting}
+            work = again + by * len(space.recomputes)  # where its numbers stand
             if self.minimise == "step":
                 known = {z: of for z, of in known.items() if all(self._all(mesh, m, w) < self.limit for w in of)}
             lies = {first: lie_of(space, mesh, first, heads) for first in can["first"]}
             for (first, lie), zero, schedule in product(lies.items(), known, can["schedule"]):
-                bound = self._bound(lie, m, zero, again, schedule, known[zero])
+                bound = self._bound(lie, m, zero, work, schedule, known[zero])
                 if bound * ROUNDED < self.limit and zero > 1 and self.minimise == "step":
-                    pace = self._pace(mesh, m, first, zero, again, schedule, (along, heads, tables))
+                    pace = self._pace(mesh, m, first, zero, again, schedule, rules)
                     for layer in known[zero] if pace is not None else ():
-                        bound = max(bound, floors.row(lie, m, zero, again, schedule[0], schedule[1], layer, pace))
+                        bound = max(bound, floors.row(lie, m, zero, work, schedule[0], schedule[1], layer, pace))
                 if bound * ROUNDED >= self.limit:
                     continue
-                key = candidate(mesh, m, first, zero, again, schedule, along, heads, tables)
+                key = candidate(mesh, m, first, zero, again, schedule, *rules)
                 if key not in self.tried:
                     found.least = bound if found.least is None else min(found.least, bound)
 
@@ -88,7 +90,7 @@ class Tallied:
         zero: int,
         again: int,
         schedule: tuple[str, int],
-        rules: tuple[str, bool, bool],
+        rules: tuple[str, bool, bool, int],
     ) -> tuple[float, float] | None:
         name, chunks = schedule
         sizes = {n for n in self.floors.counts(self.space.of_kind(mesh, "stages") * chunks) if n}
@@ -136,6 +138,7 @@ def candidate(
     along: str,
     heads: bool,
     tables: bool,
+    by: int,
 ) -> Any:
     """What tells a candidate from all others."""
-    return frozenset(mesh.items()), m, first, zero, again, schedule, along, heads, tables
+    return frozenset(mesh.items()), m, first, zero, again, schedule, along, heads, tables, by

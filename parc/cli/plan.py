@@ -173,7 +173,7 @@ def _csv(found: FoundPlan, tokens: float | None) -> str:
     made = io.StringIO()
     rows = csv.writer(made, lineterminator="\n")
     names = [role.name for role in space.roles]
-    keys = ("microbatches", "zero", "schedule", "chunks", "along", "heads", "rows")
+    keys = ("microbatches", "zero", "schedule", "chunks", "along", "heads", "rows", "by")
     rows.writerow([*names, *keys, "recompute", "step_seconds", "needed_bytes", "days", "bound"])
     for plan in found.best:
         of = candidate_json(space, plan.candidate)
@@ -224,7 +224,7 @@ def _named(found: FoundPlan, plan: PricedPlan) -> str:
 
 def _certified(found: FoundPlan) -> str:
     """What was searched and what that proves."""
-    from parc.planning.certificate import UNSEARCHED
+    from parc.planning.certificate import unsearched
 
     space, of = found.planned.space, found.planned.found
     counts = of.counts
@@ -247,4 +247,4 @@ def _certified(found: FoundPlan) -> str:
             f"not proved: {counts.left:,} were not looked at in time; none of them is below {least}: "
             f"at most {of.gap:.1%} better"
         )
-    return "\n".join([*lines, f"not searched: {', '.join(UNSEARCHED)}"])
+    return "\n".join([*lines, f"not searched: {', '.join(unsearched(space))}"])

@@ -15,7 +15,7 @@ from parc.planning.certificate import certificate
 from parc.planning.found import Counts, PricedPlan
 from parc.planning.planning import OPEN, Planned, plan, resized
 from parc.planning.reasons import front
-from parc.planning.text import with_strategy
+from parc.planning.text import taken, with_strategy
 from parc.planning.verified import verified
 from parc.price import price
 from parc.units import amount
@@ -52,18 +52,22 @@ def planned_file(
     if devices is not None and made.cluster is not None and devices != made.cluster.devices:
         other = resized(made.cluster, devices)
         made = replace(made, cluster=other)
-    planned = plan(made, minimise, within, told)
-    found = planned.found
-    if not found.fitting:
-        if found.interrupted:
-            raise KeyboardInterrupt
-        raise _nothing(planned)
-    best = found.fitting[0]
-    for tactics in (True, False):
-        text = with_strategy(source, made.name, params, planned.space, best.candidate, other, tactics)
-        if (name := held(text, source, planned, best)) is not None:
+    text, name = "", ""
+    for names in (taken(source), None):  # if what is written by hand is not proved, without any
+        planned = plan(made, minimise, within, told, names)
+        found = planned.found
+        if not found.fitting:
+            if found.interrupted:
+                raise KeyboardInterrupt
+            raise _nothing(planned)
+        best = found.fitting[0]
+        for tactics in (True, False):
+            text = with_strategy(source, made.name, params, planned.space, best.candidate, other, tactics)
+            if name := held(text, source, planned, best) or "":
+                break
+        assert name, "the plan has another price as text"
+        if proved(replace(source, text=text), made.name):
             break
-    assert name is not None, "the plan has another price as text"
     told_of = certificate(planned, keep)
     told_of["file"] = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return FoundPlan(planned, text, name, found.fitting[:keep], tuple(front(found.fitting)), told_of)
@@ -88,6 +92,18 @@ def held(text: str, source: Source, planned: Planned, best: PricedPlan) -> str |
     tactic may name its dims in another order, which decides where a tensor has two of them."""
     job = verified(replace(source, text=text), planned.job.name)
     return job.strategy.name if price(job) == best.price else None
+
+
+def proved(source: Source, name: str) -> bool:
+    """Whether all that the file's strategy has by hand was tried by itself, and computes what its scope does."""
+    job = evaluate_file(source, job=name).job
+    if not job.strategy.implementations:
+        return True
+    from parc.api.compiling import sizes
+    from parc.by_hand import tried
+
+    outcomes, _ = tried(job, sizes(source, {"job": name, "double": True}), (source,), name)
+    return all(one.equal for one in outcomes)
 
 
 def _nothing(planned: Planned) -> Exception:

@@ -64,7 +64,7 @@ class LowerBounds:
     def seconds(self, of: PlanChoice, layer: LayerWork | None = None, pace: tuple[float, float] | None = None) -> float:
         """Of a step. pace: seconds of an iteration of the loop in each pass, with the messages beside it (`paces`)."""
         rules, m, spread = of.rules, of.mesh.microbatches, spread_of(of)
-        again = rules.recompute
+        again = self.which(rules.recompute, rules.by)
         plain = self.of(spread, m, rules.zero, again, rules.schedule, layer)
         if layer is None:
             return plain
@@ -77,6 +77,10 @@ class LowerBounds:
                 slower = self.paced(slower, pace)
                 row = max(row, self.row(*numbers, slower, slower.both))
         return max(plain, row * SURE)
+
+    def which(self, recompute: int, by: int) -> int:
+        """At which place a choice of what is computed again, and by what, stands in the model's numbers."""
+        return by * len(self.model.activations) + recompute
 
     def apart(self, stages: int, data: int, m: int) -> bool:
         """Whether each product is a kernel of its own, however it is split: a matrix times a vector is not."""

@@ -15,6 +15,7 @@ from compiler.passes.place.place import Placed, Undivided, place
 from compiler.passes.place.rules import place_axes
 from compiler.passes.sparse import Unlisted
 from compiler.strategy import PipelineRule, Strategy
+from parc.planning.implementing import Implementing
 from parc.price import Price
 
 SHARED, CLOSED, PLACED = "prune", "update", "place"
@@ -30,8 +31,9 @@ KEPT = 200
 class StrategyPricer:
     """Prices strategies of a job as `parc.price.price` does, to the picosecond and the byte."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, by_hand: Implementing | None = None) -> None:
+        self.job, self.by_hand = job, by_hand
+        self.others: dict[int, StrategyPricer] = {}  # of models with something written by hand, by identity
         self.known: dict[bool, Work | None] = {}
         self.closed: dict[object, Work] = {}
         self.placed: dict[object, list[tuple[SizesAsked, Placed]]] = {}
@@ -55,6 +57,9 @@ class StrategyPricer:
 
     def compiled(self, strategy: Strategy, update: bool = True) -> Compiled:
         """The job with this strategy, not verified. update: if not, what is wanted are the passes alone."""
+        if strategy.implementations and self.by_hand is not None:
+            made = self.by_hand.job_of(strategy)
+            return self.others.setdefault(id(made.model), StrategyPricer(made)).compiled(strategy, update)
         job = replace(self.job, strategy=strategy)
         apart = bool(strategy.places) or any(len(p.parts) > 1 for p in strategy.pipelines)
         if apart not in self.known:

@@ -159,7 +159,8 @@ class Search:
                 rows = many if many % of.rows == 0 else of.rows
                 groups.setdefault(replace(of, rows=rows), []).append(_Bunch(mesh, rules, most, count))
         for of, bunches in groups.items():
-            bound = bounds.model.passes[of.layer.recompute] / space.devices + bounds.model.fixed
+            passes = bounds.model.passes[bounds.which(of.layer.recompute, of.layer.by)]
+            bound = passes / space.devices + bounds.model.fixed
             if self.minimise != STEP:
                 bound = min(bounds.needed(sparsest(b.mesh), b.zero) for b in bunches)
             self._push(_Open(of, bound, _Group(tuple(bunches), sum(b.count for b in bunches))))
@@ -210,8 +211,7 @@ class Search:
             if self.bounds.needed(sparsest(mesh), zero) <= memory:
                 for first in ways.first:
                     for name, n in ways.schedules:
-                        rules = PlanRules(first, zero, same.recompute, name, n, same.along, same.heads, same.rows)
-                        yield PlanChoice(mesh, rules)
+                        yield PlanChoice(mesh, replace(same, first=first, zero=zero, schedule=name, chunks=n))
 
     # --- the way through it --------------------------------------------------------------------------------------
 
@@ -245,8 +245,8 @@ class Search:
         if self.best < inf and self._rough(of):
             self._pace(of, what)
             return
-        strategy = strategy_of(self.space, what)
         try:
+            strategy = strategy_of(self.space, what)
             needed = self.pricer.needed(strategy)
             fits = needed <= self.bounds.cluster.memory
             price = self.pricer.price() if fits else None
@@ -343,8 +343,9 @@ class Search:
         if self.minimise != STEP:
             return min((sizes[rules] for rules in fitting), default=inf)
         p, m = mesh.size(STAGES), mesh.microbatches
-        through, alone = bounds.through(p, m, bunch.rules.recompute, layer), Spread(p, ())
-        rows = (bounds.row(alone, m, 3, r.recompute, r.schedule, r.chunks, layer, through) for r in fitting)
+        again = bounds.which(bunch.rules.recompute, bunch.rules.by)
+        through, alone = bounds.through(p, m, again, layer), Spread(p, ())
+        rows = (bounds.row(alone, m, 3, again, r.schedule, r.chunks, layer, through) for r in fitting)
         return min(rows, default=inf) * SURE
 
     def _open(self, of: _Open, mesh: MeshChoice, leaves: list[tuple[float, PlanChoice]]) -> None:

@@ -27,7 +27,8 @@ def dims_of(space: PlanSpace, of: PlanChoice, kind: str, dim: str = "", size: in
 
 
 def strategy_of(space: PlanSpace, of: PlanChoice, name: str = "planned") -> Strategy:
-    """The rules of a candidate. Each stands somewhere: one that changes nothing is refused, as it is in a file."""
+    """The rules of a candidate. Each stands somewhere: one that changes nothing is refused, as it is in a file. Raises
+    ParcError for what is written by hand and cannot be along so many devices."""
     rules, batch = of.rules, space.split.batch
     at = (Span("<plan>", n, n + 1) for n in count())
     splits = []
@@ -36,7 +37,8 @@ def strategy_of(space: PlanSpace, of: PlanChoice, name: str = "planned") -> Stra
         if role.kind != STAGES:
             dims = dims_of(space, of, role.kind, role.dim, size)
             classes = ("activations",) if role.kind == POSITIONS else CLASSES
-            splits.append(SplitRule(dims, role.name, classes, span=next(at)))
+            zigzag = role.kind == POSITIONS and rules.by > 0 and space.implementations[rules.by - 1].zigzag
+            splits.append(SplitRule(dims, role.name, classes, span=next(at), zigzag=zigzag))
         if role.kind in (DATA, EXPERTS, POSITIONS) and rules.zero:
             shards.append(ShardRule(SHARDED[rules.zero], role.name, span=next(at)))
     stages = [role.name for role, _ in of.axes if role.kind == STAGES]
@@ -49,6 +51,7 @@ def strategy_of(space: PlanSpace, of: PlanChoice, name: str = "planned") -> Stra
         tuple(shards),
         pipelines=pipelines,
         recomputes=tuple(RecomputeRule(scope, span=next(at)) for scope in space.recomputes[rules.recompute]),
+        implementations=space.by_hand.rules(rules.by, of.mesh.size(POSITIONS)) if space.by_hand and rules.by else (),
         microbatches=of.mesh.microbatches,
         microbatch_dim=batch or None,
         microbatch_span=next(at),
@@ -61,7 +64,9 @@ def lines_of(space: PlanSpace, of: PlanChoice, known: Collection[str] | None = N
     lines = [f"mesh ({', '.join(f'{role.name} = {size}' for role, size in of.axes)})"] if of.axes else []
     for role, size in of.axes:
         if role.kind != STAGES:
-            lines.append(_split(space, of, role, size, TACTICS if known is None else known))
+            by_hand = space.implementations[rules.by - 1] if rules.by and role.kind == POSITIONS else None
+            found = _split(space, of, role, size, TACTICS if known is None else known)
+            lines += [found] if by_hand is None else by_hand.lines(role.dim, role.name)
     for role, _ in of.axes:
         if role.kind in (DATA, EXPERTS, POSITIONS) and rules.zero:
             named = known is None or "optimizer_parallel" in known

@@ -50,13 +50,14 @@ def hold(space: PlanSpace, bounds: LowerBounds, pricer: StrategyPricer, number: 
 @pytest.mark.parametrize(("model", "sizes"), CASES)
 def test_bounds_of_layers_are_admissible(model: str, sizes: dict[str, float]) -> None:
     job = job_of(model, **sizes)
-    assert hold(*space_of(job), StrategyPricer(job), 5, 11) >= 3
+    space, bounds = space_of(job)
+    assert hold(space, bounds, StrategyPricer(job, space.by_hand), 5, 11) >= 3
 
 
 def test_passes_take_the_same_without_an_update() -> None:
     job = job_of("transformer", inside=4, outside=2)
     space, _ = space_of(job)
-    pricer = StrategyPricer(job)
+    pricer = StrategyPricer(job, space.by_hand)
     layers = Layers(space, pricer)
     kind = SplitLayer((("cp", 2), ("tp", 2)), 1, "s", True, False)
     found = layers.work(kind, *layers.many(kind))
