@@ -42,7 +42,7 @@ Build = Callable[[Mapping[str, int], int, Mapping[str, Any]], Job]
 @dataclass(frozen=True, slots=True)
 class StatedLayer:
     """An entry that was found to be right. rows: of the batch on a device; rules: along, heads, tables, by; single: of
-    one micro-batch; whole: gradients were not sharded; exact: it holds for these rows alone; numbers: seconds, and bytes.
+    one micro-batch; whole: gradients were not sharded; exact: it holds for these rows alone; numbers: seconds, bytes.
     """
 
     inside: Mapping[str, int]

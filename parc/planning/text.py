@@ -41,10 +41,10 @@ def with_strategy(
             edits.append((task.cluster.function.span.start, task.cluster.function.span.end, found[0]))
     named = {line.partition("(")[0] for line in lines if "(" in line} & {*TACTICS}
     by_hand = {line.rpartition(" by ")[2].partition("(")[0] for line in lines if line.startswith("implement ")}
-    for module, names in ((LIBRARY, by_hand), ("std.tactics", named)):
-        if uses := _missing(file, module, names):
-            last = max((i.span.end for i in file.items if isinstance(i, ast.Use)), default=0)
-            edits.append((last, last, f"\nuse {module} ({', '.join(uses)})\n"))
+    wanted = ((module, _missing(file, module, names)) for module, names in ((LIBRARY, by_hand), ("std.tactics", named)))
+    if uses := [f"use {module} ({', '.join(names)})\n" for module, names in wanted if names]:
+        last = max((i.span.end for i in file.items if isinstance(i, ast.Use)), default=0)
+        edits.append((last, last, "\n" + "".join(uses)))
     edits.append((item.span.start, item.span.start, "\n".join([*before, ""])))
     if task.strategy is not None:
         edits.append((task.strategy.span.start, task.strategy.span.end, name))
