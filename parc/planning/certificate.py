@@ -11,7 +11,7 @@ from typing import Any
 from dsl.printable import printable
 from parc.planning.found import PricedPlan
 from parc.planning.guess import SplitLayer
-from parc.planning.implementing import ByHand
+from parc.planning.implementing import HandWritten
 from parc.planning.layer_work import LayerWork
 from parc.planning.paces import PaceKey
 from parc.planning.planning import Planned
@@ -88,7 +88,7 @@ def certificate(planned: Planned, keep: int) -> dict[str, Any]:
     }
 
 
-def by_hand_json(of: ByHand) -> dict[str, Any]:
+def by_hand_json(of: HandWritten) -> dict[str, Any]:
     """A function that takes the place of scopes."""
     return {"function": of.function, "scopes": list(of.scopes), "zigzag": of.zigzag}
 

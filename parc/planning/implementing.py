@@ -41,7 +41,7 @@ NAME = "tried"
 
 
 @dataclass(frozen=True, slots=True)
-class ByHand:
+class HandWritten:
     """Scopes that a function computes; zigzag: positions lie in that order then."""
 
     function: str
@@ -66,8 +66,8 @@ class Implementing:
     def __init__(self, job: Job, dim: str, axis: str) -> None:
         self.job, self.dim, self.axis = job, dim, axis
         self.index = index_model(job.model)
-        self.found: tuple[ByHand, ...] = ()
-        self.made: dict[tuple[ByHand, int], PlannedStrategy] = {}
+        self.found: tuple[HandWritten, ...] = ()
+        self.made: dict[tuple[HandWritten, int], PlannedStrategy] = {}
         self.models: dict[tuple[tuple[ImplementRule, ...], int, bool], Job] = {}
 
     def rules(self, by: int, size: int) -> tuple[ImplementRule, ...]:
@@ -95,12 +95,12 @@ class Implementing:
             self.models[key] = replace(job, model=model, evaluated=other, written=written, by_hand=by_hand)
         return replace(self.models[key], strategy=strategy)
 
-    def _built(self, choice: ByHand, size: int) -> PlannedStrategy:
+    def _built(self, choice: HandWritten, size: int) -> PlannedStrategy:
         if (choice, size) not in self.made:
             self.made[choice, size] = self._read(choice, size)
         return self.made[choice, size]
 
-    def _read(self, choice: ByHand, size: int) -> PlannedStrategy:
+    def _read(self, choice: HandWritten, size: int) -> PlannedStrategy:
         """A strategy that says nothing else. Raises ParcError."""
         statements = [f"mesh ({self.axis} = {size})", *choice.lines(self.dim, self.axis)]
         text = "\n".join([f"use {LIBRARY} ({choice.function})", f"strategy {NAME} {{", *statements, "}", ""])
@@ -118,12 +118,14 @@ class Implementing:
         size = next((n for n in range(2, devices + 1) if devices % n == 0 and split.sizes[self.dim] % (2 * n) == 0), 0)
         if not size:
             return
-        found: list[ByHand] = []
+        found: list[HandWritten] = []
         for function in (f for f in FUNCTIONS if f not in set(taken)):
-            scopes = tuple(s for s in self._called_alike(function) if self._can_be(ByHand(function, (s,), False), size))
+            scopes = tuple(
+                s for s in self._called_alike(function) if self._can_be(HandWritten(function, (s,), False), size)
+            )
             if not scopes or _share(self.job.model, split.batch, scopes) < LEAST:
                 continue
-            plain, crossed = (ByHand(function, scopes, zigzag) for zigzag in (False, True))
+            plain, crossed = (HandWritten(function, scopes, zigzag) for zigzag in (False, True))
             found.append(plain)
             if self._can_be(crossed, size) and self._operations(crossed, size) < self._operations(plain, size):
                 found.append(crossed)
@@ -137,7 +139,7 @@ class Implementing:
             if len(parameters - record.arguments.keys()) == 1:
                 yield path
 
-    def _can_be(self, choice: ByHand, size: int) -> bool:
+    def _can_be(self, choice: HandWritten, size: int) -> bool:
         """Whether it can take the scopes' place, and have their weights as they are: bounds take each to be the same on
         all devices along the axis."""
         try:
@@ -146,7 +148,7 @@ class Implementing:
             return False
         return not any(axes for rule in rules for _, dims in rule.weights for _, axes in dims)
 
-    def _operations(self, choice: ByHand, size: int) -> int:
+    def _operations(self, choice: HandWritten, size: int) -> int:
         """Of the products of a device."""
         return sum(_operations(i.graph) for i in self._built(choice, size).by_hand)
 

@@ -24,7 +24,7 @@ from compiler.model import Job
 from compiler.strategy import Strategy
 from dsl.data import dataclass
 from parc.planning.dims import Splittable
-from parc.planning.implementing import ByHand, Implementing
+from parc.planning.implementing import HandWritten, Implementing
 
 STAGES, DATA, EXPERTS, POSITIONS, INNER = "stages", "data", "experts", "positions", "inner"
 
@@ -131,7 +131,7 @@ class PlanSpace:
     by_hand: Implementing | None = None
 
     @property
-    def implementations(self) -> tuple[ByHand, ...]:
+    def implementations(self) -> tuple[HandWritten, ...]:
         """Of which `PlanRules.by` speaks."""
         return self.by_hand.found if self.by_hand is not None else ()
 

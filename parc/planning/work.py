@@ -22,7 +22,7 @@ from compiler.strategy import SERIAL, RecomputeRule
 from compiler.walk import walk
 from dsl.data import dataclass
 from parc.planning.dims import Splittable
-from parc.planning.implementing import ByHand
+from parc.planning.implementing import HandWritten
 from parc.planning.spread import WeightGroup
 
 
@@ -73,7 +73,7 @@ def model_work(
     job: Job,
     split: Splittable,
     recomputes: tuple[tuple[str, ...], ...],
-    implementations: Sequence[ByHand] = (),
+    implementations: Sequence[HandWritten] = (),
 ) -> ModelWork:
     """Compile the serial program once per choice of recomputation, and add up what its kernels take at least."""
     assert job.cluster is not None
@@ -194,7 +194,7 @@ def _kernels(part: Part, of: Machine, cal: Calibration) -> _Kernels:
     return found
 
 
-def _touched(program: Program, implementations: Sequence[ByHand]) -> list[set[str]]:
+def _touched(program: Program, implementations: Sequence[HandWritten]) -> list[set[str]]:
     """Of each: the values that scopes which it computes make, or need, or that are made of what they make."""
     (cls,) = program.classes
     found: list[set[str]] = [set() for _ in implementations]
