@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 
 from compiler.evaluate.implement import implemented
-from compiler.evaluate.index import index_model
+from compiler.evaluate.index import ModelIndex, index_model
 from compiler.evaluate.modules import Loader, Module
 from compiler.evaluate.plan import PlannedStrategy, build_plan
 from compiler.evaluate.session import Session
@@ -24,7 +25,7 @@ from compiler.strategy import ImplementRule, Strategy
 from compiler.walk import walk
 from dsl import ast
 from dsl.data import dataclass
-from dsl.diagnostics import ParcError
+from dsl.diagnostics import ParcError, fail
 from dsl.source import Source, Span
 from parc.planning.dims import Splittable
 
@@ -65,10 +66,14 @@ class Implementing:
 
     def __init__(self, job: Job, dim: str, axis: str) -> None:
         self.job, self.dim, self.axis = job, dim, axis
-        self.index = index_model(job.model)
         self.found: tuple[HandWritten, ...] = ()
         self.made: dict[tuple[HandWritten, int], PlannedStrategy] = {}
         self.models: dict[tuple[tuple[ImplementRule, ...], int, bool], Job] = {}
+
+    @cached_property
+    def index(self) -> ModelIndex:
+        """Of the model."""
+        return index_model(self.job.model)
 
     def rules(self, by: int, size: int) -> tuple[ImplementRule, ...]:
         """Of a choice (counted from 1), along so many devices. Raises ParcError where that cannot be."""
@@ -109,14 +114,14 @@ class Implementing:
             return build_plan(session, module, ast.Name(NAME, span=Span("<plan>", 0, 0)), self.index, None)
         except Skip:
             session.diagnostics.raise_if_any()
-            raise
+            raise fail("E0420", "it cannot be implemented so", Span("<plan>", 0, 0)) from None
 
     # --- what there is -------------------------------------------------------------------------------------------
 
     def look(self, split: Splittable, devices: int, taken: Iterable[str] = ()) -> None:
         """Find all of a model. taken: names that are others' in the file that is to have the strategy."""
         size = next((n for n in range(2, devices + 1) if devices % n == 0 and split.sizes[self.dim] % (2 * n) == 0), 0)
-        if not size:
+        if not size or _share(self.job.model, split.batch) < LEAST:
             return
         found: list[HandWritten] = []
         for function in (f for f in FUNCTIONS if f not in set(taken)):
@@ -144,7 +149,7 @@ class Implementing:
         all devices along the axis."""
         try:
             rules = self._built(choice, size).strategy.implementations
-        except (ParcError, Skip):
+        except ParcError:
             return False
         return not any(axes for rule in rules for _, dims in rule.weights for _, axes in dims)
 
@@ -170,9 +175,8 @@ def _module(text: str) -> tuple[Session, Module]:
     return session, module
 
 
-def _share(model: Model, batch: str, scopes: Iterable[str]) -> float:
-    """Of the operations of all products, those of two activations in the scopes."""
-    scopes = tuple(scopes)
+def _share(model: Model, batch: str, scopes: tuple[str | None, ...] = (None,)) -> float:
+    """Of the operations of all products, those of two activations in the scopes (None: in all)."""
     total = inside = 0
     for node, times in walk(model.graph):
         if isinstance(node.op, Contract):
