@@ -10,15 +10,25 @@ from typing import Any
 
 from compiler.evaluate import evaluate_file
 from compiler.graph import Type
+from compiler.memory.tiers import HOST
 from compiler.model import Job
 from compiler.ops.repeat import Repeat
-from compiler.strategy import ImplementRule, MeshAxis, PipelineRule, RecomputeRule, ShardRule, SplitRule, Strategy
+from compiler.strategy import (
+    ImplementRule,
+    MeshAxis,
+    OffloadRule,
+    PipelineRule,
+    RecomputeRule,
+    ShardRule,
+    SplitRule,
+    Strategy,
+)
 from compiler.walk import bodies, graph_values
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Source, Span
 from parc.certifying.by_hand import WrittenByHand
-from parc.certifying.counting import FIELDS, SPLITS, StatedSpace, stated_space
+from parc.certifying.counting import FIELDS, SPLITS, StatedSpace, classes_of, stated_space
 from parc.certifying.floors import Floors, numbers
 from parc.certifying.layers import Build, LayerTable, stated_layers
 from parc.certifying.paces import stated_paces
@@ -32,11 +42,14 @@ FORMAT = 5
 MOST = 64
 """Choices of one kind that a space has at most."""
 
-WITHOUT = (
-    *("cuts by hand", "places for branches", "offload", "implementations", "other batch sizes"),
-    "rules for parts of a model",
-)
-OTHERS = tuple("other implementations" if what == "implementations" else what for what in WITHOUT)
+WITHOUT = {
+    "cuts by hand": ("cuts by hand",),
+    "places for branches": ("places for branches",),
+    "offload": ("offload",),
+    "implementations": ("implementations",),
+    "other batch sizes": ("other batch sizes",),
+    "rules for parts of a model": ("rules for parts of a model",),
+}
 """What no strategy of such a space has, whatever the certificate chooses among the rest."""
 
 CLASSES = ("optimizer", "gradients", "weights")
@@ -138,7 +151,10 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
             stated[part][key].be(list(value) if isinstance(value, list) else value)
         if extra := sorted(stated[part].items().keys() - found.keys()):
             raise Unfounded(f"{part} has `{extra[0]}`, which no bound asks for", part)
-    of["without"].be(list(OTHERS if by_hand else WITHOUT))
+    away = [[c.text() for c in v.each()] for v in of["offload"].each()]
+    instead: dict[str, tuple[str, ...]] = {"implementations": ("other implementations",)} if by_hand else {}
+    instead |= {"offload": ("all on the devices", "offload of rows")} if away != [[]] else {}
+    of["without"].be([what for kind, plain in WITHOUT.items() for what in instead.get(kind, plain)])
     sizes: dict[str, int] = {}
     for type in types:
         for d in type.dims:
@@ -179,7 +195,7 @@ def _priced(
         first = order[0] if {"stages", "data"} <= set(order) else ""
         schedule = rules["schedule"], rules["chunks"]
         choices = (rules["zero"], rules["recompute"], schedule, rules["along"], rules["heads"], rules["rows"])
-        tried.add(candidate(mesh, m, first, *choices, rules["by"]))
+        tried.add(candidate(mesh, m, first, *choices, rules["by"], rules["offload"]))
     return tried, values
 
 
@@ -200,6 +216,7 @@ def _rules(entry: StatedPart) -> dict[str, Any]:
         "heads": entry["heads"].truth(),
         "rows": entry["rows"].truth(),
         "by": entry["by"].whole(),
+        "offload": classes_of(entry["offload"]),
     }
     return {k: kinds[k] for k in FIELDS}
 
@@ -275,6 +292,7 @@ def strategy_of(
         pipelines=tuple(pipelines),
         recomputes=tuple(RecomputeRule(s, span=next(place)) for s in space.recomputes[rules["recompute"]][:32]),
         implementations=implementations,
+        offloads=(OffloadRule(rules["offload"], HOST, span=next(place)),) if rules["offload"] else (),
         microbatches=m,
         microbatch_dim=batch or None,
         microbatch_span=next(place),

@@ -20,7 +20,8 @@ MOST_AXES = 8
 MOST_SCHEDULES = 32
 MOST_SCOPES = 64
 MOST_BY_HAND = 8
-FIELDS = ("zero", "recompute", "schedule", "chunks", "along", "heads", "rows", "by")
+AWAY = ("optimizer", "weights", "activations")
+FIELDS = ("zero", "recompute", "schedule", "chunks", "along", "heads", "rows", "by", "offload")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class StatedSpace:
     zero: tuple[int, ...]
     domains: tuple[int, ...]
     by_hand: tuple[StatedByHand, ...] = ()
+    offloads: tuple[tuple[str, ...], ...] = ((),)
 
     def told(self) -> str:
         """Which choices there are, in words; what is not among them, nothing was said of."""
@@ -61,7 +63,9 @@ class StatedSpace:
             f"{' and '.join(of.scopes)} by {of.function}{' in zig-zag order' if of.zigzag else ''}"
             for of in self.by_hand
         )
-        return f"{found}; written by hand {', '.join(by_hand)}" if self.by_hand else found
+        found += f"; written by hand {', '.join(by_hand)}" if self.by_hand else ""
+        away = ", or ".join(" and ".join(classes) or "nothing" for classes in self.offloads)
+        return f"{found}; with the hosts {away}" if self.offloads != ((),) else found
 
     def meshes(self) -> Iterator[dict[str, int]]:
         """Sizes of the axes whose product is the number of devices, those of 1 left out."""
@@ -99,6 +103,7 @@ class StatedSpace:
             "recompute": list(range(len(self.recomputes))),
             "schedule": list(self.schedules) if "stages" in kinds else [("", 1)],
             "along": ["", *position_dims] if "inner" in kinds else [""],
+            "offload": list(self.offloads),
             "inside": [(False, 0)],  # heads, and what is written by hand
             "rows": [False, True] if "data" in kinds and self.splits["rows"] else [False],
         }
@@ -160,6 +165,14 @@ def divisors_of(n: int) -> list[int]:
     return sorted({*small, *(n // d for d in small)})
 
 
+def classes_of(of: StatedPart) -> tuple[str, ...]:
+    """What rests with the hosts, in the one order that it is written in."""
+    found = tuple(v.text() for v in of.distinct(len(AWAY)))
+    if found != tuple(c for c in AWAY if c in found):
+        raise Unfounded(f"{of.path} are no classes of what can rest with the hosts", of.path)
+    return found
+
+
 def _by_hand(of: StatedPart) -> StatedByHand:
     scopes = tuple(s.text() for s in of["scopes"].distinct(MOST_SCOPES))
     names = (of["function"].text(), *(part for scope in scopes for part in scope.split(".")))
@@ -209,4 +222,5 @@ def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> Stated
         tuple(stages),
         tuple(domains),
         tuple(_by_hand(v) for v in of["implementations"].distinct(MOST_BY_HAND)),
+        tuple(classes_of(v) for v in of["offload"].distinct(MOST_BY_HAND)),
     )

@@ -20,6 +20,7 @@ from compiler.cost.price.compute import launches
 from compiler.cost.price.machine import machine
 from compiler.driver import compile_job
 from compiler.graph import ITEMSIZE
+from compiler.memory.tiers import FIRST, HOST, move_rate
 from compiler.model import Job
 from compiler.program import FunctionPhase
 from compiler.schedules.actions import actions
@@ -121,6 +122,7 @@ def _cluster(job: Job) -> dict[str, Any]:
         "gradient": gradient,
         "stored": stored,
         "reserve": keeps.reserve,
+        "host": move_rate(cluster.tiers, HOST, FIRST) if HOST in cluster.tiers else 0.0,
     }
 
 
@@ -297,33 +299,54 @@ class Floors:
         behind = share * {0: reduce + reduce, 1: reduce + min(reduce, gather), 2: gather, 3: 0.0}[zero]
         return float(ends + max(0.0, behind - self.cluster["hidden"] * first) + extra)
 
-    def held(self, lie: Lie, m: int, zero: int, schedule: str, chunks: int, layer: Mapping[str, float]) -> float:
+    def held(
+        self,
+        lie: Lie,
+        m: int,
+        zero: int,
+        schedule: str,
+        chunks: int,
+        layer: Mapping[str, float],
+        away: tuple[str, ...] = (),
+    ) -> float:
         """Bytes of the first stage, when it has run forward as often as it does before it first runs back."""
         times, stages = 1 + self.cluster["reserve"], lie.stages
         if stages == 1:
-            return float(self.bytes(lie, zero) + layer["saved"] * times)
+            return float(self.bytes(lie, zero, 0.0, away) + layer["saved"] * times)
         if self.loops != 1:
-            return float(self.bytes(lie, zero))
+            return float(self.bytes(lie, zero, 0.0, away))
         _, own, least = self.stages(stages, chunks)[0]
-        kept = self.bytes(lie, zero, own * stages / self.layers)
+        kept = self.bytes(lie, zero, own * stages / self.layers, away)
         runs = self.before_back(stages, chunks, m, schedule)
-        return max(float(self.bytes(lie, zero)), float(kept + runs * least * layer["saved"] / self.layers * times))
+        return max(
+            float(self.bytes(lie, zero, 0.0, away)), float(kept + runs * least * layer["saved"] / self.layers * times)
+        )
 
     def _before_back(self, stages: int, chunks: int, m: int, schedule: str) -> int:
         """How often the first stage runs forward (a chunk) before it first runs back."""
         played = actions(schedule, stages, chunks, m, 0)
         return next(i for i, action in enumerate(played) if action.kind is not FunctionPhase.FORWARD)
 
-    def _bytes(self, lie: Lie, zero: int, looped: float = 0.0) -> float:
-        """looped: of what is in loops alone, so many times the average device's share (0: of all, the average)."""
+    def moved(self, lie: Lie, zero: int, away: tuple[str, ...]) -> float:
+        """Seconds in which a device's link to its host is busy with the optimizer's states, as they come."""
+        if "optimizer" not in away or not self.cluster["host"]:
+            return 0.0
+        each = (w["moments"] * (1 if zero else prod(n for n, _ in copies(lie, w))) for w in self.model["weights"])
+        return float(sum(each) / self.devices / self.cluster["host"])
+
+    def _bytes(self, lie: Lie, zero: int, looped: float = 0.0, away: tuple[str, ...] = ()) -> float:
+        """looped: of what is in loops alone, so many times the average device's share (0: of all, the average); away:
+        what rests with the hosts."""
         cluster, found = self.cluster, 0.0
+        moments, weights = int("optimizer" not in away), int("weights" not in away)
         for weight in self.model["weights"]:
             if looped and not weight["looped"]:
                 continue
             whole = prod(n for n, _ in copies(lie, weight))  # devices that have the same
-            kept = weight["elements"] * (cluster["copy"] + cluster["gradient"] / (whole if zero == 2 else 1)) * whole
-            states = weight["elements"] * cluster["stored"] + weight["moments"]
+            kept = weights * cluster["copy"] + cluster["gradient"] / (whole if zero == 2 else 1)
+            kept *= weight["elements"] * whole
+            states = weights * weight["elements"] * cluster["stored"] + moments * weight["moments"]
             if zero == 3:
-                kept, states = 0.0, weight["stored"] + weight["moments"]
+                kept, states = 0.0, weights * weight["stored"] + moments * weight["moments"]
             found += kept + states * (1 if zero else whole)
         return float(found / self.devices * (looped or 1.0) + cluster["context"])

@@ -95,7 +95,7 @@ def stated_layers(stated: StatedPart, space: StatedSpace, build: Build) -> list[
         zero = 2 if not whole and any(space.kind(n) in DATA_LIKE for n in mesh) else 0
         rules = {"zero": zero, "recompute": again, "schedule": "", "chunks": 1, "along": along, "heads": heads}
         try:
-            made = build(mesh, space.batch // shares, {**rules, "rows": tables, "by": by})
+            made = build(mesh, space.batch // shares, {**rules, "rows": tables, "by": by, "offload": ()})
             numbers, single, exact = _measure(made, space, whole)
         except ParcError as error:
             raise Unfounded(f"{entry.path} cannot be: {error}", entry.path) from None

@@ -88,7 +88,8 @@ def stated_paces(stated: StatedPart, space: StatedSpace, build: Build) -> dict[P
         schedule = "zero_bubble" if key.split else ""
         turns = {}
         try:
-            made = build(mesh, m, {**rules, "schedule": schedule, "rows": key.rules[2], "by": key.rules[3]})
+            more = {"schedule": schedule, "rows": key.rules[2], "by": key.rules[3], "offload": ()}
+            made = build(mesh, m, {**rules, **more})
             played = _Played(made, space, key)
         except ParcError as error:
             raise Unfounded(f"{entry.path} cannot be: {error}", entry.path) from None

@@ -49,7 +49,7 @@ def hold_text(row: StatedPart, job: Job, priced: Strategy) -> None:
     if (said := _plain(told, dims)) != (found := _plain(priced, dims)):
         other = next(
             f
-            for f in ("mesh", "splits", "shards", "pipelines", "recomputes", "implementations", "")
+            for f in ("mesh", "splits", "shards", "pipelines", "recomputes", "implementations", "offloads", "")
             if _differs(said, found, f)
         )
         what = f"`{other}`" if other else "micro-batches or other rules"

@@ -174,15 +174,16 @@ def _csv(found: FoundPlan, tokens: float | None) -> str:
     rows = csv.writer(made, lineterminator="\n")
     names = [role.name for role in space.roles]
     keys = ("microbatches", "zero", "schedule", "chunks", "along", "heads", "rows", "by")
-    rows.writerow([*names, *keys, "recompute", "step_seconds", "needed_bytes", "days", "bound"])
+    rows.writerow([*names, *keys, "recompute", "offload", "step_seconds", "needed_bytes", "days", "bound"])
     for plan in found.best:
         of = candidate_json(space, plan.candidate)
         sizes = dict(of["mesh"])
         values = [str(v).lower() if isinstance(v, bool) else v for v in (of[k] for k in keys)]
         scopes = " ".join(space.recomputes[plan.candidate.rules.recompute])
+        away = " ".join(plan.candidate.rules.offload)
         days = _days(plan, tokens)
         price = [plan.price.seconds, plan.price.needed, "" if days is None else days, plan.bound]
-        rows.writerow([*(sizes.get(n, 1) for n in names), *values, scopes, *price])
+        rows.writerow([*(sizes.get(n, 1) for n in names), *values, scopes, away, *price])
     return made.getvalue()
 
 

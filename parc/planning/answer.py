@@ -13,6 +13,7 @@ from dsl.diagnostics import ParcError, fail
 from dsl.source import Source
 from parc.planning.certificate import certificate
 from parc.planning.found import Counts, PricedPlan
+from parc.planning.offloads import Away, offloads
 from parc.planning.planning import OPEN, Planned, plan, resized
 from parc.planning.reasons import front
 from parc.planning.text import taken, with_strategy
@@ -53,13 +54,17 @@ def planned_file(
         other = resized(made.cluster, devices)
         made = replace(made, cluster=other)
     text, name = "", ""
+    away: tuple[Away, ...] = ()
     for names in (taken(source), None):  # if what is written by hand is not proved, without any
         planned = plan(made, minimise, within, told, names)
+        if not planned.found.fitting and not planned.found.interrupted and (away := offloads(made)):
+            with_hosts = plan(made, minimise, within, told, names, away)
+            planned = with_hosts if with_hosts.found.fitting or with_hosts.found.interrupted else planned
         found = planned.found
         if not found.fitting:
             if found.interrupted:
                 raise KeyboardInterrupt
-            raise _nothing(planned)
+            raise _nothing(planned, bool(away))
         best = found.fitting[0]
         for tactics in (True, False):
             text = with_strategy(source, made.name, params, planned.space, best.candidate, other, tactics)
@@ -106,7 +111,8 @@ def proved(source: Source, name: str) -> bool:
     return all(one.equal for one in outcomes)
 
 
-def _nothing(planned: Planned) -> Exception:
+def _nothing(planned: Planned, hosts: bool) -> Exception:
+    """hosts: whether it was tried with states, weights and activations in the hosts' memory, too."""
     found, job = planned.found, planned.job
     assert job.cluster is not None
     there = amount(job.cluster.device.memory)
@@ -123,4 +129,6 @@ def _nothing(planned: Planned) -> Exception:
         help = "more devices (`--devices`), a smaller batch or model"
     if found.smallest is not None:
         message += f"; the smallest needs {amount(found.smallest)}"
+    if hosts:
+        message += "; nor does any that was tried with states, weights and activations in the hosts' memory"
     return fail("E0951", message, job.cluster.span, help=help)

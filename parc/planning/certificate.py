@@ -13,6 +13,7 @@ from parc.planning.found import PricedPlan
 from parc.planning.guess import SplitLayer
 from parc.planning.implementing import HandWritten
 from parc.planning.layer_work import LayerWork
+from parc.planning.offloads import NOTHING
 from parc.planning.paces import PaceKey
 from parc.planning.planning import Planned
 from parc.planning.reasons import why
@@ -25,10 +26,9 @@ FORMAT = 5
 def unsearched(space: PlanSpace) -> list[str]:
     """What strategies may have and none of the space has: nothing is said of such."""
     by_hand = "other implementations" if space.implementations else "implementations"
-    return [
-        *("cuts by hand", "places for branches", "offload", by_hand, "other batch sizes"),
-        "rules for parts of a model",
-    ]
+    away = ["offload"] if space.offloads == NOTHING else ["all on the devices", "offload of rows"]
+    found = ["cuts by hand", "places for branches", *away, by_hand, "other batch sizes"]
+    return [*found, "rules for parts of a model"]
 
 
 def certificate(planned: Planned, keep: int) -> dict[str, Any]:
@@ -59,6 +59,7 @@ def certificate(planned: Planned, keep: int) -> dict[str, Any]:
             "recompute": [list(scopes) for scopes in space.recomputes],
             "schedules": [list(s) for s in SCHEDULES] if split.loops else [],
             "zero": list(ZERO),
+            "offload": [list(away) for away in space.offloads],
             "implementations": [by_hand_json(of) for of in space.implementations],
             "total": space.total,
             "without": unsearched(space),
@@ -130,4 +131,5 @@ def candidate_json(space: PlanSpace, of: PlanChoice) -> dict[str, Any]:
         "heads": rules.heads,
         "rows": rules.rows,
         "by": rules.by,
+        "offload": list(rules.offload),
     }

@@ -68,6 +68,8 @@ class Guess:
 
     def _usual(self, of: Kin, what: PlanChoice) -> float:
         """Bytes of activations, if the serial program's are shared evenly."""
+        if "activations" in what.rules.offload:
+            return 0.0
         stages, m = what.mesh.size(STAGES), what.mesh.microbatches
         alive = float(m if what.rules.schedule == "gpipe" else min(m, stages))
         if what.rules.chunks > 1:

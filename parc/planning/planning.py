@@ -14,6 +14,7 @@ from parc.planning.bounds import LowerBounds, lower_bounds
 from parc.planning.dims import splittable
 from parc.planning.found import Counts, Found, PricedPlan
 from parc.planning.implementing import implementing
+from parc.planning.offloads import NOTHING, Away
 from parc.planning.pricing import StrategyPricer
 from parc.planning.recomputes import recomputes
 from parc.planning.search import STEP, Search
@@ -38,11 +39,13 @@ def plan(
     within: float | None = None,
     told: Callable[[PricedPlan, Counts], None] | None = None,
     taken: Collection[str] | None = (),
+    away: tuple[Away, ...] = NOTHING,
 ) -> Planned:
     """Search all strategies of a job on its cluster. Of the strategy that it has nothing is taken.
 
     minimise: `STEP` or `MEMORY`; within: seconds that the search may take; told: hears of each better plan; taken:
-    names that stand for something of the file's own, so that no implementation is called so (None: without any).
+    names that stand for something of the file's own, so that no implementation is called so (None: without any);
+    away: the choices of what rests with the hosts.
 
     Raises ParcError: E0801 without a cluster, E0802 for a job that does not train.
     """
@@ -55,7 +58,9 @@ def plan(
     split = splittable(job)
     scopes = recomputes(job, split)
     cluster = cluster_work(job)
-    space = PlanSpace(job.cluster.devices, split, split.sizes.get(split.batch, 1), scopes, cluster.domains)
+    space = PlanSpace(
+        job.cluster.devices, split, split.sizes.get(split.batch, 1), scopes, cluster.domains, offloads=away
+    )
     if taken is not None:
         space = with_implementations(space, job, taken)
     bounds = lower_bounds(space, model_work(job, split, scopes, space.implementations), cluster)

@@ -16,7 +16,7 @@ from compiler.passes.place.rules import place_axes
 from compiler.passes.sparse import Unlisted
 from compiler.strategy import PipelineRule, Strategy
 from parc.planning.implementing import Implementing
-from parc.price import Price
+from parc.price import Price, room_elsewhere
 
 SHARED, CLOSED, PLACED = "prune", "update", "place"
 """The last passes that ask a strategy for nothing but whether parts of the model are kept apart; for what is computed
@@ -38,12 +38,13 @@ class StrategyPricer:
         self.closed: dict[object, Work] = {}
         self.placed: dict[object, list[tuple[SizesAsked, Placed]]] = {}
         self.simulation: Simulation | None = None
+        self.last: Compiled | None = None
         self.bytes = 0
 
     def needed(self, strategy: Strategy) -> int:
         """Bytes of the fullest device, which are found sooner than the time. Raises ParcError for what cannot be
         lowered."""
-        compiled = self.compiled(strategy)
+        self.last = compiled = self.compiled(strategy)
         self.simulation = Simulation.of(compiled)
         self.bytes = Systems(compiled, self.simulation.features).fullest.needed
         return self.bytes
@@ -52,7 +53,8 @@ class StrategyPricer:
         """Of the strategy whose memory was asked for last."""
         assert self.simulation is not None
         simulation, of = self.simulation, self.simulation.features
-        fits = self.bytes <= simulation.cluster.device.memory
+        assert self.last is not None
+        fits = self.bytes <= simulation.cluster.device.memory and room_elsewhere(self.last)
         return Price(simulation.seconds(), self.bytes, fits, of.samples, of.tokens)
 
     def compiled(self, strategy: Strategy, update: bool = True) -> Compiled:

@@ -43,6 +43,7 @@ def choices_of(space: PlanSpace, of: PlanChoice) -> list[tuple[str, str]]:
     words = f"{by_hand.function}{', zig-zag' if by_hand.zigzag else ''}" if by_hand else ""
     found.append(("positions", words or ("heads inside" if rules.heads else "gathered")))
     found.append(("tables", "split on the data axis" if rules.rows else "whole on the data axis"))
+    found.append(("with the hosts", ", ".join(rules.offload) or "nothing"))
     return found
 
 

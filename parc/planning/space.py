@@ -25,6 +25,7 @@ from compiler.strategy import Strategy
 from dsl.data import dataclass
 from parc.planning.dims import Splittable
 from parc.planning.implementing import HandWritten, Implementing
+from parc.planning.offloads import NOTHING, Away
 
 STAGES, DATA, EXPERTS, POSITIONS, INNER = "stages", "data", "experts", "positions", "inner"
 
@@ -66,7 +67,7 @@ class PlanRules:
     """What is chosen besides the mesh. first: the kind of the outermost axis. along: what inner axes split besides
     ("" or a dim of positions); heads: axes of positions split what is inner inside; rows: whether the axis of data
     splits tables; recompute: index into `PlanSpace.recomputes`; by: of what is written by hand which takes its scopes'
-    place along the axis of positions, counted from 1 (0: none)."""
+    place along the axis of positions, counted from 1 (0: none); offload: what rests with the hosts."""
 
     first: str = STAGES
     zero: int = 0
@@ -77,6 +78,7 @@ class PlanRules:
     heads: bool = False
     rows: bool = False
     by: int = 0
+    offload: Away = ()
 
     @property
     def inside(self) -> tuple[bool, int]:
@@ -95,6 +97,7 @@ class FieldWays:
     along: tuple[str, ...]
     inside: tuple[tuple[bool, int], ...]
     rows: tuple[bool, ...]
+    offload: tuple[Away, ...]
 
     @property
     def number(self) -> int:
@@ -129,6 +132,7 @@ class PlanSpace:
     domains: tuple[int, ...] = ()
     """Devices of one domain of each level of the cluster."""
     by_hand: Implementing | None = None
+    offloads: tuple[Away, ...] = NOTHING
 
     @property
     def implementations(self) -> tuple[HandWritten, ...]:
@@ -184,6 +188,7 @@ class PlanSpace:
             ("", *positions) if INNER in kinds else ("",),
             self._inside() if POSITIONS in kinds else ((False, 0),),
             (False, True) if DATA in kinds and self.split.rows else (False,),
+            self.offloads,
         )
 
     def _inside(self) -> tuple[tuple[bool, int], ...]:
@@ -248,8 +253,9 @@ class PlanSpace:
     def bunches(self, mesh: MeshChoice) -> Iterator[tuple[PlanRules, FieldWays]]:
         """What is chosen but for the order of axes, ZeRO and the schedule, and the ways that there are of these."""
         ways = self.ways(mesh)
-        for again, along, (heads, by), rows in product(ways.recompute, ways.along, ways.inside, ways.rows):
-            yield PlanRules(recompute=again, along=along, heads=heads, rows=rows, by=by), ways
+        fields = ways.recompute, ways.along, ways.inside, ways.rows, ways.offload
+        for again, along, (heads, by), rows, away in product(*fields):
+            yield PlanRules(recompute=again, along=along, heads=heads, rows=rows, by=by, offload=away), ways
 
     def _can_be(self, mesh: MeshChoice, heads: bool, by: int) -> bool:
         """Whether positions can be split so inside of attention."""

@@ -15,6 +15,7 @@ from compiler.cost.price.compute import launches
 from compiler.cost.price.machine import Machine, machine
 from compiler.driver import compile_job
 from compiler.graph import ITEMSIZE
+from compiler.memory.tiers import FIRST, HOST, move_rate
 from compiler.model import Cluster, Job
 from compiler.origin import within
 from compiler.program import FunctionPhase, Program
@@ -54,7 +55,8 @@ class ModelWork:
 @dataclass(frozen=True, slots=True)
 class ClusterWork:
     """What of a cluster and its software bounds speak of. links: per level bytes/s that a device's link reaches at
-    best; domains: devices of one domain of each level."""
+    best; domains: devices of one domain of each level; host: bytes/s between a device and its host's memory, or
+    0."""
 
     links: tuple[float, ...]
     domains: tuple[int, ...]
@@ -67,6 +69,7 @@ class ClusterWork:
     gradient: float
     stored: int
     reserve: float
+    host: float = 0.0
 
 
 def model_work(
@@ -259,6 +262,7 @@ def cluster_work(job: Job) -> ClusterWork:
         (each if narrow == 2 else stored) if mixed else stored,
         stored if mixed else 0,
         of.reserve,
+        move_rate(cluster.tiers, HOST, FIRST) if HOST in cluster.tiers else 0.0,
     )
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from itertools import count
 
-from compiler.strategy import CLASSES, MeshAxis, PipelineRule, RecomputeRule, ShardRule, SplitRule, Strategy
+from compiler.memory.tiers import HOST
+from compiler.strategy import (
+    CLASSES,
+    MeshAxis,
+    OffloadRule,
+    PipelineRule,
+    RecomputeRule,
+    ShardRule,
+    SplitRule,
+    Strategy,
+)
 from dsl.source import Span
 from parc.planning.dims import TOLD
 from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, STAGES, AxisRole, PlanChoice, PlanSpace
@@ -52,6 +62,7 @@ def strategy_of(space: PlanSpace, of: PlanChoice, name: str = "planned") -> Stra
         pipelines=pipelines,
         recomputes=tuple(RecomputeRule(scope, span=next(at)) for scope in space.recomputes[rules.recompute]),
         implementations=space.by_hand.rules(rules.by, of.mesh.size(POSITIONS)) if space.by_hand and rules.by else (),
+        offloads=(OffloadRule(rules.offload, HOST, span=next(at)),) if rules.offload else (),
         microbatches=of.mesh.microbatches,
         microbatch_dim=batch or None,
         microbatch_span=next(at),
@@ -73,6 +84,7 @@ def lines_of(space: PlanSpace, of: PlanChoice, known: Collection[str] | None = N
             written = f"shard {', '.join(SHARDED[rules.zero])} on {role.name}"
             lines.append(f"optimizer_parallel({role.name}, {rules.zero})" if named else written)
     lines += [f"recompute {scope}" for scope in space.recomputes[rules.recompute]]
+    lines += [f"offload {', '.join(rules.offload)} to {HOST}"] if rules.offload else []
     cut = list(_pipelines(space, of))
     return lines + (cut or ([f"microbatches {m} over {batch}"] if m > 1 else []))
 
