@@ -4,38 +4,52 @@ again, and what was left out must have a bound that speaks against it."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from hashlib import sha256
 from math import gcd, prod
 from typing import Any
 
 from compiler.evaluate import evaluate_file
 from compiler.graph import Type
+from compiler.memory.tiers import HOST
 from compiler.model import Job
 from compiler.ops.repeat import Repeat
-from compiler.strategy import MeshAxis, PipelineRule, RecomputeRule, ShardRule, SplitRule, Strategy
+from compiler.strategy import (
+    ImplementRule,
+    MeshAxis,
+    OffloadRule,
+    PipelineRule,
+    RecomputeRule,
+    ShardRule,
+    SplitRule,
+    Strategy,
+)
 from compiler.walk import bodies, graph_values
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Source, Span
-from parc.certifying.counting import FIELDS, SPLITS, StatedSpace, stated_space
+from parc.certifying.by_hand import WrittenByHand
+from parc.certifying.counting import FIELDS, SPLITS, StatedSpace, classes_of, stated_space
 from parc.certifying.floors import Floors, numbers
-from parc.certifying.layers import LayerTable, stated_layers
+from parc.certifying.layers import Build, LayerTable, stated_layers
 from parc.certifying.paces import stated_paces
 from parc.certifying.stated import StatedPart, Unfounded, alike
 from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.certifying.words import hold_text, hold_why
 from parc.price import price
 
-FORMAT = 4
+FORMAT = 5
 
 MOST = 64
 """Choices of one kind that a space has at most."""
 
-WITHOUT = (
-    *("cuts by hand", "places for branches", "offload", "implementations", "other batch sizes"),
-    "rules for parts of a model",
-)
+WITHOUT = {
+    "cuts by hand": ("cuts by hand",),
+    "places for branches": ("places for branches",),
+    "offload": ("offload",),
+    "implementations": ("implementations",),
+    "other batch sizes": ("other batch sizes",),
+    "rules for parts of a model": ("rules for parts of a model",),
+}
 """What no strategy of such a space has, whatever the certificate chooses among the rest."""
 
 CLASSES = ("optimizer", "gradients", "weights")
@@ -76,18 +90,20 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
     if minimise not in ("step", "memory"):
         raise Unfounded("`minimise` is neither `step` nor `memory`")
     space, floors = _space(stated, serial)
+    by_hand = WrittenByHand(serial, space)
+    by_hand.hold()
 
-    def build(mesh: Mapping[str, int], m: int, rules: Mapping[str, Any]) -> Strategy:
-        return strategy_of(mesh, m, rules, space, stated)
+    def build(mesh: Mapping[str, int], m: int, rules: Mapping[str, Any]) -> Job:
+        return by_hand.job_of(strategy_of(mesh, m, rules, space, stated, by_hand), rules["by"])
 
-    layers = LayerTable(space, stated_layers(stated, serial, space, build))
-    paces = stated_paces(stated, serial, space, build)
-    tried, values = _priced(stated, serial, space, minimise)
+    layers = LayerTable(space, stated_layers(stated, space, build))
+    paces = stated_paces(stated, space, build)
+    tried, values = _priced(stated, space, minimise, build)
     best = _best(stated, own, values)
     rows = stated["best"].each()
     for row in rows:
         mesh, m, rules = _choices(row, space)
-        hold_text(row, serial, build(mesh, m, rules))
+        hold_text(row, serial, build(mesh, m, rules).strategy)
         hold_why(row, rows[0])
     tally = Tallied(space, floors, layers, paces, minimise, best, tried).count()
     _counts(stated, tally, values, best)
@@ -126,7 +142,8 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
     if batch not in ("", *first):
         raise Unfounded(f"{of.path}.batch.dim is not the first dim of the first input", of.path)
     try:
-        model, links = numbers(job, batch, layers, [label.text() for label, _ in loops], splits, scopes)
+        by_hand = [[s.text() for s in v["scopes"].distinct(MOST)] for v in of["implementations"].distinct(MOST)]
+        model, links = numbers(job, batch, layers, [label.text() for label, _ in loops], splits, scopes, by_hand)
     except ParcError as error:
         raise Unfounded(f"{of.path}.recompute: {error}", of.path) from None
     for part, found in (("work", model), ("cluster", links)):
@@ -134,7 +151,10 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
             stated[part][key].be(list(value) if isinstance(value, list) else value)
         if extra := sorted(stated[part].items().keys() - found.keys()):
             raise Unfounded(f"{part} has `{extra[0]}`, which no bound asks for", part)
-    of["without"].be(list(WITHOUT))
+    away = [[c.text() for c in v.each()] for v in of["offload"].each()]
+    instead: dict[str, tuple[str, ...]] = {"implementations": ("other implementations",)} if by_hand else {}
+    instead |= {"offload": ("all on the devices", "offload of rows")} if away != [[]] else {}
+    of["without"].be([what for kind, plain in WITHOUT.items() for what in instead.get(kind, plain)])
     sizes: dict[str, int] = {}
     for type in types:
         for d in type.dims:
@@ -148,11 +168,10 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
 
 
 def _priced(
-    stated: StatedPart, job: Job, space: StatedSpace, minimise: str
+    stated: StatedPart, space: StatedSpace, minimise: str, build: Build
 ) -> tuple[set[Any], list[tuple[str, float | None]]]:
     """What was tried, each priced again; and of each what is minimised, or why it has no such value (a code, or
     "unfit")."""
-    assert job.cluster is not None
     tried: set[Any] = set()
     values: list[tuple[str, float | None]] = []
     seen = set()
@@ -161,9 +180,8 @@ def _priced(
         if (key := repr(entry_key(entry))) in seen:
             raise Unfounded(f"{entry.path} was tried before", entry.path)
         seen.add(key)
-        strategy = strategy_of(mesh, m, rules, space, stated)
         try:
-            found = price(replace(job, strategy=strategy))
+            found = price(build(mesh, m, rules))
         except ParcError as error:
             entry["code"].be(next((d.code for d in error.diagnostics if d.severity == "error"), ""))
             values.append((entry["code"].text(), None))
@@ -177,7 +195,7 @@ def _priced(
         first = order[0] if {"stages", "data"} <= set(order) else ""
         schedule = rules["schedule"], rules["chunks"]
         choices = (rules["zero"], rules["recompute"], schedule, rules["along"], rules["heads"], rules["rows"])
-        tried.add(candidate(mesh, m, first, *choices))
+        tried.add(candidate(mesh, m, first, *choices, rules["by"], rules["offload"]))
     return tried, values
 
 
@@ -197,6 +215,8 @@ def _rules(entry: StatedPart) -> dict[str, Any]:
         "along": entry["along"].text(),
         "heads": entry["heads"].truth(),
         "rows": entry["rows"].truth(),
+        "by": entry["by"].whole(),
+        "offload": classes_of(entry["offload"]),
     }
     return {k: kinds[k] for k in FIELDS}
 
@@ -217,8 +237,9 @@ def _choices(entry: StatedPart, space: StatedSpace) -> tuple[dict[str, int], int
     orders = [usual]
     if can["first"] == ["stages", "data"]:
         orders.append(sorted(usual, key=lambda a: space.kind(a) != "data"))
-    ways = {**{k: can[k] for k in FIELDS if k not in ("schedule", "chunks")}}
-    if list(mesh) not in orders or (rules["schedule"], rules["chunks"]) not in can["schedule"]:
+    ways = {k: can[k] for k in FIELDS if k in can and k != "schedule"}
+    pairs = {"schedule": (rules["schedule"], rules["chunks"]), "inside": (rules["heads"], rules["by"])}
+    if list(mesh) not in orders or any(pair not in can[kind] for kind, pair in pairs.items()):
         raise Unfounded(f"{entry.path} is no strategy of the space", entry.path)
     for key, legal in ways.items():
         if rules[key] not in legal:
@@ -227,13 +248,20 @@ def _choices(entry: StatedPart, space: StatedSpace) -> tuple[dict[str, int], int
 
 
 def strategy_of(
-    mesh: Mapping[str, int], m: int, rules: Mapping[str, Any], space: StatedSpace, stated: StatedPart
+    mesh: Mapping[str, int],
+    m: int,
+    rules: Mapping[str, Any],
+    space: StatedSpace,
+    stated: StatedPart,
+    by_hand: WrittenByHand,
 ) -> Strategy:
-    """The rules that a candidate's choices stand for (docs/plan.md); each stands at a place of its own."""
+    """The rules that a candidate's choices stand for (docs/plan.md); each stands at a place of its own. Raises
+    ParcError for what is written by hand and cannot be along so many devices."""
     place = iter([Span("<certificate>", n, n + 1) for n in range(3 * len(mesh) + 64)])
     of = stated["space"]
     batch = of["batch"]["dim"].text()
     splits, shards, pipelines = [], [], []
+    implementations: tuple[ImplementRule, ...] = ()
     for axis, size in mesh.items():
         kind = space.kind(axis)
         if kind == "stages":
@@ -247,7 +275,10 @@ def strategy_of(
             continue
         if kind == "positions":
             dims = [*(space.heads(mesh) if rules["heads"] else []), space.dim(axis)]
-            splits.append(SplitRule(tuple(dims), axis, ("activations",), span=next(place)))
+            zigzag = rules["by"] > 0 and space.by_hand[rules["by"] - 1].zigzag
+            splits.append(SplitRule(tuple(dims), axis, ("activations",), span=next(place), zigzag=zigzag))
+            if rules["by"]:
+                implementations = by_hand.plan(rules["by"], size).strategy.implementations
         else:
             before = space.splits["experts"] if kind == "experts" else space.splits["rows"] if rules["rows"] else ()
             splits.append(SplitRule((*before, batch), axis, span=next(place)))
@@ -260,6 +291,8 @@ def strategy_of(
         tuple(shards),
         pipelines=tuple(pipelines),
         recomputes=tuple(RecomputeRule(s, span=next(place)) for s in space.recomputes[rules["recompute"]][:32]),
+        implementations=implementations,
+        offloads=(OffloadRule(rules["offload"], HOST, span=next(place)),) if rules["offload"] else (),
         microbatches=m,
         microbatch_dim=batch or None,
         microbatch_span=next(place),

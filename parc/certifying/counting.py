@@ -18,7 +18,19 @@ SINGLE = ("gpipe", "one_f_one_b", "zero_bubble")
 
 MOST_AXES = 8
 MOST_SCHEDULES = 32
-FIELDS = ("zero", "recompute", "schedule", "chunks", "along", "heads", "rows")
+MOST_SCOPES = 64
+MOST_BY_HAND = 8
+AWAY = ("optimizer", "weights", "activations")
+FIELDS = ("zero", "recompute", "schedule", "chunks", "along", "heads", "rows", "by", "offload")
+
+
+@dataclass(frozen=True, slots=True)
+class StatedByHand:
+    """A function of the library, that computes scopes along the axis of positions; zigzag: these lie in that order."""
+
+    function: str
+    scopes: tuple[str, ...]
+    zigzag: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +49,8 @@ class StatedSpace:
     schedules: tuple[tuple[str, int], ...]
     zero: tuple[int, ...]
     domains: tuple[int, ...]
+    by_hand: tuple[StatedByHand, ...] = ()
+    offloads: tuple[tuple[str, ...], ...] = ((),)
 
     def told(self) -> str:
         """Which choices there are, in words; what is not among them, nothing was said of."""
@@ -44,7 +58,14 @@ class StatedSpace:
         schedules = ", ".join(name if chunks == 1 else f"{name} of {chunks}" for name, chunks in self.schedules)
         again = ", ".join(" and ".join(scopes) or "nothing" for scopes in self.recomputes)
         zero = ", ".join(map(str, self.zero))
-        return f"axes {axes or 'none'}; schedules {schedules or 'none'}; ZeRO {zero}; computed again {again}"
+        found = f"axes {axes or 'none'}; schedules {schedules or 'none'}; ZeRO {zero}; computed again {again}"
+        by_hand = (
+            f"{' and '.join(of.scopes)} by {of.function}{' in zig-zag order' if of.zigzag else ''}"
+            for of in self.by_hand
+        )
+        found += f"; written by hand {', '.join(by_hand)}" if self.by_hand else ""
+        away = ", or ".join(" and ".join(classes) or "nothing" for classes in self.offloads)
+        return f"{found}; with the hosts {away}" if self.offloads != ((),) else found
 
     def meshes(self) -> Iterator[dict[str, int]]:
         """Sizes of the axes whose product is the number of devices, those of 1 left out."""
@@ -82,9 +103,13 @@ class StatedSpace:
             "recompute": list(range(len(self.recomputes))),
             "schedule": list(self.schedules) if "stages" in kinds else [("", 1)],
             "along": ["", *position_dims] if "inner" in kinds else [""],
-            "heads": [False, True] if "positions" in kinds and self.splits["heads"] else [False],
+            "offload": list(self.offloads),
+            "inside": [(False, 0)],  # heads, and what is written by hand
             "rows": [False, True] if "data" in kinds and self.splits["rows"] else [False],
         }
+        if "positions" in kinds:
+            every["inside"] += [(True, 0)] * bool(self.splits["heads"])
+            every["inside"] += [(False, by + 1) for by in range(len(self.by_hand))]
         can = dict(every)
         layer = self.of_kind(mesh, "experts", "positions", "inner")
         if len(every["first"]) == 2 and not any(layer % d for d in self.domains[:-1]):
@@ -92,7 +117,10 @@ class StatedSpace:
         stages = self.of_kind(mesh, "stages")
         can["schedule"] = [s for s in every["schedule"] if self._has_chunks(stages, s[1])]
         can["along"] = [a for a in every["along"] if not a or self.sizes[a] % self._pieces(mesh, a) == 0]
-        can["heads"] = [h for h in every["heads"] if not h or self.heads(mesh)]
+        can["inside"] = [(h, by) for h, by in every["inside"] if not h or self.heads(mesh)]
+        blocks = {self.dim(a): 2 * n for a, n in mesh.items() if self.kind(a) == "positions"}
+        if any(self.sizes[d] % n for d, n in blocks.items()):
+            can["inside"] = [(h, by) for h, by in can["inside"] if not by or not self.by_hand[by - 1].zigzag]
         data = self.of_kind(mesh, "data")
         can["rows"] = [r for r in every["rows"] if not r or not any(self.sizes[d] % data for d in self.splits["rows"])]
         return every, can
@@ -137,6 +165,22 @@ def divisors_of(n: int) -> list[int]:
     return sorted({*small, *(n // d for d in small)})
 
 
+def classes_of(of: StatedPart) -> tuple[str, ...]:
+    """What rests with the hosts, in the one order that it is written in."""
+    found = tuple(v.text() for v in of.distinct(len(AWAY)))
+    if found != tuple(c for c in AWAY if c in found):
+        raise Unfounded(f"{of.path} are no classes of what can rest with the hosts", of.path)
+    return found
+
+
+def _by_hand(of: StatedPart) -> StatedByHand:
+    scopes = tuple(s.text() for s in of["scopes"].distinct(MOST_SCOPES))
+    names = (of["function"].text(), *(part for scope in scopes for part in scope.split(".")))
+    if not scopes or not all(name.isidentifier() for name in names):
+        raise Unfounded(f"{of.path} is no function in the place of scopes", of.path)
+    return StatedByHand(names[0], scopes, of["zigzag"].truth())
+
+
 def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> StatedSpace:
     """The space that a certificate names."""
     axes = tuple((a["name"].text(), a["kind"].text(), a["dim"].text()) for a in of["axes"].each())
@@ -177,4 +221,6 @@ def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> Stated
         tuple(schedules),
         tuple(stages),
         tuple(domains),
+        tuple(_by_hand(v) for v in of["implementations"].distinct(MOST_BY_HAND)),
+        tuple(classes_of(v) for v in of["offload"].distinct(MOST_BY_HAND)),
     )

@@ -20,10 +20,12 @@ from compiler.cost.price.compute import launches
 from compiler.cost.price.machine import machine
 from compiler.driver import compile_job
 from compiler.graph import ITEMSIZE
+from compiler.memory.tiers import FIRST, HOST, move_rate
 from compiler.model import Job
 from compiler.program import FunctionPhase
 from compiler.schedules.actions import actions
 from compiler.strategy import SERIAL, RecomputeRule
+from parc.certifying.by_hand import touched
 from parc.certifying.links import Lie, copies, divides, least_sent, weight_kinds
 
 
@@ -34,14 +36,17 @@ def numbers(
     loops: Sequence[str],
     splits: Mapping[str, Sequence[str]],
     choices: Sequence[Sequence[str]],
+    by_hand: Sequence[Sequence[str]] = (),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What bounds are made of: of the model, and of the cluster. splits: dims, by what splits them."""
+    """What bounds are made of: of the model, and of the cluster. splits: dims, by what splits them; by_hand:
+    scopes of each of what may be written by hand."""
     cluster = job.cluster
     assert cluster is not None
     cal = of_cluster(cluster)
     late = 1 + cal.jitter * log2(ceil(cluster.devices / cluster.levels[0].count))
     lists: dict[str, list[Any]] = {k: [] for k in ("passes", "loop", "launches", "host", "activations")}
     update, first = 0.0, None
+    others: list[list[tuple[float, float]]] = [[] for _ in by_hand]
     for scopes in choices:
         strategy = replace(SERIAL, recomputes=tuple(map(RecomputeRule, scopes)), microbatch_dim=batch or None)
         compiled = compile_job(replace(job, strategy=strategy))
@@ -49,8 +54,10 @@ def numbers(
         first = first or compiled.training
         work = inside = launched = dispatched = 0.0
         update = 0.0
+        left_out = [touched(compiled.program, scopes_of) for scopes_of in by_hand]
+        rest = [[0.0, 0.0] for _ in by_hand]
         for key, part in found.parts[0].items():
-            for node, times, looped in _kernels(part):
+            for name, node, times, looped in _kernels(part):
                 if isinstance(node, Product):
                     fused = node.core and cal.fused_attention > 0
                     share = cal.product * (cal.core if fused else node.k / (node.k + cal.ramp))
@@ -70,11 +77,21 @@ def numbers(
                 inside += times * seconds if looped else 0.0
                 launched += times * number
                 dispatched += times * host
+                for sums, without in zip(rest, left_out, strict=True):
+                    if isinstance(node, Product) and name not in without:
+                        sums[0] += times * seconds
+                        sums[1] += times * seconds if looped else 0.0
         lists["passes"].append(work * late)
-        lists["loop"].append(inside * late / layers if len(loops) == 1 else 0.0)
+        each = late / layers if len(loops) == 1 else 0.0
+        lists["loop"].append(inside * each)
+        for kept, (all_of, looped_of) in zip(others, rest, strict=True):
+            kept.append((all_of * late, looped_of * each))
         lists["launches"].append(launched * cal.launch * late)
         lists["host"].append(dispatched * cal.host)
         lists["activations"].append(Systems(compiled, found).fullest.turning)
+    for all_of, looped_of in (pair for kept in others for pair in kept):
+        for key_of, number in zip(("passes", "loop", "launches", "host"), (all_of, looped_of, 0.0, 0.0), strict=True):
+            lists[key_of].append(number)
     model: dict[str, Any] = {**lists, "update": update, "fixed": cal.fixed}
     read = {v.name for v in first.backward.inputs} if first is not None else set()
     model["weights"] = weight_kinds(job, loops, splits, read)
@@ -105,18 +122,19 @@ def _cluster(job: Job) -> dict[str, Any]:
         "gradient": gradient,
         "stored": stored,
         "reserve": keeps.reserve,
+        "host": move_rate(cluster.tiers, HOST, FIRST) if HOST in cluster.tiers else 0.0,
     }
 
 
-def _kernels(part: Part, times: int = 1, looped: bool = False) -> list[tuple[Product | Vector, int, bool]]:
-    """Products and element-wise kernels, how often each runs, and whether in a loop."""
-    found: list[tuple[Product | Vector, int, bool]] = []
+def _kernels(part: Part, times: int = 1, looped: bool = False) -> list[tuple[str, Product | Vector, int, bool]]:
+    """Products and element-wise kernels, by name, how often each runs, and whether in a loop."""
+    found: list[tuple[str, Product | Vector, int, bool]] = []
     for node in part.nodes:
         if isinstance(node.work, WorkLoop):
             if not node.again:
                 found += _kernels(node.work.body, times * node.work.count, True)
         elif isinstance(node.work, Product | Vector) and not node.again:
-            found.append((node.work, times, looped))
+            found.append((node.name, node.work, times, looped))
     return found
 
 
@@ -281,33 +299,54 @@ class Floors:
         behind = share * {0: reduce + reduce, 1: reduce + min(reduce, gather), 2: gather, 3: 0.0}[zero]
         return float(ends + max(0.0, behind - self.cluster["hidden"] * first) + extra)
 
-    def held(self, lie: Lie, m: int, zero: int, schedule: str, chunks: int, layer: Mapping[str, float]) -> float:
+    def held(
+        self,
+        lie: Lie,
+        m: int,
+        zero: int,
+        schedule: str,
+        chunks: int,
+        layer: Mapping[str, float],
+        away: tuple[str, ...] = (),
+    ) -> float:
         """Bytes of the first stage, when it has run forward as often as it does before it first runs back."""
         times, stages = 1 + self.cluster["reserve"], lie.stages
         if stages == 1:
-            return float(self.bytes(lie, zero) + layer["saved"] * times)
+            return float(self.bytes(lie, zero, 0.0, away) + layer["saved"] * times)
         if self.loops != 1:
-            return float(self.bytes(lie, zero))
+            return float(self.bytes(lie, zero, 0.0, away))
         _, own, least = self.stages(stages, chunks)[0]
-        kept = self.bytes(lie, zero, own * stages / self.layers)
+        kept = self.bytes(lie, zero, own * stages / self.layers, away)
         runs = self.before_back(stages, chunks, m, schedule)
-        return max(float(self.bytes(lie, zero)), float(kept + runs * least * layer["saved"] / self.layers * times))
+        return max(
+            float(self.bytes(lie, zero, 0.0, away)), float(kept + runs * least * layer["saved"] / self.layers * times)
+        )
 
     def _before_back(self, stages: int, chunks: int, m: int, schedule: str) -> int:
         """How often the first stage runs forward (a chunk) before it first runs back."""
         played = actions(schedule, stages, chunks, m, 0)
         return next(i for i, action in enumerate(played) if action.kind is not FunctionPhase.FORWARD)
 
-    def _bytes(self, lie: Lie, zero: int, looped: float = 0.0) -> float:
-        """looped: of what is in loops alone, so many times the average device's share (0: of all, the average)."""
+    def moved(self, lie: Lie, zero: int, away: tuple[str, ...]) -> float:
+        """Seconds in which a device's link to its host is busy with the optimizer's states, as they come."""
+        if "optimizer" not in away or not self.cluster["host"]:
+            return 0.0
+        each = (w["moments"] * (1 if zero else prod(n for n, _ in copies(lie, w))) for w in self.model["weights"])
+        return float(sum(each) / self.devices / self.cluster["host"])
+
+    def _bytes(self, lie: Lie, zero: int, looped: float = 0.0, away: tuple[str, ...] = ()) -> float:
+        """looped: of what is in loops alone, so many times the average device's share (0: of all, the average); away:
+        what rests with the hosts."""
         cluster, found = self.cluster, 0.0
+        moments, weights = int("optimizer" not in away), int("weights" not in away)
         for weight in self.model["weights"]:
             if looped and not weight["looped"]:
                 continue
             whole = prod(n for n, _ in copies(lie, weight))  # devices that have the same
-            kept = weight["elements"] * (cluster["copy"] + cluster["gradient"] / (whole if zero == 2 else 1)) * whole
-            states = weight["elements"] * cluster["stored"] + weight["moments"]
+            kept = weights * cluster["copy"] + cluster["gradient"] / (whole if zero == 2 else 1)
+            kept *= weight["elements"] * whole
+            states = weights * weight["elements"] * cluster["stored"] + moments * weight["moments"]
             if zero == 3:
-                kept, states = 0.0, weight["stored"] + weight["moments"]
+                kept, states = 0.0, weights * weight["stored"] + moments * weight["moments"]
             found += kept + states * (1 if zero else whole)
         return float(found / self.devices * (looped or 1.0) + cluster["context"])

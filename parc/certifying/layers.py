@@ -7,7 +7,6 @@ are, for rows that divide its own; those that compute more again; and those of m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from math import ceil, log2, prod
 from typing import Any
 
@@ -25,9 +24,9 @@ from compiler.ops.effects import Accumulate
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import FunctionPhase
-from compiler.strategy import Strategy
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
+from parc.certifying.by_hand import positions
 from parc.certifying.counting import StatedSpace
 from parc.certifying.stated import StatedPart, Unfounded
 
@@ -36,18 +35,19 @@ SCALED = ("forward", "backward", "rest", "tail", "saved")
 
 NUMBERS = (*SCALED, "added")
 DATA_LIKE = ("data", "experts", "positions")
-Build = Callable[[Mapping[str, int], int, Mapping[str, Any]], Strategy]
+Build = Callable[[Mapping[str, int], int, Mapping[str, Any]], Job]
+"""The job with the strategy of a mesh, micro-batches and rules. Raises ParcError for what cannot be written by hand."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatedLayer:
-    """An entry that was found to be right. rows: of the batch on a device; rules: along, heads, tables; single: of one
-    micro-batch; whole: gradients were not sharded; exact: it holds for these rows alone; numbers: seconds, and bytes.
+    """An entry that was found to be right. rows: of the batch on a device; rules: along, heads, tables, by; single: of
+    one micro-batch; whole: gradients were not sharded; exact: it holds for these rows alone; numbers: seconds, bytes.
     """
 
     inside: Mapping[str, int]
     again: int
-    rules: tuple[str, bool, bool]
+    rules: tuple[str, bool, bool, int]
     rows: int
     single: bool
     whole: bool
@@ -55,8 +55,8 @@ class StatedLayer:
     numbers: Mapping[str, float]
 
 
-def stated_layers(stated: StatedPart, job: Job, space: StatedSpace, build: Build) -> list[StatedLayer]:
-    """All entries, each held to its strategy. build: a strategy of a mesh, micro-batches and rules."""
+def stated_layers(stated: StatedPart, space: StatedSpace, build: Build) -> list[StatedLayer]:
+    """All entries, each held to its strategy."""
     found = []
     seen = set()
     for entry in stated["layers"].each():
@@ -72,13 +72,14 @@ def stated_layers(stated: StatedPart, job: Job, space: StatedSpace, build: Build
         rows, replicas = entry["rows"].whole(1), entry["replicas"].whole(1)
         again = entry["recompute"].whole()
         along, heads, tables = entry["along"].text(), entry["heads"].truth(), entry["tables"].truth()
+        by = entry["by"].whole()
         data = [n for n in names if space.kind(n) == "data"]
         if replicas > 1 and not data:
             raise Unfounded(f"{entry.path}.replicas is {replicas}, but no axis splits data", entry.path)
         mesh = {data[0]: replicas, **inside} if replicas > 1 else inside
         shares = rows * replicas * space.of_kind(mesh, "experts")
         _, can = space.choices(mesh)
-        legal = again < len(space.recomputes) and along in can["along"] and heads in can["heads"]
+        legal = again < len(space.recomputes) and along in can["along"] and (heads, by) in can["inside"]
         if (
             space.batch % shares
             or not space.divides(mesh, space.batch // shares)
@@ -87,15 +88,15 @@ def stated_layers(stated: StatedPart, job: Job, space: StatedSpace, build: Build
         ):
             raise Unfounded(f"{entry.path} is no strategy of the space's kinds", entry.path)
         whole = entry["whole"].truth()
-        key = (tuple(inside.items()), again, along, heads, tables, rows, replicas, whole)
+        key = (tuple(inside.items()), again, along, heads, tables, by, rows, replicas, whole)
         if key in seen:
             raise Unfounded(f"{entry.path} stands there twice", entry.path)
         seen.add(key)
         zero = 2 if not whole and any(space.kind(n) in DATA_LIKE for n in mesh) else 0
         rules = {"zero": zero, "recompute": again, "schedule": "", "chunks": 1, "along": along, "heads": heads}
-        strategy = build(mesh, space.batch // shares, {**rules, "rows": tables})
         try:
-            numbers, single, exact = _measure(job, space, strategy, whole)
+            made = build(mesh, space.batch // shares, {**rules, "rows": tables, "by": by, "offload": ()})
+            numbers, single, exact = _measure(made, space, whole)
         except ParcError as error:
             raise Unfounded(f"{entry.path} cannot be: {error}", entry.path) from None
         for name in NUMBERS:
@@ -104,17 +105,17 @@ def stated_layers(stated: StatedPart, job: Job, space: StatedSpace, build: Build
         entry["exact"].be(exact)
         if extra := sorted(entry.items().keys() - {*FIELDS, *NUMBERS}):
             raise Unfounded(f"{entry.path} has `{extra[0]}`, which no bound asks for", entry.path)
-        found.append(StatedLayer(inside, again, (along, heads, tables), rows, single, whole, exact, numbers))
+        found.append(StatedLayer(inside, again, (along, heads, tables, by), rows, single, whole, exact, numbers))
     return found
 
 
-FIELDS = ("inside", "recompute", "along", "heads", "tables", "rows", "replicas", "single", "whole", "exact")
+FIELDS = ("inside", "recompute", "along", "heads", "tables", "by", "rows", "replicas", "single", "whole", "exact")
 
 
-def _measure(job: Job, space: StatedSpace, strategy: Strategy, whole: bool) -> tuple[dict[str, float], bool, bool]:
+def _measure(job: Job, space: StatedSpace, whole: bool) -> tuple[dict[str, float], bool, bool]:
     cluster = job.cluster
     assert cluster is not None
-    compiled = compile_job(replace(job, strategy=strategy))
+    compiled = compile_job(job)
     program, cal = compiled.program, of_cluster(cluster)
     (cls,) = program.classes
     found = features(program)
@@ -209,16 +210,16 @@ class LayerTable:
         self.known: dict[Any, list[dict[str, float]]] = {}
 
     def numbers(
-        self, mesh: Mapping[str, int], m: int, zero: int, again: int, along: str, heads: bool, tables: bool
+        self, mesh: Mapping[str, int], m: int, zero: int, again: int, rules: tuple[str, bool, bool, int]
     ) -> list[dict[str, float]]:
         """Of all entries that hold, in proportion: seconds of a micro-batch's passes, and bytes that it leaves."""
         space = self.space
         inside = {n: size for n, size in mesh.items() if space.kind(n) not in ("stages", "data")}
         whole = space.batch // (m * space.of_kind(mesh, "data"))  # rows of all devices that share a layer
-        key = (tuple(inside.items()), whole, m == 1, zero > 1, again, along, heads, tables)
+        key = (tuple(inside.items()), whole, m == 1, zero > 1, again, rules)
         if key not in self.known:
             layers = [w for w in self.layers if not w.whole or zero < 2]
-            of = (self._number(w, inside, whole, m == 1, again, (along, heads, tables)) for w in layers)
+            of = (self._number(w, inside, whole, m == 1, again, rules) for w in layers)
             self.known[key] = [w for w in of if w is not None]
         return self.known[key]
 
@@ -229,7 +230,7 @@ class LayerTable:
         whole: int,
         single: bool,
         again: int,
-        rules: tuple[str, bool, bool],
+        rules: tuple[str, bool, bool, int],
     ) -> dict[str, float] | None:
         space = self.space
         its = of.rows * space.of_kind(of.inside, "experts")
@@ -239,8 +240,11 @@ class LayerTable:
         if any(inside.get(n, 1) % size for n, size in of.inside.items()):
             return None
         kinds = {space.kind(n) for n in of.inside}
-        if of.rules != (rules[0] if "inner" in kinds else "", rules[1] and "positions" in kinds, rules[2]):
+        split, by = "positions" in kinds, rules[3]
+        if of.rules != (rules[0] if "inner" in kinds else "", rules[1] and split, rules[2], by if split else 0):
             return None
+        if by and positions(space, of.inside) != positions(space, inside):
+            return None  # how much is computed hangs on how many share it
         if its != whole and (of.exact or its % whole):
             return None
         q = whole / its

@@ -17,7 +17,6 @@ from compiler.driver import compile_job
 from compiler.model import Job
 from compiler.ops.repeat import Repeat
 from compiler.program import Axis, FunctionPhase
-from compiler.strategy import Strategy
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from parc.certifying.counting import StatedSpace
@@ -25,17 +24,30 @@ from parc.certifying.layers import Build
 from parc.certifying.stated import StatedPart, Unfounded
 
 PASSES = (FunctionPhase.FORWARD, FunctionPhase.BACKWARD, FunctionPhase.WEIGHTS)
-FIELDS = ("inside", "recompute", "along", "heads", "tables", "rows", "replicas", "zero", "first", "stages", "split")
+FIELDS = (
+    "inside",
+    "recompute",
+    "along",
+    "heads",
+    "tables",
+    "by",
+    "rows",
+    "replicas",
+    "zero",
+    "first",
+    "stages",
+    "split",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class PacedKey:
-    """What a pace is of. inside: axes that split layers; rules: along, heads, tables; first: the kind of the outermost
-    axis, where there are two; split: zero-bubble schedules."""
+    """What a pace is of. inside: axes that split layers; rules: along, heads, tables, by; first: the kind of the
+    outermost axis, where there are two; split: zero-bubble schedules."""
 
     inside: tuple[tuple[str, int], ...]
     again: int
-    rules: tuple[str, bool, bool]
+    rules: tuple[str, bool, bool, int]
     rows: int
     replicas: int
     zero: int
@@ -48,8 +60,8 @@ Turns = Mapping[int, tuple[float, float]]
 """By how many iterations there are, seconds forward and backward."""
 
 
-def stated_paces(stated: StatedPart, job: Job, space: StatedSpace, build: Build) -> dict[PacedKey, Turns]:
-    """All entries, each held to its strategy. build: a strategy of a mesh, micro-batches and rules."""
+def stated_paces(stated: StatedPart, space: StatedSpace, build: Build) -> dict[PacedKey, Turns]:
+    """All entries, each held to its strategy."""
     found: dict[PacedKey, Turns] = {}
     for entry in stated["paces"].each():
         inside = {}
@@ -59,7 +71,7 @@ def stated_paces(stated: StatedPart, job: Job, space: StatedSpace, build: Build)
         key = PacedKey(
             tuple(inside.items()),
             entry["recompute"].whole(),
-            (entry["along"].text(), entry["heads"].truth(), entry["tables"].truth()),
+            (entry["along"].text(), entry["heads"].truth(), entry["tables"].truth(), entry["by"].whole()),
             entry["rows"].whole(1),
             entry["replicas"].whole(1),
             entry["zero"].whole(2),
@@ -74,10 +86,11 @@ def stated_paces(stated: StatedPart, job: Job, space: StatedSpace, build: Build)
         mesh, m = _mesh(entry, key, space)
         rules = {"zero": key.zero, "recompute": key.again, "along": key.rules[0], "heads": key.rules[1], "chunks": 1}
         schedule = "zero_bubble" if key.split else ""
-        strategy = build(mesh, m, {**rules, "schedule": schedule, "rows": key.rules[2]})
         turns = {}
         try:
-            played = _Played(job, space, key, strategy)
+            more = {"schedule": schedule, "rows": key.rules[2], "by": key.rules[3], "offload": ()}
+            made = build(mesh, m, {**rules, **more})
+            played = _Played(made, space, key)
         except ParcError as error:
             raise Unfounded(f"{entry.path} cannot be: {error}", entry.path) from None
         for row in entry["turns"].each():
@@ -118,7 +131,8 @@ def _mesh(entry: StatedPart, key: PacedKey, space: StatedSpace) -> tuple[dict[st
         raise Unfounded(f"{entry.path} is no strategy of the space's kinds", entry.path)
     _, can = space.choices(mesh)
     legal = key.again < len(space.recomputes) and key.zero in can["zero"]
-    if not legal or any(v not in can[k] for k, v in zip(("along", "heads", "rows"), key.rules)):
+    along, heads, tables, by = key.rules
+    if not legal or along not in can["along"] or (heads, by) not in can["inside"] or tables not in can["rows"]:
         raise Unfounded(f"{entry.path} is no strategy of the space's kinds", entry.path)
     return mesh, space.batch // (rows * key.replicas)
 
@@ -126,9 +140,9 @@ def _mesh(entry: StatedPart, key: PacedKey, space: StatedSpace) -> tuple[dict[st
 class _Played:
     """The loops of a strategy, on links as they are with all stages."""
 
-    def __init__(self, job: Job, space: StatedSpace, key: PacedKey, strategy: Strategy) -> None:
+    def __init__(self, job: Job, space: StatedSpace, key: PacedKey) -> None:
         assert job.cluster is not None
-        program = compile_job(replace(job, strategy=strategy)).program
+        program = compile_job(job).program
         found, self.loops = features(program), dict[FunctionPhase, list[WorkNode]]()
         for function in program.classes[0].functions:
             if function.phase not in PASSES:
@@ -171,7 +185,7 @@ def pace_of(
     zero: int,
     again: int,
     schedule: str,
-    rules: tuple[str, bool, bool],
+    rules: tuple[str, bool, bool, int],
     sizes: Collection[int],
 ) -> tuple[float, float] | None:
     """Of a candidate: an iteration forward and backward, of chunks of such sizes; None if that is not known."""

@@ -58,25 +58,40 @@ class Tallied:
         space, floors = self.space, self.floors
         least = lie_of(space, mesh, "", True)
         memory = floors.cluster["memory"]
-        fitting = [zero for zero in can["zero"] if floors.bytes(least, zero) <= memory]
-        every = prod(len(can[k]) for k in can if k != "zero")
-        found.too_large += every * (len(can["zero"]) - len(fitting))
-        if not fitting:
-            return
-        for again, along, heads, tables in product(can["recompute"], can["along"], can["heads"], can["rows"]):
-            known = {zero: self.layers.numbers(mesh, m, zero, again, along, heads, tables) for zero in fitting}
+        every = prod(len(can[k]) for k in can if k not in ("zero", "offload"))
+        for away in can["offload"]:
+            fitting = [zero for zero in can["zero"] if floors.bytes(least, zero, 0.0, away) <= memory]
+            found.too_large += every * (len(can["zero"]) - len(fitting))
+            if fitting:
+                self._of_offload(mesh, m, can, fitting, away, found)
+
+    def _of_offload(
+        self,
+        mesh: Mapping[str, int],
+        m: int,
+        can: Mapping[str, Sequence[Any]],
+        fitting: Sequence[int],
+        away: tuple[str, ...],
+        found: SpaceTally,
+    ) -> None:
+        """With so much resting with the hosts; fitting: stages of ZeRO."""
+        space, floors = self.space, self.floors
+        for again, along, (heads, by), tables in product(can["recompute"], can["along"], can["inside"], can["rows"]):
+            rules = along, heads, tables, by
+            known = {zero: self.layers.numbers(mesh, m, zero, again, rules) for zero in fitting}
+            work = again + by * len(space.recomputes)  # where its numbers stand
             if self.minimise == "step":
                 known = {z: of for z, of in known.items() if all(self._all(mesh, m, w) < self.limit for w in of)}
             lies = {first: lie_of(space, mesh, first, heads) for first in can["first"]}
             for (first, lie), zero, schedule in product(lies.items(), known, can["schedule"]):
-                bound = self._bound(lie, m, zero, again, schedule, known[zero])
+                bound = self._bound(lie, m, zero, work, schedule, known[zero], away)
                 if bound * ROUNDED < self.limit and zero > 1 and self.minimise == "step":
-                    pace = self._pace(mesh, m, first, zero, again, schedule, (along, heads, tables))
+                    pace = self._pace(mesh, m, first, zero, again, schedule, rules)
                     for layer in known[zero] if pace is not None else ():
-                        bound = max(bound, floors.row(lie, m, zero, again, schedule[0], schedule[1], layer, pace))
+                        bound = max(bound, floors.row(lie, m, zero, work, schedule[0], schedule[1], layer, pace))
                 if bound * ROUNDED >= self.limit:
                     continue
-                key = candidate(mesh, m, first, zero, again, schedule, along, heads, tables)
+                key = candidate(mesh, m, first, zero, again, schedule, *rules, away)
                 if key not in self.tried:
                     found.least = bound if found.least is None else min(found.least, bound)
 
@@ -88,7 +103,7 @@ class Tallied:
         zero: int,
         again: int,
         schedule: tuple[str, int],
-        rules: tuple[str, bool, bool],
+        rules: tuple[str, bool, bool, int],
     ) -> tuple[float, float] | None:
         name, chunks = schedule
         sizes = {n for n in self.floors.counts(self.space.of_kind(mesh, "stages") * chunks) if n}
@@ -107,16 +122,19 @@ class Tallied:
         again: int,
         schedule: tuple[str, int],
         known: Sequence[Mapping[str, float]],
+        away: tuple[str, ...],
     ) -> float:
         """The highest that is known; infinite for what does not fit."""
         floors, (name, chunks), p = self.floors, schedule, lie.stages
-        sizes = [floors.bytes(lie, zero), *(floors.held(lie, m, zero, name, chunks, layer) for layer in known)]
+        sizes = [floors.bytes(lie, zero, 0.0, away)]
+        if "activations" not in away:
+            sizes += [floors.held(lie, m, zero, name, chunks, layer, away) for layer in known]
         if max(sizes) > floors.cluster["memory"]:
             return float("inf")
         if self.minimise != "step":
             return float(max(sizes))
         in_turn = name in IN_TURN
-        bounds = [floors.seconds(lie, m, zero, again, in_turn)]
+        bounds = [floors.seconds(lie, m, zero, again, in_turn), floors.moved(lie, zero, away)]
         for layer in known:
             bounds.append(floors.seconds(lie, m, zero, again, in_turn, floors.together(p, m, again, layer)))
             bounds.append(floors.row(lie, m, zero, again, name, chunks, layer))
@@ -136,6 +154,8 @@ def candidate(
     along: str,
     heads: bool,
     tables: bool,
+    by: int,
+    away: tuple[str, ...],
 ) -> Any:
     """What tells a candidate from all others."""
-    return frozenset(mesh.items()), m, first, zero, again, schedule, along, heads, tables
+    return frozenset(mesh.items()), m, first, zero, again, schedule, along, heads, tables, by, away

@@ -16,6 +16,7 @@ from dsl import ast
 from dsl.diagnostics import ParcError
 from dsl.parser import parse
 from dsl.source import Source, Span
+from parc.certifying.by_hand import LIBRARY
 from parc.certifying.stated import StatedPart, Unfounded
 from parc.units import amount, seconds
 
@@ -46,7 +47,11 @@ def hold_text(row: StatedPart, job: Job, priced: Strategy) -> None:
         raise Unfounded(f"{path} is no strategy of the model", path) from None
     dims = index_model(job.model).dims
     if (said := _plain(told, dims)) != (found := _plain(priced, dims)):
-        other = next(f for f in ("mesh", "splits", "shards", "pipelines", "recomputes", "") if _differs(said, found, f))
+        other = next(
+            f
+            for f in ("mesh", "splits", "shards", "pipelines", "recomputes", "implementations", "offloads", "")
+            if _differs(said, found, f)
+        )
         what = f"`{other}`" if other else "micro-batches or other rules"
         raise Unfounded(f"{path} says another strategy than the one that was priced: other {what}", path)
 
@@ -73,8 +78,10 @@ def _read(lines: list[str], job: Job, path: str) -> Strategy:
     text = "\n".join([f"strategy {NAME} {{", *lines, "}", ""])
     (item,) = _items(text, path)
     named = sorted({s.call.function.id for s in item.body if isinstance(s, ast.Apply)})
-    if named:
-        text = f"use {TACTICS} ({', '.join(named)})\n{text}"
+    by_hand = sorted({s.call.function.id for s in item.body if isinstance(s, ast.Implement)})
+    for library, names in ((TACTICS, named), (LIBRARY, by_hand)):
+        if names:
+            text = f"use {library} ({', '.join(names)})\n{text}"
     session = Session()
     module = Loader(session, ".").load(Source("<best>", text))
     session.diagnostics.raise_if_any()

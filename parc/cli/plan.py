@@ -173,16 +173,17 @@ def _csv(found: FoundPlan, tokens: float | None) -> str:
     made = io.StringIO()
     rows = csv.writer(made, lineterminator="\n")
     names = [role.name for role in space.roles]
-    keys = ("microbatches", "zero", "schedule", "chunks", "along", "heads", "rows")
-    rows.writerow([*names, *keys, "recompute", "step_seconds", "needed_bytes", "days", "bound"])
+    keys = ("microbatches", "zero", "schedule", "chunks", "along", "heads", "rows", "by")
+    rows.writerow([*names, *keys, "recompute", "offload", "step_seconds", "needed_bytes", "days", "bound"])
     for plan in found.best:
         of = candidate_json(space, plan.candidate)
         sizes = dict(of["mesh"])
         values = [str(v).lower() if isinstance(v, bool) else v for v in (of[k] for k in keys)]
         scopes = " ".join(space.recomputes[plan.candidate.rules.recompute])
+        away = " ".join(plan.candidate.rules.offload)
         days = _days(plan, tokens)
         price = [plan.price.seconds, plan.price.needed, "" if days is None else days, plan.bound]
-        rows.writerow([*(sizes.get(n, 1) for n in names), *values, scopes, *price])
+        rows.writerow([*(sizes.get(n, 1) for n in names), *values, scopes, away, *price])
     return made.getvalue()
 
 
@@ -224,7 +225,7 @@ def _named(found: FoundPlan, plan: PricedPlan) -> str:
 
 def _certified(found: FoundPlan) -> str:
     """What was searched and what that proves."""
-    from parc.planning.certificate import UNSEARCHED
+    from parc.planning.certificate import unsearched
 
     space, of = found.planned.space, found.planned.found
     counts = of.counts
@@ -247,4 +248,4 @@ def _certified(found: FoundPlan) -> str:
             f"not proved: {counts.left:,} were not looked at in time; none of them is below {least}: "
             f"at most {of.gap:.1%} better"
         )
-    return "\n".join([*lines, f"not searched: {', '.join(UNSEARCHED)}"])
+    return "\n".join([*lines, f"not searched: {', '.join(unsearched(space))}"])

@@ -13,9 +13,10 @@ from dsl.diagnostics import ParcError, fail
 from dsl.source import Source
 from parc.planning.certificate import certificate
 from parc.planning.found import Counts, PricedPlan
+from parc.planning.offloads import Away, offloads
 from parc.planning.planning import OPEN, Planned, plan, resized
 from parc.planning.reasons import front
-from parc.planning.text import with_strategy
+from parc.planning.text import taken, with_strategy
 from parc.planning.verified import verified
 from parc.price import price
 from parc.units import amount
@@ -52,18 +53,26 @@ def planned_file(
     if devices is not None and made.cluster is not None and devices != made.cluster.devices:
         other = resized(made.cluster, devices)
         made = replace(made, cluster=other)
-    planned = plan(made, minimise, within, told)
-    found = planned.found
-    if not found.fitting:
-        if found.interrupted:
-            raise KeyboardInterrupt
-        raise _nothing(planned)
-    best = found.fitting[0]
-    for tactics in (True, False):
-        text = with_strategy(source, made.name, params, planned.space, best.candidate, other, tactics)
-        if (name := held(text, source, planned, best)) is not None:
+    text, name = "", ""
+    away: tuple[Away, ...] = ()
+    for names in (taken(source), None):  # if what is written by hand is not proved, without any
+        planned = plan(made, minimise, within, told, names)
+        if not planned.found.fitting and not planned.found.interrupted and (away := offloads(made)):
+            with_hosts = plan(made, minimise, within, told, names, away)
+            planned = with_hosts if with_hosts.found.fitting or with_hosts.found.interrupted else planned
+        found = planned.found
+        if not found.fitting:
+            if found.interrupted:
+                raise KeyboardInterrupt
+            raise _nothing(planned, bool(away))
+        best = found.fitting[0]
+        for tactics in (True, False):
+            text = with_strategy(source, made.name, params, planned.space, best.candidate, other, tactics)
+            if name := held(text, source, planned, best) or "":
+                break
+        assert name, "the plan has another price as text"
+        if not best.candidate.rules.by or proved(replace(source, text=text), made.name):
             break
-    assert name is not None, "the plan has another price as text"
     told_of = certificate(planned, keep)
     told_of["file"] = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return FoundPlan(planned, text, name, found.fitting[:keep], tuple(front(found.fitting)), told_of)
@@ -90,7 +99,20 @@ def held(text: str, source: Source, planned: Planned, best: PricedPlan) -> str |
     return job.strategy.name if price(job) == best.price else None
 
 
-def _nothing(planned: Planned) -> Exception:
+def proved(source: Source, name: str) -> bool:
+    """Whether all that the file's strategy has by hand was tried by itself, and computes what its scope does."""
+    job = evaluate_file(source, job=name).job
+    if not job.strategy.implementations:
+        return True
+    from parc.api.compiling import sizes
+    from parc.by_hand import tried
+
+    outcomes, _ = tried(job, sizes(source, {"job": name, "double": True}), (source,), name)
+    return all(one.equal for one in outcomes)
+
+
+def _nothing(planned: Planned, hosts: bool) -> Exception:
+    """hosts: whether it was tried with states, weights and activations in the hosts' memory, too."""
     found, job = planned.found, planned.job
     assert job.cluster is not None
     there = amount(job.cluster.device.memory)
@@ -107,4 +129,6 @@ def _nothing(planned: Planned) -> Exception:
         help = "more devices (`--devices`), a smaller batch or model"
     if found.smallest is not None:
         message += f"; the smallest needs {amount(found.smallest)}"
+    if hosts:
+        message += "; nor does any that was tried with states, weights and activations in the hosts' memory"
     return fail("E0951", message, job.cluster.span, help=help)

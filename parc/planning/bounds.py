@@ -16,7 +16,8 @@ Time. All devices together do the work of the serial program, so that one of the
   reduced as they come, beside the passes, m times: then the longer of both counts; from ZeRO-3 on weights are gathered
   for each micro-batch as well, and once more for the backward pass where that reads them.
 
-Memory. Weights, gradients and the optimizer's states, evenly over all devices that may share them, and the driver's.
+Memory. Weights, gradients and the optimizer's states, evenly over all devices that may share them, and the driver's;
+what rests with the hosts does not count, but the states of the optimizer come over the device's link to these.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from compiler.schedules.actions import Turn, interleaved_ahead
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
 from parc.planning.layer_work import LayerWork
+from parc.planning.offloads import Away
 from parc.planning.space import PlanChoice, PlanSpace
 from parc.planning.spread import Spread, over_links, spread_of
 from parc.planning.work import ClusterWork, ModelWork
@@ -59,13 +61,15 @@ class LowerBounds:
     positions: int = 0
     narrowest: int = 0
     known: dict[tuple[Spread, str, bool], tuple[float, float]] = field(default_factory=dict, compare=False)
-    sizes: dict[tuple[Spread, int, bool], float] = field(default_factory=dict, compare=False)
+    sizes: dict[tuple[Spread, int, bool, Away], float] = field(default_factory=dict, compare=False)
 
     def seconds(self, of: PlanChoice, layer: LayerWork | None = None, pace: tuple[float, float] | None = None) -> float:
         """Of a step. pace: seconds of an iteration of the loop in each pass, with the messages beside it (`paces`)."""
         rules, m, spread = of.rules, of.mesh.microbatches, spread_of(of)
-        again = rules.recompute
+        again = self.which(rules.recompute, rules.by)
         plain = self.of(spread, m, rules.zero, again, rules.schedule, layer)
+        if "optimizer" in rules.offload:
+            plain = max(plain, self.moved(spread, rules.zero))
         if layer is None:
             return plain
         numbers = spread, m, rules.zero, again, rules.schedule, rules.chunks
@@ -77,6 +81,10 @@ class LowerBounds:
                 slower = self.paced(slower, pace)
                 row = max(row, self.row(*numbers, slower, slower.both))
         return max(plain, row * SURE)
+
+    def which(self, recompute: int, by: int) -> int:
+        """At which place a choice of what is computed again, and by what, stands in the model's numbers."""
+        return by * len(self.model.activations) + recompute
 
     def apart(self, stages: int, data: int, m: int) -> bool:
         """Whether each product is a kernel of its own, however it is split: a matrix times a vector is not."""
@@ -124,6 +132,12 @@ class LowerBounds:
         beside = m * (reduced + (gathered + back if zero == 3 else 0.0))
         behind = gathered if zero == 2 else 0.0
         return max(least, max(share, beside) + max(0.0, behind - cluster.hidden * share / m)) + update
+
+    def moved(self, spread: Spread, zero: int) -> float:
+        """Seconds in which the states of the optimizer come from the hosts, once in a step, on the average device."""
+        n = self.devices
+        states = (w.moments / (n if zero else n // prod(s for s, _ in spread.whole(w))) for w in self.model.weights)
+        return sum(states) / self.cluster.host * SURE if self.cluster.host else 0.0
 
     def beside(self, of: PlanChoice) -> float:
         """Seconds of the messages that go beside the passes, of the average of all devices."""
@@ -212,8 +226,8 @@ class LowerBounds:
         """Of device memory, that the fullest device needs."""
         mesh, rules, spread = of.mesh, of.rules, spread_of(of)
         p, m = spread.stages, mesh.microbatches
-        plain = self.needed(spread, rules.zero)
-        if layer is None:
+        plain = self.needed(spread, rules.zero, away=rules.offload)
+        if layer is None or "activations" in rules.offload:
             return plain
         if p == 1:
             return plain + layer.saved * (1 + self.cluster.reserve)
@@ -225,24 +239,25 @@ class LowerBounds:
             "interleaved": min(m * rules.chunks, 1 + interleaved_ahead(Turn(p, rules.chunks, m), p - 1)),
         }
         held = alive.get(rules.schedule, min(m, p)) * cut.smallest * layer.saved / self.layers
-        first = self.needed(spread, rules.zero, cut.first * p / self.layers)
+        first = self.needed(spread, rules.zero, cut.first * p / self.layers, rules.offload)
         return max(plain, first + held * (1 + self.cluster.reserve))
 
-    def needed(self, spread: Spread, zero: int, parts: float = 0.0) -> float:
+    def needed(self, spread: Spread, zero: int, parts: float = 0.0, away: Away = ()) -> float:
         """The same in numbers: of the average of all devices, or of those that have so many times the average of what
-        is in loops (`parts`)."""
-        key = (spread, zero, bool(parts))
+        is in loops (`parts`). away: what rests with the hosts."""
+        key = (spread, zero, bool(parts), away)
         if key not in self.sizes:
             cluster, n, kept = self.cluster, self.devices, 0.0
+            states, weights = float("optimizer" not in away), float("weights" not in away)
             for w in self.model.weights:
                 if parts and not w.looped:
                     continue
                 if zero == 3:
-                    kept += (w.stored + w.moments) / n
+                    kept += (weights * w.stored + states * w.moments) / n
                     continue
                 apart = n // prod(size for size, _ in spread.whole(w))
-                kept += w.elements * (cluster.copy / apart + cluster.gradient / (n if zero == 2 else apart))
-                kept += (w.elements * cluster.stored + w.moments) / (n if zero else apart)
+                kept += w.elements * (weights * cluster.copy / apart + cluster.gradient / (n if zero == 2 else apart))
+                kept += (weights * w.elements * cluster.stored + states * w.moments) / (n if zero else apart)
             self.sizes[key] = kept
         return self.sizes[key] * (parts or 1.0) + self.cluster.context
 

@@ -11,24 +11,24 @@ from typing import Any
 from dsl.printable import printable
 from parc.planning.found import PricedPlan
 from parc.planning.guess import SplitLayer
+from parc.planning.implementing import HandWritten
 from parc.planning.layer_work import LayerWork
+from parc.planning.offloads import NOTHING
 from parc.planning.paces import PaceKey
 from parc.planning.planning import Planned
 from parc.planning.reasons import why
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
-FORMAT = 4
+FORMAT = 5
 
-UNSEARCHED = (
-    "cuts by hand",
-    "places for branches",
-    "offload",
-    "implementations",
-    "other batch sizes",
-    "rules for parts of a model",
-)
-"""What strategies may have and none of the space has: nothing is said of such."""
+
+def unsearched(space: PlanSpace) -> list[str]:
+    """What strategies may have and none of the space has: nothing is said of such."""
+    by_hand = "other implementations" if space.implementations else "implementations"
+    away = ["offload"] if space.offloads == NOTHING else ["all on the devices", "offload of rows"]
+    found = ["cuts by hand", "places for branches", *away, by_hand, "other batch sizes"]
+    return [*found, "rules for parts of a model"]
 
 
 def certificate(planned: Planned, keep: int) -> dict[str, Any]:
@@ -59,8 +59,10 @@ def certificate(planned: Planned, keep: int) -> dict[str, Any]:
             "recompute": [list(scopes) for scopes in space.recomputes],
             "schedules": [list(s) for s in SCHEDULES] if split.loops else [],
             "zero": list(ZERO),
+            "offload": [list(away) for away in space.offloads],
+            "implementations": [by_hand_json(of) for of in space.implementations],
             "total": space.total,
-            "without": list(UNSEARCHED),
+            "without": unsearched(space),
         },
         "work": asdict(bounds.model),
         "cluster": asdict(bounds.cluster),
@@ -87,6 +89,11 @@ def certificate(planned: Planned, keep: int) -> dict[str, Any]:
     }
 
 
+def by_hand_json(of: HandWritten) -> dict[str, Any]:
+    """A function that takes the place of scopes."""
+    return {"function": of.function, "scopes": list(of.scopes), "zigzag": of.zigzag}
+
+
 def layer_json(kind: SplitLayer, of: LayerWork) -> dict[str, Any]:
     """What layers of a kind take of a device, and the strategy by which that was found."""
     return {**_kind_json(kind), **asdict(of)}
@@ -100,7 +107,7 @@ def pace_json(key: PaceKey, turns: Mapping[int, tuple[float, float]]) -> dict[st
 
 def _kind_json(kind: SplitLayer) -> dict[str, Any]:
     inside = [[printable(name), size] for name, size in kind.inside]
-    return {"inside": inside, **{k: getattr(kind, k) for k in ("recompute", "along", "heads", "tables")}}
+    return {"inside": inside, **{k: getattr(kind, k) for k in ("recompute", "along", "heads", "tables", "by")}}
 
 
 def plan_json(planned: Planned, plan: PricedPlan) -> dict[str, Any]:
@@ -123,4 +130,6 @@ def candidate_json(space: PlanSpace, of: PlanChoice) -> dict[str, Any]:
         "along": rules.along,
         "heads": rules.heads,
         "rows": rules.rows,
+        "by": rules.by,
+        "offload": list(rules.offload),
     }

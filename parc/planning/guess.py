@@ -18,6 +18,7 @@ class SplitLayer:
     along: str
     heads: bool
     tables: bool
+    by: int = 0
 
     @property
     def devices(self) -> int:
@@ -38,7 +39,7 @@ def kin(space: PlanSpace, mesh: MeshChoice, rules: PlanRules) -> Kin:
     """Of a mesh and rules."""
     inside = tuple((role.name, n) for role, n in mesh.axes if role.kind not in (STAGES, DATA))
     pieces = mesh.size(DATA) * mesh.size(EXPERTS) * mesh.microbatches
-    layer = SplitLayer(inside, rules.recompute, rules.along, rules.heads, rules.rows)
+    layer = SplitLayer(inside, rules.recompute, rules.along, rules.heads, rules.rows, rules.by)
     return Kin(layer, space.batch // pieces)
 
 
@@ -67,6 +68,8 @@ class Guess:
 
     def _usual(self, of: Kin, what: PlanChoice) -> float:
         """Bytes of activations, if the serial program's are shared evenly."""
+        if "activations" in what.rules.offload:
+            return 0.0
         stages, m = what.mesh.size(STAGES), what.mesh.microbatches
         alive = float(m if what.rules.schedule == "gpipe" else min(m, stages))
         if what.rules.chunks > 1:
@@ -90,4 +93,4 @@ class Guess:
 
 def _alike(of: SplitLayer) -> tuple[tuple[object, ...], ...]:
     """By what sizes are remembered, the closest first."""
-    return (of.inside, of.recompute, of.along, of.heads), (of.recompute, bool(of.along))
+    return (of.inside, of.recompute, of.along, of.heads, of.by), (of.recompute, bool(of.along), of.by)

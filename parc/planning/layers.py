@@ -92,12 +92,19 @@ class Layers:
             of.recompute == 0
             and of.tables == kind.tables
             and all(more.get(name, 1) % n == 0 for name, n in fewer.items())
-            and (of.along, of.heads) == self._rules(of.inside, kind)
+            and (of.along, of.heads, of.by) == self._rules(of.inside, kind)
+            and (not kind.by or self._positions(of) == self._positions(kind))
         )
 
-    def _rules(self, inside: tuple[tuple[str, int], ...], like: SplitLayer) -> tuple[str, bool]:
+    def _rules(self, inside: tuple[tuple[str, int], ...], like: SplitLayer) -> tuple[str, bool, int]:
         kinds = {self.roles[name].kind for name, _ in inside}
-        return like.along if INNER in kinds else "", like.heads and POSITIONS in kinds
+        if POSITIONS not in kinds:
+            return like.along if INNER in kinds else "", False, 0
+        return like.along if INNER in kinds else "", like.heads, like.by
+
+    def _positions(self, kind: SplitLayer) -> dict[str, int]:
+        """Devices along axes of positions: on them hangs how much is computed by what is written by hand."""
+        return {name: n for name, n in kind.inside if self.roles[name].kind == POSITIONS}
 
     def experts(self, kind: SplitLayer) -> int:
         """Devices of the axis of experts."""
@@ -107,12 +114,13 @@ class Layers:
         """Kinds with fewer and fewer devices to which these can be put together, the least first."""
         found = []
         inside = dict(kind.inside)
-        while inside:
-            largest = max(inside, key=lambda name: inside[name])
+        kept = self._positions(kind) if kind.by else {}
+        while inside.keys() - kept.keys():
+            largest = max((n for n in inside if n not in kept), key=lambda name: inside[name])
             inside[largest] //= next(q for q in range(2, inside[largest] + 1) if inside[largest] % q == 0)
             axes = tuple((name, n) for name, n in inside.items() if n > 1)
-            along, heads = self._rules(axes, kind)
-            found.append(SplitLayer(axes, 0, along, heads, kind.tables))
+            along, heads, by = self._rules(axes, kind)
+            found.append(SplitLayer(axes, 0, along, heads, kind.tables, by))
             inside = dict(axes)
         return found[::-1]
 
@@ -165,7 +173,7 @@ class Layers:
         data = ((next(r for r in self.space.roles if r.kind == DATA), replicas),) if replicas > 1 else ()
         mesh = MeshChoice((*data, *inside), self.space.batch // (rows * replicas * self.experts(kind)))
         zero = 2 if not whole and 2 in self.space.ways(mesh).zero else 0
-        rules = PlanRules(DATA, zero, kind.recompute, "", 1, kind.along, kind.heads, kind.tables)
+        rules = PlanRules(DATA, zero, kind.recompute, "", 1, kind.along, kind.heads, kind.tables, kind.by)
         compiled = self.pricer.compiled(strategy_of(self.space, PlanChoice(mesh, rules)), update=False)
         return self._measured(compiled, rows, replicas, whole)
 

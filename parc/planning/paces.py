@@ -95,7 +95,8 @@ class Paces:
         data = ((next(r for r in space.roles if r.kind == DATA), replicas),) if replicas > 1 else ()
         cut = ((next(r for r in space.roles if r.kind == STAGES), 2),) if split else ()
         mesh = MeshChoice((*cut, *data, *inside), space.batch // (rows * replicas * layers.experts(kind)))
-        rules = PlanRules(STAGES, zero, kind.recompute, SPLIT if split else "", 1, kind.along, kind.heads, kind.tables)
+        schedule = SPLIT if split else ""
+        rules = PlanRules(STAGES, zero, kind.recompute, schedule, 1, kind.along, kind.heads, kind.tables, kind.by)
         program = layers.pricer.compiled(strategy_of(space, PlanChoice(mesh, rules)), update=False).program
         program = without_update(program)
         cls, found = program.classes[0], features(program)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -13,10 +13,12 @@ from dsl.diagnostics import fail
 from parc.planning.bounds import LowerBounds, lower_bounds
 from parc.planning.dims import splittable
 from parc.planning.found import Counts, Found, PricedPlan
+from parc.planning.implementing import implementing
+from parc.planning.offloads import NOTHING, Away
 from parc.planning.pricing import StrategyPricer
 from parc.planning.recomputes import recomputes
 from parc.planning.search import STEP, Search
-from parc.planning.space import PlanSpace
+from parc.planning.space import POSITIONS, PlanSpace
 from parc.planning.work import cluster_work, model_work
 
 
@@ -36,10 +38,14 @@ def plan(
     minimise: str = STEP,
     within: float | None = None,
     told: Callable[[PricedPlan, Counts], None] | None = None,
+    taken: Collection[str] | None = (),
+    away: tuple[Away, ...] = NOTHING,
 ) -> Planned:
     """Search all strategies of a job on its cluster. Of the strategy that it has nothing is taken.
 
-    minimise: `STEP` or `MEMORY`; within: seconds that the search may take; told: hears of each better plan.
+    minimise: `STEP` or `MEMORY`; within: seconds that the search may take; told: hears of each better plan; taken:
+    names that stand for something of the file's own, so that no implementation is called so (None: without any);
+    away: the choices of what rests with the hosts.
 
     Raises ParcError: E0801 without a cluster, E0802 for a job that does not train.
     """
@@ -52,11 +58,21 @@ def plan(
     split = splittable(job)
     scopes = recomputes(job, split)
     cluster = cluster_work(job)
-    space = PlanSpace(job.cluster.devices, split, split.sizes.get(split.batch, 1), scopes, cluster.domains)
-    bounds = lower_bounds(space, model_work(job, split, scopes), cluster)
+    space = PlanSpace(
+        job.cluster.devices, split, split.sizes.get(split.batch, 1), scopes, cluster.domains, offloads=away
+    )
+    if taken is not None:
+        space = with_implementations(space, job, taken)
+    bounds = lower_bounds(space, model_work(job, split, scopes, space.implementations), cluster)
     with _seldom_collected():
-        found = Search(space, bounds, StrategyPricer(job), minimise, told).run(within)
+        found = Search(space, bounds, StrategyPricer(job, space.by_hand), minimise, told).run(within)
     return Planned(job, space, bounds, found, minimise)
+
+
+def with_implementations(space: PlanSpace, job: Job, taken: Collection[str] = ()) -> PlanSpace:
+    """The space with what can be written by hand in the place of scopes, along its axis of positions."""
+    axes = {role.name: role.dim for role in space.roles if role.kind == POSITIONS}
+    return replace(space, by_hand=implementing(job, space.split, axes, taken))
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from compiler.passes.place.place import Placed, Undivided, place
 from compiler.passes.place.rules import place_axes
 from compiler.passes.sparse import Unlisted
 from compiler.strategy import PipelineRule, Strategy
-from parc.price import Price
+from parc.planning.implementing import Implementing
+from parc.price import Price, room_elsewhere
 
 SHARED, CLOSED, PLACED = "prune", "update", "place"
 """The last passes that ask a strategy for nothing but whether parts of the model are kept apart; for what is computed
@@ -30,18 +31,20 @@ KEPT = 200
 class StrategyPricer:
     """Prices strategies of a job as `parc.price.price` does, to the picosecond and the byte."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, by_hand: Implementing | None = None) -> None:
+        self.job, self.by_hand = job, by_hand
+        self.others: dict[int, StrategyPricer] = {}  # of models with something written by hand, by identity
         self.known: dict[bool, Work | None] = {}
         self.closed: dict[object, Work] = {}
         self.placed: dict[object, list[tuple[SizesAsked, Placed]]] = {}
         self.simulation: Simulation | None = None
+        self.last: Compiled | None = None
         self.bytes = 0
 
     def needed(self, strategy: Strategy) -> int:
         """Bytes of the fullest device, which are found sooner than the time. Raises ParcError for what cannot be
         lowered."""
-        compiled = self.compiled(strategy)
+        self.last = compiled = self.compiled(strategy)
         self.simulation = Simulation.of(compiled)
         self.bytes = Systems(compiled, self.simulation.features).fullest.needed
         return self.bytes
@@ -50,11 +53,15 @@ class StrategyPricer:
         """Of the strategy whose memory was asked for last."""
         assert self.simulation is not None
         simulation, of = self.simulation, self.simulation.features
-        fits = self.bytes <= simulation.cluster.device.memory
+        assert self.last is not None
+        fits = self.bytes <= simulation.cluster.device.memory and room_elsewhere(self.last)
         return Price(simulation.seconds(), self.bytes, fits, of.samples, of.tokens)
 
     def compiled(self, strategy: Strategy, update: bool = True) -> Compiled:
         """The job with this strategy, not verified. update: if not, what is wanted are the passes alone."""
+        if strategy.implementations and self.by_hand is not None:
+            made = self.by_hand.job_of(strategy)
+            return self.others.setdefault(id(made.model), StrategyPricer(made)).compiled(strategy, update)
         job = replace(self.job, strategy=strategy)
         apart = bool(strategy.places) or any(len(p.parts) > 1 for p in strategy.pipelines)
         if apart not in self.known:

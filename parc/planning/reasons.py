@@ -39,8 +39,11 @@ def choices_of(space: PlanSpace, of: PlanChoice) -> list[tuple[str, str]]:
     found.append(("recompute", ", ".join(space.recomputes[rules.recompute]) or "none"))
     found.append(("schedule", f"{rules.schedule or 'none'}{f' of {rules.chunks} chunks' if rules.chunks > 1 else ''}"))
     found.append(("inner axis splits besides", rules.along or "nothing"))
-    found.append(("positions", "heads inside" if rules.heads else "gathered"))
+    by_hand = space.implementations[rules.by - 1] if rules.by else None
+    words = f"{by_hand.function}{', zig-zag' if by_hand.zigzag else ''}" if by_hand else ""
+    found.append(("positions", words or ("heads inside" if rules.heads else "gathered")))
     found.append(("tables", "split on the data axis" if rules.rows else "whole on the data axis"))
+    found.append(("with the hosts", ", ".join(rules.offload) or "nothing"))
     return found
 
 

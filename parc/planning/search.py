@@ -19,6 +19,7 @@ from parc.planning.found import Counts, Found, PricedPlan, Tried
 from parc.planning.guess import Guess, Kin, kin
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
+from parc.planning.offloads import Away
 from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, STAGES, ZERO, MeshChoice, PlanChoice, PlanRules, PlanSpace
@@ -142,10 +143,10 @@ class Search:
         groups: dict[Kin, list[_Bunch]] = {}
         for mesh in space.meshes():
             if mesh.axes not in of_axes:
-                fits = [z for z in ZERO if bounds.needed(sparsest(mesh), z) <= bounds.cluster.memory]
+                fits = {away: [z for z in ZERO if self._has_room(mesh, z, away)] for away in space.offloads}
                 of_axes[mesh.axes] = found = []
                 for rules, ways in space.bunches(mesh):
-                    zero = [z for z in ways.zero if z in fits]
+                    zero = [z for z in ways.zero if z in fits[rules.offload]]
                     each = len(ways.first) * len(ways.schedules)
                     found.append((rules, zero[-1] if zero else -1, each * len(zero)))
                     found.append((rules, -1, each * (len(ways.zero) - len(zero))))
@@ -159,11 +160,15 @@ class Search:
                 rows = many if many % of.rows == 0 else of.rows
                 groups.setdefault(replace(of, rows=rows), []).append(_Bunch(mesh, rules, most, count))
         for of, bunches in groups.items():
-            bound = bounds.model.passes[of.layer.recompute] / space.devices + bounds.model.fixed
+            passes = bounds.model.passes[bounds.which(of.layer.recompute, of.layer.by)]
+            bound = passes / space.devices + bounds.model.fixed
             if self.minimise != STEP:
-                bound = min(bounds.needed(sparsest(b.mesh), b.zero) for b in bunches)
+                bound = min(bounds.needed(sparsest(b.mesh), b.zero, away=b.rules.offload) for b in bunches)
             self._push(_Open(of, bound, _Group(tuple(bunches), sum(b.count for b in bunches))))
         self.counts.numbers = space.total - legal
+
+    def _has_room(self, mesh: MeshChoice, zero: int, away: Away) -> bool:
+        return self.bounds.needed(sparsest(mesh), zero, away=away) <= self.bounds.cluster.memory
 
     def value(self, of: PlanChoice, layer: LayerWork | None = None) -> float:
         """A lower bound of what is minimised; infinite for what does not fit."""
@@ -204,14 +209,13 @@ class Search:
         return min(guess, self.best) if isinstance(of.what, _Group) else guess  # much is left out with little work
 
     def _leaves(self, bunch: _Bunch) -> Iterator[PlanChoice]:
-        mesh, memory = bunch.mesh, self.bounds.cluster.memory
-        ways, same = self.space.ways(mesh), bunch.rules
+        mesh, same = bunch.mesh, bunch.rules
+        ways = self.space.ways(mesh)
         for zero in ways.zero:
-            if self.bounds.needed(sparsest(mesh), zero) <= memory:
+            if self._has_room(mesh, zero, same.offload):
                 for first in ways.first:
                     for name, n in ways.schedules:
-                        rules = PlanRules(first, zero, same.recompute, name, n, same.along, same.heads, same.rows)
-                        yield PlanChoice(mesh, rules)
+                        yield PlanChoice(mesh, replace(same, first=first, zero=zero, schedule=name, chunks=n))
 
     # --- the way through it --------------------------------------------------------------------------------------
 
@@ -245,8 +249,8 @@ class Search:
         if self.best < inf and self._rough(of):
             self._pace(of, what)
             return
-        strategy = strategy_of(self.space, what)
         try:
+            strategy = strategy_of(self.space, what)
             needed = self.pricer.needed(strategy)
             fits = needed <= self.bounds.cluster.memory
             price = self.pricer.price() if fits else None
@@ -255,13 +259,16 @@ class Search:
             self.counts.refused[code] = self.counts.refused.get(code, 0) + 1
             self.tried.append(Tried(what, code=code))
             return
+        if price is not None and not price.fits:  # into the hosts' memory
+            price = None
         self._in_vain()
         seconds = None if price is None else price.seconds
         self.tried.append(Tried(what, needed, seconds))
         self.guess.learn(of.kin, what, needed)
         if price is None:
             self.counts.unfit += 1
-            self.smallest = min(needed, self.smallest or needed)
+            if not fits:
+                self.smallest = min(needed, self.smallest or needed)
             return
         self.counts.fitting += 1
         plan = PricedPlan(what, price, price.seconds if self.minimise == STEP else float(needed), bound)
@@ -324,7 +331,7 @@ class Search:
     def _guess(self, leaf: PlanChoice, bound: float) -> float:
         """Of a candidate: what goes beside its passes may well not be hidden, and chunks send more."""
         if self.minimise != STEP:
-            return bound * CLOSE
+            return max(1.0, bound) * CLOSE  # a byte at least: 0 says that nothing is known yet
         return bound * (CLOSE + SENT * (leaf.rules.chunks - 1)) + self.bounds.beside(leaf)
 
     def _bounds(self, of: Kin, leaves: list[tuple[float, PlanChoice]], single: bool) -> list[tuple[float, PlanChoice]]:
@@ -343,8 +350,9 @@ class Search:
         if self.minimise != STEP:
             return min((sizes[rules] for rules in fitting), default=inf)
         p, m = mesh.size(STAGES), mesh.microbatches
-        through, alone = bounds.through(p, m, bunch.rules.recompute, layer), Spread(p, ())
-        rows = (bounds.row(alone, m, 3, r.recompute, r.schedule, r.chunks, layer, through) for r in fitting)
+        again = bounds.which(bunch.rules.recompute, bunch.rules.by)
+        through, alone = bounds.through(p, m, again, layer), Spread(p, ())
+        rows = (bounds.row(alone, m, 3, again, r.schedule, r.chunks, layer, through) for r in fitting)
         return min(rows, default=inf) * SURE
 
     def _open(self, of: _Open, mesh: MeshChoice, leaves: list[tuple[float, PlanChoice]]) -> None:

@@ -20,8 +20,12 @@ from functools import cached_property
 from itertools import combinations, product
 from math import comb, prod
 
+from compiler.model import Job
+from compiler.strategy import Strategy
 from dsl.data import dataclass
 from parc.planning.dims import Splittable
+from parc.planning.implementing import HandWritten, Implementing
+from parc.planning.offloads import NOTHING, Away
 
 STAGES, DATA, EXPERTS, POSITIONS, INNER = "stages", "data", "experts", "positions", "inner"
 
@@ -62,7 +66,8 @@ class MeshChoice:
 class PlanRules:
     """What is chosen besides the mesh. first: the kind of the outermost axis. along: what inner axes split besides
     ("" or a dim of positions); heads: axes of positions split what is inner inside; rows: whether the axis of data
-    splits tables; recompute: index into `PlanSpace.recomputes`."""
+    splits tables; recompute: index into `PlanSpace.recomputes`; by: of what is written by hand which takes its scopes'
+    place along the axis of positions, counted from 1 (0: none); offload: what rests with the hosts."""
 
     first: str = STAGES
     zero: int = 0
@@ -72,19 +77,27 @@ class PlanRules:
     along: str = ""
     heads: bool = False
     rows: bool = False
+    by: int = 0
+    offload: Away = ()
+
+    @property
+    def inside(self) -> tuple[bool, int]:
+        """What stands inside of attention, where positions are split."""
+        return self.heads, self.by
 
 
 @dataclass(frozen=True, slots=True)
 class FieldWays:
-    """The values that each field of `PlanRules` may have."""
+    """The values that each field of `PlanRules` may have. inside: of `heads` and `by`, one of them at most."""
 
     first: tuple[str, ...]
     zero: tuple[int, ...]
     recompute: tuple[int, ...]
     schedules: tuple[tuple[str, int], ...]
     along: tuple[str, ...]
-    heads: tuple[bool, ...]
+    inside: tuple[tuple[bool, int], ...]
     rows: tuple[bool, ...]
+    offload: tuple[Away, ...]
 
     @property
     def number(self) -> int:
@@ -109,7 +122,8 @@ class PlanChoice:
 
 @dataclass(frozen=True)
 class PlanSpace:
-    """All strategies of a job that are looked at. recomputes: each the scopes that are computed again."""
+    """All strategies of a job that are looked at. recomputes: each the scopes that are computed again; by_hand: what is
+    written by hand and may take the place of scopes."""
 
     devices: int
     split: Splittable
@@ -117,6 +131,19 @@ class PlanSpace:
     recomputes: tuple[tuple[str, ...], ...]
     domains: tuple[int, ...] = ()
     """Devices of one domain of each level of the cluster."""
+    by_hand: Implementing | None = None
+    offloads: tuple[Away, ...] = NOTHING
+
+    @property
+    def implementations(self) -> tuple[HandWritten, ...]:
+        """Of which `PlanRules.by` speaks."""
+        return self.by_hand.found if self.by_hand is not None else ()
+
+    def job_of(self, job: Job, strategy: Strategy) -> Job:
+        """The job with a strategy of the space. Raises ParcError for what is written by hand and cannot be."""
+        if self.by_hand is None or not strategy.implementations:
+            return replace(job, strategy=strategy)
+        return self.by_hand.job_of(strategy)
 
     @cached_property
     def roles(self) -> tuple[AxisRole, ...]:
@@ -159,9 +186,14 @@ class PlanSpace:
             tuple(range(len(self.recomputes))),
             SCHEDULES if STAGES in kinds else (("", 1),),
             ("", *positions) if INNER in kinds else ("",),
-            (False, True) if POSITIONS in kinds and self.split.heads else (False,),
+            self._inside() if POSITIONS in kinds else ((False, 0),),
             (False, True) if DATA in kinds and self.split.rows else (False,),
+            self.offloads,
         )
+
+    def _inside(self) -> tuple[tuple[bool, int], ...]:
+        heads = ((True, 0),) if self.split.heads else ()
+        return ((False, 0), *heads, *((False, n) for n in range(1, len(self.implementations) + 1)))
 
     # --- what can be ---------------------------------------------------------------------------------------------
 
@@ -214,15 +246,22 @@ class PlanSpace:
             first=all_ways.first[:1] if same else all_ways.first,
             schedules=tuple(s for s in all_ways.schedules if self._chunks(mesh.size(STAGES), s[1])),
             along=tuple(a for a in all_ways.along if not a or sizes[a] % pieces[a] == 0),
-            heads=tuple(h for h in all_ways.heads if not h or self.heads(mesh)),
+            inside=tuple(i for i in all_ways.inside if self._can_be(mesh, *i)),
             rows=tuple(r for r in all_ways.rows if not r or all_divide(sizes, self.split.rows, mesh.size(DATA))),
         )
 
     def bunches(self, mesh: MeshChoice) -> Iterator[tuple[PlanRules, FieldWays]]:
         """What is chosen but for the order of axes, ZeRO and the schedule, and the ways that there are of these."""
         ways = self.ways(mesh)
-        for again, along, heads, rows in product(ways.recompute, ways.along, ways.heads, ways.rows):
-            yield PlanRules(recompute=again, along=along, heads=heads, rows=rows), ways
+        fields = ways.recompute, ways.along, ways.inside, ways.rows, ways.offload
+        for again, along, (heads, by), rows, away in product(*fields):
+            yield PlanRules(recompute=again, along=along, heads=heads, rows=rows, by=by, offload=away), ways
+
+    def _can_be(self, mesh: MeshChoice, heads: bool, by: int) -> bool:
+        """Whether positions can be split so inside of attention."""
+        if by and self.implementations[by - 1].zigzag:  # two blocks to each device
+            return all(self.split.sizes[r.dim] % (2 * n) == 0 for r, n in mesh.axes if r.kind == POSITIONS)
+        return not heads or bool(self.heads(mesh))
 
     def heads(self, mesh: MeshChoice) -> tuple[str, ...]:
         """The heads that the axes of positions can split where those of what is inner split them, too."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from compiler.cluster import Cluster
 from dsl import ast
 from dsl.parser import parse
 from dsl.printer import format_source
 from dsl.source import Source, Span
+from parc.planning.implementing import FUNCTIONS, LIBRARY
 from parc.planning.space import PlanChoice, PlanSpace
 from parc.planning.written import TACTICS, lines_of
 
@@ -38,10 +39,12 @@ def with_strategy(
         if found is not None:
             before = [*found[1], "", *before]
             edits.append((task.cluster.function.span.start, task.cluster.function.span.end, found[0]))
-    uses = _missing(file, lines)
-    if uses:
+    named = {line.partition("(")[0] for line in lines if "(" in line} & {*TACTICS}
+    by_hand = {line.rpartition(" by ")[2].partition("(")[0] for line in lines if line.startswith("implement ")}
+    wanted = ((module, _missing(file, module, names)) for module, names in ((LIBRARY, by_hand), ("std.tactics", named)))
+    if uses := [f"use {module} ({', '.join(names)})\n" for module, names in wanted if names]:
         last = max((i.span.end for i in file.items if isinstance(i, ast.Use)), default=0)
-        edits.append((last, last, f"\nuse std.tactics ({', '.join(uses)})\n"))
+        edits.append((last, last, "\n" + "".join(uses)))
     edits.append((item.span.start, item.span.start, "\n".join([*before, ""])))
     if task.strategy is not None:
         edits.append((task.strategy.span.start, task.strategy.span.end, name))
@@ -71,18 +74,27 @@ def edited(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
 
 def _known(file: ast.File) -> frozenset[str]:
     """Tactics of the standard library that the file can name: its own of such a name are others."""
+    return frozenset(TACTICS) - _names(file, "std.tactics")
+
+
+def taken(source: Source) -> frozenset[str]:
+    """Names by which the file cannot call an implementation of the standard library."""
+    return frozenset(FUNCTIONS) & _names(parse(source.text, source.name), LIBRARY)
+
+
+def _names(file: ast.File, module: str) -> frozenset[str]:
+    """Names that stand for something else than what the module has of such a name."""
     own = {i.name.id for i in file.items if isinstance(i, ast.Definition | ast.Param)}
-    others = {n.id for i in file.items if isinstance(i, ast.Use) and str(i.module) != "std.tactics" for n in i.names}
-    return frozenset(TACTICS) - own - others
+    others = {n.id for i in file.items if isinstance(i, ast.Use) and str(i.module) != module for n in i.names}
+    return frozenset(own | others)
 
 
-def _missing(file: ast.File, lines: Sequence[str]) -> list[str]:
-    uses = [i for i in file.items if isinstance(i, ast.Use) and str(i.module) == "std.tactics"]
+def _missing(file: ast.File, module: str, names: Collection[str]) -> list[str]:
+    """Those of the names that the file does not use yet."""
+    uses = [i for i in file.items if isinstance(i, ast.Use) and str(i.module) == module]
     if any(not i.names for i in uses):
         return []
-    there = {n.id for i in uses for n in i.names}
-    named = {line.partition("(")[0] for line in lines if "(" in line}
-    return sorted(named & set(TACTICS) - there)
+    return sorted({*names} - {n.id for i in uses for n in i.names})
 
 
 def _free(file: ast.File, kind: type[ast.Definition], name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection, Container, Sequence
 from dataclasses import replace
 from math import log2, prod
 
@@ -15,11 +15,15 @@ from compiler.cost.price.compute import launches
 from compiler.cost.price.machine import Machine, machine
 from compiler.driver import compile_job
 from compiler.graph import ITEMSIZE
+from compiler.memory.tiers import FIRST, HOST, move_rate
 from compiler.model import Cluster, Job
-from compiler.program import FunctionPhase
+from compiler.origin import within
+from compiler.program import FunctionPhase, Program
 from compiler.strategy import SERIAL, RecomputeRule
+from compiler.walk import walk
 from dsl.data import dataclass
 from parc.planning.dims import Splittable
+from parc.planning.implementing import HandWritten
 from parc.planning.spread import WeightGroup
 
 
@@ -27,7 +31,8 @@ from parc.planning.spread import WeightGroup
 class ModelWork:
     """Of a step of the whole batch, on one device.
 
-    passes: per choice of what is computed again, seconds of the products and element-wise kernels of all forward and
+    passes: per choice of what is computed again, and then the same of each of what may be written by hand (of that the
+        products alone that are not touched by it), seconds of the products and element-wise kernels of all forward and
         backward passes, if nothing were rounded up to tiles and all ran at the device's best share; loop: of it what
         each iteration takes, where all stages are cut from one loop (else 0)
     launches: per choice, seconds of a micro-batch that its kernels take besides their work; host: in which the host
@@ -50,7 +55,8 @@ class ModelWork:
 @dataclass(frozen=True, slots=True)
 class ClusterWork:
     """What of a cluster and its software bounds speak of. links: per level bytes/s that a device's link reaches at
-    best; domains: devices of one domain of each level."""
+    best; domains: devices of one domain of each level; host: bytes/s between a device and its host's memory, or
+    0."""
 
     links: tuple[float, ...]
     domains: tuple[int, ...]
@@ -63,13 +69,20 @@ class ClusterWork:
     gradient: float
     stored: int
     reserve: float
+    host: float = 0.0
 
 
-def model_work(job: Job, split: Splittable, recomputes: tuple[tuple[str, ...], ...]) -> ModelWork:
+def model_work(
+    job: Job,
+    split: Splittable,
+    recomputes: tuple[tuple[str, ...], ...],
+    implementations: Sequence[HandWritten] = (),
+) -> ModelWork:
     """Compile the serial program once per choice of recomputation, and add up what its kernels take at least."""
     assert job.cluster is not None
     cal = of_cluster(job.cluster)
     passes, loop, launched, host, activations = [], [], [], [], []
+    outside: list[list[tuple[float, float]]] = [[] for _ in implementations]
     update, read = 0.0, set[str]()
     servers = -(-job.cluster.devices // job.cluster.levels[0].count)
     late = 1 + cal.jitter * log2(servers)
@@ -80,23 +93,29 @@ def model_work(job: Job, split: Splittable, recomputes: tuple[tuple[str, ...], .
         of = machine(compiled.program, job.cluster)
         found = features(compiled.program)
         read = read or {v.name for v in compiled.training.backward.inputs}
-        total = _NOTHING
+        total, others = _NOTHING, [_NOTHING] * len(implementations)
+        touched = _touched(compiled.program, implementations)
         for key, part in found.parts[0].items():
             if key[0] is FunctionPhase.UPDATE:
                 update = _kernels(part, of, cal).seconds
             else:
                 total = total.plus(_kernels(part, of, cal))
+                others = [o.plus(_products(part, of, cal, by)) for o, by in zip(others, touched, strict=True)]
+        each = late / split.layers if len(split.loops) == 1 else 0.0
         passes.append(total.seconds * late)
-        loop.append(total.inside * late / split.layers if len(split.loops) == 1 else 0.0)
+        loop.append(total.inside * each)
+        for found_of, other in zip(outside, others, strict=True):
+            found_of.append((other.seconds * late, other.inside * each))
         launched.append(total.number * cal.launch * late)
         host.append(total.dispatched * cal.host)
         fullest = Systems(compiled, found).fullest
         activations.append(fullest.turning)
+    more = [one for of_choice in outside for one in of_choice]
     return ModelWork(
-        tuple(passes),
-        tuple(loop),
-        tuple(launched),
-        tuple(host),
+        (*passes, *(one for one, _ in more)),
+        (*loop, *(one for _, one in more)),
+        (*launched, *[0.0] * len(more)),
+        (*host, *[0.0] * len(more)),
         update,
         cal.fixed,
         tuple(activations),
@@ -178,6 +197,30 @@ def _kernels(part: Part, of: Machine, cal: Calibration) -> _Kernels:
     return found
 
 
+def _touched(program: Program, implementations: Sequence[HandWritten]) -> list[set[str]]:
+    """Of each: the values that scopes which it computes make, or need, or that are made of what they make."""
+    (cls,) = program.classes
+    found: list[set[str]] = [set() for _ in implementations]
+    for function in cls.functions:
+        for node, _ in walk(function.body):
+            paths = {v.origin.path for v in (*node.inputs, *node.outputs)}
+            for names, by in zip(found, implementations, strict=True):
+                if any(within(path, scope) for path in paths for scope in by.scopes):
+                    names.update(v.name for v in node.outputs)
+    return found
+
+
+def _products(part: Part, of: Machine, cal: Calibration, without: Collection[str]) -> _Kernels:
+    """Those of products alone, but of these values."""
+    found = _NOTHING
+    for node in part.nodes:
+        if isinstance(node.work, WorkLoop) and not node.again:
+            found = found.plus(_products(node.work.body, of, cal, without), node.work.count, True)
+        elif isinstance(node.work, Product) and not node.again and node.name not in without:
+            found = found.plus(_Kernels(_product(node.work, of, cal)))
+    return found
+
+
 def _product(work: Product, of: Machine, cal: Calibration) -> float:
     """Its arithmetic at the best share of the peak that any piece of it reaches."""
     share = cal.product
@@ -219,6 +262,7 @@ def cluster_work(job: Job) -> ClusterWork:
         (each if narrow == 2 else stored) if mixed else stored,
         stored if mixed else 0,
         of.reserve,
+        move_rate(cluster.tiers, HOST, FIRST) if HOST in cluster.tiers else 0.0,
     )
 
 

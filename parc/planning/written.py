@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from itertools import count
 
-from compiler.strategy import CLASSES, MeshAxis, PipelineRule, RecomputeRule, ShardRule, SplitRule, Strategy
+from compiler.memory.tiers import HOST
+from compiler.strategy import (
+    CLASSES,
+    MeshAxis,
+    OffloadRule,
+    PipelineRule,
+    RecomputeRule,
+    ShardRule,
+    SplitRule,
+    Strategy,
+)
 from dsl.source import Span
 from parc.planning.dims import TOLD
 from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, STAGES, AxisRole, PlanChoice, PlanSpace
@@ -27,7 +37,8 @@ def dims_of(space: PlanSpace, of: PlanChoice, kind: str, dim: str = "", size: in
 
 
 def strategy_of(space: PlanSpace, of: PlanChoice, name: str = "planned") -> Strategy:
-    """The rules of a candidate. Each stands somewhere: one that changes nothing is refused, as it is in a file."""
+    """The rules of a candidate. Each stands somewhere: one that changes nothing is refused, as it is in a file. Raises
+    ParcError for what is written by hand and cannot be along so many devices."""
     rules, batch = of.rules, space.split.batch
     at = (Span("<plan>", n, n + 1) for n in count())
     splits = []
@@ -36,7 +47,8 @@ def strategy_of(space: PlanSpace, of: PlanChoice, name: str = "planned") -> Stra
         if role.kind != STAGES:
             dims = dims_of(space, of, role.kind, role.dim, size)
             classes = ("activations",) if role.kind == POSITIONS else CLASSES
-            splits.append(SplitRule(dims, role.name, classes, span=next(at)))
+            zigzag = role.kind == POSITIONS and rules.by > 0 and space.implementations[rules.by - 1].zigzag
+            splits.append(SplitRule(dims, role.name, classes, span=next(at), zigzag=zigzag))
         if role.kind in (DATA, EXPERTS, POSITIONS) and rules.zero:
             shards.append(ShardRule(SHARDED[rules.zero], role.name, span=next(at)))
     stages = [role.name for role, _ in of.axes if role.kind == STAGES]
@@ -49,6 +61,8 @@ def strategy_of(space: PlanSpace, of: PlanChoice, name: str = "planned") -> Stra
         tuple(shards),
         pipelines=pipelines,
         recomputes=tuple(RecomputeRule(scope, span=next(at)) for scope in space.recomputes[rules.recompute]),
+        implementations=space.by_hand.rules(rules.by, of.mesh.size(POSITIONS)) if space.by_hand and rules.by else (),
+        offloads=(OffloadRule(rules.offload, HOST, span=next(at)),) if rules.offload else (),
         microbatches=of.mesh.microbatches,
         microbatch_dim=batch or None,
         microbatch_span=next(at),
@@ -61,13 +75,16 @@ def lines_of(space: PlanSpace, of: PlanChoice, known: Collection[str] | None = N
     lines = [f"mesh ({', '.join(f'{role.name} = {size}' for role, size in of.axes)})"] if of.axes else []
     for role, size in of.axes:
         if role.kind != STAGES:
-            lines.append(_split(space, of, role, size, TACTICS if known is None else known))
+            by_hand = space.implementations[rules.by - 1] if rules.by and role.kind == POSITIONS else None
+            found = _split(space, of, role, size, TACTICS if known is None else known)
+            lines += [found] if by_hand is None else by_hand.lines(role.dim, role.name)
     for role, _ in of.axes:
         if role.kind in (DATA, EXPERTS, POSITIONS) and rules.zero:
             named = known is None or "optimizer_parallel" in known
             written = f"shard {', '.join(SHARDED[rules.zero])} on {role.name}"
             lines.append(f"optimizer_parallel({role.name}, {rules.zero})" if named else written)
     lines += [f"recompute {scope}" for scope in space.recomputes[rules.recompute]]
+    lines += [f"offload {', '.join(rules.offload)} to {HOST}"] if rules.offload else []
     cut = list(_pipelines(space, of))
     return lines + (cut or ([f"microbatches {m} over {batch}"] if m > 1 else []))
 

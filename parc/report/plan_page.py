@@ -12,7 +12,7 @@ from dsl.diagnostics import ParcError
 from parc.estimate import estimate
 from parc.machine import require_drawn
 from parc.planning.answer import FoundPlan
-from parc.planning.certificate import UNSEARCHED
+from parc.planning.certificate import unsearched
 from parc.planning.filled_answer import FilledPlan
 from parc.planning.found import PricedPlan
 from parc.planning.reasons import choices_of, why
@@ -57,12 +57,15 @@ def _of_found(found: FoundPlan, tokens: float | None, command: str) -> PlanPage:
     ]
     axes = [f"{r.name} ({r.kind}{f' {r.dim}' if r.dim else ''})" for r in space.roles]
     again = [", ".join(scopes) or "nothing" for scopes in space.recomputes]
-    facts = [("axes", ", ".join(axes)), ("computed again", "; ".join(again)), ("not searched", ", ".join(UNSEARCHED))]
+    facts = [("axes", ", ".join(axes)), ("computed again", "; ".join(again))]
+    if by_hand := [of.words for of in space.implementations]:
+        facts.append(("written by hand", "; ".join(by_hand)))
+    facts.append(("not searched", ", ".join(unsearched(space))))
     verdict = _verdict(found.planned.minimise, of.least, of.gap, counts.left)
     page = _page(found, job, points, outcomes, verdict, facts, command)
 
     def compiled(p: PlanPoint) -> Compiled:
-        return compile_job(replace(job, strategy=strategy_of(space, by_point[id(p)].candidate)))
+        return compile_job(space.job_of(job, strategy_of(space, by_point[id(p)].candidate)))
 
     return replace(page, sides=_sides(page, compiled))
 

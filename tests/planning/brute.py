@@ -10,6 +10,7 @@ from compiler.model import Job
 from dsl.diagnostics import ParcError
 from parc.planning.bounds import LowerBounds, lower_bounds
 from parc.planning.dims import splittable
+from parc.planning.planning import with_implementations
 from parc.planning.pricing import StrategyPricer
 from parc.planning.recomputes import recomputes
 from parc.planning.space import DATA, EXPERTS, PlanChoice, PlanRules, PlanSpace
@@ -24,7 +25,8 @@ def space_of(job: Job) -> tuple[PlanSpace, LowerBounds]:
     scopes, cluster = recomputes(job, split), cluster_work(job)
     assert job.cluster is not None
     space = PlanSpace(job.cluster.devices, split, split.sizes[split.batch], scopes, cluster.domains)
-    return space, lower_bounds(space, model_work(job, split, scopes), cluster)
+    space = with_implementations(space, job)
+    return space, lower_bounds(space, model_work(job, split, scopes, space.implementations), cluster)
 
 
 def candidates(space: PlanSpace) -> Iterator[PlanChoice]:
@@ -41,7 +43,7 @@ def candidates(space: PlanSpace) -> Iterator[PlanChoice]:
 def priced(job: Job, space: PlanSpace, of: PlanChoice) -> Price | None:
     """None for what cannot be lowered."""
     try:
-        return price(replace(job, strategy=strategy_of(space, of)))
+        return price(space.job_of(job, strategy_of(space, of)))
     except ParcError:
         return None
 
@@ -49,7 +51,7 @@ def priced(job: Job, space: PlanSpace, of: PlanChoice) -> Price | None:
 def all_priced(job: Job, space: PlanSpace) -> dict[PlanChoice, Price]:
     """All that can be lowered, one after the other. What strategies share is made once, as in a search; nothing is left
     out by a bound."""
-    pricer, found = StrategyPricer(job), {}
+    pricer, found = StrategyPricer(job, space.by_hand), {}
     for of in candidates(space):
         try:
             pricer.needed(strategy_of(space, of))

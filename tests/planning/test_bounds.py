@@ -25,7 +25,7 @@ CASES = [
 def test_bounds_are_admissible(model: str, sizes: dict[str, float]) -> None:
     job = job_of(model, **sizes)
     space, bounds = space_of(job)
-    pricer = StrategyPricer(job)
+    pricer = StrategyPricer(job, space.by_hand)
     seen = 0
     for of in some(space, 5, 7):
         full = priced(job, space, of)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from dsl.diagnostics import ParcError
@@ -10,7 +12,7 @@ from parc.planning.guess import kin
 from parc.planning.layers import Layers, SplitLayer
 from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
-from parc.planning.space import DATA, PlanSpace
+from parc.planning.space import DATA, PlanChoice, PlanSpace
 from parc.planning.written import strategy_of
 from tests.planning.brute import some, space_of
 from tests.planning.models import job_of
@@ -24,12 +26,12 @@ CASES = [
 ]
 
 
-def hold(space: PlanSpace, bounds: LowerBounds, pricer: StrategyPricer, number: int, seed: int) -> int:
-    """Hold all bounds of so many candidates to their prices; how many there were of whose layers something is known."""
+def hold(space: PlanSpace, bounds: LowerBounds, pricer: StrategyPricer, drawn: Sequence[PlanChoice]) -> int:
+    """Hold all bounds of candidates to their prices; how many there were of whose layers something is known."""
     layers = Layers(space, pricer)
     paces = Paces(layers)
     seen = 0
-    for of in some(space, number, seed):
+    for of in drawn:
         try:
             needed, price = pricer.needed(strategy_of(space, of)), pricer.price()
         except ParcError:
@@ -50,13 +52,14 @@ def hold(space: PlanSpace, bounds: LowerBounds, pricer: StrategyPricer, number: 
 @pytest.mark.parametrize(("model", "sizes"), CASES)
 def test_bounds_of_layers_are_admissible(model: str, sizes: dict[str, float]) -> None:
     job = job_of(model, **sizes)
-    assert hold(*space_of(job), StrategyPricer(job), 5, 11) >= 3
+    space, bounds = space_of(job)
+    assert hold(space, bounds, StrategyPricer(job, space.by_hand), some(space, 5, 11)) >= 3
 
 
 def test_passes_take_the_same_without_an_update() -> None:
     job = job_of("transformer", inside=4, outside=2)
     space, _ = space_of(job)
-    pricer = StrategyPricer(job)
+    pricer = StrategyPricer(job, space.by_hand)
     layers = Layers(space, pricer)
     kind = SplitLayer((("cp", 2), ("tp", 2)), 1, "s", True, False)
     found = layers.work(kind, *layers.many(kind))

@@ -55,7 +55,7 @@ def agree(model: str, sizes: dict[str, float], number: int, seed: int) -> list[b
     each time that one was asked."""
     job, answers = job_of(model, **sizes), list[bool]()
     space, _ = space_of(job)
-    found, pricer, sizes_of = list(candidates(space)), StrategyPricer(job), SizesAsked.sizes
+    found, pricer, sizes_of = list(candidates(space)), StrategyPricer(job, space.by_hand), SizesAsked.sizes
 
     def asked(self: SizesAsked, job: Job) -> dict[str, int] | None:
         answers.append((found := sizes_of(self, job)) is not None)
