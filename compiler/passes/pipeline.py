@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 
 from compiler.graph import Graph, Names, Value
@@ -59,6 +59,7 @@ class Work:
     parts: dict[str, None] = field(default_factory=dict)
     twice: dict[str, str] = field(default_factory=dict)
     unlisted: dict[str, str] = field(default_factory=dict)
+    watched: Mapping[str, int] | None = None
     names: Names = field(init=False)
     before_update: Names = field(init=False)
     counts: dict[str, Value] = field(init=False)
@@ -202,7 +203,7 @@ def _offload(w: Work) -> None:
 
 
 def _mark_regions(w: Work) -> None:
-    w.program = mark_regions(w.program)
+    w.program = mark_regions(w.program, w.watched)
 
 
 def _fuse(w: Work) -> None:
