@@ -50,7 +50,8 @@ class Work:
 
     whole, parts, twice: what turned out to be needed of whole batches (`divide`), by name. serial: the training graph
     of before that was known, with which proofs compare. unlisted: weights whose gradients turned out to be no lists,
-    and why. before_update: the names that there were before `update`; counts: how often rows of tables are taken.
+    and why. watched: sizes of axes for passes behind `lower`, from somebody who watches which of them they ask for.
+    before_update: the names that there were before `update`; counts: how often rows of tables are taken.
     """
 
     job: Job
