@@ -42,20 +42,41 @@ Reuses = dict[tuple[int, int], Reuse]
 def reuses(cls: DeviceClass, microbatches: int) -> Reuses:
     """Of all functions of a class. Where micro-batches share a state its old contents are needed up to the last one."""
     found: Reuses = {}
+    renewed = _renewed(cls.states, microbatches)
     for function in cls.functions:
-        found |= reuses_of(function.body, cls.states, microbatches)
+        found |= _in_body(function.body, *renewed)
     return found
 
 
 def reuses_of(body: Graph, states: Iterable[StateDecl], microbatches: int) -> Reuses:
     """Of one function. What updates renew is renewed in its memory where only rows of it are (`write_rows`)."""
-    states = tuple(states)
-    own = [s.name for s in states if _renewed_there(s, microbatches)]
+    return _in_body(body, *_renewed(states, microbatches))
+
+
+def _renewed(states: Iterable[StateDecl], microbatches: int) -> tuple[list[str], list[str]]:
+    """States whose contents may be renewed in their memory, and those of which only rows may."""
+    own, rest = [], []
+    for s in states:
+        if _renewed_there(s, microbatches):
+            own.append(s.name)
+        elif s.role is Role.WEIGHT or s.role is Role.OPTIMIZER:
+            rest.append(s.name)
+    return own, rest
+
+
+def _in_body(body: Graph, own: Collection[str], rest: Collection[str]) -> Reuses:
     found = _of_function(body, own) if own else {}
-    if any(isinstance(n.op, WriteRows) for n, _ in walk(body)):
-        rest = [s.name for s in states if s.role in (Role.WEIGHT, Role.OPTIMIZER) and s.name not in own]
+    if rest and _writes_rows(body):
         found |= _of_function(body, rest, rows=True)
     return found
+
+
+def _writes_rows(body: Graph) -> bool:
+    for node in body.nodes:
+        op = node.op
+        if isinstance(op, WriteRows) or (isinstance(op, (Repeat, Call)) and _writes_rows(op.body)):
+            return True
+    return False
 
 
 def _renewed_there(s: StateDecl, microbatches: int) -> bool:

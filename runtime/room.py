@@ -16,6 +16,7 @@ from compiler.declared import logical, logical_type
 from compiler.graph import Graph, Type, Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.memory.action import STATIC, Replay
+from compiler.memory.facts import ClassFacts
 from compiler.memory.peak import ClassMemory
 from compiler.memory.tiers import FILES, FIRST, SLOT
 from compiler.model import Training
@@ -112,8 +113,8 @@ class _WholeReplay(Replay):
 
     fuses = False
 
-    def __init__(self, cls: DeviceClass, sizes: Mapping[str, int]) -> None:
-        super().__init__(cls, sizes)
+    def __init__(self, cls: DeviceClass, sizes: Mapping[str, int], known: ClassFacts | None = None) -> None:
+        super().__init__(cls, sizes, known)
         self.reuses = {}
 
     def _bytes(self, var: Value) -> int:

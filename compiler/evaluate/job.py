@@ -19,7 +19,7 @@ from compiler.evaluate.model import build_model
 from compiler.evaluate.modules import Module
 from compiler.evaluate.optimizer import build_updates
 from compiler.evaluate.plan import PlannedStrategy, build_plan
-from compiler.evaluate.session import Session
+from compiler.evaluate.session import Session, one_batch
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.stores import in_pages
 from compiler.evaluate.values import Defined, Skip
@@ -137,6 +137,7 @@ def build_job(
         _try(session, lambda: check_updates(found, model.pieces, by, where))
     data = _try(session, lambda: _data(tasks.data, module, model)) if session.sizes is None else None
     seed = _try(session, lambda: _seed(tasks.seed, module))
+    session.microbatches = one_batch  # what was for this job refers to all of it, and cannot be pickled
     if session.failures > before or model is None or plan is None or updates is None or seed is None:
         raise Skip
     return Job(
@@ -283,9 +284,8 @@ def _of_whole_loops(rules: Sequence[StoreRule], cut: Model) -> Sequence[StoreRul
             rest = scope[len(piece.path) :]
             if any(p.path + rest not in meant for p in cut.pieces if p.of == piece.of):
                 message = f"`{cut.with_numbers(scope)}` is some layers of a loop, whose weights rest in one tensor"
-                raise fail(
-                    "E0472", message, rule.by or rule.span, help="name the loop without numbers: all layers alike"
-                )
+                help = "name the loop without numbers: all layers alike"
+                raise fail("E0472", message, rule.by or rule.span, help=help)
             rule = replace(rule, scope=cut.whole(scope))
         found[rule, rule.span] = None
     return [rule for rule, _ in found]

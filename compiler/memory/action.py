@@ -32,9 +32,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 
 from compiler.graph import Graph, Node, Value
-from compiler.in_place import reuses
 from compiler.layout import TIME, local_type
-from compiler.liveness import Liveness, liveness
+from compiler.liveness import liveness
+from compiler.memory.facts import ClassFacts
 from compiler.memory.held import Buffer, Early
 from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement
@@ -100,17 +100,17 @@ class Replay:
 
     fuses = True  # whether fused regions are one instruction
 
-    def __init__(self, cls: DeviceClass, sizes: Mapping[str, int]) -> None:
+    def __init__(self, cls: DeviceClass, sizes: Mapping[str, int], known: ClassFacts | None = None) -> None:
+        """known: of the class, from another replay."""
         self.sizes = sizes
-        self.states = {s.name: s for s in cls.states}
-        self.reuses = reuses(cls, sizes.get(TIME, 1))
+        known = known or ClassFacts.of(cls, sizes)
+        self.states, self.reuses, self.lives = known.states, known.reuses, known.lives
         self.totals: Totals = {}
         self.saved: dict[str, Buffer] = {}
         self.outputs: dict[str, Buffer] = {}
         self.accumulated: dict[str, Buffer] = {}
         self.changes: list[tuple[Buffer, str, int]] = []  # a buffer came, or changed: its role (none: it went), bytes
         self.effect = MemoryEffect({})
-        self.lives: dict[int, Liveness] = {}
         self.early: dict[int, Early] = {}  # by instruction, of the loops that are running
 
     def run(self, function: Function) -> MemoryEffect:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import rounds
 from compiler.memory.action import STATIC, MemoryEffect, Replay, Totals, declared
+from compiler.memory.facts import ClassFacts
 from compiler.memory.held import Buffer, copies
 from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Accumulate, Input
@@ -96,7 +97,11 @@ class ClassMemory:
 
     def start(self, key: FunctionKey) -> Replay:
         """What replays a function."""
-        return self.replay(self.cls, self.sizes)
+        return self.replay(self.cls, self.sizes, self._known)
+
+    @cached_property
+    def _known(self) -> ClassFacts:
+        return ClassFacts.of(self.cls, self.sizes)
 
     def declared(self, name: str) -> int:
         """Bytes of a state on a device, of all its parts."""

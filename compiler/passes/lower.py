@@ -26,13 +26,12 @@ from compiler.passes.lower_states import Renewed, adding, contents, declared, re
 from compiler.passes.lower_update import lower_update
 from compiler.passes.messages import NOTHING, Ways, messages
 from compiler.passes.place.place import Placed
-from compiler.passes.place.rules import place_axes
+from compiler.passes.program_axes import program_axes
 from compiler.passes.stage import ALL, Stage, Staged
 from compiler.passes.states_in_order import check_states_in_order
 from compiler.passes.whole_loops import in_whole_loops
 from compiler.program import (
     Affine,
-    Axis,
     DeviceClass,
     Entry,
     Function,
@@ -61,12 +60,9 @@ def lower(placed: Placed, staged: Staged, over: Across) -> Program:
             found.append(DeviceClass(groups, cls.ranges, cls.states, cls.functions, schedule))
     found.sort(key=lambda c: c.groups)
     check_states_in_order(found, staged.rule if placed.training.trains else None)
-    axes = [Axis(TIME, count, "time")] if count > 1 else []
-    places = place_axes(job.strategy)
-    axes += [Axis(a.name, a.size, "place" if a.name in places else "mesh") for a in job.strategy.mesh if a.size > 1]
     inputs = tuple(map(InputDecl.of, placed.training.model.inputs))
     whole = tuple(in_whole_loops(c, placed.training.model) for c in found)
-    return Program(job.name, tuple(axes), inputs, (Entry(entry, whole),), job.seed, staged.homes)
+    return Program(job.name, program_axes(placed), inputs, (Entry(entry, whole),), job.seed, staged.homes)
 
 
 def _messages(placed: Placed, staged: Staged) -> tuple[Ways, Ways]:

@@ -22,13 +22,14 @@ Marks = dict[int, list[Region]]
 """By identity of a body."""
 
 
-def mark_regions(program: Program) -> Program:
+def mark_regions(program: Program, sizes: Mapping[str, int] | None = None) -> Program:
     """The program with its regions in its bodies. Linear in the length of its text. Classes that share their functions
-    share them again."""
+    share them again. sizes: of its axes, from somebody who watches which of them are asked for."""
     made: dict[int, tuple[Function, ...]] = {}
+    sizes = program.sizes if sizes is None else sizes
     for cls in program.classes:
         if id(cls.functions) not in made:
-            marks = _marks(cls, program.sizes)
+            marks = _marks(cls, sizes)
             made[id(cls.functions)] = tuple(replace(f, body=_with(f.body, marks)) for f in cls.functions)
     return program.with_classes(replace(c, functions=made[id(c.functions)]) for c in program.classes)
 

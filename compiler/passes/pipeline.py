@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 
 from compiler.graph import Graph, Names, Value
@@ -50,7 +50,8 @@ class Work:
 
     whole, parts, twice: what turned out to be needed of whole batches (`divide`), by name. serial: the training graph
     of before that was known, with which proofs compare. unlisted: weights whose gradients turned out to be no lists,
-    and why. before_update: the names that there were before `update`; counts: how often rows of tables are taken.
+    and why. watched: sizes of axes for passes behind `lower`, from somebody who watches which of them they ask for.
+    before_update: the names that there were before `update`; counts: how often rows of tables are taken.
     """
 
     job: Job
@@ -59,6 +60,7 @@ class Work:
     parts: dict[str, None] = field(default_factory=dict)
     twice: dict[str, str] = field(default_factory=dict)
     unlisted: dict[str, str] = field(default_factory=dict)
+    watched: Mapping[str, int] | None = None
     names: Names = field(init=False)
     before_update: Names = field(init=False)
     counts: dict[str, Value] = field(init=False)
@@ -202,7 +204,7 @@ def _offload(w: Work) -> None:
 
 
 def _mark_regions(w: Work) -> None:
-    w.program = mark_regions(w.program)
+    w.program = mark_regions(w.program, w.watched)
 
 
 def _fuse(w: Work) -> None:

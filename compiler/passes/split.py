@@ -32,7 +32,7 @@ class SplitGraphs(NamedTuple):
 def split(placed: Placed, staged: Staged) -> SplitGraphs:
     """Both as they are, unless the schedule is a zero-bubble one and there is more than one stage."""
     trains = placed.training.trains
-    if not trains or staged.groups < 2 or staged.rule is None or not _in_two(staged.rule):
+    if not trains or staged.groups < 2 or staged.rule is None or not in_two(staged.rule):
         return SplitGraphs(placed, staged)
     addends = dict.fromkeys(v for parts in staged.addends for v in parts)
     urgent = dict.fromkeys(_awaited(placed.backward, addends, staged))
@@ -57,7 +57,8 @@ def split(placed: Placed, staged: Staged) -> SplitGraphs:
     )
 
 
-def _in_two(rule: PipelineRule) -> bool:
+def in_two(rule: PipelineRule) -> bool:
+    """Whether its schedule has gradients of weights in a pass of their own."""
     return rule.schedule == "zero_bubble" or WEIGHTS in kinds_of(rule.orders)
 
 

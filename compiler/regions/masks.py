@@ -35,7 +35,7 @@ def kept(wheres: Iterable[Node], made: Mapping[str, Node], mesh: Mapping[str, in
     """
     sizes: dict[str, int] = {}
     conditions, in_order = [], []
-    cuts: dict[str, tuple[int, ...]] = {}
+    cuts: dict[str, tuple[str, ...]] = {}
     for where in wheres:
         condition = _expression(where.inputs[0].name, made, sizes)
         if condition is None or len(sizes) > 2:
@@ -44,9 +44,10 @@ def kept(wheres: Iterable[Node], made: Mapping[str, Node], mesh: Mapping[str, in
         in_order.append(_expression(where.inputs[0].name, made, {}, False) or condition)
         of = where.output
         for dim, axes in zip(of.type.dims, of.layout.dims if of.layout else ()):
-            cuts[dim.name] = tuple([mesh[a] for a in axes])
+            cuts[dim.name] = axes
     of_dims = tuple(sizes.items())
-    share, counts = _share(tuple(in_order), of_dims), tuple([cuts.get(name, ()) for name in sizes])
+    counts = tuple([tuple([mesh[a] for a in cuts.get(name, ())]) for name in sizes])
+    share = _share(tuple(in_order), of_dims)
     if all(prod(n) == 1 for n in counts):
         return share, 0.0
     return share, _largest(tuple(conditions), of_dims, counts, conditions != in_order)

@@ -9,18 +9,19 @@ from compiler.cost.memory.systems import Systems
 from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job, run_passes
 from compiler.model import Job, Training
-from compiler.passes.pipeline import NAMES, PASSES, Work
+from compiler.passes.pipeline import NAMES, Work
 from compiler.passes.place.alike import SizesAsked
 from compiler.passes.place.place import Placed, Undivided, place
 from compiler.passes.place.rules import place_axes
 from compiler.passes.sparse import Unlisted
 from compiler.strategy import PipelineRule, Strategy
 from parc.planning.implementing import Implementing
+from parc.planning.shared_programs import PLACED, SharedPrograms, run_between
 from parc.price import Price, room_elsewhere
 
-SHARED, CLOSED, PLACED = "prune", "update", "place"
-"""The last passes that ask a strategy for nothing but whether parts of the model are kept apart; for what is computed
-again and where stages begin; for all but the order in which stages run."""
+SHARED, CLOSED = "prune", "update"
+"""The last passes that ask a strategy for nothing but whether parts of the model are kept apart; and for what is
+computed again and where stages begin."""
 
 LAST = NAMES[NAMES.index(PLACED) - 1]
 
@@ -37,6 +38,7 @@ class StrategyPricer:
         self.known: dict[bool, Work | None] = {}
         self.closed: dict[object, Work] = {}
         self.placed: dict[object, list[tuple[SizesAsked, Placed]]] = {}
+        self.programs = SharedPrograms()
         self.simulation: Simulation | None = None
         self.last: Compiled | None = None
         self.bytes = 0
@@ -71,7 +73,7 @@ class StrategyPricer:
             return compile_job(job)
         try:
             work = self._laid(begun, job, update)
-            _run(work, PLACED, NAMES[-1])
+            self.programs.run(work)
         except (Undivided, Unlisted):  # what is needed of whole batches, or no list after all: from the beginning
             return compile_job(job)
         return Compiled(job, work.serial, work.placed, work.staged, work.split, work.program)
@@ -79,7 +81,7 @@ class StrategyPricer:
     def _laid(self, begun: Work, job: Job, update: bool) -> Work:
         """After `PLACED`: graphs that another strategy has got the very same are taken from it."""
         work = _another(self._closed(begun, job), job)
-        _run(work, CLOSED, LAST)
+        run_between(work, CLOSED, LAST)
         listed = bool(work.training.listed)
         if not update and not work.training.beside:
             work.training = _without_update(work.training)
@@ -109,18 +111,13 @@ class StrategyPricer:
         again = (strategy.recomputes, _rows(strategy), strategy.places, places)
         if again not in self.closed:
             work = _another(begun, job)
-            _run(work, SHARED, CLOSED)
+            run_between(work, SHARED, CLOSED)
             _keep(self.closed, again, work)
         return self.closed[again]
 
     def _begun(self, job: Job) -> Work | None:
         """The passes that all strategies share; None for an entry that is not trained."""
         return run_passes(job, SHARED) if job.kind == "train" else None
-
-
-def _run(work: Work, behind: str, until: str) -> None:
-    for step in PASSES[NAMES.index(behind) + 1 : NAMES.index(until) + 1]:
-        step.run(work)
 
 
 def _rows(strategy: Strategy) -> tuple[PipelineRule, ...]:

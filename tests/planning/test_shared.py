@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from compiler.model import Job
 from compiler.passes.place.alike import SizesAsked
 from dsl.diagnostics import ParcError
 from parc.planning.pricing import StrategyPricer
-from parc.planning.space import PlanChoice, PlanSpace
+from parc.planning.space import POSITIONS, STAGES, PlanChoice, PlanSpace
 from parc.planning.written import strategy_of
 from parc.price import Price
 from tests.planning.brute import candidates, priced, space_of
@@ -48,6 +49,24 @@ def test_another_answer_is_placed_anew() -> None:
     """Two devices have nine of 18 columns each, four have not."""
     answers = agree("layers", {"inside": 4, "outside": 2, "batch": 8, "hidden": 18}, 30, 5)
     assert {True, False} <= {*answers}
+
+
+def test_functions_are_taken_for_other_sizes_and_orders() -> None:
+    """Strategies that differ in sizes, micro-batches and schedules have a few programs among them, and their own
+    prices; what is marked of attention hangs on how many devices there are for positions."""
+    job = job_of("transformer", inside=4, outside=4, batch=8, layers=4, seq=16)
+    space, _ = space_of(job)
+    alike: dict[object, list[PlanChoice]] = {}
+    for of in candidates(space):
+        rules = replace(of.rules, schedule="", chunks=1)
+        alike.setdefault((rules, tuple(role for role, _ in of.mesh.axes), of.mesh.size(STAGES)), []).append(of)
+    groups = [g for g in alike.values() if any(role.kind == POSITIONS for role, _ in g[0].mesh.axes)]
+    group = max(groups, key=lambda g: (len({of.mesh.axes for of in g}), len({of.rules.schedule for of in g}), len(g)))
+    pricer = StrategyPricer(job)
+    for of in (tried := group[:24]):
+        assert shared(pricer, space, of) == priced(job, space, of), of
+    programs = pricer.programs
+    assert len(programs.known) < programs.count < len(tried)
 
 
 def agree(model: str, sizes: dict[str, float], number: int, seed: int) -> list[bool]:
