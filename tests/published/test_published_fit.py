@@ -210,3 +210,11 @@ def test_any_table_is_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "4 of 5 rows are left out" in text and "hidden is not a number: wide" in text
     assert "task infer" in text and "neither the time nor the memory" in text
     assert main([str(tmp_path / "none.csv")]) == 2
+
+
+def test_what_is_compiled_can_be_sent_to_another_process() -> None:
+    """As fits and scores do with `--jobs N`."""
+    rows = load()[:4]
+    alone, sent = samples(rows), samples(rows, 2)
+    assert [str(s.row) for s in alone] == [str(s.row) for s in sent] and alone
+    assert [s.simulation.seconds() for s in alone] == [s.simulation.seconds() for s in sent]
