@@ -139,7 +139,7 @@ class _Pools:
         while waiting:
             rows = {table.piece(i): i for i in reversed(range(len(taken))) if taken[i] is None}
             best = max(rows.values(), key=table.room, default=None)
-            if best is None or not table.reach(best, waiting[0].known):
+            if best is None or table.begin(best, range(waiting[0].known)) is None:
                 break
             taken[best] = waiting.popleft()
         for t in sorted((t for t in taken if t is not None), key=lambda t: t.came):
@@ -174,9 +174,10 @@ def serving_price(compiled: Compiled, load: RequestLoad) -> ServingPrice:
     if most > ports.places:
         message = f"a prompt of {load.prompt[1]:,} tokens and {load.output[1]:,} more take {most:,} positions"
         raise fail("E0784", f"{message}, there are {ports.places:,}", job.span, help="take fewer, or a model with more")
-    seconds = [entry_price(compile_job(job, entry)).seconds for entry in (PREFILL, DECODE)]
-    pages = decoding.pages and paging(compiled.training.model, decoding.pages, decoding.dim)
-    return played(load, ports.rows, decoding.prefill, *seconds, pages=pages)
+    first, one = (entry_price(compile_job(job, entry)).seconds for entry in (PREFILL, DECODE))
+    rule = decoding.pages
+    pages = paging(compiled.training.model, rule, decoding.dim) if rule is not None else None
+    return played(load, ports.rows, decoding.prefill, first, one, pages)
 
 
 def played(
