@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from compiler.driver import Compiled, compile_job
+from compiler.incremental.paged import Paging, paging
 from compiler.model import DECODE, PREFILL
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from parc.decoding import entry_price
+from runtime.generate.pages import PageTable
 from runtime.generate.turns import next_turn
 
 MOST_CALLS = 10**7
@@ -51,7 +53,8 @@ class ServingPrice:
     """What a load makes of a job with so many rows. prefill_seconds, decode_seconds: of a call of either entry;
     seconds: from the first request to the last token; tokens: that were made; busy: the share of that in which anything
     was computed; together: how many texts took part in a call, on the average; most_waiting: for a row, at the worst;
-    good: requests that kept `within`."""
+    good: requests that kept `within`; interrupted: how often a text gave its pages to an
+    earlier one, and was read anew."""
 
     load: RequestLoad
     rows: int
@@ -66,6 +69,7 @@ class ServingPrice:
     together: float
     most_waiting: int
     good: int
+    interrupted: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -98,6 +102,7 @@ class ServingPrice:
             "busy": self.busy,
             "together": self.together,
             "most_waiting": self.most_waiting,
+            "interrupted": self.interrupted,
             "goodput": self.goodput,
         }
 
@@ -111,9 +116,46 @@ class _Text:
         self.first = self.last = 0.0
 
     @property
+    def known(self) -> int:
+        """Tokens that there are."""
+        return self.prompt + self.made
+
+    @property
     def left(self) -> int:
-        """Tokens that are known and not read yet."""
-        return self.prompt + self.made - self.read
+        """Those that were not read yet."""
+        return self.known - self.read
+
+
+class _Pools:
+    """Who has pages: the same rules as `RowBatch` has."""
+
+    def __init__(self, table: PageTable, taken: list[_Text | None], waiting: deque[_Text]) -> None:
+        self.table, self.taken, self.waiting = table, taken, waiting
+        self.interrupted = 0
+
+    def begin(self) -> None:
+        """Texts that wait have rows, as they came, and all that run have pages for what they read next."""
+        table, taken, waiting = self.table, self.taken, self.waiting
+        while waiting:
+            rows = {table.piece(i): i for i in reversed(range(len(taken))) if taken[i] is None}
+            best = max(rows.values(), key=table.room, default=None)
+            if best is None or table.begin(best, range(waiting[0].known)) is None:
+                break
+            taken[best] = waiting.popleft()
+        for t in sorted((t for t in taken if t is not None), key=lambda t: t.came):
+            while t in taken and not table.reach(i := taken.index(t), t.known):
+                self._interrupt(table.piece(i))
+
+    def _interrupt(self, piece: int) -> None:
+        """The text of a pool that came last."""
+        rows = [(t.came, i) for i, t in enumerate(self.taken) if t is not None and self.table.piece(i) == piece]
+        i = max(rows)[1]
+        last = self.taken[i]
+        assert last is not None
+        self.taken[i], last.read = None, 0
+        self.table.release(i)
+        self.waiting.insert(sum(t.came < last.came for t in self.waiting), last)
+        self.interrupted += 1
 
 
 def serving_price(compiled: Compiled, load: RequestLoad) -> ServingPrice:
@@ -132,13 +174,23 @@ def serving_price(compiled: Compiled, load: RequestLoad) -> ServingPrice:
     if most > ports.places:
         message = f"a prompt of {load.prompt[1]:,} tokens and {load.output[1]:,} more take {most:,} positions"
         raise fail("E0784", f"{message}, there are {ports.places:,}", job.span, help="take fewer, or a model with more")
-    seconds = [entry_price(compile_job(job, entry)).seconds for entry in (PREFILL, DECODE)]
-    return played(load, ports.rows, decoding.prefill, *seconds)
+    first, one = (entry_price(compile_job(job, entry)).seconds for entry in (PREFILL, DECODE))
+    rule = decoding.pages
+    pages = paging(compiled.training.model, rule, decoding.dim) if rule is not None else None
+    return played(load, ports.rows, decoding.prefill, first, one, pages)
 
 
-def played(load: RequestLoad, rows: int, prefill: int, prefill_seconds: float, decode_seconds: float) -> ServingPrice:
+def played(
+    load: RequestLoad,
+    rows: int,
+    prefill: int,
+    prefill_seconds: float,
+    decode_seconds: float,
+    pages: Paging | None = None,
+) -> ServingPrice:
     """Play the load: requests wait for a free row in the order in which they come, and calls take turns as the service
-    has them (`next_turn`). Raises ParcError: E0931 for more calls than can be played."""
+    has them (`next_turn`). pages: in which caches lie; texts have them, wait for them and give them back as in the
+    service, but share none. Raises ParcError: E0931 for more calls than can be played."""
     if (calls := load.count * load.output[0] // rows) > MOST_CALLS:
         message = f"the load takes {calls:,} calls at least, the most that are played is {MOST_CALLS:,}"
         raise fail("E0931", message, help="fewer requests, or shorter texts")
@@ -150,14 +202,18 @@ def played(load: RequestLoad, rows: int, prefill: int, prefill_seconds: float, d
     texts = list(coming)
     waiting = deque[_Text]()
     taken: list[_Text | None] = [None] * rows
+    pools = _Pools(PageTable("", pages), taken, waiting) if pages is not None else None
     now = begun = texts[0].came
     busy, calls, together, worst, chunk_last = 0.0, 0, 0, 0, False
     while coming or waiting or any(taken):
         while coming and coming[0].came <= now:
             waiting.append(coming.popleft())
-        for i, t in enumerate(taken):
-            if t is None and waiting:
-                taken[i] = waiting.popleft()
+        if pools is not None:
+            pools.begin()
+        else:
+            for i, t in enumerate(taken):
+                if t is None and waiting:
+                    taken[i] = waiting.popleft()
         worst = max(worst, len(waiting))
         turn = next_turn([t.left if t is not None else 0 for t in taken], prefill, chunk_last)
         if not turn.rows:
@@ -176,6 +232,8 @@ def played(load: RequestLoad, rows: int, prefill: int, prefill_seconds: float, d
             t.first, t.last = (now if t.made == 1 else t.first), now
             if t.made == t.output:
                 taken[i] = None
+                if pools is not None:
+                    pools.table.release(i)
     first = [t.first - t.came for t in texts]
     each = [(t.last - t.first) / (t.output - 1) if t.output > 1 else 0.0 for t in texts]
     limits = [float("inf") if x is None else x for x in load.within]
@@ -184,4 +242,5 @@ def played(load: RequestLoad, rows: int, prefill: int, prefill_seconds: float, d
     return ServingPrice(
         load, rows, prefill, prefill_seconds, decode_seconds, Quantiles.of(first), Quantiles.of(several), now - begun,
         sum(t.output for t in texts), busy / (now - begun), together / calls, worst, good,
+        pools.interrupted if pools is not None else 0,
     )  # fmt: skip

@@ -110,6 +110,8 @@ def played(p: ServingPrice, style: bool) -> str:
         [f"a prefill of {p.prefill:,}", seconds(p.prefill_seconds)],
         ["a position of each", seconds(p.decode_seconds)],
     ]
+    if p.interrupted:
+        more.append(["interrupted for want of pages", f"{p.interrupted:,}"])
     if load.within != (None, None):
         more.append(["good requests per second", f"{p.goodput:,.2f} ({percent(p.good / load.count)})"])
     return "\n\n".join([head, table(["of a request", "p50", "p99"], rows, style), table(["of all", ""], more, style)])

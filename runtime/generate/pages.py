@@ -84,9 +84,12 @@ class PageTable:
 
     def begin(self, row: int, tokens: Sequence[int]) -> int | None:
         """Give a row pages for all these tokens; how many of the first need not be read, since the pages have them.
-        None, and nothing is given, where its pool has not enough."""
-        pool, pages = self._pools[self.piece(row)], self.shared(row, tokens)
-        if self.needed(len(tokens)) - len(pages) > pool.room - sum(p in pool.kept for p in pages):
+        None, and nothing is given, where its pool has not enough, with one page more for each of the others that have
+        some and can grow: they would soon take back what was given."""
+        piece, pages = self.piece(row), self.shared(row, tokens)
+        pool = self._pools[piece]
+        grow = sum(0 < n < self.paging.each and self.piece(i) == piece for i, n in enumerate(self._has))
+        if self.needed(len(tokens)) - len(pages) + grow > pool.room - sum(p in pool.kept for p in pages):
             return None
         for page in pages:
             pool.take(page)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from compiler.incremental.paged import Paging
 from dsl.diagnostics import ParcError
 from parc.cli import cli
 from parc.serving_load import Quantiles, RequestLoad, ServingPrice, played
@@ -62,6 +63,23 @@ def test_chunks_take_turns_with_positions() -> None:
     assert alone.token.p99 == pytest.approx(0.125) and found.token.p99 < 0.14
     late = played(RequestLoad(0.4, (8, 80), (5, 5), 200), 4, 8, 0.5, 0.125)
     assert late.token.p99 <= 0.625 + 1e-9  # a chunk and a position
+
+
+def test_pages() -> None:
+    """Of a page for each whole text as many go side by side as there are pages; smaller ones are given back to the
+    first, and what was read is read again; with room for all nothing is different."""
+    load = RequestLoad(1e6, (3, 3), (10, 10), 50)
+
+    def of(slots: int, pieces: int, pages: int) -> ServingPrice:
+        return played(load, 4, 8, 0.5, 0.125, Paging("b", 4, 13, slots, pieces, pages))
+
+    one, four = play(1e6, 3, 10, rows=1), play(1e6, 3, 10, rows=4)
+    assert of(13, 1, 1).seconds == one.seconds and of(13, 1, 1).together == 1
+    assert of(13, 2, 1).seconds == pytest.approx(25 * 12 * 0.125, rel=1e-2)
+    assert of(13, 2, 2).as_json() == of(2, 4, 7).as_json() == four.as_json()
+    short = of(2, 1, 7)
+    assert short.interrupted > 25 and short.tokens == 500 and four.seconds < short.seconds
+    assert short.seconds <= one.seconds + 1e-6
 
 
 def test_what_is_good() -> None:
