@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 from compiler.evaluate import limits
 from compiler.evaluate.session import Session, is_std, listed
@@ -33,6 +34,10 @@ KEYWORDS = {"fn": "function"} | {k: k for k in KINDS.values() if k not in ("func
 """With what definitions begin, and their kinds."""
 
 
+def _itself(item: ast.Definition) -> ast.Definition:
+    return item
+
+
 class Module:
     """One file. Each kind of definition has its own namespace: a strategy and a tactic may share a name."""
 
@@ -47,6 +52,10 @@ class Module:
         self.overrides: dict[str, str] = {}
         self._values: dict[str, Static | Broken] = {}
         self._open: list[str] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process evaluates nothing in it: what is compiled refers to calls in it by the way."""
+        return {"source": self.source, "root": self.root}
 
     @property
     def name(self) -> str:
@@ -277,7 +286,7 @@ class Loader:
                         "E0102", f"`{item.name.id}` is a built-in function", item.name.span, help="choose another name"
                     )
                 _claim(module, kind, item.name)
-                module.entries[kind, item.name.id] = Defined(item.name.id, lambda: item, module)
+                module.entries[kind, item.name.id] = Defined(item.name.id, partial(_itself, item), module)
 
     def _use(self, module: Module, use: ast.Use) -> None:
         used = self.load(load_use(use, module.source, self.root), use.module.span)

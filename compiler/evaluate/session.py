@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compiler.evaluate import limits
 from compiler.evaluate.values import Defined, Skip
@@ -51,6 +51,10 @@ class Session:
         self.cuts: Mapping[str, Sequence[int]] = {}  # loops of a model, by path: where their pieces begin, and the end
         self.pieces: list[LoopPiece] = []  # of the loops that are cut, once they are: errors name what was written
         self.replaced: dict[str, str] = {}  # dtypes as written -> what stands for them (`verify --double`)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process does not go on with it."""
+        return {}
 
     def failed(self, error: ParcError | Skip) -> None:
         """A statement failed: report why, unless that is done. Gives up altogether where a budget is spent."""
