@@ -21,7 +21,7 @@ def classes(staged: Staged, ways: Sequence[Ways]) -> list[tuple[int, ...]]:
 
     ways: what stages send each other, in each pass."""
     groups = staged.groups
-    if not staged.cuts:
+    if not staged.cuts or staged.everywhere.ways > 1:  # where each group has a partner of its own
         return [(g,) for g in range(groups)]
     own = {s for where in (staged.forward, staged.backward) for s in where.values() if s not in (None, ALL)}
     own |= {
@@ -73,7 +73,8 @@ def schedules(
         ahead, back = (w.edges | _carried(staged, w is ways[0]) for w in ways)
         name = staged.rule.schedule if staged.rule is not None else "one_f_one_b"
         trains, orders = placed.training.trains, staged.rule.orders if staged.rule is not None else ()
-        if orders and staged.rule is not None and len(staged.homes) != len(staged.rule.where(staged.groups)):
+        way = staged.rule.where(staged.groups).way if staged.rule is not None else 0
+        if orders and staged.rule is not None and len(staged.homes) != way:
             message = "an order by hand is for the stages of one pipeline; here some places are visited besides"
             help = "leave out the `place`s that values come back to, or take a schedule that has a name"
             raise ParcError(Diagnostic("E0445", message, staged.rule.span, help=help))
