@@ -21,6 +21,9 @@ from dsl.source import Span
 KINDS = ("F", "B", "W")
 """The forward pass; the backward pass (of the inputs alone, where there is a `W`); the gradients of weights."""
 
+BOTH_WAYS = "both_ways"
+"""As chunks: the second way goes through the places from the last to the first."""
+
 
 @dataclass(slots=True)
 class Orders:
@@ -219,11 +222,15 @@ def _hangs(
 
 def homes_of(expr: ast.Expr, axis: AxisRef, scope: Scope) -> tuple[tuple[int, ...], ...]:
     """`chunks [0, 1, 1, 0]`: of each stage its place on the axis; `chunks [[0, 1], [1, 0]]`: that of each way through
-    the model. Raises E0443 unless each place has equally many, and the copies of a stage are on different places."""
+    the model; `chunks both_ways`: one stage on each place, there and back. Raises E0443 unless each place has equally
+    many, and the copies of a stage are on different places."""
     ways: tuple[ast.Expr, ...] = (expr,)
     if isinstance(expr, ast.ListExpr) and any(isinstance(item, ast.ListExpr) for item in expr.items):
         ways = expr.items
-    found = tuple(_places_in(way, scope) for way in ways)
+    if isinstance(expr, ast.Name) and expr.id == BOTH_WAYS and expr.id not in scope.vars:
+        found = (tuple(range(axis.size)), tuple(reversed(range(axis.size))))
+    else:
+        found = tuple(_places_in(way, scope) for way in ways)
     every = list(chain(*found))
     wrong = next((g for g in every if not 0 <= g < axis.size), None)
     if wrong is not None:

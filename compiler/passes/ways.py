@@ -9,13 +9,13 @@ from dsl.diagnostics import Diagnostic, ParcError
 
 
 def ways(placed: Placed, homes: Homes, rule: PipelineRule | None, groups: int) -> Homes:
-    """homes: of the stages of the first way. What trains nothing goes the first way, on which all weights are.
+    """homes: of the stages of the first way.
 
     Raises ParcError (E0446) for what all micro-batches would have to make together, or one after the other: those of
-    another way are elsewhere.
+    another way are elsewhere. An entry that trains nothing goes the first way then, on which all weights are.
     """
     training = placed.training
-    if rule is None or not rule.copies or groups == 1 or not training.trains:
+    if rule is None or not rule.copies or groups == 1:
         return homes
     model, why = training.model, ""
     if homes.groups != rule.homes:
@@ -28,6 +28,8 @@ def ways(placed: Placed, homes: Homes, rule: PipelineRule | None, groups: int) -
         why = "a metric is made of sums over the whole batch"
     elif model.outputs:
         why = f"the step gives `{model.outputs[0]}`, which all micro-batches make together"
+    if why and not training.trains:
+        return homes
     if why:
         message = f"micro-batches cannot go {1 + len(rule.copies)} ways: {why}"
         raise ParcError(Diagnostic("E0446", message, rule.span, help="`chunks` with one way, such as `[0, 1, 1, 0]`"))

@@ -29,7 +29,7 @@ def check_classes(program: Program, report: Report) -> None:
     if len(there) != program.groups or not all(0 <= g < program.groups for g in there):
         message = f"{plural(program.stages, 'stage')} on {plural(program.groups, 'group')} of devices"
         report.error("E0650", None, message, "every group has at least one")
-    if homes.ways > 1:
+    elif homes.ways > 1:
         _check_ways(program, report)
     placed = Counter(g for cls in program.classes for g in cls.groups)
     wrong = next((g for g in range(program.groups) if placed[g] != 1), None)  # soon: there may be any number of groups
