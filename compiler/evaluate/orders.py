@@ -228,7 +228,8 @@ def homes_of(expr: ast.Expr, axis: AxisRef, scope: Scope) -> tuple[tuple[int, ..
     if isinstance(expr, ast.ListExpr) and any(isinstance(item, ast.ListExpr) for item in expr.items):
         ways = expr.items
     if isinstance(expr, ast.Name) and expr.id == BOTH_WAYS and expr.id not in scope.vars:
-        found = (tuple(range(axis.size)), tuple(reversed(range(axis.size))))
+        there = tuple(range(axis.size))
+        found: tuple[tuple[int, ...], ...] = (there, there[::-1])
     else:
         found = tuple(_places_in(way, scope) for way in ways)
     every = list(chain(*found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compiler.homes import Homes
+from compiler.layout import TIME
 from compiler.passes.place.place import Placed
 from compiler.strategy import PipelineRule
 from dsl.diagnostics import Diagnostic, ParcError
@@ -18,6 +19,8 @@ def ways(placed: Placed, homes: Homes, rule: PipelineRule | None, groups: int) -
     if rule is None or not rule.copies or groups == 1:
         return homes
     model, why = training.model, ""
+    results = zip(model.metrics, placed.forward.outputs[model.scored :], strict=False)
+    others = [name for name, v in results if v.layout.pending_on(TIME) not in (None, "sum")]
     if homes.groups != rule.homes:
         why = "other scopes have places of their own"
     elif model.states:
@@ -26,6 +29,8 @@ def ways(placed: Placed, homes: Homes, rule: PipelineRule | None, groups: int) -
         why = "the loss needs something of the whole batch before its first micro-batch"
     elif placed.finish is not None:
         why = "a metric is made of sums over the whole batch"
+    elif others:
+        why = f"the metric `{others[0]}` is no sum over them"
     elif model.outputs:
         why = f"the step gives `{model.outputs[0]}`, which all micro-batches make together"
     if why and not training.trains:

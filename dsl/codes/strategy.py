@@ -282,8 +282,8 @@ CODES: tuple[Code, ...] = (
         "E0446",
         "several ways through a model that has one",
         "`chunks [[0, 1], [1, 0]]` sends each half of the micro-batches its own way, through copies of the stages on\n"
-        "other places, in an order that is written by hand (DualPipe). What all micro-batches make together before the\n"
-        "update (states of the model, metrics that are no sums, outputs) is on one way only.",
+        "other places, in an order that is written by hand (DualPipe). What all micro-batches make together before\n"
+        "the update (states of the model, metrics that are no sums, outputs) is on one way only.",
         _file(_WAYS.replace("by_hand", "gpipe"), mesh="pp = 2"),
         _file(_WAYS + _BOTH, mesh="pp = 2"),
     ),
