@@ -38,6 +38,9 @@ from compiler.verify.pieces import (
 from compiler.verify.report import Report, head
 from dsl.data import dataclass
 
+ADDED = (Role.GRADIENT, Role.ROWS)
+"""What passes add up for the update: of each stage what its own make."""
+
 _ADDING = {"sum": "add", "max": "maximum"}
 
 _ONE_BY_ONE = "the loop takes one after the other; sums over them are closed in U"
@@ -85,10 +88,10 @@ class _Checker:
         for cls in program.classes:
             for s in cls.states:
                 cut = cut_dim(s, cls) is not None
-                if s.role is Role.GRADIENT or cut:
+                if s.role in ADDED or cut:
                     kind = "piece" if cut else "gradient"
                     self.places.setdefault((kind, _own_name(s)), set()).update((g, s.chunk) for g in cls.groups)
-                if s.role is not Role.GRADIENT and not cut:
+                if s.role not in ADDED and not cut:
                     self.holders.setdefault(_own_name(s), set()).update(cls.groups)
         self.reductions: dict[str, _Reduction] = {}
 
@@ -171,9 +174,9 @@ class _Checker:
         name = _own_name(decl)
         dim = cut_dim(decl, cls)
         if dim is not None:
-            shared = decl.role is Role.GRADIENT and self.program.homes.ways > 1
+            shared = decl.role in ADDED and self.program.homes.ways > 1
             return StagePiece(dim, decl.chunk, frozenset((name,)), shared)
-        if decl.role is not Role.GRADIENT:
+        if decl.role not in ADDED:
             return Same(frozenset(self.holders[name]), frozenset((name,)))
         return self.whole(StagePart("sum", frozenset((("gradient", frozenset((name,)), decl.chunk),))), cls)
 
