@@ -77,8 +77,8 @@ def test_dual_pipe_with_other_rules(beside: str) -> None:
 
 @pytest.mark.parametrize("n, m", [(2, 4), (4, 8), (4, 22), (8, 16), (16, 48)])
 def test_what_dual_pipe_waits_and_holds(n: int, m: int) -> None:
-    """n/2 - 1 passes, where they take equally long; else no more than (n/2 - 1) (F&B + B - 3 W), as it is published (B with
-    its W); and it holds what n + 1 passes save."""
+    """n/2 - 1 passes, where they take equally long; else no more than (n/2 - 1) (F&B + B - 3 W), as it is published (B
+    with its W); and it holds what n + 1 passes save."""
     found = dual_pipe(n, m).replace("repeat 8", f"repeat {n}").replace("b = 24", f"b = {m}")
     rules = parc.evaluate(Source("main.par", found)).job.strategy.pipelines
     lists = [[a for loop in action_loops(rows) for a in loop.actions()] for rows in rules[0].orders]
