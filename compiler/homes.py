@@ -12,10 +12,13 @@ from dsl.data import dataclass
 class Homes:
     """groups: of each stage, in the order in which values pass through them, the group of devices that it is on.
 
-    A group's stages are its chunks, counted in that order.
+    A group's stages are its chunks, counted in that order. ways: how many there are through the model. The stages of
+    the second are copies of those of the first, on other groups, and stand behind them; each has an equal part of the
+    micro-batches, in their order.
     """
 
     groups: tuple[int, ...] = (0,)
+    ways: int = 1
 
     @staticmethod
     def dealt(groups: int, stages: int) -> Homes:
@@ -42,6 +45,21 @@ class Homes:
     def chunks(self) -> int:
         """The most that a group has."""
         return max((len(s) for s in self._stages.values()), default=1)
+
+    @property
+    def way(self) -> int:
+        """Number of stages of one way."""
+        return len(self.groups) // self.ways
+
+    def copies(self, stage: int) -> range:
+        """All stages that are as this one, of every way."""
+        return range(stage % self.way, len(self.groups), self.way)
+
+    def span(self, stage: int, microbatches: int) -> range:
+        """Which of the micro-batches go through a stage."""
+        each = microbatches // self.ways
+        first = stage // self.way * each
+        return range(first, first + each)
 
     def of(self, group: int) -> Sequence[int]:
         """The stages of a group, by chunk."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from enum import StrEnum
+from math import prod
 
 from compiler.graph import Dim, Graph, Type
 from compiler.homes import Homes
@@ -363,11 +364,7 @@ class Program:
 
     @property
     def groups(self) -> int:
-        """Number of device groups."""
-        n = 1
-        for a in self.axes:
-            n *= a.size if a.kind == "place" else 1
-        return n
+        return prod([a.size for a in self.axes if a.kind == "place"])
 
     @property
     def stages(self) -> int:
@@ -380,10 +377,13 @@ class Program:
 
     @property
     def devices(self) -> int:
-        n = 1
-        for a in self.axes:
-            n *= a.size if a.kind != "time" else 1
-        return n
+        return prod([a.size for a in self.axes if a.kind != "time"])
+
+    def runs(self, function: Function) -> int:
+        """How often a device runs it in a step: of several ways through the model, on the micro-batches of one."""
+        if not function.per_microbatch:
+            return 1
+        return self.microbatches // (self.homes.ways if function.phase.of_chunk else 1)
 
 
 def on_updates(program: Program, change: Callable[[DeviceClass, Graph], Graph]) -> Program:

@@ -102,7 +102,8 @@ class PipelineRule:
 
     A loop has as many places for a cut as it has iterations, a scope is one. `cuts`: of each stage but the first, the
     first iteration (or scope), counted through the row. homes: of each stage its place on the axis; (): round and
-    round. orders: what the devices of each place do, where the schedule is written by hand.
+    round. copies: the same of further ways through the model. orders: what the devices of each place do, where the
+    schedule is written by hand.
     """
 
     parts: tuple[str, ...]
@@ -113,10 +114,13 @@ class PipelineRule:
     span: Span = field(default=NOWHERE, compare=False)
     homes: tuple[int, ...] = ()
     orders: tuple[tuple[ActionRow, ...], ...] = ()
+    copies: tuple[tuple[int, ...], ...] = ()
 
     def where(self, places: int) -> Homes:
-        """Where its stages are. places: of the axis."""
-        return Homes(self.homes) if self.homes else Homes.dealt(places, places * self.chunks)
+        """Where its stages are, and their copies. places: of the axis."""
+        if not self.homes:
+            return Homes.dealt(places, places * self.chunks)
+        return Homes(tuple(g for way in (self.homes, *self.copies) for g in way), 1 + len(self.copies))
 
     def length(self, loops: Mapping[str, int]) -> int:
         """Iterations and scopes in the row; loops: label -> count."""

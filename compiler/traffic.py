@@ -123,7 +123,7 @@ def collectives(program: Program) -> tuple[CollectiveCalls, ...]:
     found: dict[tuple[tuple[int, ...], FunctionPhase, int, str, tuple[str, ...], str], Traffic] = {}
     for cls in program.classes:
         for f in cls.functions:
-            runs = program.microbatches if f.per_microbatch else 1
+            runs = program.runs(f)
             for m in messages(f.body, program.sizes):
                 key = (cls.groups, f.phase, f.chunk, m.op, m.axes, m.dim)
                 found[key] = found.get(key, Traffic()) + Traffic(1, m.bytes).times(m.times * runs)

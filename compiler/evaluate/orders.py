@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
+from itertools import chain
 
 from compiler.evaluate import limits, static
 from compiler.evaluate.expressions import evaluate
@@ -19,6 +20,9 @@ from dsl.source import Span
 
 KINDS = ("F", "B", "W")
 """The forward pass; the backward pass (of the inputs alone, where there is a `W`); the gradients of weights."""
+
+BOTH_WAYS = "both_ways"
+"""As chunks: the second way goes through the places from the last to the first."""
 
 
 @dataclass(slots=True)
@@ -148,12 +152,16 @@ def with_orders(
     if missing is not None:
         raise fail("E0443", f"`{rule.axis}[{missing}]` has no order", orders.span)
     rows = tuple(orders.rows[g][0] for g in range(size))
-    kinds = kinds_of(rows)
+    kinds, homes = kinds_of(rows), rule.where(size)
+    if count % homes.ways:
+        message = f"{homes.ways} ways have equally many micro-batches, of {count} there are not"
+        raise fail("E0443", message, rule.span, help=f"{count // homes.ways * homes.ways + homes.ways} of them")
     for g, own in enumerate(rows):
-        wrong = uncovered(own, kinds, rule.chunks, count)
+        spans = [homes.span(stage, count) for stage in homes.of(g)]
+        wrong = uncovered(own, kinds, spans)
         if wrong is not None:
-            raise _uncovered(rule, g, orders.rows[g], wrong, count)
-    hang = stuck(rows, kinds, rule.where(size))
+            raise _uncovered(rule, g, orders.rows[g], wrong, spans)
+    hang = stuck(rows, kinds, homes)
     if hang is not None:
         raise _hangs(rule, rows, hang.waiting and circle(hang))
     return [replace(p, orders=rows if p is rule else (), chunks=rule.chunks) for p in pipelines]
@@ -165,7 +173,11 @@ def told(action: Action) -> str:
 
 
 def _uncovered(
-    rule: PipelineRule, g: int, order: tuple[tuple[ActionRow, ...], Span], wrong: tuple[Action, int], count: int
+    rule: PipelineRule,
+    g: int,
+    order: tuple[tuple[ActionRow, ...], Span],
+    wrong: tuple[Action, int],
+    spans: Sequence[range],
 ) -> Exception:
     rows, span = order
     action, times = wrong
@@ -175,7 +187,10 @@ def _uncovered(
     message = f"`{rule.axis}[{g}]` has `{name}` {'twice' if times else 'nowhere'}"
     if times < 0:
         message = f"there is no `{name}` on `{rule.axis}[{g}]`"
+    count = len(spans[0])
     parts = f"{plural(rule.chunks, 'chunk')} on {count} micro-batch{'es' * (count != 1)}"
+    if rule.copies:
+        parts = ", ".join(f"chunk {c} on {own.start}..{own.stop}" for c, own in enumerate(spans))
     help = f"F and B (and W, where there is one) of {parts}: each once"
     if times > 0 and len(at) > 1:
         return fail("E0443", message, at[-1].span, notes=[("here before", at[0].span)], help=help)
@@ -205,20 +220,43 @@ def _hangs(
     return fail("E0444", message, place(first[0], first[1]), notes=notes[1:], help=help)
 
 
-def homes_of(expr: ast.Expr, axis: AxisRef, scope: Scope) -> tuple[int, ...]:
-    """`chunks [0, 1, 1, 0]`: of each stage its place on the axis. Raises E0443 unless each place has equally many."""
+def homes_of(expr: ast.Expr, axis: AxisRef, scope: Scope) -> tuple[tuple[int, ...], ...]:
+    """`chunks [0, 1, 1, 0]`: of each stage its place on the axis; `chunks [[0, 1], [1, 0]]`: that of each way through
+    the model; `chunks both_ways`: one stage on each place, there and back. Raises E0443 unless each place has equally
+    many, and the copies of a stage are on different places."""
+    ways: tuple[ast.Expr, ...] = (expr,)
+    if isinstance(expr, ast.ListExpr) and any(isinstance(item, ast.ListExpr) for item in expr.items):
+        ways = expr.items
+    if isinstance(expr, ast.Name) and expr.id == BOTH_WAYS and expr.id not in scope.vars:
+        there = tuple(range(axis.size))
+        found: tuple[tuple[int, ...], ...] = (there, there[::-1])
+    else:
+        found = tuple(_places_in(way, scope) for way in ways)
+    every = list(chain(*found))
+    wrong = next((g for g in every if not 0 <= g < axis.size), None)
+    if wrong is not None:
+        raise fail("E0410", f"`{axis.name}` has the places 0 to {axis.size - 1}, not {wrong}", expr.span)
+    if len({len(way) for way in found}) > 1:
+        lengths = " and ".join(map(str, dict.fromkeys(map(len, found))))
+        message = f"one way has other stages than another: {lengths}"
+        raise fail("E0443", message, expr.span, help="all ways go through the same stages: lists of one length")
+    for way in found:
+        counts = {way.count(g) for g in range(axis.size)}
+        if len(counts) > 1 or 0 in counts:
+            few = min(range(axis.size), key=way.count)
+            message = f"`{axis.name}[{few}]` has {plural(way.count(few), 'chunk')}, others have {max(counts)}"
+            raise fail("E0443", message, expr.span, help="each place has equally many")
+    twice = next((s for s, copies in enumerate(zip(*found, strict=True)) if len(set(copies)) < len(copies)), None)
+    if twice is not None:
+        message = f"stage {twice} is on `{axis.name}[{found[0][twice]}]` for two ways"
+        raise fail("E0443", message, expr.span, help="the copies of a stage are on different places")
+    if len(every) > limits.MAX_CHUNKS * axis.size:
+        raise fail("E0908", f"{len(every) // axis.size} chunks, the most is {limits.MAX_CHUNKS}", expr.span)
+    return found
+
+
+def _places_in(expr: ast.Expr, scope: Scope) -> tuple[int, ...]:
     values = evaluate(expr, scope)
     if not isinstance(values, tuple) or not values:
         raise fail("E0443", "chunks are a list of places, one of each stage", expr.span, help="`chunks [0, 1, 1, 0]`")
-    found = tuple(static.integer(v, "a place", expr.span) for v in values)
-    wrong = next((g for g in found if not 0 <= g < axis.size), None)
-    if wrong is not None:
-        raise fail("E0410", f"`{axis.name}` has the places 0 to {axis.size - 1}, not {wrong}", expr.span)
-    counts = {found.count(g) for g in range(axis.size)}
-    if len(counts) > 1 or 0 in counts:
-        few = min(range(axis.size), key=found.count)
-        message = f"`{axis.name}[{few}]` has {plural(found.count(few), 'chunk')}, others have {max(counts)}"
-        raise fail("E0443", message, expr.span, help="each place has equally many")
-    if max(counts) > limits.MAX_CHUNKS:
-        raise fail("E0908", f"{max(counts)} chunks, the most is {limits.MAX_CHUNKS}", expr.span)
-    return found
+    return tuple(static.integer(v, "a place", expr.span) for v in values)

@@ -51,7 +51,7 @@ def pipeline_rule(
 ) -> PipelineRule:
     """The rule, its numbers checked against what is cut. named: parts, by path or label, and where they are named;
     others: the rules of what is cut together with this, of which the first says axis and schedule."""
-    schedule, chunks, homes = "gpipe", 1, tuple[int, ...]()
+    schedule, chunks, ways = "gpipe", 1, tuple[tuple[int, ...], ...]()
     first = next(iter(others), None)
     if first is not None:
         notes = [("the first is here", first.span)]
@@ -61,13 +61,16 @@ def pipeline_rule(
         if statement.schedule is not None:
             message = "the schedule is given twice"
             raise fail("E0415", message, statement.schedule.span, notes=notes, help="it is that of the first pipeline")
-        schedule, chunks, homes = first.schedule, first.chunks, first.homes
+        schedule, chunks, ways = first.schedule, first.chunks, (first.homes, *first.copies)
     if statement.schedule is not None:
         schedule = _schedule(statement.schedule)
         chunks = _chunks(statement.schedule, schedule, scope)
     if statement.chunks is not None:
-        homes = homes_of(statement.chunks, axis, scope)
-        chunks = len(homes) // axis.size
+        ways = homes_of(statement.chunks, axis, scope)
+        chunks = len(ways[0]) // axis.size
+        if len(ways) > 1 and schedule != "by_hand":
+            help = "`schedule by_hand(microbatches = …)`, and an `order` for each place"
+            raise fail("E0446", f"`{schedule}` knows one way through the model", statement.chunks.span, help=help)
     stages = axis.size * chunks
     cuts = _cuts(statement.cuts, scope) if statement.cuts is not None else None
     parts = tuple(path for path, _ in named)
@@ -85,7 +88,8 @@ def pipeline_rule(
             raise fail("E0408", message, span, help=_fewer(axis, chunks, count))
     if stages > limits.MAX_STAGES:
         raise fail("E0908", f"the pipeline has {stages} stages, the most is {limits.MAX_STAGES:,}", span)
-    return PipelineRule(parts, axis.name, schedule, chunks, cuts, span, homes)
+    homes, copies = (ways[0], ways[1:]) if ways else ((), ())
+    return PipelineRule(parts, axis.name, schedule, chunks, cuts, span, homes, copies=copies)
 
 
 def _part(path: str, named: ast.Path, axis: AxisRef, index: ModelIndex) -> str:

@@ -262,7 +262,7 @@ class Index:
         found: dict[tuple[str, str], LayoutChange] = {}
         for cls in self.program.classes:
             for f in cls.functions:
-                times = self.program.microbatches if f.per_microbatch else 1
+                times = self.program.runs(f)
                 for instr in f.body.nodes:
                     op = instr.op
                     name = op.name if isinstance(op, Send) else op.key if isinstance(op, StageReduce) else ""

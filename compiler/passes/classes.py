@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from compiler.homes import Homes
@@ -10,7 +11,7 @@ from compiler.layout import TIME
 from compiler.passes.messages import Ways
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import ALL, Staged
-from compiler.program import Schedule
+from compiler.program import Affine, For, Run, Schedule
 from compiler.schedules import check_schedule, families, rolled, visits
 from compiler.schedules.by_hand import written
 from dsl.diagnostics import Diagnostic, ParcError
@@ -21,7 +22,7 @@ def classes(staged: Staged, ways: Sequence[Ways]) -> list[tuple[int, ...]]:
 
     ways: what stages send each other, in each pass."""
     groups = staged.groups
-    if not staged.cuts:
+    if not staged.cuts or staged.everywhere.ways > 1:  # where each group has a partner of its own
         return [(g,) for g in range(groups)]
     own = {s for where in (staged.forward, staged.backward) for s in where.values() if s not in (None, ALL)}
     own |= {
@@ -73,14 +74,19 @@ def schedules(
         ahead, back = (w.edges | _carried(staged, w is ways[0]) for w in ways)
         name = staged.rule.schedule if staged.rule is not None else "one_f_one_b"
         trains, orders = placed.training.trains, staged.rule.orders if staged.rule is not None else ()
-        if orders and staged.rule is not None and len(staged.homes) != len(staged.rule.where(staged.groups)):
+        way = staged.rule.where(staged.groups).way if staged.rule is not None else 0
+        if orders and staged.rule is not None and len(staged.homes) != way:
             message = "an order by hand is for the stages of one pipeline; here some places are visited besides"
             help = "leave out the `place`s that values come back to, or take a schedule that has a name"
             raise ParcError(Diagnostic("E0445", message, staged.rule.span, help=help))
         if orders and trains:
             by_group = [written(rows) for rows in orders]
             return [families([by_group[g] for g in groups], groups) for groups in members]
-        all_groups = visits(staged.homes, staged.groups, m, ahead, back if trains else None, name)
+        homes = staged.everywhere
+        ahead, back = (_of_all_ways(homes, edges) for edges in (ahead, back))
+        all_groups = visits(homes, staged.groups, m // homes.ways, ahead, back if trains else None, name)
+        if homes.ways > 1:
+            all_groups = [_in_own_part(s, homes, g, m) for g, s in enumerate(all_groups)]
         return [families([all_groups[g] for g in groups], groups) for groups in members]
     name, depth, chunks = "sequential", None, staged.homes.chunks
     if staged.groups > 1:
@@ -91,6 +97,27 @@ def schedules(
     check_schedule(name, chunks, m)
     all_rolled = rolled(name, staged.groups, chunks, m, depth)
     return [families([all_rolled[g] for g in groups], groups) for groups in members]
+
+
+def _of_all_ways(homes: Homes, edges: Iterable[tuple[int, int]]) -> frozenset[tuple[int, int]]:
+    """The edges of the first way, and those of its copies."""
+    return frozenset(edge for a, b in edges for edge in zip(homes.copies(a), homes.copies(b), strict=True))
+
+
+def _in_own_part(schedule: Schedule, homes: Homes, group: int, microbatches: int) -> Schedule:
+    """A schedule in which the micro-batches of each way are counted from 0, with those that go it."""
+
+    def moved(number: Affine, chunk: int) -> Affine:
+        return Affine(number.base + homes.span(homes.stage(group, chunk), microbatches).start)
+
+    return tuple(
+        replace(e, low=moved(e.low, e.chunk), high=moved(e.high, e.chunk))
+        if isinstance(e, Run)
+        else replace(e, steps=tuple((kind, chunk, moved(at, chunk)) for kind, chunk, at in e.steps))
+        if isinstance(e, For)
+        else e
+        for e in schedule
+    )
 
 
 def _carried(staged: Staged, forward: bool) -> frozenset[tuple[int, int]]:

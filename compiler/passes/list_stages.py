@@ -20,7 +20,7 @@ def check_one_stage(placed: Placed, staged: Staged, reads: Mapping[str, set[int]
     why: dict[str, str] = {}
     for (name, _), parts in zip(placed.training.added, staged.addends, strict=True):
         stages = {s for v in parts for s in staged.stages_of(v, staged.backward)} | reads[name]
-        if name in placed.training.listed and len(stages) > 1:
+        if name in placed.training.listed and (len(stages) > 1 or staged.everywhere.ways > 1):
             why[name] = "it is read on several stages"
     if why:
         raise Unlisted(why)

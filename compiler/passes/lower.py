@@ -62,7 +62,7 @@ def lower(placed: Placed, staged: Staged, over: Across) -> Program:
     check_states_in_order(found, staged.rule if placed.training.trains else None)
     inputs = tuple(map(InputDecl.of, placed.training.model.inputs))
     whole = tuple(in_whole_loops(c, placed.training.model) for c in found)
-    return Program(job.name, program_axes(placed), inputs, (Entry(entry, whole),), job.seed, staged.homes)
+    return Program(job.name, program_axes(placed), inputs, (Entry(entry, whole),), job.seed, staged.everywhere)
 
 
 def _messages(placed: Placed, staged: Staged) -> tuple[Ways, Ways]:
@@ -81,7 +81,7 @@ def _messages(placed: Placed, staged: Staged) -> tuple[Ways, Ways]:
 
 def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[str, tuple[int, ...]]:
     """Virtual stages that hold each weight: who reads it or adds to its gradient (of a loop that is cut: who has some
-    of its iterations)."""
+    of its iterations). Those of one way: their copies hold it as well."""
     found: dict[str, tuple[int, ...]] = {}
     model = placed.training.model
     added: dict[str, list[Value]] = {}
@@ -96,7 +96,7 @@ def _homes(placed: Placed, staged: Staged, lowered: Sequence[_Class]) -> dict[st
         for cls in lowered:
             for chunk, weights in cls.reads.items():
                 if w.name in weights:
-                    stages |= {staged.homes.stage(g, chunk) for g in cls.groups}
+                    stages |= staged.of_chunk(cls.groups, chunk)
         found[w.name] = tuple(sorted(stages)) or ((0,) if placed.training.trains else ())
     return found
 
@@ -124,7 +124,7 @@ class _Class:
         self.totals: set[str] = set()  # of whole batches, that they read
         self.summed: dict[str, StateDecl] = {}  # by state: where its new contents are summed up
         for chunk in staged.chunks_of(groups):
-            stage = staged.homes.stage(groups[0], chunk)
+            (stage, *_) = staged.of_chunk(groups[:1], chunk)
             part = self.part(stage)
             late = None if self.placed.late is None else self.late(self.placed.late, stage, chunk, part)
             backward = self.backward(stage, chunk, part, late) if self.training.trains else None
@@ -159,7 +159,7 @@ class _Class:
         """Whether metrics are made here of what was added up."""
         parts = part_decls(self.placed, self.names)
         place = self.staged.counts_at(parts[0][1], self.staged.forward) if parts else None
-        return place is not None and self.staged.homes.group(place) in self.groups
+        return place is not None and self.staged.homes.group(place) in self.groups  # there is one way then
 
     def part(self, stage: int) -> LoopPart | None:
         cuts = self.staged.cuts
@@ -168,10 +168,10 @@ class _Class:
     def ranges(self) -> tuple[LoopRange, ...]:
         found = []
         for cut, chunk in ((c, k) for c in self.staged.cuts for k in self.staged.chunks_of(self.groups)):
-            firsts = [cut.firsts[self.staged.homes.stage(g, chunk)] for g in self.groups[:2]]
+            firsts = [cut.firsts[s] for g in self.groups[:2] for s in self.staged.of_chunk((g,), chunk)]
             slope = firsts[-1] - firsts[0]
             first = Affine(firsts[0] - slope * self.groups[0], slope)
-            count = cut.counts[self.staged.homes.stage(self.groups[0], chunk)]
+            (count,) = (cut.counts[s] for s in self.staged.of_chunk(self.groups[:1], chunk))
             if not count:
                 continue
             found.append(LoopRange(cut.label, chunk, first, count, cut.total))

@@ -130,14 +130,13 @@ class _Update:
             return found
         found = self._here[weight] = []
         for chunk in self.staged.chunks_of(self.groups):
-            stages = {self.staged.homes.stage(g, chunk) for g in self.groups}
-            if stages & set(self.homes[weight]):
+            if self.staged.of_chunk(self.groups, chunk) & set(self.homes[weight]):
                 found.append(chunk)
         return found
 
     def _contributes(self, buffer: str, chunk: int) -> bool:
         """Whether the backward pass of this class adds to the buffer."""
-        stages = {self.staged.homes.stage(g, chunk) for g in self.groups}
+        stages = self.staged.of_chunk(self.groups, chunk)
         return any(stages & self.staged.stages_of(v, self.staged.backward) for v in self.addends[buffer])
 
     def lower(self) -> tuple[Graph, list[StateDecl]]:
@@ -188,7 +187,7 @@ class _Update:
         return self.here(next(iter(weights))) if weights else [0]
 
     def _emitter(self, chunk: int) -> PieceEmitter:
-        stage = self.staged.homes.stage(self.groups[0], chunk)
+        (stage,) = self.staged.of_chunk(self.groups[:1], chunk)
         return PieceEmitter(self.placed, self.names, self.over, {c.label: c.counts[stage] for c in self.staged.cuts})
 
     def _declare(self, emits: Mapping[int, PieceEmitter]) -> list[StateDecl]:
@@ -258,17 +257,34 @@ class _Update:
                     emits[other].defined[v.name] = emits[0].value(v)
 
     def _join(self, emits: Mapping[int, Emitter], value: Value, weight: str, layout: Layout) -> None:
-        """The gradient of a weight that several virtual stages hold is summed over them: here, then over the groups."""
+        """The gradient of a weight that several virtual stages hold is summed over them: here, then over the groups.
+
+        Of a loop's own iterations the copies of a stage are summed, those of one stage after those of the other: the
+        groups that have them come to them in one order."""
         chunks = self.here(weight)
+        if weight in self.apart:
+            self._join_copies(emits, value, chunks, layout)
         if weight in self.apart or not chunks:
             return
         current = self._sum([emits[c].value(value) for c in chunks], value, layout, emits[0])
-        groups = tuple(sorted({self.staged.homes.group(s) for s in self.homes[weight]}))
+        everywhere = self.staged.everywhere
+        groups = tuple(sorted({everywhere.group(copy) for s in self.homes[weight] for copy in everywhere.copies(s)}))
         if len(groups) > 1:
             op = StageReduce(self.buffer[value.name], "sum", groups)
             current = emits[0].add(op, (current,), f"{value.name}.joined", value, layout)
         for c in chunks:
             emits[c].defined[value.name] = current
+
+    def _join_copies(self, emits: Mapping[int, Emitter], value: Value, chunks: Sequence[int], layout: Layout) -> None:
+        everywhere = self.staged.everywhere
+        if everywhere.ways == 1:
+            return
+        (group,) = self.groups
+        for stage, chunk in sorted((everywhere.stage(group, c) % everywhere.way, c) for c in chunks):
+            groups = tuple(sorted(everywhere.group(copy) for copy in everywhere.copies(stage)))
+            op = StageReduce(f"{self.buffer[value.name]}#{stage}", "sum", groups)
+            current = emits[chunk].value(value)
+            emits[chunk].defined[value.name] = emits[chunk].add(op, (current,), f"{value.name}.joined", value, layout)
 
     def _sum(self, parts: Sequence[Value], value: Value, layout: Layout, emit: Emitter) -> Value:
         """The sum (or, of parts of a maximum, that) of values of one type and layout."""
@@ -279,11 +295,12 @@ class _Update:
         return current
 
     def _part(self, leaf: Value, emits: Mapping[int, Emitter]) -> Value | None:
-        """What this class adds for one weight, if it does. A weight held by several stages counts in the first."""
+        """What this class adds for one weight, if it does. A weight held by several stages counts in the first, and
+        in the first of a stage's copies."""
         (weight,) = self.deps[leaf.name]
-        first = self.homes[weight][:1]
-        stages = {c: self.staged.homes.stage(self.groups[0], c) for c in self.here(weight)}
-        parts = [emits[c].value(leaf) for c, stage in stages.items() if weight in self.apart or stage in first]
+        first = range(self.staged.stages) if weight in self.apart else self.homes[weight][:1]
+        stages = {c: self.staged.everywhere.stage(self.groups[0], c) for c in self.here(weight)}
+        parts = [emits[c].value(leaf) for c, stage in stages.items() if stage in first]
         return self._sum(parts, leaf, leaf.layout, emits[0]) if parts else None
 
     def _add_up(self, node: Node, emits: Mapping[int, Emitter]) -> None:

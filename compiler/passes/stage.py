@@ -34,6 +34,7 @@ from compiler.passes.places import (
     visits,
 )
 from compiler.passes.readers import readers, readers_of_inputs
+from compiler.passes.ways import ways
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
@@ -57,6 +58,7 @@ class Staged:
     anchors: Mapping[str, Stage] = field(default_factory=dict)  # what is put out, but not by the stage that has it
     late_loads: Mapping[str, frozenset[int]] = field(default_factory=dict)  # the same of W, where there is one
     homes: Homes = Homes()  # where the stages are
+    everywhere: Homes = Homes()  # where they and their copies are, of all ways through the model
     visited: bool = False  # whether values come back to groups otherwise than from chunk to chunk of a pipeline
     once: frozenset[Value] = frozenset()  # what the first stage makes for others that could make it themselves
 
@@ -70,7 +72,11 @@ class Staged:
 
     def chunks_of(self, groups: Sequence[int]) -> range:
         """The chunks that groups have which run the same code."""
-        return range(len(self.homes.of(groups[0])))
+        return range(len(self.everywhere.of(groups[0])))
+
+    def of_chunk(self, groups: Sequence[int], chunk: int) -> frozenset[int]:
+        """The stages (or those that they are copies of) that are a chunk of groups which run the same code."""
+        return frozenset(self.everywhere.stage(g, chunk) % self.stages for g in groups)
 
     def cut_of(self, *labels: str) -> CutLoop | None:
         """The loop that is cut among those of these labels."""
@@ -114,10 +120,10 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     rule = strategy.pipelines[0] if strategy.pipelines else None
     lane = lanes(strategy, axes, placed.forward)
     chunks = rule.chunks if rule is not None and groups > 1 else 1
-    cuts, rows, ways = cut_lanes(placed, lane, chunks) if groups > 1 else ((), (), ())
+    cuts, rows, given_homes = cut_lanes(placed, lane, chunks) if groups > 1 else ((), (), ())
     apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
     fixed = places(placed.forward, (*lane.rules, *rows), apart, placed.training.trains)
-    row = StageOrder.of(given or (Homes(ways) if ways else Homes.dealt(groups, groups)))
+    row = StageOrder.of(given or (Homes(given_homes) if given_homes else Homes.dealt(groups, groups)))
     order: tuple[int, ...] | None = tuple(range(len(row.homes)))
     visit: Mapping[str, int] = {}
     kept = {*placed.weights, *(s.name for s in placed.training.model.states)}
@@ -190,6 +196,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     )
     anchors = _anchors(placed, found, first, second, addends, found.rank)
     found = replace(found, forward=first, backward=second, addends=addends, anchors=anchors)
+    found = replace(found, everywhere=ways(placed, found.homes, rule, groups))
     if listed:
         check_one_stage(placed, found, _readers_of_weights(placed, found, first))
     wanted = [v for parts in addends for v in parts]

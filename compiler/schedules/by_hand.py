@@ -41,29 +41,29 @@ def kinds_of(orders: Iterable[Sequence[ActionRow]]) -> tuple[FunctionPhase, ...]
 
 
 def uncovered(
-    rows: Sequence[ActionRow], kinds: Sequence[FunctionPhase], chunks: int, count: int
+    rows: Sequence[ActionRow], kinds: Sequence[FunctionPhase], spans: Sequence[range]
 ) -> tuple[Action, int] | None:
     """What is wrong with the set of actions of one group: an action that comes not at all (0) or twice (2), or that
-    there is not (-1); None if nothing is. count: of micro-batches."""
-    spans: dict[FunctionKey, list[tuple[int, int]]] = {(k, c): [] for k in kinds for c in range(chunks)}
+    there is not (-1); None if nothing is. spans: of each chunk its micro-batches."""
+    there: dict[FunctionKey, list[tuple[int, int]]] = {(k, c): [] for k in kinds for c in range(len(spans))}
     for loop in action_loops(rows):
         for kind, chunk, mb in loop.steps:
-            if (kind, chunk) not in spans:
+            if (kind, chunk) not in there:
                 return Action(kind, chunk, mb), -1
             if loop.by == 1 or loop.count == 1:
-                spans[kind, chunk].append((mb, mb + loop.count))
+                there[kind, chunk].append((mb, mb + loop.count))
             else:
-                spans[kind, chunk] += ((mb + i * loop.by, mb + i * loop.by + 1) for i in range(loop.count))
-    for (kind, chunk), found in spans.items():
-        at = 0
+                there[kind, chunk] += ((mb + i * loop.by, mb + i * loop.by + 1) for i in range(loop.count))
+    for (kind, chunk), found in there.items():
+        at, end = spans[chunk].start, spans[chunk].stop
         for low, high in sorted(found):
             if low < at:
-                return Action(kind, chunk, low), 2
+                return Action(kind, chunk, low), 2 if low >= spans[chunk].start else -1
             if low > at:
                 return Action(kind, chunk, at), 0
             at = high
-        if at != count:
-            return (Action(kind, chunk, at), 0) if at < count else (Action(kind, chunk, count), -1)
+        if at != end:
+            return (Action(kind, chunk, at), 0) if at < end else (Action(kind, chunk, end), -1)
     return None
 
 
@@ -71,7 +71,7 @@ def stuck(orders: Sequence[Sequence[ActionRow]], kinds: Sequence[FunctionPhase],
     """How the groups get stuck, if they do: each pass waits for that of the stage before, or behind, and for what comes
     first on its own stage. Linear in the actions only where no moments are found for all of them at once."""
     loops = [action_loops(rows) for rows in orders]
-    edges = list(_edges(len(homes), kinds))
+    edges = [e for e in _edges(len(homes), kinds) if e.stage // homes.way == e.to // homes.way]
     if in_time(loops, edges, homes):
         return None
     return find_hang([_Actions(row) for row in loops], edges, homes=homes)

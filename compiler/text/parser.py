@@ -109,25 +109,35 @@ class _Parser(ScheduleParser):
         return found
 
     def _homes(self, groups: int) -> Homes:
-        """`stages 4`, dealt round and round; `stages on (0, 1, 1, 0)`."""
+        """`stages 4`, dealt round and round; `stages on (0, 1, 1, 0)`; of several ways `stages on (0, 1), (1, 0)`."""
         start = self.token
         if not self.take_word("stages"):
             return Homes()
         if self.take_word("on"):
-            self.mark("(")
-            listed: list[int] = []
-            while not self.sees(")") and len(listed) <= MAX_STAGES:
-                listed.append(self.natural("the group of a stage"))
-                if not self.take(","):
-                    break
-            self.mark(")")
-            homes = Homes(tuple(listed))
+            listed, ways = self._way(), 1
+            length = len(listed)
+            while self.take(",") and len(listed) <= MAX_STAGES:
+                listed, ways = listed + self._way(), ways + 1
+                if len(listed) != ways * length:
+                    self.give_up("as many stages as the first way has")
+            homes = Homes(tuple(listed), ways)
         else:
             homes = Homes.dealt(groups, min(self.natural(), MAX_STAGES + 1))
         if len(homes) > MAX_STAGES:
             raise self.error("E0608", f"more than {MAX_STAGES:,} stages", start)
         self.end_line()
         return homes
+
+    def _way(self) -> list[int]:
+        """`(0, 1)`: of each stage the group."""
+        self.mark("(")
+        listed: list[int] = []
+        while not self.sees(")") and len(listed) <= MAX_STAGES:
+            listed.append(self.natural("the group of a stage"))
+            if not self.take(","):
+                break
+        self.mark(")")
+        return listed
 
     def _setting(self, word: str, default: int) -> int:
         if not self.take_word(word):

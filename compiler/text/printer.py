@@ -60,11 +60,13 @@ def show(program: Program) -> str:
 
 
 def show_homes(program: Program) -> str:
-    """`4`, or, where they are not dealt round and round, `on (0, 1, 1, 0)`: the group of each."""
+    """`4`, or, where they are not dealt round and round, `on (0, 1, 1, 0)`: the group of each; of several ways
+    `on (0, 1), (1, 0)`."""
     homes = program.homes
     if homes == Homes.dealt(program.groups, len(homes)):
         return str(len(homes))
-    return f"on ({', '.join(map(str, homes.groups))})"
+    ways = (", ".join(map(str, homes.groups[at : at + homes.way])) for at in range(0, len(homes), homes.way))
+    return f"on {', '.join(f'({way})' for way in ways)}"
 
 
 def show_entry(entry: Entry) -> str:

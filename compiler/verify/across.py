@@ -9,7 +9,7 @@ where all groups that hold the buffer have it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.base import Op
@@ -37,6 +37,9 @@ from compiler.verify.pieces import (
 )
 from compiler.verify.report import Report, head
 from dsl.data import dataclass
+
+ADDED = (Role.GRADIENT, Role.ROWS)
+"""What passes add up for the update: of each stage what its own make."""
 
 _ADDING = {"sum": "add", "max": "maximum"}
 
@@ -85,10 +88,10 @@ class _Checker:
         for cls in program.classes:
             for s in cls.states:
                 cut = cut_dim(s, cls) is not None
-                if s.role is Role.GRADIENT or cut:
+                if s.role in ADDED or cut:
                     kind = "piece" if cut else "gradient"
                     self.places.setdefault((kind, _own_name(s)), set()).update((g, s.chunk) for g in cls.groups)
-                if s.role is not Role.GRADIENT and not cut:
+                if s.role not in ADDED and not cut:
                     self.holders.setdefault(_own_name(s), set()).update(cls.groups)
         self.reductions: dict[str, _Reduction] = {}
 
@@ -116,6 +119,8 @@ class _Checker:
     def instr(self, instr: Node, frame: _Frame, site: Site, declared: Mapping[str, StateDecl]) -> None:
         op, states, cls = instr.op, frame.states, frame.cls
         given = [states[v.name] for v in instr.inputs]
+        if not isinstance(op, StageReduce) and any(isinstance(s, StagePiece) and s.shared for s in given):
+            raise Wrong("the operand is what this stage's micro-batches add to a gradient, its copies have other parts")
         if isinstance(op, Read):
             states[instr.outputs[0].name] = self.read(declared[op.name], cls)
         elif isinstance(op, Write):
@@ -169,8 +174,9 @@ class _Checker:
         name = _own_name(decl)
         dim = cut_dim(decl, cls)
         if dim is not None:
-            return StagePiece(dim, decl.chunk, frozenset((name,)))
-        if decl.role is not Role.GRADIENT:
+            shared = decl.role in ADDED and self.program.homes.ways > 1
+            return StagePiece(dim, decl.chunk, frozenset((name,)), shared)
+        if decl.role not in ADDED:
             return Same(frozenset(self.holders[name]), frozenset((name,)))
         return self.whole(StagePart("sum", frozenset((("gradient", frozenset((name,)), decl.chunk),))), cls)
 
@@ -199,6 +205,8 @@ class _Checker:
             raise Wrong(f"stage {without[0]} holds {name} too, but does not have what the value is made of")
 
     def reduce(self, op: StageReduce, value: State, site: Site, cls: DeviceClass) -> State:
+        if isinstance(value, StagePiece) and value.shared:
+            return self.reduce_copies(op, value, site, cls)
         if isinstance(value, StagePiece):
             raise Wrong(f"the stages have different iterations of {value.dim}")
         if isinstance(value, StagePart) and value.fn != op.fn:
@@ -208,8 +216,26 @@ class _Checker:
         reduction.brought.update(dict.fromkeys(cls.groups, sources))
         return Same(frozenset(op.groups), frozenset((op.key,)))
 
+    def reduce_copies(self, op: StageReduce, value: StagePiece, site: Site, cls: DeviceClass) -> State:
+        """What copies of one stage have added up, each of its own micro-batches."""
+        homes, reduction = self.program.homes, self.reductions.setdefault(op.key, _Reduction(op, site))
+        for group in cls.groups:
+            stage = homes.stage(group, value.chunk)
+            groups = {homes.group(copy) for copy in homes.copies(stage)}
+            if op.fn != "sum" or groups != set(op.groups):
+                raise Wrong(f"the copies of the stage are on {', '.join(map(str, sorted(groups)))}, to be summed")
+            reduction.brought[group] = frozenset((("copy", value.of, stage % homes.way),))
+        return replace(value, shared=False)
+
     def complete(self, reduction: _Reduction) -> None:
         """All parts of what is brought are there, and what is the same on several groups is there once."""
+        copies = {source for sources in reduction.brought.values() for source in sources if source[0] == "copy"}
+        if copies:
+            if len(set(reduction.brought.values())) > 1:
+                message = f"stage_reduce {reduction.op.key}: what is summed is not of copies of one stage"
+                self.report.error("E0632", reduction.site, message, "each adds what it has of the same weight")
+            return
+        homes = self.program.homes
         brought: dict[tuple[str, frozenset[str]], list[tuple[int, int]]] = {}
         for group, sources in reduction.brought.items():
             for kind, names, chunk in sources:
@@ -224,6 +250,13 @@ class _Checker:
                 continue
             for name in sorted(names):
                 missing = sorted(self.places[kind, name] - set(found))
+                if kind == "piece" and homes.ways > 1:  # one of a stage's copies adds its piece
+                    stages = [homes.stage(g, c) % homes.way for g, c in found]
+                    missing = [(g, c) for g, c in missing if homes.stage(g, c) % homes.way not in stages]
+                    if len(set(stages)) < len(stages) and reduction.op.fn == "sum":
+                        message = f"{what}: {told} counts on copies of one stage, once each"
+                        self.report.error("E0632", reduction.site, message, "one of the copies adds it")
+                        break
                 if missing:
                     group, chunk = missing[0]
                     message = f"{what}: stage {group} has a part of {told} (chunk {chunk}) that is not in it"

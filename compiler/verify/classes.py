@@ -29,6 +29,8 @@ def check_classes(program: Program, report: Report) -> None:
     if len(there) != program.groups or not all(0 <= g < program.groups for g in there):
         message = f"{plural(program.stages, 'stage')} on {plural(program.groups, 'group')} of devices"
         report.error("E0650", None, message, "every group has at least one")
+    elif homes.ways > 1:
+        _check_ways(program, report)
     placed = Counter(g for cls in program.classes for g in cls.groups)
     wrong = next((g for g in range(program.groups) if placed[g] != 1), None)  # soon: there may be any number of groups
     if wrong is None:
@@ -44,15 +46,37 @@ def check_classes(program: Program, report: Report) -> None:
         _check_coverage(program, report)
 
 
+def _check_ways(program: Program, report: Report) -> None:
+    """Each has an equal part of the micro-batches; copies of a stage are elsewhere, with the same iterations."""
+    homes = program.homes
+    if program.microbatches % homes.ways:
+        message = f"{homes.ways} ways, and {plural(program.microbatches, 'micro-batch')}"
+        report.error("E0650", None, message, "each way has equally many")
+    for stage in range(homes.way):
+        on = [homes.group(copy) for copy in homes.copies(stage)]
+        if len(set(on)) < len(on):
+            report.error("E0650", None, f"copies of stage {stage} are on one group of devices")
+            return
+    found: dict[tuple[int, str], tuple[int, int]] = {}
+    for c, cls in enumerate(program.classes):
+        for g, r in ((g, r) for g in cls.groups for r in cls.ranges if 0 <= r.chunk < len(homes.of(g))):
+            stage, mine = homes.stage(g, r.chunk) % homes.way, (r.first.at(g), r.count)
+            if found.setdefault((stage, r.dim), mine) != mine:
+                report.error("E0650", Site(c), f"loop {r.dim}: copies of stage {stage} have different iterations")
+
+
 def _check_coverage(program: Program, report: Report) -> None:
     """Each iteration of a loop that is cut over the stages belongs to one of them, and so to one of its parts."""
     pieces: dict[str, list[tuple[int, int, int, int]]] = {}
     apart: dict[str, set[tuple[str, int, int, int, int]]] = {}  # of what is a part of a loop
     cut = {r.dim for cls in program.classes for r in cls.ranges if r.count < r.total}
+    homes = program.homes
+    copied = range(homes.way, len(homes))  # stages whose iterations those have that they are copies of
     for c, cls in enumerate(program.classes):
         for r in cls.ranges:
+            groups = [g for g in cls.groups if homes.ways == 1 or homes.stage(g, r.chunk) not in copied]
             if r.dim in cut or r.within is None:  # else stages may have the same
-                pieces.setdefault(r.dim, []).extend((r.first.at(g), r.count, r.total, c) for g in cls.groups)
+                pieces.setdefault(r.dim, []).extend((r.first.at(g), r.count, r.total, c) for g in groups)
             if r.within is not None:
                 part = r.dim, r.within.first, r.total, r.within.total, c
                 apart.setdefault(r.within.label, set()).add(part)

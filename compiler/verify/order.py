@@ -34,7 +34,7 @@ def check_order(program: Program, report: Report, edges: Sequence[Edge]) -> None
     for c, cls in enumerate(program.classes):
         for g in cls.groups:
             fixed[g], homes[g] = _at(cls.schedule, g), (c, cls)
-            problem = _uncovered(fixed[g], cls, m, v)
+            problem = _uncovered(fixed[g], cls, m, v, _spans_of(program, g))
             if problem is not None:
                 report.error("E0640", Site(c, "schedule"), problem)
                 break
@@ -135,8 +135,16 @@ def _at(schedule: Schedule, group: int) -> Schedule:
 # --- each micro-batch once -----------------------------------------------------------------------
 
 
-def _uncovered(schedule: Schedule, cls: DeviceClass, m: int, v: int) -> str | None:
-    """What is wrong with the set of actions of one group."""
+def _spans_of(program: Program, group: int) -> list[range] | None:
+    """Of each chunk of a group the micro-batches that go through it, where not all do."""
+    homes = program.homes
+    return [homes.span(s, program.microbatches) for s in homes.of(group)] if homes.ways > 1 else None
+
+
+def _uncovered(
+    schedule: Schedule, cls: DeviceClass, m: int, v: int, given: Sequence[range] | None = None
+) -> str | None:
+    """What is wrong with the set of actions of one group. given: of each chunk its micro-batches (None: all)."""
     updates = [i for i, e in enumerate(schedule) if isinstance(e, Update)]
     wanted = any(f.phase is FunctionPhase.UPDATE for f in cls.functions)
     if updates != ([len(schedule) - 1] if wanted else []):
@@ -161,8 +169,10 @@ def _uncovered(schedule: Schedule, cls: DeviceClass, m: int, v: int) -> str | No
         both = (kind, ALL_CHUNKS) in spans
         if both and (kind, chunk) in spans:
             return f"{kind} is scheduled by chunk and for all chunks"
-        total = m * v if both else m if kind.per_microbatch else 1
-        problem = _gap(sorted(spans[kind, ALL_CHUNKS if both else chunk]), total)
+        wanted_of = range(m * v if both else m if kind.per_microbatch else 1)
+        if given is not None and kind.of_chunk:
+            wanted_of = range(0) if both else given[chunk]
+        problem = _gap(sorted(spans[kind, ALL_CHUNKS if both else chunk]), wanted_of)
         if problem is not None:
             return f"{kind}{'.*' if both else f'.{chunk}' if chunk else ''}: {problem}"
     return None
@@ -184,13 +194,13 @@ def _loop_spans(e: For) -> dict[tuple[FunctionPhase, int], list[tuple[int, int]]
     return spans
 
 
-def _gap(spans: Sequence[tuple[int, int]], total: int) -> str | None:
-    at = 0
+def _gap(spans: Sequence[tuple[int, int]], wanted: range) -> str | None:
+    at, total = wanted.start, wanted.stop
     for low, high in spans:
         if low >= high:
             continue
         if low < at:
-            return f"micro-batch {low} comes twice" if low >= 0 else f"there is no micro-batch {low}"
+            return f"micro-batch {low} comes twice" if low >= wanted.start else f"there is no micro-batch {low}"
         if low > at:
             return f"micro-batch {at} is left out"
         at = high
@@ -210,7 +220,7 @@ def _shorten(
     if v > 1:  # as many long rounds, all in all more than there are of them
         few = max(few, program.groups * (m % program.groups + 1))
         few += (m - few) % program.groups
-    if m > 2 * few:
+    if m > 2 * few and program.homes.ways == 1:
         short = {g: _shrunk(s, m, few, v) for g, s in fixed.items()}
         good = {g: s for g, s in short.items() if s is not None and _uncovered(s, homes[g][1], few, v) is None}
         if len(good) == len(fixed):

@@ -24,11 +24,12 @@ class Same:
 
 @dataclass(frozen=True, slots=True)
 class StagePiece:
-    """The chunk's iterations, along `dim`."""
+    """The chunk's iterations, along `dim`. shared: the copies of its stage have other parts of their gradients."""
 
     dim: str
     chunk: int
     of: frozenset[str]
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,9 @@ def check_stages(program: Program, report: Report) -> None:
         tell(end, f"{end.name} is {'sent' if end.sends else 'received'} twice per micro-batch")
     for key, s in sends.items():
         r = receives.get(key)
+        way = program.homes.way
+        if s.stage // way != s.peer // way and 0 <= s.peer < program.stages:
+            tell(s, f"stage {s.stage} sends {s.name} to stage {s.peer}, which other micro-batches go through")
         if r is None:
             outside = "" if 0 <= s.peer < program.stages else f" (the program has {plural(program.stages, 'stage')})"
             message = f"stage {s.stage} sends {s.name} to stage {s.peer}, which does not receive it{outside}"

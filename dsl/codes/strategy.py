@@ -91,6 +91,14 @@ _SEEN = (
     "    y = y + mlp(y, 32)\n",
     "    y = y + mlp(y, 32)\n    state seen[d]\n    y = y + seen\n    seen = 0.9 * seen + mean(y, over b)\n",
 )
+_WAYS = "pipeline block on pp, schedule by_hand(microbatches = 2), chunks [[0, 1], [1, 0]]"
+_BOTH = """
+order pp[0] {
+  F[0] F1[1] B1[1] B[0]
+}
+order pp[1] {
+  F1[1] F[0] B[0] B1[1]
+}"""
 
 CODES: tuple[Code, ...] = (
     Code(
@@ -248,7 +256,8 @@ CODES: tuple[Code, ...] = (
         "an order by hand that is not whole",
         "With `schedule by_hand` each place of the axis has an order: passes (F, B, and W where there is one) of each\n"
         "of its chunks, each on each micro-batch once. `chunks [0, 1, 1, 0]` says of each stage on which place it is,\n"
-        "equally many on each. The actions of a loop go on by the same from one time to the next.",
+        "equally many on each; `chunks [[0, 1], [1, 0]]` does of several ways, each of which has an equal part of the\n"
+        "micro-batches. The actions of a loop go on by the same from one time to the next.",
         _file(_ORDERS.replace("B[0..2]", "B[0]"), mesh="pp = 2"),
         _file(_ORDERS, mesh="pp = 2"),
     ),
@@ -268,6 +277,15 @@ CODES: tuple[Code, ...] = (
         "that place has a further chunk, of which an order by hand says nothing. Schedules with names find an order.",
         _visited("by_hand", _ORDERS[_ORDERS.index("\n") :]),
         _visited("one_f_one_b", ""),
+    ),
+    Code(
+        "E0446",
+        "several ways through a model that has one",
+        "`chunks [[0, 1], [1, 0]]` sends each half of the micro-batches its own way, through copies of the stages on\n"
+        "other places, in an order that is written by hand (DualPipe). What all micro-batches make together before\n"
+        "the update (states of the model, metrics that are no sums, outputs) is on one way only.",
+        _file(_WAYS.replace("by_hand", "gpipe"), mesh="pp = 2"),
+        _file(_WAYS + _BOTH, mesh="pp = 2"),
     ),
     Code(
         "E0447",

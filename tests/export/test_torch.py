@@ -28,6 +28,7 @@ from tests.matrix.cells import cells
 from tests.order import files as order
 from tests.place import test_uneven as uneven
 from tests.stages import test_rows as rows
+from tests.stages import test_ways as two_ways
 from tests.states import models as states
 
 ROOT = Path(__file__).parent.parent.parent
@@ -222,6 +223,7 @@ _ZIGZAG = "split s on cp zigzag for activations"
 ORDERS = {
     "zigzag": order.file(_ZIGZAG, "cp = 4", "x = x + shift(x, s, by = 1) * cast(iota(s), compute)"),
     "zigzag_ring": order.file(f"{_ZIGZAG}\nimplement block.attention by ring_attention(cp)", "cp = 4"),
+    "two_ways": two_ways.text(two_ways.BOTH),  # the loss is what both ways add up
 }
 
 

@@ -25,6 +25,7 @@ REFUSALS = frozenset(
         "E0407",  # an axis is used for two things
         "E0410",  # a scope that cannot be placed: nothing is computed there
         "E0413",  # a layout does not fit its tensor
+        "E0446",  # what all micro-batches make together, and they go two ways
         "E0447",  # an order by hand by which states are renewed out of turn
         "E0471",  # inputs that are no whole words
         "E0442",  # an optimizer that needs all iterations of a loop of which rules speak in part

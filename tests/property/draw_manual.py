@@ -81,9 +81,14 @@ def _chunks(rng: Random, case: Case, d: Drawing) -> Case:
         return case
     if hand:
         schedule = "by_hand"
-    line = f"pipeline block on pp, schedule {schedule}(microbatches = {count}, over = b), chunks {list(homes.groups)}"
+    kinds = {rule.kind.partition("_")[0] for rule in (*case.before, *case.loop, *case.after)}
+    if hand and count % 2 == 0 and not kinds & {"metric", "output"} and rng.random() < 0.5:
+        homes = Homes((*homes.groups, *((g + 1) % places for g in homes.groups)), 2)
+    listed = [list(homes.groups[at : at + homes.way]) for at in range(0, len(homes), homes.way)]
+    chunks = listed if homes.ways > 1 else listed[0]
+    line = f"pipeline block on pp, schedule {schedule}(microbatches = {count}, over = b), chunks {chunks}"
     lines = (line, *(_orders(rng, homes, count) if hand else ()))
-    new = Piece("by_hand" if hand else f"{rule.kind}+chunks", lines)
+    new = Piece(("by_hand+ways" if homes.ways > 1 else "by_hand") if hand else f"{rule.kind}+chunks", lines)
     return replace(case, rules=tuple(new if r is rule else r for r in case.rules))
 
 

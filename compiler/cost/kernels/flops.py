@@ -128,7 +128,7 @@ def products(program: Program) -> Iterator[tuple[Node, float]]:
         members = len(c.groups) * (program.devices // program.groups)
         for f in c.functions:
             if f.phase is not FunctionPhase.UPDATE:
-                runs = program.microbatches if f.per_microbatch else 1
+                runs = program.runs(f)
                 for node, times in walk(f.body, members * runs):
                     if isinstance(node.op, Contract) and Product.of(*(v.type for v in (*node.inputs, *node.outputs))):
                         pieces = [local_type(v.type, v.layout, sizes) for v in node.inputs]

@@ -74,8 +74,8 @@ def features(program: Program) -> Features:
     samples, tokens = _sizes(program)
     again = 0.0
     for c, of in zip(program.classes, parts):
-        members, rounds = len(c.groups) * (program.devices // program.groups), program.microbatches
-        again += sum(left_out_flops(of[f.key], members * (rounds if f.per_microbatch else 1)) for f in c.functions)
+        members = len(c.groups) * (program.devices // program.groups)
+        again += sum(left_out_flops(of[f.key], members * program.runs(f)) for f in c.functions)
     dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
     return Features(
         tuple(parts), samples, tokens, dtype, sum(by_dtype.values()), again, compute, tuple(inside), regions

@@ -91,12 +91,13 @@ class Groups:
 
     def _talks(self, group: int) -> set[int]:
         found: set[int] = set()
+        homes = self.program.homes
         for (_, chunk), part in self.parts(group).items():
             for node, _ in part.each():
                 work = node.work
                 if isinstance(work, (Wait, Post)):
                     other = work.source if isinstance(work, Wait) else work.to
-                    found.add((chunk * self.number + group + other) % self.number)
+                    found.add(homes.group(homes.stage(group, chunk) + other))
                 elif isinstance(work, Meet):
                     found.update(work.groups)
         return found

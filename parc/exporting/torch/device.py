@@ -61,6 +61,9 @@ outputs|         self.outputs = {
 outputs|             key: [self.saved.pop((key, i)) for i in range(SIZES[TIME])] if parts else [self.state[key]]
 outputs|             for key, (*_, parts) in HERE.OUTPUTS.items()
 outputs|         }
+ways|         for name, groups in SUMMED.items():  # of which each way through the model has a part
+ways|             if name in self.state:
+ways|                 self.state[name] = stage_reduce(self.state[name], "sum", groups)
         told = {told: self.state[name].item() for name, told in RESULTS.items() if name in self.state}
         self.state = {name: x for name, x in self.state.items() if name in self.lasting}
         self.steps += 1

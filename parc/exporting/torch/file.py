@@ -150,7 +150,8 @@ def _groups(groups: Sequence[int]) -> str:
 
 
 def _between(program: Program) -> list[tuple[int, ...]]:
-    return sorted({n.op.groups for n in _nodes(program) if isinstance(n.op, StageReduce)})
+    found = {n.op.groups for n in _nodes(program) if isinstance(n.op, StageReduce)}
+    return sorted(found | set(running.summed_results(program).values()))
 
 
 def _channels(program: Program) -> list[str]:

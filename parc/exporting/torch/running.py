@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from compiler.declared import bounded
 from compiler.layout import TIME
+from compiler.ops.effects import Accumulate
 from compiler.origin import Role
 from compiler.program import ALL_CHUNKS, LASTING, DeviceClass, For, Program, Run, listed
 from parc.exporting.torch import entries
@@ -206,6 +207,10 @@ def text(
     named = ", ".join(f"{string(name)}: {string(shown)}" for name, shown in results.items())
     heads = [_here(classes), f"RESULTS = {{{named}}}  # buffers that a step tells of"]
     heads += [_first(program)] if several else []
+    summed = summed_results(program)
+    if summed:
+        groups = ", ".join(f"{string(name)}: {tuple_of(map(str, of))}" for name, of in summed.items())
+        heads.append(f"SUMMED = {{{groups}}}  # of these, the groups that have parts of what is told")
     every = [*classes, *(c for found in (others or {}).values() for c in found)]
     timed = any(TIME in s.layout.split_axes for _, c in every for s in c.states if s.role in LASTING)
     parted = any(listed(s) for _, c in every for s in c.states)
@@ -218,6 +223,7 @@ def text(
         "bounded": any(bounded(c) for _, c in every),
         "entries": bool(others),
         "outputs": told,
+        "ways": bool(summed),
     }
     found["held"] = bool(others) or told
     facts = {name for name, holds in found.items() if holds}
@@ -229,7 +235,19 @@ def text(
     parts += [_CONNECT] if several else []
     parts += [_keep(several, timed, bool(others))] + ([chosen(_OUTPUTS, facts)] if told else [])
     parts += [_batches(program), _main(facts, [*(others or ())])]
-    return Running(parts, ["cut", "initial", "span", "filled"])
+    return Running(parts, ["cut", "initial", "span", "filled", *(["stage_reduce"] if summed else [])])
+
+
+def summed_results(program: Program) -> dict[str, tuple[int, ...]]:
+    """What the passes of several groups add up for the loss and the metrics, with these groups: nothing, where there is
+    one way through the model."""
+    found: dict[str, set[int]] = {}
+    for cls in (c for e in program.entries for c in e.classes if program.homes.ways > 1):
+        added = {i.op.name for f in cls.functions for i in f.body.nodes if isinstance(i.op, Accumulate)}
+        for s in cls.states:
+            if s.role in (Role.LOSS, Role.METRIC) and s.name in added:
+                found.setdefault(s.name, set()).update(cls.groups)
+    return {name: tuple(sorted(groups)) for name, groups in found.items()}
 
 
 def _interleaved(cls: DeviceClass) -> bool:
