@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import parc
 from benchmarks.published import machines
 from benchmarks.published.accelerators import POWER
 from benchmarks.published.facts import load
@@ -20,6 +22,8 @@ from benchmarks.published.lines import efficiencies, relative, shown, write, wri
 from benchmarks.published.score import main
 from benchmarks.published.validate import Fitted
 from compiler.cost.price.calibration import DEFAULT, NAMES
+from compiler.text import show
+from dsl.source import Source
 
 TRUE = {"product": 0.7, "vector": 0.85, "inner": 0.6}
 GROUP = Group("test", ("a100_80", "a100_40", "v100"), ("megatron_2020",), tuple(TRUE))
@@ -213,8 +217,29 @@ def test_any_table_is_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_what_is_compiled_can_be_sent_to_another_process() -> None:
-    """As fits and scores do with `--jobs N`."""
-    rows = load()[::80]
+    """As fits and scores do with `--jobs N`, with functions of the file and of the library."""
+    rows = [next(r for r in load() if r.family == f) for f in ("megatron2020_tp", "maxtext_v5e", "megatron_bridge")]
     alone, sent = samples(rows), samples(rows, 2)
     assert [str(s.row) for s in alone] == [str(s.row) for s in sent] and alone
     assert [s.simulation.seconds() for s in alone] == [s.simulation.seconds() for s in sent]
+    compiled = parc.compile(Source("t.par", OWN))
+    assert show(pickle.loads(pickle.dumps(compiled)).program) == show(compiled.program)
+
+
+OWN = """
+use std.optimizers (sgd)
+fn twice(x[b,d]) {
+  weight w[d] ~ ones
+  return x * w
+}
+model m() {
+  dim b = 2, d = 2
+  input x : f32[b,d]
+  y = twice(x) as once
+  loss mean(y)
+}
+job j {
+  train m()
+  optimizer sgd(lr = 0.1)
+}
+"""
