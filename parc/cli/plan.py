@@ -11,7 +11,7 @@ import click
 from parc import api
 from parc.cli.common import Command, Output, choice, color, file_argument, job_options, output_option, read_source
 from parc.cli.tables import amount, seconds, table
-from parc.cli.writing import check_output, write_output
+from parc.cli.writing import check_apart, check_output, write_output
 
 if TYPE_CHECKING:
     from parc.planning.answer import FoundPlan
@@ -87,6 +87,7 @@ def command(
     if tokens is not None and not 0 < tokens < 1e30:
         raise click.BadParameter("so many tokens are none", param_hint="'--tokens'")
     source = read_source(out, file)
+    check_apart(output=output, certificate=certificate, report=page)
     for written in (output, certificate, page):
         check_output(written, source, [value for _, value in params])
 

@@ -29,7 +29,7 @@ from parc.cli.common import (
 from parc.cli.engine import backend_option, check_backend, engine_of, engine_options
 from parc.cli.keeping import OutputFile, from_option, keeping_of, outputs_option, save_options
 from parc.cli.tables import amount, plural, seconds, table
-from parc.cli.writing import check_output, write_output
+from parc.cli.writing import check_apart, check_output, write_output
 from parc.units import percent
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def carry_out(
     """Run the file and tell of it. output: the file for what the model puts out; profile: that for what ran when."""
     source = read_source(out, file, program=True)
     values = texts(chosen.get("params")).values()
+    check_apart(output=output, profile=profile)
     for path in (profile, output):
         check_output(path, source, values)
     profiles: list[Profile] = []

@@ -65,6 +65,21 @@ def check_output(output: str | None, source: Source, values: Iterable[str] = ())
             raise click.UsageError(f"`{output}` is {what}: it would be lost. Write to another file")
 
 
+def check_apart(**outputs: str | None) -> None:
+    """Refuse two outputs that are one file: the second would take the place of the first. By the names of options.
+
+    Raises click.UsageError.
+    """
+    known: dict[str, str] = {}
+    for option, path in outputs.items():
+        real = "" if path is None else os.path.realpath(path)
+        if path is None or (os.path.exists(real) and not os.path.isfile(real)):  # a device takes both
+            continue
+        if real in known:
+            raise click.UsageError(f"`--{known[real]}` and `--{option}` are one file, `{path}`: name two")
+        known[real] = option
+
+
 def _inputs(source: Source, values: Iterable[str]) -> Iterator[tuple[str, os.stat_result]]:
     """All ordinary files that may be read for a file, with what to call them: itself, what it uses, and whatever one
     of its strings names, which is more than its data.

@@ -344,3 +344,22 @@ def test_signals_that_end_nothing_are_left_alone(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=True, cwd=ROOT)
     assert (tmp_path / "a").read_text() == "ab"
+
+
+@pytest.mark.parametrize("options", [("output", "certificate"), ("certificate", "report"), ("report", "output")])
+def test_two_outputs_are_two_files(options: tuple[str, str], project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whatever names; a device takes both."""
+    monkeypatch.chdir(project)
+    (project / "link").symlink_to("one")
+    one, two = (f"--{o}" for o in options)
+    given = ["plan", "main.par", "--job", "fit", "--within", "0.05s"]
+    for other in ("one", "./parts/../one", "link"):
+        refused = CliRunner().invoke(cli, [*given, one, "one", two, other])
+        assert refused.exit_code == 2 and "are one file" in refused.stderr and not (project / "one").exists()
+    assert CliRunner().invoke(cli, [*given, one, os.devnull, two, os.devnull]).exit_code == 0
+
+
+def test_a_profile_is_no_output(project: Path) -> None:
+    given = ["run", str(project / "main.par"), "--job", "fit", "--engine", "torch"]
+    refused = CliRunner().invoke(cli, [*given, "-o", "one.npz", "--profile", "one.npz"])
+    assert refused.exit_code == 2 and "`--output` and `--profile` are one file" in refused.stderr, refused.stderr
