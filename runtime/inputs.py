@@ -33,8 +33,8 @@ def check_batch(inputs: Sequence[InputDecl], batch: Mapping[str, Any]) -> dict[s
         if piecewise:
             arrays[decl.name] = array
             continue
-        if is_page_table(decl.name):
-            _hold_pages(decl, array)
+        if is_page_table(decl.name) and decl.low is not None and decl.high is not None:
+            _hold_pages(decl.name, array, decl.low, decl.high)
         if array.size and decl.low is not None and array.min() < decl.low:
             raise ValueError(f"the input `{decl.name}` has a value {array.min()}, below {decl.low}")
         if array.size and decl.high is not None and array.max() >= decl.high:
@@ -43,11 +43,10 @@ def check_batch(inputs: Sequence[InputDecl], batch: Mapping[str, Any]) -> dict[s
     return arrays
 
 
-def _hold_pages(decl: InputDecl, table: Array) -> None:
+def _hold_pages(name: str, table: Array, low: int, high: int) -> None:
     """Raise ParcError (E0788) where a sequence is given a page that is not in the pool."""
-    low, high = decl.low or 0, decl.high or 0
     out = np.argwhere((table < low) | (table >= high))
     if len(out):
         row, number = (int(i) for i in out[0])
-        message = f"`{decl.name}` gives sequence {row} the page {table[row, number]}, the pool has 0..{high}"
+        message = f"`{name}` gives sequence {row} the page {table[row, number]}, the pool has 0..{high}"
         raise fail("E0788", message, help=f"{low} is no page")

@@ -30,6 +30,9 @@ from dsl.diagnostics import fail
 
 TWO = (None, None)
 
+MOST_ROWS = 2**31 - 1
+"""Of a pool: where they lie is computed in int32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Paging:
@@ -73,6 +76,10 @@ def paging(model: Model, rule: PageRule, dim: str, rows: str | None = None) -> P
     if pages // pieces < each:
         message = f"a pool of {pages // pieces:,} pages of {rule.slots} positions does not hold one whole sequence"
         help = f"one of {places:,} positions has {each:,} pages: `pages = {each * pieces}` at least"
+        raise fail("E0542", message, span, help=help)
+    if rule.slots * (pages // pieces) > MOST_ROWS:
+        message = f"a pool of {pages // pieces:,} pages of {rule.slots} positions has more rows than `int32` counts"
+        help = f"tables are of `int32`: {MOST_ROWS // rule.slots:,} pages of so many positions in a pool at most"
         raise fail("E0542", message, span, help=help)
     return Paging(found, count, places, rule.slots, pieces, pages // pieces)
 

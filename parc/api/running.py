@@ -277,6 +277,7 @@ def _verify(
     if decoding is None or not compiled.decodes:
         return proof
     entries = decoding_program(compiled.job)
+    require_machine(Asked(entries, here, None, compiled.job.span, sizes(file, options)))
     rows = prove_decoding(compiled.training, entries, decoding, tolerance=tolerance, exact=exact, executor=chosen)
     return replace(proof, rows=(*proof.rows, *rows))
 

@@ -127,7 +127,7 @@ class PageTable:
     @property
     def counts(self) -> tuple[int, int, int]:
         """How many pages sequences have, are nobody's and keep what they have, and are free."""
-        kept, free = sum(len(p.kept) for p in self._pools), sum(len(p.free) for p in self._pools)
+        kept, free = sum(len(p.kept) for p in self._pools), sum(p.free for p in self._pools)
         return self.paging.pages * self.paging.pieces - kept - free, kept, free
 
     def rounds(self, positions: int, seed: int = 0) -> Sequence[tuple[Sequence[int], Array]]:
@@ -137,34 +137,44 @@ class PageTable:
         found = []
         for first in range(0, beside, at_once):
             rows = [k * beside + i for k in range(by.pieces) for i in range(first, min(beside, first + at_once))]
-            table, left = np.full_like(self.table, -1), {k: [*self._drawn(seed, k)] for k in range(by.pieces)}
+            drawn = {k: self._drawn(seed, k, need * min(beside, at_once)) for k in range(by.pieces)}
+            table, left = np.full_like(self.table, -1), drawn
             for row in rows:
                 table[row, :need] = [left[self.piece(row)].pop() for _ in range(need)]
             found.append((rows, table))
         return found
 
-    def _drawn(self, seed: int, piece: int) -> list[int]:
-        return [int(p) for p in np.random.default_rng([seed, piece]).permutation(self.paging.pages)]
+    def _drawn(self, seed: int, piece: int, count: int) -> list[int]:
+        """So many pages of a pool, each once: of a large one in no more memory than these take."""
+        found = np.random.default_rng([seed, piece]).choice(self.paging.pages, count, replace=False)
+        return [int(p) for p in found]
 
 
 class _Pool:
-    """The pages of a part of the batch. users: how many rows have each. kept: what nobody has and is not lost yet, the
-    longest unused first. chains: a number by that of the page before (0: none) and the tokens of one; page_of and
-    chain_of: which page has them."""
+    """The pages of a part of the batch: what is known of each takes memory once somebody had it. users: how many rows
+    have each. kept: what nobody has and is not lost yet, the longest unused first. chains: a number by that of the page
+    before (0: none) and the tokens of one; page_of and chain_of: which page has them."""
 
     def __init__(self, pages: int) -> None:
-        self.free = list(range(pages))[::-1]
+        self.pages = pages
         self.kept: dict[int, None] = {}
-        self.users = [0] * pages
+        self.users: dict[int, int] = {}
         self.chains: dict[tuple[int, tuple[int, ...]], int] = {}
         self.page_of: dict[int, int] = {}
         self.chain_of: dict[int, int] = {}
         self._keys: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._last = 0
+        self._returned: list[int] = []
+        self._begun = 0  # pages from here on nobody ever had
+
+    @property
+    def free(self) -> int:
+        """How many have nothing that is kept."""
+        return len(self._returned) + self.pages - self._begun
 
     @property
     def room(self) -> int:
-        return len(self.free) + len(self.kept)
+        return self.free + len(self.kept)
 
     def take(self, page: int) -> None:
         """One that is there, for one row more."""
@@ -173,8 +183,10 @@ class _Pool:
 
     def new(self) -> int:
         """A page for one row alone, whatever it had."""
-        if self.free:
-            page = self.free.pop()
+        if self._returned:
+            page = self._returned.pop()
+        elif self._begun < self.pages:
+            page, self._begun = self._begun, self._begun + 1
         else:
             page = next(iter(self.kept))
             del self.kept[page]
@@ -199,4 +211,4 @@ class _Pool:
             if page in self.chain_of:
                 self.kept[page] = None
             else:
-                self.free.append(page)
+                self._returned.append(page)

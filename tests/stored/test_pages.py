@@ -3,6 +3,7 @@ positions, under every strategy, wherever the pages lie; and what the pools take
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from compiler.text import parse_program, show
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from dsl.source import Source
+from parc import api
 from parc.api.compiling import compile
 from parc.generating import generated, program_of
 from runtime.generate.loop import CONTEXT, LENGTH, POOL
@@ -133,6 +135,7 @@ def test_memory_is_the_pools() -> None:
         (GROUPED, "  mesh (tp = 1)\n  store caches as paged(slots = 4) in block\n", "E0470", "whole model"),
         (GROUPED, "  mesh (tp = 1)\n" + PAGES.format(4, 12) * 2, "E0542", "of one kind"),
         (GROUPED, "  mesh (tp = 1)\n" + PAGES.format(4, 2), "E0542", "does not hold one whole sequence"),
+        (GROUPED, DP + PAGES.format(4, 2**30), "E0542", "more rows than `int32` counts"),
         (GROUPED, DP + PAGES.format(4, 7), "E0542", "7 pages cannot be shared out to 2 pools"),
         (WINDOW, "  mesh (tp = 1)\n" + PAGES.format(4, 12), "E0542", "nothing of `net` is kept of all positions"),
         (GROUPED, "  mesh (cp = 2)\n  split t on cp\n" + PAGES.format(4, 12), "E0542", "positions `t` are cut"),
@@ -186,6 +189,36 @@ def test_who_has_which() -> None:
             given = piece[piece >= 0]
             assert len(set(given)) == len(given) and (given < 4).all()
     assert full > 20
+
+
+def test_pools_take_the_memory_of_what_is_had() -> None:
+    """What the host knows of pages is of those that somebody had: a pool may have 500 million. A proof in more memory
+    than there is, is refused before it begins."""
+    rule = PAGES.format(1, 10**9)
+    c = lowered(GROUPED, DP + rule)
+    assert c.job.decoding is not None
+    table = PageTable.of(decoding_program(c.job), c.job.model, c.job.decoding)
+    (rows, drawn) = table.rounds(12)[0]
+    for piece in (drawn[:2], drawn[2:]):
+        assert len(set(piece.flat)) == 24 and piece.min() >= 0 and piece.max() > 10**6
+    assert rows == [0, 1, 2, 3] and table.reach(3, 5) and table.counts == (5, 0, 10**9 - 5)
+    table.release(3)
+    assert table.counts == (0, 0, 10**9)
+    text = NET.replace("LAYER", GROUPED).replace("RULES", DP + rule)
+    with pytest.raises(ParcError, match="E0910.*running `serve` here"):
+        api.verify(Source("net.par", text))
+
+
+def test_a_table_that_states_no_range_is_plain_data() -> None:
+    """Of a lowered program, which may say nothing of its data: beyond a pool there is nothing, which is no refusal."""
+    made = program(GROUPED, DP + PAGES.format(4, 12))
+    made = replace(made, inputs=tuple(replace(i, low=None, high=None) for i in made.inputs))
+    run, tokens = Emulator(made), np.zeros((4, 1), np.int32)
+    first, other = (
+        run.call("decode", {"tokens.next": tokens, "sequences.pages": np.full((4, 3), page, np.int32)}).outputs
+        for page in (-1, 6)
+    )
+    assert all(np.isfinite(x).all() for x in (*first.values(), *other.values()))
 
 
 PROMPTS = ["To be, or not to be, that is", "Thou art a scholar; speak to it", "I", "What"]
