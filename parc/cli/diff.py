@@ -23,6 +23,11 @@ _COLORS = {"+": "32", "-": "31", "@": "36"}
 )
 @click.option("--job", metavar="NAME", type=Name(), help="The job, if a file has several.")
 @params_option
+@click.option(
+    "--entry",
+    type=click.Choice(api.ENTRIES),
+    help="Compare what the programs do when they are asked for this, such as `decode`; the job's first, if left out.",
+)
 @click.option("--text", is_flag=True, help="A unified diff of the programs' text.")
 @click.option("--exit-code", is_flag=True, help="Fail (1) if the programs differ.")
 @json_option
@@ -32,6 +37,7 @@ def command(
     strategies: tuple[str, ...],
     job: str | None,
     params: tuple[tuple[str, str], ...],
+    entry: api.Entry | None,
     text: bool,
     exit_code: bool,
 ) -> bool:
@@ -53,7 +59,7 @@ def command(
             f"`{lowered[0]}` is a lowered program, of one strategy: give `--strategy` once, for the other"
         )
     sides = [(file, None if api.is_program(file) else s) for file, s in sides]
-    programs = [_program(out, file, choice(out, params, job, s)) for file, s in sides]
+    programs = [_program(out, file, choice(out, params, job, s), entry) for file, s in sides]
     names = tuple(f"{file} ({s})" if s else file for file, s in sides)
     unified = api.diff_text(programs[0], programs[1], (names[0], names[1]))
     changes = api.diff(*programs)
@@ -61,14 +67,19 @@ def command(
     shown = unified if text else f"{changes}\n" if changes else ""
     out.data(_painted(shown) if color(sys.stdout) else shown, newline=False)
     if not unified:
-        out.say("the lowered programs are the same")
+        of = {e.name for p in programs for e in p.entries}
+        more = " (the entry `infer`; of a job that decodes `--entry` names others)" if of == {"infer"} else ""
+        out.say(f"the lowered programs are the same{more}")
     elif not changes and not text:
         out.say("only the order or the names of instructions differ: see `--text`")
     return not (unified and exit_code)
 
 
-def _program(out: Output, file: str, chosen: api.Options) -> Program:
-    return api.load_program(read_source(out, file, program=True), **({} if api.is_program(file) else chosen))
+def _program(out: Output, file: str, chosen: api.Options, entry: api.Entry | None) -> Program:
+    options: api.Options = {} if api.is_program(file) else chosen
+    if entry is not None:
+        options = {**options, "entry": entry}
+    return api.load_program(read_source(out, file, program=True), **options)
 
 
 def _sides(files: tuple[str, ...], strategies: tuple[str, ...]) -> list[tuple[str, str | None]]:
