@@ -92,6 +92,7 @@ def gone(number: int) -> Callable[[], None]:
         reader, writer = os.pipe()
         os.close(reader)
         os.dup2(writer, number)
+        setattr(sys, ("stdin", "stdout", "stderr")[number], open(number, "w", closefd=False))  # noqa: SIM115  # no file
 
     return end
 
