@@ -30,6 +30,9 @@ from dsl.diagnostics import fail
 
 TWO = (None, None)
 
+MOST_ROWS = 2**31 - 1
+"""Of a pool: their numbers are computed in the table's int32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Paging:
@@ -73,6 +76,12 @@ def paging(model: Model, rule: PageRule, dim: str, rows: str | None = None) -> P
     if pages // pieces < each:
         message = f"a pool of {pages // pieces:,} pages of {rule.slots} positions does not hold one whole sequence"
         help = f"one of {places:,} positions has {each:,} pages: `pages = {each * pieces}` at least"
+        raise fail("E0542", message, span, help=help)
+    if pages // pieces * rule.slots > MOST_ROWS:
+        message = (
+            f"a pool of {pages // pieces:,} pages of {rule.slots} positions has rows beyond int32, which counts them"
+        )
+        help = f"`pages = {MOST_ROWS // rule.slots * pieces}` at most"
         raise fail("E0542", message, span, help=help)
     return Paging(found, count, places, rule.slots, pieces, pages // pieces)
 
