@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dsl import ast, limits
 from dsl.diagnostics import did_you_mean, fail
-from dsl.printable import legible
+from dsl.printable import legible, printable
 from dsl.source import Source, Span
 
 ROOT_MARKS = ("pyproject.toml", ".git", "parc.toml")
@@ -20,8 +20,10 @@ _MOST_ENTRIES = 1000
 
 
 def load(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Source:
-    """The file at `path`, named as given. With `root`, refuses what is (after symbolic links) outside of it."""
-    return _load(os.fspath(path), os.fspath(path), Path(root) if root is not None else None, None)
+    """The file at `path`, named as given, but for what cannot be printed. With `root`, refuses what is (after symbolic
+    links) outside of it."""
+    name = printable(os.fspath(path), line=True)
+    return _load(os.fspath(path), name, Path(root) if root is not None else None, None)
 
 
 def project_root(path: str | os.PathLike[str]) -> Path:

@@ -61,8 +61,8 @@ def values_of(text: str) -> tuple[str, ...]:
         if between is None:
             found.append(part)
             continue
-        low, high = (int(n) if len(n) < 20 else MOST + 1 for n in between.groups())
-        if not 0 < high - low <= MOST:
+        low, high = (int(n) if len(n) < 20 else None for n in between.groups())
+        if low is None or high is None or not 0 < high - low <= MOST:
             raise ValueError(f"`{part}` is no range of 1 to {MOST:,} values: the end is not included")
         found += map(str, range(low, high))
     if len(set(found)) < len(found):

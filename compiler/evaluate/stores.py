@@ -64,6 +64,8 @@ def _pages(statement: ast.Store, scope: Scope) -> PageRule:
         if name not in ("slots", "pages"):
             said = f"has no `{name}`" if name else "takes its numbers by name"
             raise fail("E0470", f"`{PAGED}` {said}", argument.span, help=f"`{PAGED}(slots = 16, pages = 4096)`")
+        if name in found:
+            raise fail("E0111", f"`{name}` is given twice", argument.span)
         value = evaluate(argument.value, scope)
         found[name] = static.integer(value, f"`{name}`", argument.span, 1)
         if name == "slots" and found[name] > MAX_SLOTS:
@@ -99,12 +101,16 @@ def _weight_format(statement: ast.Store, scope: Scope) -> WeightFormat:
         raise fail("E0470", f"weights cannot be stored as `{code}`", call.function.span, help=help)
     known = {"int8": ("group", "zeros"), "fp8": ("group",)}.get(code, ("group", "zeros") if code in BITS else ())
     group, zeros = GROUP if code in _GROUPED else 0, False
+    seen: set[str] = set()
     for argument in call.arguments:
         name = argument.name.id if argument.name is not None else ""
         if name not in known:
             help = f"`{code}({known[0]} = {GROUP})`" if known else f"write `{code}`"
             said = f"has no `{name}`" if name else "takes its numbers by name"
             raise fail("E0470", f"`{code}` {said}", argument.span, help=help)
+        if name in seen:
+            raise fail("E0111", f"`{name}` is given twice", argument.span)
+        seen.add(name)
         value = evaluate(argument.value, scope)
         if name == "group":
             group = static.integer(value, "`group`", argument.span)

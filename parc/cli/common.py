@@ -275,6 +275,10 @@ def job_options(function: F) -> F:
     return function
 
 
+LONGEST = 1e6
+"""Seconds that a command can be told to wait for others: sockets and clocks count milliseconds in 32 bits."""
+
+
 class NumberRange(click.FloatRange):
     """A range of numbers, of which `nan` is none: no comparison keeps it out."""
 

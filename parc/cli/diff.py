@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dsl.printable import printable
 from parc import api
 from parc.cli.common import Command, Name, Output, check_program, choice, color, json_option, params_option, read_source
 
@@ -60,7 +61,7 @@ def command(
         )
     sides = [(file, None if api.is_program(file) else s) for file, s in sides]
     programs = [_program(out, file, choice(out, params, job, s), entry) for file, s in sides]
-    names = tuple(f"{file} ({s})" if s else file for file, s in sides)
+    names = tuple(printable(f"{file} ({s})" if s else file, line=True) for file, s in sides)
     unified = api.diff_text(programs[0], programs[1], (names[0], names[1]))
     changes = api.diff(*programs)
     out.result = {"equal": not unified, "changes": changes.to_dict(), "text": unified}

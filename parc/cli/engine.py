@@ -10,7 +10,7 @@ import click
 
 from dsl.diagnostics import fail
 from parc.api.options import BACKENDS
-from parc.cli.common import NumberRange
+from parc.cli.common import LONGEST, NumberRange
 
 if TYPE_CHECKING:
     from runtime.torch.engine import Engine
@@ -25,7 +25,7 @@ def engine_options(function: F) -> F:
     """`--engine`, `--device`, `--patience`; the command calls `engine_of`."""
     patience = click.option(
         "--patience",
-        type=NumberRange(1),
+        type=NumberRange(1, LONGEST),
         default=60.0,
         show_default=True,
         metavar="SECONDS",

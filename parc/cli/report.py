@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dsl.printable import printable
 from parc import api
 from parc.cli.common import (
     Command,
@@ -63,6 +64,7 @@ def command(
     line += [f"--slow {quote(f'{rank}={factor:g}')}" for rank, factor in slow]
     line += [f"--slow-link {quote(f'{level}={factor:g}')}" for level, factor in slow_link]
     line += [f"--job {quote(job)}" for job in jobs] + [f"--strategy {quote(s)}" for s in strategies]
+    told = printable(" ".join(line), line=True)
     sources = {file: read_source(out, file) for file in files}
     for source in sources.values():
         check_output(output, source, dict(params).values())
@@ -78,10 +80,10 @@ def command(
     if len(found) == 1:
         ((_, estimate, strategy),) = found
         with smaller_named(sources[sides[0].file], options):
-            text = api.report(estimate, " ".join(line), strategy)
+            text = api.report(estimate, told, strategy)
         result["step_seconds"] = estimate.timeline.step_seconds
     else:
-        text = api.report_compared(found, " ".join(line))
+        text = api.report_compared(found, told)
         result["sides"] = [{"name": n, "step_seconds": e.timeline.step_seconds} for n, e, _ in found]
     result["bytes"] = len(text.encode())
     if output is not None:

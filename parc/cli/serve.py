@@ -10,6 +10,7 @@ import click
 
 from parc import api
 from parc.cli.common import (
+    LONGEST,
     Assignment,
     Command,
     NumberRange,
@@ -47,7 +48,7 @@ KEY = "PARC_API_KEY"
     help="For each request, from its acceptance on.",
 )  # fmt: skip
 @click.option(
-    "--patience", type=NumberRange(0, min_open=True), default=30.0, show_default=True, metavar="SECONDS",
+    "--patience", type=NumberRange(0, LONGEST, min_open=True), default=30.0, show_default=True, metavar="SECONDS",
     help="For a client that sends its request, or takes the next piece of an answer.",
 )  # fmt: skip
 @click.option(

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dsl.data import dataclass
+from dsl.printable import printable
 from parc.cli.common import Name
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,5 +58,5 @@ def sides_of(files: tuple[str, ...], jobs: tuple[str, ...], strategies: tuple[st
         file, job, strategy = ((g[i % len(g)] if g else None) for g in given.values())
         assert file is not None
         name = " ".join(str(given[what][i]) for what in several) or file
-        found.append(Side(name, file, job, strategy))
+        found.append(Side(printable(name, line=True), file, job, strategy))
     return found

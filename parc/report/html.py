@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from math import ceil, floor, log10
 
+from dsl.printable import printable
+
 
 def esc(text: object) -> str:
-    """Text that cannot be anything but text, in attributes too."""
-    return escape(str(text), quote=True)
+    """Text that cannot be anything but text, in attributes too, and that can be seen."""
+    return escape(printable(str(text).expandtabs()), quote=True)
 
 
 def num(x: float, digits: int = 2) -> str:

@@ -18,6 +18,7 @@ from compiler.shards import Spans, elements
 from compiler.weight_format import FORMATS, WeightFormat, bits
 from dsl.data import dataclass
 from dsl.diagnostics import fail
+from dsl.printable import legible
 
 NAME = "manifest.json"
 FORMAT = "parc checkpoint 1"
@@ -133,7 +134,7 @@ def _parsed(body: dict[str, Any]) -> Manifest:
     moment = RunPoint(body["job"], str(body["program"]), *numbers)
     tensors = {}
     for name, t in body["tensors"].items():
-        if t["dtype"] not in ITEMSIZE or not all(map(_is_count, t["shape"])):
+        if t["dtype"] not in ITEMSIZE or not all(map(_is_count, t["shape"])) or not legible(name):
             raise ValueError(name)
         format = _format(t["format"]) if "format" in t else None
         tensors[name] = SavedTensor(str(t["role"]), t["dtype"], tuple(t["shape"]), str(t["layout"]), format)

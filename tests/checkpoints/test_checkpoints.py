@@ -192,7 +192,9 @@ def test_hostile_manifests_are_refused(tmp_path: Path) -> None:
             Checkpoint.latest(tmp_path)
     parted = (saved(trained(program("tp"), Emulator, 1), tmp_path / "parted") / NAME).read_text()
     parted = parted[parted.index('"checkpoint":') + 13 : -2]
-    for made in (inner.replace('"tensors":{', '"tensors":[],"others":{', 1), twice(parted)):
+    named = inner.split('"tensors":{"')[1].split('"')[0]
+    unseen = inner.replace(f'"{named}"', '"w\\nerror[E0001]: forged"')
+    for made in (inner.replace('"tensors":{', '"tensors":[],"others":{', 1), twice(parted), unseen):
         digest = sha256(made.encode()).hexdigest()
         (folder / NAME).write_text(f'{{"sha256":"{digest}","checkpoint":{made}}}\n')
         with pytest.raises(ParcError, match="E0770"):

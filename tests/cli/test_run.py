@@ -175,6 +175,14 @@ def test_a_tolerance_is_a_number_to_compare_with(file: str, tolerance: str) -> N
     assert result.exit_code == 2 and "--tolerance" in result.stderr
 
 
+@pytest.mark.parametrize("patience", ["nan", "1e400", "1e308", "2e6"])
+@pytest.mark.parametrize("args", [["run", "FILE"], ["serve", str(Path(__file__).with_name("writer.par")), "--check"]])
+def test_patience_is_what_sockets_and_clocks_count(file: str, args: list[str], patience: str) -> None:
+    """Longer ones ended in them, as an error of ours."""
+    result = runner.invoke(cli, [*(file if a == "FILE" else a for a in args), "--patience", patience])
+    assert result.exit_code == 2 and "--patience" in result.stderr
+
+
 def test_numbers_too_large_for_the_type_are_infinite(file: str, tmp_path: Path) -> None:
     """The run diverges; numpy has nothing to say of it (warnings are errors here)."""
     path = tmp_path / "wild.par"

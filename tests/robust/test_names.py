@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from runtime.numpy.backend import Numpy
 from runtime.rank.compiled import CompiledRank
 from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
+from tests.cli.test_contract import CLUSTERED
 from tests.program.samples import BATCH, LAYERS, PIPELINE
 from tests.robust.test_programs import FIT
 from tests.runtime import threads
@@ -102,6 +104,35 @@ def test_what_data_say_stays_in_its_line(tmp_path: Path) -> None:
         done = CliRunner().invoke(cli, ["run", str(tmp_path / "p.par"), "--steps", "1"])
         assert done.exit_code == 1 and "error[E070" in done.stderr, done.stderr
         assert "forged" in done.stderr and "\nerror[E0001]" not in done.stderr, done.stderr
+
+
+EVIL = "a\x1b]0;owned\x07\u202e\nerror[E0001]: forged.par"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["explain", EVIL, "y"], ["fmt", "--check", EVIL], ["cost", EVIL, "job.par"], ["report", EVIL],
+     ["report", EVIL, "job.par"], ["diff", "--text", "other.par", EVIL]],
+    ids=lambda args: " ".join(args).replace(EVIL, "EVIL"),
+)  # fmt: skip
+def test_names_of_files_stay_in_their_lines(args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In tables, pages and diffs as in messages: a folder from others has names as they like."""
+    monkeypatch.chdir(tmp_path)
+    for name in (EVIL, "job.par"):
+        Path(name).write_text(CLUSTERED + "\n\n")
+    Path("other.par").write_text(CLUSTERED.replace("param degree = 4", "param degree = 8"))
+    done = CliRunner().invoke(cli, args)
+    assert done.exit_code == (args[0] == "fmt") and "forged" in done.output, done.output
+    assert all(map(legible, done.output.split("\n"))) and "\nerror[E0001]" not in done.output
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names are UTF-8 there")
+def test_names_of_files_that_are_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = b"\xff.par".decode("utf-8", "surrogateescape")
+    Path(name).write_text(CLUSTERED)
+    assert CliRunner().invoke(cli, ["report", name, "-o", "out.html"]).exit_code == 0
+    assert "\ufffd.par" in Path("out.html").read_text("utf-8")
 
 
 def test_printable() -> None:

@@ -136,6 +136,7 @@ def test_memory_is_the_pools() -> None:
         (GROUPED, "  mesh (tp = 1)\n" + PAGES.format(4, 12) * 2, "E0542", "of one kind"),
         (GROUPED, "  mesh (tp = 1)\n" + PAGES.format(4, 2), "E0542", "does not hold one whole sequence"),
         (GROUPED, DP + PAGES.format(4, 2**30), "E0542", "more rows than `int32` counts"),
+        (GROUPED, "  mesh (tp = 1)\n  store caches as paged(slots = 4, slots = 8)\n", "E0111", "twice"),
         (GROUPED, DP + PAGES.format(4, 7), "E0542", "7 pages cannot be shared out to 2 pools"),
         (WINDOW, "  mesh (tp = 1)\n" + PAGES.format(4, 12), "E0542", "nothing of `net` is kept of all positions"),
         (GROUPED, "  mesh (cp = 2)\n  split t on cp\n" + PAGES.format(4, 12), "E0542", "positions `t` are cut"),

@@ -157,6 +157,7 @@ ODD = MODEL.replace("d = 64", "d = 36").replace(", 2)\n", ", 3)\n")
     [
         ("store weights as int5", "E0470", "did you mean `int"),
         ("store weights as int4(size = 3)", "E0470", "has no `size`"),
+        ("store weights as int4(group = 32, group = 64)", "E0111", "twice"),
         ("store weights as int4(32)", "E0470", "takes its numbers by name"),
         ("store weights as fp8(zeros = true)", "E0470", "has no `zeros`"),
         ("store weights as int4(group = 0)", "E0470", "1 to"),
