@@ -196,7 +196,7 @@ def test_it_finds_what_transformers_finds() -> None:
                     given, attention_mask=torch.ones_like(given), num_beams=beams, max_new_tokens=12, do_sample=False,
                     length_penalty=penalty, eos_token_id=end, pad_token_id=36, early_stopping=False,
                 )  # fmt: skip
-            of = rows.reader(None, lambda program: Emulator(program, initial=weights), 37)[0]
+            of = rows.reader(None, lambda program, initial: Emulator(program, initial=weights), 37)[0]
             stops = stopped_by(end) if end is not None else lambda tokens: False
             found = beam_search(of, prompts.tolist(), 12, beams, penalty, stops)
             for made, want in zip(found.sequences, expected[:, 5:].tolist()):
