@@ -19,7 +19,7 @@ from compiler.evaluate.model import build_model
 from compiler.evaluate.modules import Module
 from compiler.evaluate.optimizer import build_updates
 from compiler.evaluate.plan import PlannedStrategy, build_plan
-from compiler.evaluate.session import Session, one_batch
+from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.stores import in_pages
 from compiler.evaluate.values import Defined, Skip
@@ -137,7 +137,6 @@ def build_job(
         _try(session, lambda: check_updates(found, model.pieces, by, where))
     data = _try(session, lambda: _data(tasks.data, module, model)) if session.sizes is None else None
     seed = _try(session, lambda: _seed(tasks.seed, module))
-    session.microbatches = one_batch  # what was for this job refers to all of it, and cannot be pickled
     if session.failures > before or model is None or plan is None or updates is None or seed is None:
         raise Skip
     return Job(

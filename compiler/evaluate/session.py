@@ -30,11 +30,6 @@ class SourceCall:
     span: Span
 
 
-def one_batch() -> tuple[int, str | None]:
-    """No micro-batches."""
-    return 1, None
-
-
 class Session:
     """State of one evaluation. Errors inside a statement are collected here, and the next statement is tried."""
 
@@ -47,7 +42,10 @@ class Session:
         self.nesting = 0
         self.failures = 0
         self.sizes: Sizes | None = None  # others in place of those that the file states
-        self.microbatches: Callable[[], tuple[int, str | None]] = one_batch  # of the job: how many, of which dim
+        self.microbatches: Callable[[], tuple[int, str | None]] = lambda: (
+            1,
+            None,
+        )  # of the job: how many, of which dim
         self.cuts: Mapping[str, Sequence[int]] = {}  # loops of a model, by path: where their pieces begin, and the end
         self.pieces: list[LoopPiece] = []  # of the loops that are cut, once they are: errors name what was written
         self.replaced: dict[str, str] = {}  # dtypes as written -> what stands for them (`verify --double`)
