@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from compiler.evaluate import static
@@ -59,13 +60,7 @@ def _pages(statement: ast.Store, scope: Scope) -> PageRule:
     if statement.scope is not None:
         help = "leave the scope out: a sequence has the same pages in all layers"
         raise fail("E0470", "caches in pages are those of the whole model", statement.span, help=help)
-    for argument in call.arguments:
-        name = argument.name.id if argument.name is not None else ""
-        if name not in ("slots", "pages"):
-            said = f"has no `{name}`" if name else "takes its numbers by name"
-            raise fail("E0470", f"`{PAGED}` {said}", argument.span, help=f"`{PAGED}(slots = 16, pages = 4096)`")
-        if name in found:
-            raise fail("E0111", f"`{name}` is given twice", argument.span)
+    for name, argument in _named(call, ("slots", "pages"), f"`{PAGED}(slots = 16, pages = 4096)`"):
         value = evaluate(argument.value, scope)
         found[name] = static.integer(value, f"`{name}`", argument.span, 1)
         if name == "slots" and found[name] > MAX_SLOTS:
@@ -93,6 +88,21 @@ def in_pages(decoding: Decoding | None, strategy: Strategy | None, model: Model 
     return replace(decoding, pages=replace(rule, pieces=tuple(pieces.items())))
 
 
+def _named(call: ast.Call, known: Collection[str], help: str) -> Iterator[tuple[str, ast.Argument]]:
+    """The arguments of a format, with their names. Raises ParcError: E0470 for one that it does not have, or without a
+    name, E0111 for one that is given twice."""
+    seen: set[str] = set()
+    for argument in call.arguments:
+        name = argument.name.id if argument.name is not None else ""
+        if name not in known:
+            said = f"has no `{name}`" if name else "takes its numbers by name"
+            raise fail("E0470", f"`{call.function.id}` {said}", argument.span, help=help)
+        if name in seen:
+            raise fail("E0111", f"`{name}` is given twice", argument.span)
+        seen.add(name)
+        yield name, argument
+
+
 def _weight_format(statement: ast.Store, scope: Scope) -> WeightFormat:
     call = statement.format
     code = call.function.id
@@ -101,16 +111,7 @@ def _weight_format(statement: ast.Store, scope: Scope) -> WeightFormat:
         raise fail("E0470", f"weights cannot be stored as `{code}`", call.function.span, help=help)
     known = {"int8": ("group", "zeros"), "fp8": ("group",)}.get(code, ("group", "zeros") if code in BITS else ())
     group, zeros = GROUP if code in _GROUPED else 0, False
-    seen: set[str] = set()
-    for argument in call.arguments:
-        name = argument.name.id if argument.name is not None else ""
-        if name not in known:
-            help = f"`{code}({known[0]} = {GROUP})`" if known else f"write `{code}`"
-            said = f"has no `{name}`" if name else "takes its numbers by name"
-            raise fail("E0470", f"`{code}` {said}", argument.span, help=help)
-        if name in seen:
-            raise fail("E0111", f"`{name}` is given twice", argument.span)
-        seen.add(name)
+    for name, argument in _named(call, known, f"`{code}({known[0]} = {GROUP})`" if known else f"write `{code}`"):
         value = evaluate(argument.value, scope)
         if name == "group":
             group = static.integer(value, "`group`", argument.span)

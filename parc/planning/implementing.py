@@ -16,7 +16,7 @@ from compiler.evaluate.modules import Loader, Module
 from compiler.evaluate.plan import PlannedStrategy, build_plan
 from compiler.evaluate.session import Session
 from compiler.evaluate.values import Skip
-from compiler.graph import Graph
+from compiler.graph import Graph, Node
 from compiler.model import Job, Model
 from compiler.ops.contract import Contract
 from compiler.ordered import ordered
@@ -155,7 +155,7 @@ class Implementing:
 
     def _operations(self, choice: HandWritten, size: int) -> int:
         """Of the products of a device."""
-        return sum(_operations(i.graph) for i in self._built(choice, size).by_hand)
+        return sum(work for i in self._built(choice, size).by_hand for _, work in _products(i.graph))
 
 
 def implementing(job: Job, split: Splittable, axes: Mapping[str, str], taken: Iterable[str]) -> Implementing | None:
@@ -178,19 +178,15 @@ def _module(text: str) -> tuple[Session, Module]:
 def _share(model: Model, batch: str, scopes: tuple[str | None, ...] = (None,)) -> float:
     """Of the operations of all products, those of two activations in the scopes (None: in all)."""
     total = inside = 0
-    for node, times in walk(model.graph):
-        if isinstance(node.op, Contract):
-            work = times * node.op.flops([v.type for v in node.inputs])
-            total += work
-            if all(v.type.has(batch) for v in node.inputs) and any(within(node.output.origin.path, s) for s in scopes):
-                inside += work
+    for node, work in _products(model.graph):
+        total += work
+        if all(v.type.has(batch) for v in node.inputs) and any(within(node.output.origin.path, s) for s in scopes):
+            inside += work
     return inside / total if total else 0.0
 
 
-def _operations(graph: Graph) -> int:
-    """Of all products."""
-    return sum(
-        times * node.op.flops([v.type for v in node.inputs])
-        for node, times in walk(graph)
-        if isinstance(node.op, Contract)
-    )
+def _products(graph: Graph) -> Iterator[tuple[Node, int]]:
+    """All products, with their operations."""
+    for node, times in walk(graph):
+        if isinstance(node.op, Contract):
+            yield node, times * node.op.flops([v.type for v in node.inputs])
