@@ -24,7 +24,7 @@ from compiler.ops.repeat import Repeat
 from compiler.ops.rows import WriteRows
 from compiler.origin import Role
 from compiler.program import DeviceClass, StateDecl
-from compiler.walk import walk
+from compiler.walk import bodies, walk
 
 
 class Reuse(NamedTuple):
@@ -66,17 +66,9 @@ def _renewed(states: Iterable[StateDecl], microbatches: int) -> tuple[list[str],
 
 def _in_body(body: Graph, own: Collection[str], rest: Collection[str]) -> Reuses:
     found = _of_function(body, own) if own else {}
-    if rest and _writes_rows(body):
+    if rest and any(isinstance(n.op, WriteRows) for b in bodies(body) for n in b.nodes):
         found |= _of_function(body, rest, rows=True)
     return found
-
-
-def _writes_rows(body: Graph) -> bool:
-    for node in body.nodes:
-        op = node.op
-        if isinstance(op, WriteRows) or (isinstance(op, (Repeat, Call)) and _writes_rows(op.body)):
-            return True
-    return False
 
 
 def _renewed_there(s: StateDecl, microbatches: int) -> bool:

@@ -64,11 +64,8 @@ def rows_program(compiled: Compiled, ports: Ports) -> RowsProgram:
     job = for_rows(compiled, ports)
     made = {entry: compile_job(job, entry) for entry in DECODING}
     positions = {entry: c.training.model.inputs[-1].value.name for entry, c in made.items()}
-    program, decoding, models = (
-        joined([c.program for c in made.values()]),
-        job.decoding,
-        [c.training.model for c in made.values()],
-    )
+    program, decoding = joined([c.program for c in made.values()]), job.decoding
+    models = [c.training.model for c in made.values()]
     assert decoding is not None
     if decoding.pages is None:
         return RowsProgram(program, positions, all(rewinds(m, ports.places) for m in models))

@@ -138,9 +138,9 @@ class PageTable:
         for first in range(0, beside, at_once):
             rows = [k * beside + i for k in range(by.pieces) for i in range(first, min(beside, first + at_once))]
             drawn = {k: self._drawn(seed, k, need * min(beside, at_once)) for k in range(by.pieces)}
-            table, left = np.full_like(self.table, -1), drawn
+            table = np.full_like(self.table, -1)
             for row in rows:
-                table[row, :need] = [left[self.piece(row)].pop() for _ in range(need)]
+                table[row, :need] = [drawn[self.piece(row)].pop() for _ in range(need)]
             found.append((rows, table))
         return found
 
