@@ -38,4 +38,4 @@ def ways(placed: Placed, homes: Homes, rule: PipelineRule | None, groups: int) -
     if why:
         message = f"micro-batches cannot go {1 + len(rule.copies)} ways: {why}"
         raise ParcError(Diagnostic("E0446", message, rule.span, help="`chunks` with one way, such as `[0, 1, 1, 0]`"))
-    return Homes((*rule.homes, *(g for copy in rule.copies for g in copy)), 1 + len(rule.copies))
+    return rule.where(groups)

@@ -24,7 +24,7 @@ from compiler.schedules.actions import (
     legal_microbatches,
 )
 from compiler.schedules.hang import Edge, Hang, find_hang
-from compiler.schedules.loops import ActionLoop, loops
+from compiler.schedules.loops import ActionLoop, loops, out_of_turn
 from compiler.schedules.rolled import families, rolled, unify, unroll
 from compiler.schedules.visits import visits
 
@@ -44,6 +44,7 @@ __all__ = [
     "kinds",
     "legal_microbatches",
     "loops",
+    "out_of_turn",
     "rolled",
     "unify",
     "unroll",

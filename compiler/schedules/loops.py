@@ -41,6 +41,19 @@ class ActionLoop:
                 yield Action(kind, chunk, mb + by)
 
 
+def out_of_turn(row: Sequence[ActionLoop], chunk: int) -> int | None:
+    """Which of a group's loops is the first with a forward pass of the chunk on a micro-batch behind a later one.
+
+    Linear in what is written, not in micro-batches."""
+    most = 0
+    for i, loop in enumerate(row):
+        of = [a.mb for a in loop.steps if a[:2] == (FunctionPhase.FORWARD, chunk)]
+        if of != sorted(of) or (of and (of[0] < most or (loop.count > 1 and of[0] + loop.by < of[-1]))):
+            return i
+        most = of[-1] + loop.by * (loop.count - 1) if of else most
+    return None
+
+
 def loops(schedule: Schedule, group: int, turn: Turn) -> tuple[ActionLoop, ...]:
     """The loops of one group, none of them empty. turn: of the program. Their actions are those of `unroll`."""
     found: list[ActionLoop] = []

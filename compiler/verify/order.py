@@ -19,7 +19,7 @@ from compiler.layout import TIME
 from compiler.limits import CHECKED
 from compiler.origin import Role
 from compiler.program import ALL_CHUNKS, Affine, DeviceClass, For, FunctionPhase, Program, Run, Schedule, Update
-from compiler.schedules import Action, ActionLoop, Edge, Turn, find_hang, loops
+from compiler.schedules import Action, ActionLoop, Edge, Turn, find_hang, loops, out_of_turn
 from compiler.schedules.hang import DoneActions
 from compiler.schedules.moments import in_time
 from compiler.text.locations import Site
@@ -91,14 +91,7 @@ def _orderly(row: Sequence[ActionLoop], shared: Collection[int]) -> bool:
         loop.count > 1 and len({a.kind.rank(a.chunk) for a in loop.steps}) > 1 for loop in row
     ):
         return False
-    for chunk in shared:
-        most = 0
-        for loop in row:
-            of = [a.mb for a in loop.steps if a[:2] == (FunctionPhase.FORWARD, chunk)]
-            if of != sorted(of) or (of and (of[0] < most or (loop.count > 1 and of[0] + loop.by < of[-1]))):
-                return False
-            most = of[-1] + loop.by * (loop.count - 1) if of else most
-    return True
+    return all(out_of_turn(row, chunk) is None for chunk in shared)
 
 
 def _shared(cls: DeviceClass) -> dict[int, str]:
