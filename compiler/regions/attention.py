@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from compiler.graph import Graph, Node, Value
 from compiler.ops.base import Movement
 from compiler.ops.contract import Contract
+from compiler.ops.create import Full, Iota, Random
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
 from compiler.regions.masks import kept
@@ -27,7 +28,7 @@ def attention(
     scores = {node: _free(node) for node in of_data}
     made = {v: node for node in body.nodes for v in node.outputs}
     read = {v for node in scores for v in node.inputs}
-    between = [n for n in body.nodes if n.op.joins or n.op.movement is not Movement.NO or is_sum(n)]
+    between = [n for n in body.nodes if _joins(n)]
     wanted: set[Node] = set()  # a product of activations takes what it leads to
     for node in reversed(between):
         if any(v in read for v in node.outputs):
@@ -41,19 +42,46 @@ def attention(
             if reached := frozenset[Node]().union(*found):
                 before[node] = reached
     names = {v.name: node for v, node in made.items()}
-    readers: dict[Value, list[Node]] = {}  # products
-    for product in scores:
-        for v in product.inputs:
-            readers.setdefault(v, []).append(product)
+    readers: dict[Value, list[Node]] = {}
+    for node in body.nodes:
+        for v in node.inputs:
+            readers.setdefault(v, []).append(node)
     for nodes in _together([node for node in between if node in before], made):
         if any(summed(node) & scores[p] for node in nodes for p in before[node]):
-            values = {v for node in nodes for v in node.outputs}
             first = {p for node in nodes for v in node.inputs if (p := made.get(v)) in scores}
-            last = {product for v in values for product in readers.get(v, ())}
+            nodes += _beside(body.nodes, before, set(nodes) | first, set(nodes) | scores.keys(), readers)
+            values = {v for node in nodes for v in node.outputs}
+            last = {reader for v in values for reader in readers.get(v, ()) if reader in scores}
             full = max(len(v.type.dims) for v in values)
             wheres = [n for n in nodes if _is_where(n) and len(n.outputs[0].type.dims) == full]
             share, most = kept(wheres, names, mesh) if wheres else (1.0, 0.0)
             yield FoundRegion(RegionKind.ATTENTION, frozenset(nodes), frozenset(first | last), kept=share, most=most)
+
+
+def _beside(
+    all_nodes: Sequence[Node],
+    led: Collection[Node],
+    nodes: Collection[Node],
+    inside: Collection[Node],
+    readers: Mapping[Value, Sequence[Node]],
+) -> list[Node]:
+    """What no product of the body leads to and only the region reads. led: nodes to which one does; nodes: of the
+    region and the products before it; inside: those that may read it."""
+    wide = max((frozenset(v.type.names) for node in nodes for v in node.outputs), key=len)
+    found: list[Node] = []
+    mine = set(inside)
+    for node in reversed(all_nodes):
+        beside = (_joins(node) or isinstance(node.op, (Full, Iota, Random))) and node not in led
+        if not beside or frozenset(node.outputs[0].type.names) != wide:
+            continue
+        if all(reader in mine for v in node.outputs for reader in readers.get(v, ())):
+            found.append(node)
+            mine.add(node)
+    return found
+
+
+def _joins(node: Node) -> bool:
+    return node.op.joins or node.op.movement is not Movement.NO or is_sum(node)
 
 
 def _is_product(node: Node, weights: Collection[Value]) -> bool:

@@ -26,7 +26,7 @@ Cores = Mapping[int, tuple[float, float]]
 class Sized:
     """Of a body that is lifted. sunk: names of values that nobody here reads; carries: how many a loop has; itemsize:
     of the compute type; axes: sizes of mesh axes. inside, core: what is found out about values: those that systems'
-    kernels do not write to memory, and those that fused attention does not."""
+    kernels do not write to memory, and those that fused attention does not. scores: dims of what is widest in each."""
 
     body: Graph
     values: Mapping[str, Lifted]
@@ -39,16 +39,20 @@ class Sized:
     inside: set[str]
     core: set[str]
     sizes: dict[str, int] = field(default_factory=dict)
+    scores: set[frozenset[str]] = field(default_factory=set)
 
     def part(self, update: bool) -> Part:
         """The work of the body. update: it is the optimizer's, which keeps nothing for others."""
         readers = self._readers()
         cores = self._cores()
+        for at in cores:
+            self.scores.add(max((frozenset(v.type.names) for i in self.drafts[at].instrs for v in i.outputs), key=len))
         fed = {self.values[v.name].root for at in cores for i in self.drafts[at].instrs for v in i.inputs}
         order = [at for at in self._order() if self.drafts[at].instrs]
         place = {at: i for i, at in enumerate(order)}
         results = self.body.outputs
         beside = self._beside(cores, fed) if cores else {}
+        again = self._again(cores)
         nodes = []
         for at in order:
             draft = self.drafts[at]
@@ -58,7 +62,7 @@ class Sized:
                 if draft.memory != FIRST:
                     work = Hosted(work.bytes, work.flops + self._products(draft), draft.memory)
             elif isinstance(work, Product):
-                work = self._product(draft, work, cores, fed)
+                work = replace(self._product(draft, work, cores, fed), again=at in again)
             elif isinstance(work, Collective) and work.comm.pattern is comm.Pattern.DIRECT and draft.count == 1:
                 of = self.regions.routing.get(draft.instrs[0], ONE)
                 work = replace(work, copies=of.number, places=of.places)
@@ -218,7 +222,7 @@ class Sized:
         (instr,) = draft.instrs
         operands, out = [v.name for v in instr.inputs], instr.outputs[0].name
         total = sum(self._size(n) for n in (*operands, out))
-        inside = [n for n in operands if self.values[n].owner in cores]
+        inside = [n for n in operands if self.values[n].owner in cores or self._is_kept(n)]
         if out in fed:
             inside.append(out)
         kept, most = min(cores.values(), default=(1.0, 0.0)) if inside else (1.0, 0.0)
@@ -226,6 +230,23 @@ class Sized:
         weights = any(self.values[n].taint == "weights" for n in operands) or out in self.sunk
         groups = work.batch if weights else 1
         return Product(work.m, work.n, work.k, work.batch, work.dtype, total, bool(inside), moved, kept, most, groups)
+
+    def _again(self, cores: Cores) -> set[int]:
+        """Of each attention that reads what was kept of its inside, the largest product that takes what it makes."""
+        kept = {at for at in cores for i in self.drafts[at].instrs if any(self._is_kept(v.name) for v in i.inputs)}
+        largest: dict[int, tuple[float, int]] = {}  # by region
+        for at, draft in enumerate(self.drafts) if kept else ():
+            if isinstance(draft.work, Product):
+                for owner in {self.values[v.name].owner for v in draft.instrs[0].inputs} & kept:
+                    region = next(id(r) for i in self.drafts[owner].instrs if (r := self.regions.attention.get(i)))
+                    largest[region] = max(largest.get(region, (0.0, -1)), (draft.work.flops, at))
+        return {at for _, at in largest.values()}
+
+    def _is_kept(self, name: str) -> bool:
+        """Whether it is given to the body, with the dims of scores: what the pass forward kept of an attention's inside
+        where the program does not make it again; fused kernels do."""
+        value = self.values[name]
+        return value.owner < 0 and not value.taint and frozenset(value.type.names) in self.scores
 
 
 def _contracts(instr: Node) -> bool:

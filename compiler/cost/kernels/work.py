@@ -21,7 +21,8 @@ class Product:
     bytes: operands and result. core: part of attention's core (scores, or what follows from them), where a fused
     kernel moves only `core_bytes` and computes only the share of scores that a mask has `kept`, or `most` on the device
     that has most to do, for which all wait (0: all have alike much). groups: with weights of so many experts, whose
-    products libraries launch one by one.
+    products libraries launch one by one. again: fused kernels compute the scores once more beside it, which the program
+    has kept: as much as the product itself.
     """
 
     m: int
@@ -35,6 +36,7 @@ class Product:
     kept: float = 1.0
     most: float = 0.0
     groups: int = 1
+    again: bool = False
 
     @property
     def flops(self) -> float:

@@ -32,7 +32,7 @@ def product_seconds(work: Product, machine: Machine, cal: Calibration) -> float:
     if fused:
         # Inside a fused kernel K is the head size, and tiles are of its own making: one share stands for all.
         share = cal.product * cal.core * filled(machine, min(work.k, work.n))
-        flops *= work.most if work.most and cal.balanced <= 0 else work.kept
+        flops *= (work.most if work.most and cal.balanced <= 0 else work.kept) * (1 + work.again)
     else:
         share *= tile_share(work.m, work.n, work.batch, machine.tile, machine.cores) * filled(machine, work.k, work.n)
         share *= cal.narrow if not work.core else 1.0
