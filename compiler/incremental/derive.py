@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import compiler.incremental.along  # noqa: F401 - enters its rules
-from compiler.graph import Builder, Dim, Names, Type, Value
+from compiler.graph import RANGES, Builder, Dim, Names, Type, Value
 from compiler.incremental.absorbed import absorbed
 from compiler.incremental.by_rows import by_rows
 from compiler.incremental.chunk import Increment
@@ -14,7 +14,7 @@ from compiler.incremental.demand import Demand
 from compiler.incremental.latest import Latest
 from compiler.incremental.positions import Positions, unused
 from compiler.incremental.reach import Analysis
-from compiler.incremental.refusals import looks_ahead, no_dim, pairs, renewed
+from compiler.incremental.refusals import looks_ahead, no_dim, pairs, renewed, too_many
 from compiler.incremental.windows import Lookback
 from compiler.model import DataInput, Init, Model, State
 from compiler.ops.elementwise import Map, Transpose
@@ -25,6 +25,8 @@ from dsl.source import NOWHERE, Span
 
 NOTHING: Mapping[str, int] = {}
 NEXT = "next"
+MOST = RANGES["int32"][1]
+"""Positions that the state which counts them can tell apart, with none and all of them among the counts."""
 """What the dim is called of which there are few positions at a time: no rule splits it."""
 
 
@@ -95,8 +97,11 @@ def kept_positions(model: Model, dim: str, span: Span) -> Mapping[Value, str]:
 
 def _analysed(model: Model, dim: str, length: int, span: Span) -> tuple[Model, Positions, Analysis]:
     """The model as it is taken apart, its positions, and what each value looks at. Raises ParcError: E0780 to E0782."""
-    if not any(i.value.type.has(dim) for i in model.inputs):
+    sizes = [i.value.type.size(dim) for i in model.inputs if i.value.type.has(dim)]
+    if not sizes:
         raise no_dim(model, dim, span)
+    if max(sizes) > MOST:
+        raise too_many(model, dim, max(sizes), MOST, span)
     contents = model.graph.outputs[len(model.graph.outputs) - len(model.states) :]
     for state, content in zip(model.states, contents, strict=True):
         if content is not state.value:

@@ -34,6 +34,12 @@ def no_dim(model: Model, dim: str, span: Span, length: int | None = None) -> Par
     return fail("E0781", message, span, help=f"choose 1 to {sizes[dim]}")
 
 
+def too_many(model: Model, dim: str, size: int, most: int, span: Span) -> ParcError:
+    """E0781: more positions than the state that counts them can."""
+    message = f"the model `{model.name}` has {size:,} positions along `{dim}`, more than `int32` counts"
+    return fail("E0781", message, span, help=f"a position is of `int32`: choose a `{dim}` of {most:,} at most")
+
+
 def name_of(op: Op) -> str:
     """What people call the op."""
     if isinstance(op, Contract):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import parc
 from compiler.incremental.derive import incremental
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import NOWHERE, Source
@@ -125,3 +126,15 @@ def test_lengths_and_dims() -> None:
         with pytest.raises(ParcError) as error:
             incremental(model, dim, length, NOWHERE)
         assert error.value.diagnostics[0].code == "E0781"
+
+
+@pytest.mark.parametrize(("size", "fine"), [("2**31 - 1", True), ("2**31", False)])
+def test_more_positions_than_are_counted(size: str, fine: bool) -> None:
+    text = f"model m {{\n  dim b = 2, s = {size}\n  input n : int32[b,s] in 0..9\n  y = n + iota(s)\n  output y\n}}\n"
+    source = Source("many.par", text + "job j {\n  infer m()\n  decode over s\n}\n")
+    if fine:
+        parc.compile(source)
+        return
+    with pytest.raises(ParcError) as error:
+        parc.compile(source)
+    assert error.value.diagnostics[0].code == "E0781"
