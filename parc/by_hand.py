@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from compiler.evaluate import Evaluation
     from parc.api.options import File, Options
 
-AFFORDABLE = 1e8
+AFFORDABLE = 2e8
 """Operations and elements of a scope that are computed within a fraction of a second."""
 
 KEPT = "implementations"
@@ -95,7 +95,12 @@ def _affordable(sized: Callable[[Sizes], Job]) -> list[ScopeAlone]:
     full = list(alone(sized(Sizes(bare=True))))
     if all(work(one) <= AFFORDABLE for one in full):
         return full
-    return list(alone(smallest(sized, EFFORT)))
+    axes = {axis for one in full for axis, _ in one.rule.axes}
+    return list(alone(smallest(sized, EFFORT, axes, _cheap)))
+
+
+def _cheap(job: Job) -> bool:
+    return all(work(one) <= AFFORDABLE for one in alone(job))
 
 
 def work(one: ScopeAlone) -> float:

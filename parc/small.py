@@ -10,36 +10,31 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields
-from itertools import combinations
-from math import isqrt, prod
+from functools import cached_property
+from math import isqrt
 from typing import Any
 
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate.sizes import Sizes, Stated
-from compiler.graph import Graph, Value, names_of
+from compiler.graph import Graph, names_of
 from compiler.model import Job
 from compiler.ops.call import Call
-from compiler.ops.index import Take
-from compiler.ops.reduce import TopK
 from compiler.ops.repeat import Repeat
-from compiler.passes.cuts import divided
 from compiler.program import Program
 from compiler.walk import bodies
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Span
-
-Fact = tuple[str, str]
-"""What a fact is of (an axis, a dim, a loop, the stages of one, or the whole), and its name."""
-
-SHORT = 4
-"""Axes of at most so many devices stay as they are, and no dim is made shorter."""
+from parc.small_facts import NUMBER, SHORT, Fact, amounts, axis_sizes, facts
 
 EFFORT = 200_000
 """Nodes of graphs, evaluated, after which what was found so far counts: some 30 s. Not a time, so that all machines
 find the same."""
+
+LEAP = 16
+"""The least that a long dim is made at once."""
 
 LOWERED = 10
 """What lowering a graph takes, in evaluations of it."""
@@ -81,11 +76,14 @@ def small(evaluate: Evaluate) -> Small:
     return search.result(search.legal())
 
 
-def smallest(evaluate: Evaluate, effort: int) -> Job:
-    """The job in sizes as small as are found with so much effort (nodes evaluated), whatever it lowers to. Raises
-    ParcError for what is wrong with it at its own sizes."""
-    search = _Search(evaluate, effort)
-    search.shrink_all()
+def smallest(evaluate: Evaluate, effort: int, axes: Collection[str], enough: Callable[[Job], bool]) -> Job:
+    """The job in sizes as small as are found with so much effort (nodes evaluated), or in such as are small enough,
+    whatever it lowers to. axes: the only ones of which it counts what divides by them. Raises ParcError for what is
+    wrong with it at its own sizes."""
+    search = _Search(evaluate, effort, axes)
+    search.leap()
+    if not enough(search.job):
+        search.shrink_all()
     return evaluate(Sizes(search.instead, bare=True))
 
 
@@ -97,16 +95,21 @@ class _Search:
     lowered; where that is another program (a layout that is chosen by bytes), sizes are made larger again.
     """
 
-    def __init__(self, evaluate: Evaluate, effort: int) -> None:
-        self.evaluate, self.left = evaluate, effort
+    def __init__(self, evaluate: Evaluate, effort: int, axes: Collection[str] | None = None) -> None:
+        self.evaluate, self.left, self.axes = evaluate, effort, axes
         sizes = Sizes(bare=True)
         self.full = evaluate(sizes)
         self.nodes = sum(len(graph.nodes) for graph in bodies(self.full.model.graph))
-        self.decided, self.facts = tuple(sizes.decided), facts(self.full, self.full)
+        self.decided, self.facts = tuple(sizes.decided), facts(self.full, self.full, axes)
         self.outline: Outline = frozenset()  # of the program of the full size
         self.instead: dict[Span, int] = {}
         self.job = self.full
-        self.sources = {s: c for s in sizes.stated.values() if s.value > 2 and (c := self._controls(s))}
+        self.stated = tuple(sizes.stated.values())
+
+    @cached_property
+    def sources(self) -> dict[Stated, frozenset[Fact]]:
+        """Numbers of the file, and what depends on each."""
+        return {s: c for s in self.stated if s.value > 2 and (c := self._controls(s))}
 
     @property
     def late(self) -> bool:
@@ -129,6 +132,21 @@ class _Search:
             if changed:
                 return changed
         return frozenset()
+
+    def leap(self) -> None:
+        """All large parameters at once as small as a few axes, then each smaller yet, and large literals (which may be
+        bounds of parameters): where there is little effort, the largest must not come last."""
+        least = max(LEAP, *(a.size for a in self.full.strategy.mesh if self.axes is None or a.name in self.axes))
+        large: list[Stated] = []
+        for near in (least, 2 * least, 4 * least, 8 * least):
+            large = [s for s in self.stated if s.value > near]
+            first = [s for s in large if s.name] or large
+            if first and self._try({s.span: near for s in first}) == frozenset():
+                break
+        for stated in sorted(large, key=lambda s: (not s.name, s.value)):
+            for value in (near // 8, near // 4, near // 2, near):
+                if self.late or value >= self._now(stated) or self._try({stated.span: value}) == frozenset():
+                    break
 
     def shrink_all(self) -> None:
         """One after the other, the smallest first, until nothing can be smaller."""
@@ -172,7 +190,7 @@ class _Search:
             return None
         if tuple(sizes.decided) != self.decided:
             return None
-        found = facts(job, self.full)
+        found = facts(job, self.full, self.axes)
         broken = frozenset(k for k in self.facts.keys() | found.keys() if self.facts.get(k) != found.get(k))
         if not broken:
             self.instead, self.job = dict(sizes.instead), job
@@ -232,7 +250,7 @@ class _Search:
         """What was found; compiled: in these sizes."""
         shrunk = [Shrunk(s.name, s.span, s.value, self.instead[s.span]) for s in self.sources if s.span in self.instead]
         shrunk.sort(key=lambda s: (s.name == "", s.span.source, s.span.start))
-        before, after = _sizes(self.full), _sizes(self.job)
+        before, after = axis_sizes(self.full), axis_sizes(self.job)
         axes = tuple((name, n, after[name]) for name, n in before.items() if after[name] != n)
         other = difference(outline(compiled.program), self.outline)
         return Small(compiled, tuple(shrunk), axes, self.full.strategy.devices, other, not self.late)
@@ -249,69 +267,7 @@ def _smaller(now: int, stated: int) -> Iterator[int]:
 
 # --- what must stay ------------------------------------------------------------------------------------
 
-_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 _LIST = re.compile("#(, #)+")
-
-
-SIZED = ("name", "mesh", "pipelines", "microbatches", "microbatch_dim")
-"""Fields of a strategy that speak of sizes, and have facts of their own; its other rules are kept as they are."""
-
-
-def facts(job: Job, full: Job) -> dict[Fact, Any]:
-    """What a job says but for its sizes: its graph, its rules, what divides by what."""
-    strategy, sizes, whole = job.strategy, _sizes(job), _sizes(full)
-    dims, loops, micro = _by_name(job), _loops(job.model.graph), job.strategy.microbatches
-    found: dict[Fact, Any] = {("axis", a): n if whole[a] <= SHORT else "longer" for a, n in sizes.items()}
-    everywhere = {rule.axis for rule in strategy.shards}
-    by_dim = {dim: set(everywhere) for dim in dims}
-    choices = _choices(job.model.graph)
-    stated = [(dim, rule.axis) for rule in strategy.splits for dim in rule.dims]
-    stated += [(dim, axis) for layout in strategy.layouts for dim, over in layout.dims for axis in over]
-    for dim, axis in stated:
-        by_dim.setdefault(dim, set()).add(axis)
-    first = full.model.inputs[0].value.type.names if full.model.inputs else ()
-    batch = strategy.microbatch_dim or (first or ("",))[0]
-    for dim, over in by_dim.items():
-        pieces = {prod(sizes[a] for a in group) for r in (1, 2, 3) for group in combinations(sorted(over), r)}
-        groups = [group for r in (1, 2, 3) for group in combinations(sorted(over), r)]
-        counts = [prod(sizes[a] for a in group) for group in groups] + [micro * n for n in pieces if dim == batch]
-        counts += [micro] if dim == batch else []
-        own = dims.get(dim, ())
-        found[("dim", dim)] = (
-            frozenset(n == 1 for n in own),
-            frozenset(tuple(n % c == 0 for c in counts[: len(groups)]) for n in own),
-            frozenset(all(n % c == 0 for c in counts[len(groups) :]) for n in own),
-            frozenset(tuple(-(-n // micro) % c == 0 for c in counts[: len(groups)]) for n in own if dim == batch),
-            all(n >= sizes[a] for n in own if n > 1 for a in over if a not in everywhere),
-            choices.get(dim, frozenset()),
-        )
-    stages = {p.parts[0]: p.chunks * sizes[p.axis] for p in strategy.pipelines if len(p.parts) == 1}
-    for label, n in loops.items():
-        cut = stages.get(label, 1)
-        found[("loop", label)] = (n > 1, n >= 2 * cut, n % cut == 0)
-    for p in strategy.pipelines:
-        found["stages", p.parts[0]] = min(sizes[p.axis], 3)  # first, last, and between
-        cut, n = p.chunks * sizes[p.axis], p.length(loops)
-        if len(p.parts) > 1:  # and where one part goes over into the next
-            rows = divided(p, loops, cut).values()
-            also = [sum(map(bool, stage)) for stage in zip(*rows, strict=True)]
-            spans = tuple(min(sum(map(bool, row)), 3) for row in rows)
-            found["row", p.parts[0]] = (n >= 2 * cut, n % cut == 0, max(also), spans)
-    found["microbatches", ""] = (micro > 1, *(micro > sizes[p.axis] for p in strategy.pipelines))
-    found["pipelines", ""] = tuple(
-        (p.parts, p.axis, p.schedule, p.chunks, len(p.cuts or ())) for p in strategy.pipelines
-    )
-    found["rules", ""] = tuple(getattr(strategy, f.name) for f in fields(strategy) if f.compare and f.name not in SIZED)
-    found["graph", ""] = _NUMBER.sub("#", str(job.model.graph))
-    return found
-
-
-def amounts(job: Job) -> dict[Fact, Any]:
-    """The sizes on which the facts of the same names depend."""
-    found: dict[Fact, Any] = {("axis", a): n for a, n in _sizes(job).items()}
-    found |= {("dim", name): sizes for name, sizes in _by_name(job).items()}
-    found |= {("loop", label): n for label, n in _loops(job.model.graph).items()}
-    return found | {("microbatches", ""): job.strategy.microbatches}
 
 
 def difference(one: Outline, other: Outline) -> int:
@@ -343,58 +299,6 @@ def _instructions(body: Graph) -> Iterator[tuple[Any, ...]]:
         elif isinstance(op, Repeat):
             attributes = (op.label, op.carries, op.stacks, op.reverse, *_instructions(op.body))
         else:
-            attributes = tuple(_LIST.sub("#", _NUMBER.sub("#", repr(getattr(op, f.name)))) for f in fields(op))
+            attributes = tuple(_LIST.sub("#", NUMBER.sub("#", repr(getattr(op, f.name)))) for f in fields(op))
         outs = tuple((v.name, v.type.dtype, v.type.names, v.layout) for v in instr.outputs)
         yield type(op).__name__, attributes, tuple(names_of(instr.inputs)), outs
-
-
-def _sizes(job: Job) -> dict[str, int]:
-    return {a.name: a.size for a in job.strategy.mesh}
-
-
-def _values(graph: Graph) -> Iterator[Value]:
-    yield from graph.inputs
-    for node in graph:
-        yield from node.outputs
-        if isinstance(node.op, Repeat):
-            yield from _values(node.op.body)
-
-
-def _loops(graph: Graph) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for node in graph:
-        if isinstance(node.op, Repeat):
-            found[node.op.label] = node.op.count
-            found |= _loops(node.op.body)
-    return found
-
-
-def _choices(graph: Graph) -> dict[str, frozenset[tuple[str, bool]]]:
-    """By dim that something is chosen along: whether that is fewer than there are. Two of two experts are no choice,
-    and an expert with a seat for each position drops none."""
-    found: dict[str, frozenset[tuple[str, bool]]] = {}
-    made = {v for node in graph for v in node.outputs}
-    for node in graph:
-        op = node.op
-        if isinstance(op, Repeat):
-            for dim, of in _choices(op.body).items():
-                found[dim] = found.get(dim, frozenset()) | of
-        elif isinstance(op, TopK):
-            fewer = node.inputs[0].type.size(op.dim) > op.into.size
-            found[op.dim] = found.get(op.dim, frozenset()) | {(op.into.name, fewer)}
-        elif isinstance(op, Take) and node.inputs[1] in made:
-            table, index = (v.type for v in node.inputs)
-            seats = {(d.name, d.size < table.size(op.dim)) for d in index.dims if not table.has(d.name)}
-            found[op.dim] = found.get(op.dim, frozenset()) | seats
-    return found
-
-
-def _by_name(job: Job) -> dict[str, set[int]]:
-    """Sizes of the dims of each name; of no loop's."""
-    loops = _loops(job.model.graph)
-    found: dict[str, set[int]] = {}
-    for v in _values(job.model.graph):
-        for d in v.type.dims:
-            if d.name not in loops:
-                found.setdefault(d.name, set()).add(d.size)
-    return found

@@ -231,7 +231,10 @@ def _ratio(predicted: float | None, measured: float) -> str:
 
 def _summary(output: Any) -> dict[str, Any]:
     """What a table has room for of an output."""
-    numbers = {"least": output.min(), "mean": output.mean(dtype="float64"), "largest": output.max()}
+    import numpy as np
+
+    with np.errstate(all="ignore"):  # infinities of both signs have no mean, and that is said
+        numbers = {"least": output.min(), "mean": output.mean(dtype="float64"), "largest": output.max()}
     return {"type": f"{output.dtype}[{', '.join(map(str, output.shape))}]"} | {k: float(v) for k, v in numbers.items()}
 
 

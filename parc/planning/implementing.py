@@ -30,7 +30,7 @@ from dsl.source import Source, Span
 from parc.planning.dims import Splittable
 
 LIBRARY = "std.implementations"
-FUNCTIONS = ("ring_attention",)
+FUNCTIONS = ("ring_attention", "ring_grouped_attention")
 """Those of the library that are tried: what layouts do not say. (Keys and values that are gathered, and heads in the
 place of positions, they do.)"""
 

@@ -10,6 +10,12 @@ STD = Path(__file__).parents[2] / "dsl" / "std" / "implementations.par"
 LAYERS = {
     "mlp": ("b = 8, s = 4, d = 8", "[b, s, d]", "mlp(y, 16)", "std.layers (mlp)"),
     "attention": ("b = 4, s = 8, d = 8", "[b, s, d]", "attention(y, 4)", "std.layers (attention)"),
+    "grouped_attention": (
+        "b = 4, s = 8, d = 8",
+        "[b, s, d]",
+        "grouped_attention(y, 4, 2)",
+        "std.layers (grouped_attention)",
+    ),
     "routed_experts": ("b = 4, s = 8, d = 6", "[b, s, d]", "experts(y)", "std.layers (moe)"),
     "softmaxed": ("b = 8, s = 4, d = 8", "[b, s, d]", "softmaxed(y)", ""),
     "conv": ("b = 4, y = 12, x = 4, c = 4", "[b, y, x, c]", "conv(z, 4)", "std.layers (conv)"),
@@ -79,11 +85,18 @@ job fit {{
 """
 
 
+PARTS = {"ring_attention": ("ring", "in_sight"), "ring_grouped_attention": ("ring", "in_sight")}
+"""What is written apart of a function, and nobody else has."""
+
+
 def library(name: str) -> str:
     """The text of a function of `std.implementations`."""
-    found = re.search(rf"^fn {name}\(.*?^}}$", STD.read_text(), re.MULTILINE | re.DOTALL)
-    assert found is not None, name
-    return found.group()
+    texts = []
+    for part in (name, *PARTS.get(name, ())):
+        found = re.search(rf"^fn {part}\(.*?^}}$", STD.read_text(), re.MULTILINE | re.DOTALL)
+        assert found is not None, part
+        texts.append(found.group())
+    return "\n".join(texts)
 
 
 def changed(name: str | tuple[str, ...], *changes: tuple[str, str]) -> str:

@@ -28,6 +28,7 @@ RIGHT = {
     "gathered": ("attention", "gathered_attention(cp)", "cp = 4", "split s on cp for activations"),
     "ulysses": ("attention", "ulysses_attention(cp)", "cp = 2", "split s on cp for activations"),
     "ring": ("attention", "ring_attention(cp)", "cp = 4", "split s on cp for activations"),
+    "grouped ring": ("grouped_attention", "ring_grouped_attention(cp)", "cp = 4", "split s on cp for activations"),
     "blocked": ("attention", "blocked_attention(2)", "dp = 2", "split b on dp\nrecompute block.attention"),
     "experts": ("routed_experts", "dispatched_experts(ep)", "ep = 2", "split b on ep"),
     "banded": ("conv", "banded_conv(sp)", "sp = 3", "split y on sp for activations"),
@@ -58,6 +59,7 @@ SENT = {
     "gathered": {("F", "block"): {"all_gather": 2}, ("B", "block"): {"all_gather": 2, "reduce_scatter": 2}},
     "ulysses": {("F", "block"): {"all_to_all": 4}, ("B", "block"): {"all_to_all": 8}},
     "ring": {("F", "turn"): {"shift_across": 3}, ("B", "turn"): {"shift_across": 2}},
+    "grouped ring": {("F", "turn"): {"shift_across": 3}, ("B", "turn"): {"shift_across": 2}},
     "blocked": {},
     "banded": {("F", "block"): {"shift_across": 2}, ("B", "block"): {"shift_across": 2}},
 }
@@ -77,6 +79,25 @@ def test_what_is_sent_is_what_is_written(name: str) -> None:
 def test_axes_may_have_one_device(name: str) -> None:
     layer, by, mesh, rules = RIGHT[name]
     judged(file(layer, by, re.sub(r"= \d", "= 1", mesh), rules))
+
+
+GROUPED = [
+    "causal = false, scale = 0.3, size = 6",
+    'window = 3, bias = true, out_bias = true, norm = "rms", cap = 3.0, sinks = true',
+    'norm = "rms_1p", sinks = true, amplitude = 1.1, speeds = llama3_speeds(over half, 10000.0, 8.0, 1.0, 4.0, 8)',
+]
+"""What else published models ask of grouped attention."""
+
+
+@pytest.mark.parametrize("order", ["", "zigzag "])
+@pytest.mark.parametrize("options", GROUPED)
+def test_a_ring_does_all_that_grouped_attention_does(options: str, order: str) -> None:
+    _, by, mesh, rules = RIGHT["grouped ring"]
+    text = file(
+        "grouped_attention", by, mesh, rules.replace("for", f"{order}for"), uses="use std.layers (llama3_speeds)\n"
+    )
+    text = text.replace("grouped_attention(y, 4, 2)", f"grouped_attention(y, 4, 2, {options})")
+    judged(text.replace("d = 8", "d = 8, half = 1"))
 
 
 OWN = {
@@ -208,7 +229,7 @@ LAYER = {
 
 def test_scopes_in_implementations_can_be_computed_again() -> None:
     """Of the turns of a ring what enters each is kept, and no scores."""
-    rules = "recompute block.attention.turn"
+    rules = "recompute block.attention.ring.turn"
     text = file("attention", "ring_attention(cp)", "cp = 4", "split s on cp for activations")
     # rules about what is in an implementation stand behind it
     again = text.replace("by ring_attention(cp)\n", f"by ring_attention(cp)\n  {rules}\n")

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 import parc
 from dsl.source import Source
 from parc.cli import cli
-from parc.small import Small, facts
+from parc.small import Small
+from parc.small_facts import facts
 from runtime import room
 from runtime.available import available
 from runtime.prove import Proof

@@ -26,7 +26,7 @@ TAKEN = [c for c in CASES if c.axes or c.name in ("example_resnet", "example_rec
 _SHIFT = (
     "what is subtracted from the scores before exp, and divided out again, has no gradient: rounding alone goes there"
 )
-_LAST, _TURN = "block.attention.last", "block.attention.turn.attended"
+_LAST, _TURN = "block.attention.ring.last", "block.attention.ring.turn.attended"
 
 SAME = {
     "max: reduce block.moe.mul, block.moe.place": "at most one addend is not 0",
@@ -40,7 +40,7 @@ SAME = {
     f"max: reduce {_LAST}.max.grad.cast, {_LAST}.max.grad.sum": _SHIFT,
     f"max: reduce {_TURN}.max.grad.cast, {_TURN}.max.grad.sum": _SHIFT,
     f"swap: block.attention.top_1.saved and {_LAST}.max.saved": _SHIFT,  # both only say where that gradient goes
-    f"swap: block.attention.turn.top.saved_1 and {_TURN}.max.saved_1": _SHIFT,
+    f"swap: block.attention.ring.turn.top.saved_1 and {_TURN}.max.saved_1": _SHIFT,
 }
 """Mutations that change nothing, and why."""
 
