@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -231,9 +232,8 @@ def _ratio(predicted: float | None, measured: float) -> str:
 
 def _summary(output: Any) -> dict[str, Any]:
     """What a table has room for of an output."""
-    import numpy as np
-
-    with np.errstate(all="ignore"):  # infinities of both signs have no mean, and that is said
+    with warnings.catch_warnings():  # infinities of both signs have no mean, and that is said
+        warnings.simplefilter("ignore", RuntimeWarning)
         numbers = {"least": output.min(), "mean": output.mean(dtype="float64"), "largest": output.max()}
     return {"type": f"{output.dtype}[{', '.join(map(str, output.shape))}]"} | {k: float(v) for k, v in numbers.items()}
 
