@@ -28,7 +28,12 @@ def range_of(decl: StateDecl, cls: DeviceClass) -> LoopRange | None:
 def logical_type(decl: StateDecl, cls: DeviceClass) -> Type:
     """The type of the state in the serial program."""
     r = range_of(decl, cls)
-    if r is None:
+    if r is None and not decl.iterations:
         return decl.type
-    dims = tuple(Dim(*r.whole) if d.name == r.dim else d for d in decl.type.dims)
-    return Type(decl.type.dtype, dims)
+    dims = [Dim(*r.whole) if r is not None and d.name == r.dim else d for d in decl.type.dims]
+    return Type(decl.type.dtype, (*(Dim(i.label, i.total) for i in decl.iterations), *dims))
+
+
+def in_front(decl: StateDecl) -> tuple[tuple[int, int], ...]:
+    """Where it is along the dims that the tensor of the serial program has in front of the buffer's own."""
+    return tuple((i.first, i.first + 1) for i in decl.iterations)

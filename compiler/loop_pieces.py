@@ -12,10 +12,21 @@ from dsl.diagnostics import Diagnostic
 
 
 @dataclass(frozen=True, slots=True)
+class InnerLoop:
+    """A loop in an iteration that stands by itself. label, path: its own; of, of_path: those in the model."""
+
+    label: str
+    path: str
+    of: str
+    of_path: str
+
+
+@dataclass(frozen=True, slots=True)
 class LoopPiece:
     """A loop that is a part of one that the model has: its `count` iterations are those from `first` on of `total`.
 
-    label, path: its own; of, of_path: those of the whole.
+    label, path: its own; of, of_path: those of the whole. apart: there is no loop: its one iteration stands by itself,
+    and so do the loops in it, `inner`. What is stacked over the whole lacks its dim there.
     """
 
     label: str
@@ -25,6 +36,8 @@ class LoopPiece:
     first: int
     count: int
     total: int
+    apart: bool = False
+    inner: tuple[InnerLoop, ...] = ()
 
 
 def by_path(pieces: Iterable[LoopPiece]) -> dict[str, LoopPiece]:
@@ -41,6 +54,19 @@ def whole_path(path: str, pieces: Mapping[str, LoopPiece]) -> str:
     """A path as it is without the pieces (`by_path`): in the loops of which they are parts."""
     piece = _around(path, pieces)
     return path if piece is None else piece.of_path + path[len(piece.path) :]
+
+
+def apart_in(path: str, pieces: Mapping[str, LoopPiece]) -> tuple[LoopPiece, ...]:
+    """The iterations by themselves that a path is in, outermost first: what is there lacks the dims of their loops."""
+    around = _around(path, pieces)
+    return (around,) if around is not None and around.apart else ()
+
+
+def parts_of(text: str, pieces: Iterable[LoopPiece]) -> list[str]:
+    """The paths of what there is of a loop, by its label or path in the model; the text itself if it is not cut."""
+    known = tuple(pieces)
+    found = [p.path for p in known if text in (p.of, p.of_path)]
+    return found or [i.path for p in known for i in p.inner if text in (i.of, i.of_path)] or [text]
 
 
 def with_numbers(path: str, pieces: Mapping[str, LoopPiece]) -> str:
@@ -64,6 +90,7 @@ def in_words(found: Diagnostic, pieces: Sequence[LoopPiece]) -> Diagnostic:
     if not pieces:
         return found
     own = {p.label: _numbered(p.of, p) for p in pieces} | {p.path: _numbered(p.of_path, p) for p in pieces}
+    own |= {i.label: _numbered(p.of_path, p) + i.path[len(p.path) :] for p in pieces for i in p.inner}
     names = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, own))})(?!\w)")
 
     def told(text: str) -> str:

@@ -13,6 +13,9 @@ from math import prod
 from compiler.graph import Dim, Graph, Type
 from compiler.homes import Homes
 from compiler.layout import TIME, Layout
+from compiler.loop_ranges import Affine as Affine
+from compiler.loop_ranges import LoopRange as LoopRange
+from compiler.loop_ranges import WholeLoop as WholeLoop
 from compiler.memory.tiers import FIRST, RowCache
 from compiler.model import DataInput, Init
 from compiler.ops.base import Op
@@ -33,52 +36,6 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True)
-class Affine:
-    """`base + slope * g`, g = index of the device group (flattened coordinate over the place axes)."""
-
-    base: int
-    slope: int = 0
-
-    def at(self, group: int) -> int:
-        return self.base + self.slope * group
-
-
-@dataclass(frozen=True, slots=True)
-class WholeLoop:
-    """The loop of the serial program of which another is a part: `total` iterations, of which it begins at `first`."""
-
-    label: str
-    first: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class LoopRange:
-    """Which part of the rolled loop `dim` a chunk holds: iterations first(g) … first(g)+count-1 of `total`.
-
-    within: the loop of the serial program, where `dim` is itself a part of one (a strategy speaks of some of its
-    iterations).
-    """
-
-    dim: str
-    chunk: int
-    first: Affine
-    count: int
-    total: int
-    within: WholeLoop | None = None
-
-    @property
-    def whole(self) -> tuple[str, int]:
-        """The loop's name in the serial program, and how many iterations it has there."""
-        return (self.dim, self.total) if self.within is None else (self.within.label, self.within.total)
-
-    @property
-    def start(self) -> Affine:
-        """The first iteration that a group holds, as the serial program counts them."""
-        return self.first if self.within is None else Affine(self.first.base + self.within.first, self.first.slope)
-
-
-@dataclass(frozen=True, slots=True)
 class StateDecl:
     """A named buffer of each device of a class.
 
@@ -88,6 +45,8 @@ class StateDecl:
     numbers: of a gradient that is a list of rows, the buffer with their numbers.
     cache: of a table in another memory, what the devices keep of it.
     Types of stacked tensors have the local count of layers as the size of the loop dim; see LoopRange.
+    iterations: loops of the serial program, outermost first, that the strategy has taken apart, so that this is a part
+    of the tensor in one iteration of each, `first`. The tensor has these dims in front there.
     """
 
     name: str
@@ -103,6 +62,7 @@ class StateDecl:
     whole: str = ""
     cache: RowCache | None = None
     within: tuple[int, int] | None = None
+    iterations: tuple[WholeLoop, ...] = ()
 
 
 def listed(decl: StateDecl) -> bool:

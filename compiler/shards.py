@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
 
-from compiler.declared import logical, logical_type, range_of
+from compiler.declared import in_front, logical, logical_type, range_of
 from compiler.graph import ITEMSIZE, Type
 from compiler.layout import TIME, piece_of_dim
 from compiler.numbering import Ranks
@@ -69,7 +69,7 @@ class ShardMap:
                     continue
                 name, r = logical(decl), range_of(decl, cls)
                 self.tensors.setdefault(name, LastingTensor(name, decl.role, logical_type(decl, cls)))
-                part = name, None if r is None else (r.whole[0], r.start.at(g), r.count)
+                part = name, in_front(decl), None if r is None else (r.whole[0], r.start.at(g), r.count)
                 if part not in seen:
                     seen.add(part)
                     self._mine.setdefault(g, []).append((decl, cls))
@@ -108,7 +108,7 @@ class ShardMap:
                 return None
             first = r.start.at(group) if r is not None and dim.name == r.dim else 0
             found.append((first + low, first + high))
-        return tuple(found)
+        return (*in_front(decl), *found)
 
 
 def cut(spans: Spans, itemsize: int, most: int) -> Iterator[Spans]:

@@ -141,6 +141,8 @@ def piece_of(array: Readable, type: Type, layout: Layout, mesh: Mesh, at: Mappin
 def own_part(array: Array, decl: StateDecl, cls: DeviceClass, group: int) -> Array:
     """The iterations that the group holds of a logical array (a view)."""
     r = range_of(decl, cls)
+    if decl.iterations:
+        array = array[(*(i.first for i in decl.iterations), ...)]
     if r is None:
         return array
     first = r.start.at(group)

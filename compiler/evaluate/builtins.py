@@ -285,13 +285,19 @@ def _drawn(of: type[Random | Normal]) -> Callable[[Args], Bound]:
         if scope.making.kind != "model":
             raise fail("E0302", "random numbers belong into models", a.span)
         frame = scope.frame
-        operands = [frame.step(), *(loop.index() for loop in frame.loops)]
+        operands = [frame.step(), *_apart(a), *(loop.index() for loop in frame.loops)]
         path = f"{scope.path}.{a.hint or a.name}" if scope.path else a.hint or a.name
         path = whole_path(path, scope.making.pieces)
         op = of(scope.making.streams.fresh(path), scope.making.precision.master, a.shape("dims"))
         return scope.emit(op, *operands, span=a.span, name=a.hint)
 
     return make
+
+
+def _apart(a: Args) -> list[Value]:
+    """The number of the iteration by itself that this is in, as the loop would have it."""
+    apart = a.scope.making.apart
+    return [] if apart is None else [a.scope.emit(Full(apart.piece.first, "int32", ()), span=a.span, name="index")]
 
 
 _X = P("x")

@@ -14,7 +14,8 @@ from compiler.evaluate.cluster import build_cluster
 from compiler.evaluate.expressions import evaluate, static_of
 from compiler.evaluate.frozen import Everything, Patterns
 from compiler.evaluate.index import ModelIndex, index_model
-from compiler.evaluate.layers import check_updates, edges_of
+from compiler.evaluate.inner_loops import check_cut
+from compiler.evaluate.layers import edges_of
 from compiler.evaluate.model import build_model
 from compiler.evaluate.modules import Module
 from compiler.evaluate.optimizer import build_updates
@@ -131,10 +132,10 @@ def build_job(
         rules, pair = plan.strategy, (model, other)
         model, other = _try(session, lambda: [m and ordered(m, rules) for m in pair]) or pair
     updates = _try(session, lambda: _updates(session, module, entry, tasks, model, names, precision))
-    if serial is not None and updates is not None and model is not None and tasks.optimizer is not None:
+    if serial and written and updates is not None and model is not None and tasks.optimizer is not None:
         where, by = next(iter(cuts.values())).span, tasks.optimizer.call.function.id
-        found = updates[0]
-        _try(session, lambda: check_updates(found, model.pieces, by, where))
+        both = (written[0], serial[0]), (model, updates[0])
+        _try(session, lambda: check_cut(*both, by, where))
     data = _try(session, lambda: _data(tasks.data, module, model)) if session.sizes is None else None
     seed = _try(session, lambda: _seed(tasks.seed, module))
     if session.failures > before or model is None or plan is None or updates is None or seed is None:
@@ -349,7 +350,8 @@ def _updates(
         raise fail("E0314", f"the job `{entry.name}` has no optimizer", entry.item.name.span, help=help)
     weights = model.trained if model else ()
     graph = model.graph if model else Graph("", (), (), ())
-    updates, clip = build_updates(session, module, tasks.optimizer.call, weights, names, precision, graph)
+    pieces = model.pieces if model else ()
+    updates, clip = build_updates(session, module, tasks.optimizer.call, weights, names, precision, graph, pieces)
     counts = next((u for u in updates if any(u.graph.inputs[0] in n.inputs for n in u.graph.nodes)), None)
     if counts is not None and precision.master in NARROW:
         last = NARROW[precision.master]

@@ -23,10 +23,11 @@ from dsl.source import NOWHERE, Span
 
 @dataclass(slots=True)
 class LoopCuts:
-    """Where rules begin and end in a loop, and a place that says so."""
+    """Where rules begin and end in a loop, and a place that says so. apart: each iteration stands by itself."""
 
     span: Span
     edges: set[int] = field(default_factory=set)
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +105,10 @@ def _count(loop: str, name: ast.Name, index: ModelIndex) -> int:
     raise fail("E0440", message, name.span, help=help)
 
 
-def edges_of(cuts: Mapping[str, LoopCuts], index: ModelIndex) -> dict[str, tuple[int, ...]]:
-    """By loop: where its pieces begin, and where the last ends."""
+def edges_of(cuts: Mapping[str, LoopCuts], index: ModelIndex) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """By loop: where its pieces begin, and where the last ends; whether each iteration is to stand by itself."""
     counts = {n.op.body.name: n.op.count for n in index.model.graph.nodes if isinstance(n.op, Repeat)}
-    return {loop: tuple(sorted({0, counts[loop], *cut.edges})) for loop, cut in cuts.items()}
+    return {loop: (tuple(sorted({0, counts[loop], *cut.edges})), cut.apart) for loop, cut in cuts.items()}
 
 
 def check_updates(updates: Sequence[WeightUpdate], pieces: Sequence[LoopPiece], optimizer: str, span: Span) -> None:
@@ -119,7 +120,7 @@ def check_updates(updates: Sequence[WeightUpdate], pieces: Sequence[LoopPiece], 
     for update in updates:
         weight = update.graph.inputs[1].type
         for label in (n for n in weight.names if n in labels):
-            if _joins(update.graph, label):
+            if joins(update.graph, label):
                 piece = labels[label]
                 message = f"`{optimizer}` updates `{piece.of_path + update.weight[len(piece.path) :]}` by what all"
                 message += f" iterations of `{piece.of_path}` have together"
@@ -127,11 +128,11 @@ def check_updates(updates: Sequence[WeightUpdate], pieces: Sequence[LoopPiece], 
                 raise fail("E0442", message, span, help=f"{help}; there are {listed(['sgd', 'adam', 'adamw'])}")
 
 
-def _joins(graph: Graph, label: str) -> bool:
+def joins(graph: Graph, label: str) -> bool:
     """Whether an op takes something along the dim and gives nothing that has it."""
     for node in graph.nodes:
         body = node.op.body if isinstance(node.op, (Call, Repeat)) else None
         taken = any(v.type.has(label) for v in node.inputs)
-        if (taken and not all(v.type.has(label) for v in node.outputs)) or (body is not None and _joins(body, label)):
+        if (taken and not all(v.type.has(label) for v in node.outputs)) or (body is not None and joins(body, label)):
             return True
     return False

@@ -20,6 +20,9 @@ MAX_NESTING = 120
 MAX_COUNT = 10**9
 """Iterations of a rolled loop."""
 
+MAX_APART = 64
+"""Iterations of a loop that is taken apart, so that one in it can be cut; each has text of its own."""
+
 MAX_DEVICES = 10**9
 """Devices of a cluster or a mesh."""
 

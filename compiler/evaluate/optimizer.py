@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from compiler.evaluate import static
@@ -14,7 +15,8 @@ from compiler.evaluate.session import Session
 from compiler.evaluate.statements import run
 from compiler.evaluate.values import Defined, Skip, WeightVar, is_static, plain
 from compiler.graph import BEYOND_F32, Graph, Names, Type, Value
-from compiler.model import STEP_DTYPE, Precision, Weight, WeightUpdate
+from compiler.loop_pieces import apart_in, by_path
+from compiler.model import STEP_DTYPE, LoopPiece, Precision, Weight, WeightUpdate
 from compiler.ops.elementwise import Cast, Transpose
 from compiler.ops.index import Take
 from compiler.origin import Origin
@@ -32,8 +34,12 @@ def build_updates(
     names: Names,
     precision: Precision,
     model: Graph,
+    pieces: Sequence[LoopPiece] = (),
 ) -> tuple[tuple[WeightUpdate, ...], float | None]:
-    """The updates of all weights of the model's graph, and the norm to which gradients are clipped (None: not)."""
+    """The updates of all weights of the model's graph, and the norm to which gradients are clipped (None: not).
+
+    pieces: of its loops. What is in one of their iterations by itself is renewed as it would be in the loop.
+    """
     entry = module.find("optimizer", use.function)
     clip = _clip(module, use)
     rest = tuple(a for a in use.arguments if not (a.name and a.name.id == "clip"))
@@ -44,11 +50,11 @@ def build_updates(
             raise fail("E0102", message, parameter.span, help="choose another name")
     updates: list[WeightUpdate] = []
     kinds: dict[tuple[object, ...], tuple[WeightUpdate, Weight]] = {}
-    taken = taken_rows(model)
+    taken, around = taken_rows(model), by_path(pieces)
     precision = Precision(precision.master, precision.master)
     for weight in weights:
         before = session.failures
-        rows = taken.get(weight.value)
+        rows = taken.get(weight.value) if not apart_in(weight.name, around) else None
         kind = weight.value.type, weight.loops, rows
         if kind in kinds:
             updates.append(_same(*kinds[kind], weight, names))

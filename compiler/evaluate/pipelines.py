@@ -75,7 +75,7 @@ def pipeline_rule(
     cuts = _cuts(statement.cuts, scope) if statement.cuts is not None else None
     parts = tuple(path for path, _ in named)
     if index is not None:
-        parts = tuple(_part(path, of, axis, index) for path, of in named)
+        parts = tuple(part_named(path, of, axis, index) for path, of in named)
         _check_twice(parts, [of.span for _, of in named], others, index)
         count = sum(index.loops.get(p, 1) for p in parts)
         if cuts is not None:
@@ -92,7 +92,7 @@ def pipeline_rule(
     return PipelineRule(parts, axis.name, schedule, chunks, cuts, span, homes, copies=copies)
 
 
-def _part(path: str, named: ast.Path, axis: AxisRef, index: ModelIndex) -> str:
+def part_named(path: str, named: ast.Path, axis: AxisRef, index: ModelIndex) -> str:
     """The label of a loop, or the path of a scope, by path or label. named: where that stands."""
     label = index.paths_of_loops.get(path, path)
     if label in index.loops:

@@ -3,16 +3,18 @@ what has the dim that is scanned) put together from all positions."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 from compiler.evaluate import limits, static
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.frame import Frame
-from compiler.evaluate.scope import Scope
+from compiler.evaluate.scope import Apart, Scope
 from compiler.evaluate.statements import assigned, run
 from compiler.evaluate.states import finish_states, leave
 from compiler.evaluate.values import Bound, Broken, Skip, WeightVar, kind_of
 from compiler.graph import Dim, Graph, Node, Type, Value
+from compiler.loop_pieces import InnerLoop, whole_path
 from compiler.model import LoopPiece
 from compiler.ops.elementwise import Transpose
 from compiler.ops.repeat import Repeat
@@ -34,7 +36,11 @@ def repeat(statement: ast.Repeat, scope: Scope) -> None:
     if edges is None:
         _Loop(statement, scope, count, label, path).run()
         return
-    parts = list(pairwise(edges))
+    bounds, apart = edges
+    if apart:
+        _taken_apart(statement, scope, count, label, path)
+        return
+    parts = list(pairwise(bounds))
     own = [making.named("label", f"{label}_{low}_{high}", span, making.labels) for low, high in parts]
     inside = [making.named("scope", f"{path}_{low}_{high}", span, making.scopes) for low, high in parts]
     streams, labels = making.streams, making.labels
@@ -47,11 +53,52 @@ def repeat(statement: ast.Repeat, scope: Scope) -> None:
         _Loop(statement, scope, high - low, name, scope_path).run()
 
 
+def _taken_apart(statement: ast.Repeat, scope: Scope, count: int, label: str, path: str) -> None:
+    """Each iteration by itself, without a loop around it."""
+    making, span = scope.making, statement.label.span
+    inside = [making.named("scope", f"{path}_{i}_{i + 1}", span, making.scopes) for i in range(count)]
+    streams, labels = making.streams, making.labels
+    names = tuple(dict.fromkeys(n for s in statement.body for n in assigned(s)))
+    for i, own in enumerate(inside):
+        making.streams, making.labels = streams.copy(), labels.copy()
+        piece = LoopPiece(f"{label}_{i}_{i + 1}", own, label, path, i, 1, count, apart=True)
+        making.pieces[own] = piece
+        making.session.pieces.append(piece)
+        making.apart = Apart(piece, labels)
+        inner = Scope(scope.module, making, scope.frame, own, scope.what)
+        inner.in_repeat = inner.in_loop = True
+        inner.vars, inner.dims, inner.rest = dict(scope.vars), dict(scope.dims), dict(scope.rest)
+        for name in names:
+            if isinstance(old := scope.vars.get(name), WeightVar):
+                inner.vars[name] = scope.read(old, span)
+        before, entered = scope.session.failures, dict(inner.vars)
+        run(statement.body, inner)
+        finish_states(inner)
+        whole = replace(piece, inner=tuple(making.apart.inner))
+        making.pieces[own] = making.session.pieces[making.session.pieces.index(piece)] = whole
+        making.apart = None
+        if scope.session.failures > before:
+            scope.poison(n for n in names if n in scope.vars)
+            raise Skip
+        for name in names:
+            if isinstance(old := entered.get(name), Value):
+                result = inner.vars[name]
+                result = inner.read(result, span) if isinstance(result, WeightVar) else result
+                assert isinstance(result, Value), name  # the loop as a whole has been evaluated before
+                scope.assign(name, result if result.type == old.type else _matched(name, result, old, statement, inner))
+
+
 def _named(statement: ast.Repeat | ast.Scan, scope: Scope) -> tuple[str, str]:
     """The label of a loop, and its path."""
-    span, making = statement.label.span, scope.making
+    span, making, apart = statement.label.span, scope.making, scope.making.apart
     label = making.named("label", statement.label.id, span, making.labels)
-    return label, scope.child_path(statement.label.id, span)
+    path = scope.child_path(statement.label.id, span)
+    if apart is None or scope.frame.parent is not None:
+        return label, path
+    own = making.named("label", f"{label}_{apart.piece.first}", span, apart.labels)  # another one in each iteration
+    making.labels.fresh(own)
+    apart.inner.append(InnerLoop(own, path, label, whole_path(path, making.pieces)))
+    return own, path
 
 
 def scan(statement: ast.Scan, scope: Scope) -> None:

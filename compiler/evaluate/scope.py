@@ -14,6 +14,7 @@ from compiler.evaluate.ranges import Extent, extents
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import AUTO, BROKEN, Bound, Broken, DimList, Skip, WeightVar, kind_of
 from compiler.graph import DTYPES, FLOATS, Dim, Names, Type, Value
+from compiler.loop_pieces import InnerLoop
 from compiler.model import STEP_DTYPE, DataInput, LoopPiece, Precision, State, Weight
 from compiler.ops.base import Misuse, Op, OpError
 from compiler.ops.create import Full
@@ -92,6 +93,7 @@ class Making:
         self.weights: list[tuple[WeightVar, Weight]] = []
         self.states: dict[str, State] = {}  # by what the optimizer calls them
         self.pieces: dict[str, LoopPiece] = {}  # of loops that are cut, by path
+        self.apart: Apart | None = None  # the iteration by itself in which this is
         self.model_states: list[StateVar] = []
         self.counts: dict[str, Value] = {}  # of dims with a run-time size: how many positions count
         self.used_dims: set[str] = set()  # names of all dims that tensors have
@@ -127,6 +129,15 @@ class Making:
         """
         written = {d: self.session.replaced.get(d, d) for d in DTYPES}
         return {"compute": self.precision.compute, "master": self.precision.master} | written
+
+
+@dataclass(slots=True)
+class Apart:
+    """An iteration that stands by itself while it is evaluated. labels: those outside; inner: the loops in it."""
+
+    piece: LoopPiece
+    labels: Names
+    inner: list[InnerLoop] = field(default_factory=list)
 
 
 class Scope:

@@ -46,7 +46,7 @@ class Session:
             1,
             None,
         )  # of the job: how many, of which dim
-        self.cuts: Mapping[str, Sequence[int]] = {}  # loops of a model, by path: where their pieces begin, and the end
+        self.cuts: Mapping[str, tuple[tuple[int, ...], bool]] = {}  # loops of a model, by path: `layers.edges_of`
         self.pieces: list[LoopPiece] = []  # of the loops that are cut, once they are: errors name what was written
         self.replaced: dict[str, str] = {}  # dtypes as written -> what stands for them (`verify --double`)
 

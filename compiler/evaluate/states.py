@@ -68,7 +68,7 @@ def _own_type(target: ast.Target, statement: ast.StateDecl, scope: Scope) -> Typ
 
 def _declare(target: ast.Target, own: Type, init: Init, scope: Scope) -> None:
     making, name, span = scope.making, target.name.id, target.span
-    if name in scope.vars and scope.frame is scope.frame.outermost:
+    if name in scope.vars and scope.frame is scope.frame.outermost and making.apart is None:
         raise fail("E0102", f"there are two `{name}`", span)
     problem = misfit(init, own.dtype)
     if problem is not None:

@@ -11,6 +11,7 @@ from compiler.evaluate import limits, static
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
+from compiler.evaluate.inner_loops import loops_around
 from compiler.evaluate.layers import LoopCuts, ScopeRange, bounds_of
 from compiler.evaluate.offloads import classes_of, offload_rule, run_rule
 from compiler.evaluate.orders import add_order
@@ -22,7 +23,7 @@ from compiler.evaluate.stores import CACHES, stored_format
 from compiler.evaluate.strategy_rules import StrategyRules
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
 from compiler.evaluate.zigzags import in_zigzag
-from compiler.loop_pieces import LoopPiece, together
+from compiler.loop_pieces import LoopPiece, parts_of, together
 from compiler.model import Cluster
 from compiler.origin import within
 from compiler.strategy import (
@@ -297,7 +298,13 @@ class Expander:
     def _pipeline(self, statement: ast.Pipeline, scope: Scope) -> None:
         axis = self.axis(statement.axis, scope)
         named = [(name, part) for part in statement.parts for name in self._parts(part, scope)]
-        rule = pipeline_rule(statement, named, axis, scope, self.index, self.span(statement), self.rules.pipelines)
+        apart = loops_around(named, axis, self.index) if self.index is not None else {}
+        for loop, count in apart.items():
+            cut = self.cuts.setdefault(loop, LoopCuts(self.span(statement)))
+            cut.edges.update(range(count + 1))
+            cut.apart = True
+        index = None if apart else self.index  # else what is cut has its numbers once they are apart
+        rule = pipeline_rule(statement, named, axis, scope, index, self.span(statement), self.rules.pipelines)
         self.rules.pipelines.append(rule)
         found = schedule_microbatches(statement.schedule, scope) if statement.schedule is not None else None
         if found is not None:
@@ -310,11 +317,11 @@ class Expander:
         if self.index is None:
             return found
         if self.within is not None:
-            known = (self.index.paths_of_loops, self.index.scopes, {p.of_path for p in self.pieces})
+            whole = {p.of_path for p in self.pieces} | {i.of_path for p in self.pieces for i in p.inner}
+            known = (self.index.paths_of_loops, self.index.scopes, whole)
             inner = [(text, f"{self.within.path}.{text}") for text in found]
             found = [path if any(path in of for of in known) else text for text, path in inner]
-        parts = ([p.path for p in self.pieces if text in (p.of, p.of_path)] or [text] for text in found)
-        return [part for of in parts for part in of]
+        return [part for text in found for part in parts_of(text, self.pieces)]
 
     def _paged(self, rule: PageRule, at: ast.Store) -> None:
         if self.rules.pages is not None:

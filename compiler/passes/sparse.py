@@ -13,6 +13,7 @@ from math import prod
 
 from compiler.graph import ITEMSIZE, Dim, Graph, Names, Node, Type, Value
 from compiler.layout import TIME, Layout, local_type, nested
+from compiler.loop_pieces import apart_in, by_path
 from compiler.model import Job, Weight
 from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.index import ScatterAdd
@@ -74,7 +75,7 @@ def sparse(
     known: tables whose gradients cannot be lists, and why; counts: of those that are asked for it, what is touched.
     """
     updates = {u.weight: u for u in job.updates}
-    made = {v: n for n in found.backward.nodes for v in n.outputs}
+    made, pieces = {v: n for n in found.backward.nodes for v in n.outputs}, by_path(job.model.pieces)
     rules = Rules(job, Diagnostics())
     tables: dict[str, SparseGradient] = {}
     dense: dict[str, str] = {}
@@ -83,7 +84,8 @@ def sparse(
         sums, others = leaves(g, made)
         if not sums:
             continue
-        choice = _Choice(w, [made[v] for v, _ in sums], rules, made)
+        stacked = bool(w.loops or apart_in(w.name, pieces))
+        choice = _Choice(w, stacked, [made[v] for v, _ in sums], rules, made)
         why = known.get(w.name) or choice.why_not(others) or why_not(updates[w.name], choice.dim.name)
         why = why or choice.too_large()
         if why is not None:
@@ -143,8 +145,10 @@ def _own_type(node: Node, casts: Sequence[Node], weight: Weight, names: Names, e
 class _Choice:
     """A table with lists in its gradient."""
 
-    def __init__(self, weight: Weight, sums: Sequence[Node], rules: Rules, made: Mapping[Value, Node]) -> None:
-        self.weight, self.sums, self.rules, self.made = weight, sums, rules, made
+    def __init__(
+        self, weight: Weight, stacked: bool, sums: Sequence[Node], rules: Rules, made: Mapping[Value, Node]
+    ) -> None:
+        self.weight, self.stacked, self.sums, self.rules, self.made = weight, stacked, sums, rules, made
         self.ops = [n.op for n in sums if isinstance(n.op, ScatterAdd)]
         self.dim = self.ops[0].dim
         type, loops, name = weight.value.type, weight.loops, weight.name
@@ -166,7 +170,7 @@ class _Choice:
         name, type = self.dim.name, self.weight.value.type
         if others:
             return "it is read otherwise than by `take`, or in a loop"
-        if self.weight.loops:
+        if self.stacked:
             return "it is stacked over a loop"
         if any(op.dim != self.dim or not type.has(op.dim.name) for op in self.ops):
             return "rows are taken over different dims"

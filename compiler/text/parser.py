@@ -274,6 +274,11 @@ class _Parser(ScheduleParser):
         self.word("from")
         return WholeLoop(label, self.natural(), total)
 
+    def _iteration(self) -> WholeLoop:
+        first = self.natural()
+        self.word("of")
+        return WholeLoop(self.text("the loop's name"), first, self.natural())
+
     def _part_of(self) -> str:
         self.word("of")
         return self.text()
@@ -301,11 +306,14 @@ class _Parser(ScheduleParser):
             cache = self._cache() if self.take_word("cache") else None
             logical = self.text() if self.take_word("of") else name
             whole = self._part_of() if self.take_word("part") else ""
+            iterations: list[WholeLoop] = []
+            while self.take_word("iteration"):
+                iterations.append(self._iteration())
             numbers = self.text() if self.take_word("at") else ""
             chunk = self.natural() if self.take_word("chunk") else 0
             frozen = self.take_word("frozen")
             self.end_line()
-            given = (name, role, type, layout, chunk, init, memory, logical, frozen, numbers, whole, cache, within)
+            given = (name, role, type, layout, chunk, init, memory, logical, frozen, numbers, whole, cache, within, tuple(iterations))
             return StateDecl(*given)
         except ParcError as error:
             self.skip(error)

@@ -178,6 +178,8 @@ def _state(s: StateDecl, sizes: Sizes) -> str:
         text += f" of {quote(s.logical)}"
     if s.whole:
         text += f" part of {quote(s.whole)}"
+    for i in s.iterations:
+        text += f" iteration {i.first} of {quote(i.label)} {i.total}"
     if s.numbers:
         text += f" at {quote(s.numbers)}"
     if s.chunk:

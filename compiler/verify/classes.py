@@ -77,7 +77,7 @@ def _check_coverage(program: Program, report: Report) -> None:
             groups = [g for g in cls.groups if homes.ways == 1 or homes.stage(g, r.chunk) not in copied]
             if r.dim in cut or r.within is None:  # else stages may have the same
                 pieces.setdefault(r.dim, []).extend((r.first.at(g), r.count, r.total, c) for g in groups)
-            if r.within is not None:
+            if r.within is not None and r.total < r.within.total:  # else it has its own name for all of them
                 part = r.dim, r.within.first, r.total, r.within.total, c
                 apart.setdefault(r.within.label, set()).add(part)
     for label, parts in apart.items():

@@ -176,7 +176,9 @@ def _of_device(
         x = x[lot.micro] if parted(lot.decl) else x
         lead = tuple(at[a] if x.shape[i] > 1 else 0 for i, a in enumerate(shards.mesh))
         inner = [slice(low - first, high - first) for (low, high), (first, _) in zip(spans, lot.spans, strict=True)]
-        return np.asarray(x[lead][tuple(inner)])
+        front = len(lot.decl.iterations)
+        part = np.asarray(x[lead][tuple(inner[front:])])
+        return part.reshape((*[1] * front, *part.shape))
 
     made = enumerate(files(order, largest))
     return [write_shard(folder / file_name(rank, i), parts, tensors, array, disk, watch) for i, parts in made]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
-from compiler.declared import logical, logical_type
+from compiler.declared import in_front, logical, logical_type
 from compiler.layout import TIME, local_type
 from compiler.memory.tiers import FILES
 from compiler.origin import Role
@@ -47,7 +47,10 @@ def beginning(device: OneDevice, decl: StateDecl) -> Array:
         where = region(decl, cls, device.group, Mesh.of(program), {**device.at, TIME: micro})
         assert decl.init is not None
         for rows in _pieces(where) if decl.memory in FILES else [where]:
-            found = backend.initial(decl.init, logical(decl), logical_type(decl, cls), program.seed, rows)
+            place = (*in_front(decl), *rows)
+            found = backend.initial(decl.init, logical(decl), logical_type(decl, cls), program.seed, place)
+            for _ in decl.iterations:
+                found = backend.element(found, 0)
             inside = (slice(low - first, high - first) for (low, high), (first, _) in zip(rows, where, strict=True))
             backend.assign(backend.part(part, tuple(inside)), found)
     return array

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any
 
-from compiler.declared import logical, logical_type, range_of
+from compiler.declared import in_front, logical, logical_type, range_of
 from compiler.graph import Dim, Type
 from compiler.layout import local_type
 from compiler.memory.tiers import FILES
@@ -41,7 +41,8 @@ def beginning(decl: StateDecl, cls: DeviceClass, group: int, mesh: Mesh, seed: i
             a, b = (low, high) if i == 0 else (0, d.size)
             region.append((first + a, first + b))
             dims[i] = Dim(d.name, b - a)
-        made = init_array(decl.init, logical(decl), whole, seed, region)
+        made = init_array(decl.init, logical(decl), whole, seed, (*in_front(decl), *region))
+        made = made.reshape(made.shape[len(decl.iterations) :])
         rows = (slice(low, high),) if dims and not decl.layout.dims[0] else ()
         part = distribute(made, Type(decl.type.dtype, tuple(dims)), decl.layout, mesh)
         if found is None:

@@ -1,0 +1,91 @@
+"""Pipelines of a loop that stands in another: the loop around it is taken apart, so that each of its iterations stands by
+itself at the top of the model, with an inner loop of its own. What is cut is the row of these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compiler.evaluate import limits
+from compiler.evaluate.index import ModelIndex
+from compiler.evaluate.layers import check_updates, joins
+from compiler.evaluate.pipelines import part_named
+from compiler.evaluate.session import listed
+from compiler.evaluate.values import AxisRef
+from compiler.loop_pieces import by_path, whole_path
+from compiler.model import Model, WeightUpdate
+from compiler.origin import scopes
+from dsl import ast
+from dsl.diagnostics import fail, plural
+from dsl.source import Span
+
+
+def loops_around(named: Sequence[tuple[str, ast.Path]], axis: AxisRef, index: ModelIndex) -> dict[str, int]:
+    """The loops to take apart so that those which are cut stand at the top, by path, and how many iterations they have.
+
+    named: the parts of a row, by path or label, and where they stand. Raises ParcError: E0553 where that cannot be.
+    """
+    if axis.size == 1:
+        return {}
+    found: dict[str, int] = {}
+    paths = {label: path for path, label in index.paths_of_loops.items()}
+    for part, of in named:
+        path = paths.get(part_named(part, of, axis, index), "")
+        around = [s for s in scopes(path) if s in index.paths_of_loops]
+        if around:
+            found[around[0]] = _count(path, around, of.span, axis, index)
+    return found
+
+
+def _count(path: str, around: Sequence[str], span: Span, axis: AxisRef, index: ModelIndex) -> int:
+    """How many iterations the one loop around another has."""
+    loop, label = around[0], index.paths_of_loops[around[0]]
+    message = f"`{path}` cannot be cut: "
+    help = f"cut the loop around it: `pipeline {loop} on {axis.name}`"
+    if len(around) > 1:
+        loop = min(around, key=len)
+        within = max(around, key=len)
+        message += f"it stands in `{within}`, which stands in another loop"
+        help = f"cut `{loop}`, or a loop directly in it"
+        raise fail("E0553", message, span, help=help)
+    if label in index.scans:
+        message += f"it stands in the `scan` `{loop}`, whose positions share their layers"
+        raise fail("E0553", message, span, help="cut a `repeat` of layers around the `scan`")
+    count = index.loops[label]
+    if count > limits.MAX_APART:
+        message += f"`{loop}` around it has {plural(count, 'iteration')}, each of which would be a loop of its own"
+        raise fail("E0553", message, span, help=f"the most is {limits.MAX_APART}: {help}")
+    return count
+
+
+Updated = tuple[Model, Sequence[WeightUpdate]]
+"""A model, and how its weights are renewed."""
+
+
+def check_cut(written: Updated, cut: Updated, optimizer: str, span: Span) -> None:
+    """Refuse what does not go piece by piece. written, cut: before loops are cut or taken apart, and afterwards.
+
+    Raises ParcError: E0442 for optimizers that put iterations together, E0553 where one piece's weights are trained and
+    another's are not.
+    """
+    check_updates(cut[1], cut[0].pieces, optimizer, span)
+    _check_apart(*written, cut[0], optimizer, span)
+
+
+def _check_apart(model: Model, updates: Sequence[WeightUpdate], cut: Model, optimizer: str, span: Span) -> None:
+    whole, pieces = {p.of: p for p in cut.pieces if p.apart}, by_path(cut.pieces)
+    for update in updates:
+        names = update.graph.inputs[1].type.names
+        for label in (n for n in names if n in whole):
+            of = whole[label].of_path
+            if joins(update.graph, label) or not all(s.value.type.has(label) for s in update.states):
+                message = f"`{optimizer}` updates `{update.weight}` by what all iterations of `{of}` have together"
+                help = f"cut the loop `{of}` itself, or take an optimizer that has each iteration's weights by"
+                help += f" themselves; there are {listed(['sgd', 'adam', 'adamw'])}"
+                raise fail("E0442", message, span, help=help)
+    trained = {w.name for w in model.trained}
+    for weight in cut.weights:
+        name = whole_path(weight.name, pieces)
+        if weight.trained != (name in trained) and name != weight.name:
+            message = f"the loss does not need what `{cut.with_numbers(weight.name)}` makes, and other iterations'"
+            message += f" `{name}` are trained: by themselves they would be updated otherwise"
+            raise fail("E0553", message, span, help="use what these iterations make")
