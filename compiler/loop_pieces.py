@@ -63,10 +63,13 @@ def apart_in(path: str, pieces: Mapping[str, LoopPiece]) -> tuple[LoopPiece, ...
 
 
 def parts_of(text: str, pieces: Iterable[LoopPiece]) -> list[str]:
-    """The paths of what there is of a loop, by its label or path in the model; the text itself if it is not cut."""
+    """The paths of what there is of a loop, by its label or path in the model, or of a scope in iterations that stand by
+    themselves; the text itself if it is not cut."""
     known = tuple(pieces)
     found = [p.path for p in known if text in (p.of, p.of_path)]
-    return found or [i.path for p in known for i in p.inner if text in (i.of, i.of_path)] or [text]
+    found = found or [i.path for p in known for i in p.inner if text in (i.of, i.of_path)]
+    inside = (p.path + text[len(p.of_path) :] for p in known if p.apart and within(text, p.of_path))
+    return found or [*inside] or [text]
 
 
 def with_numbers(path: str, pieces: Mapping[str, LoopPiece]) -> str:

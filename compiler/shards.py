@@ -61,7 +61,7 @@ class ShardMap:
         self.mesh = tuple(a.name for a in program.axes if a.kind == "mesh")
         self.tensors: dict[str, LastingTensor] = {}
         self._mine: dict[int, list[tuple[StateDecl, DeviceClass]]] = {}
-        seen: set[tuple[str, object]] = set()
+        seen: set[tuple[object, ...]] = set()
         groups = sorted(((g, cls) for cls in program.classes for g in cls.groups), key=lambda x: x[0])
         for g, cls in groups:
             for decl in cls.states:

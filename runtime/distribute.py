@@ -142,7 +142,8 @@ def own_part(array: Array, decl: StateDecl, cls: DeviceClass, group: int) -> Arr
     """The iterations that the group holds of a logical array (a view)."""
     r = range_of(decl, cls)
     if decl.iterations:
-        array = array[(*(i.first for i in decl.iterations), ...)]
+        at: tuple[Any, ...] = (*(i.first for i in decl.iterations), ...)  # so that it is a view of a scalar, too
+        array = array[at]
     if r is None:
         return array
     first = r.start.at(group)

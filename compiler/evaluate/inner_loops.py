@@ -1,18 +1,19 @@
-"""Pipelines of a loop that stands in another: the loop around it is taken apart, so that each of its iterations stands by
-itself at the top of the model, with an inner loop of its own. What is cut is the row of these."""
+"""Pipelines of a loop that stands in another: the loop around it is taken apart, so that each of its iterations stands
+by itself at the top of the model, with an inner loop of its own. What is cut is the row of these."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 from compiler.evaluate import limits
 from compiler.evaluate.index import ModelIndex
-from compiler.evaluate.layers import check_updates, joins
+from compiler.evaluate.layers import LoopCuts, check_updates, joins
 from compiler.evaluate.pipelines import part_named
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef
 from compiler.loop_pieces import by_path, whole_path
-from compiler.model import Model, WeightUpdate
+from compiler.model import LoopPiece, Model, WeightUpdate
 from compiler.origin import scopes
 from dsl import ast
 from dsl.diagnostics import fail, plural
@@ -33,6 +34,26 @@ def loops_around(named: Sequence[tuple[str, ast.Path]], axis: AxisRef, index: Mo
         around = [s for s in scopes(path) if s in index.paths_of_loops]
         if around:
             found[around[0]] = _count(path, around, of.span, axis, index)
+    return found
+
+
+def take_apart(loops: Mapping[str, int], cuts: dict[str, LoopCuts], span: Span) -> bool:
+    """Note that loops are to be taken apart, and where that is said; whether there are any."""
+    for loop, count in loops.items():
+        cut = cuts.setdefault(loop, LoopCuts(span))
+        cut.edges.update(range(count + 1))
+        cut.apart = True
+    return bool(loops)
+
+
+def by_iteration(named: Sequence[tuple[str, ast.Path]], pieces: Sequence[LoopPiece]) -> list[tuple[str, ast.Path]]:
+    """Parts of a row, of which neighbours that are in one loop which is apart stand iteration by iteration."""
+    apart = {p.path: p for p in pieces if p.apart}
+    around = [next((apart[s] for s in scopes(part) if s in apart), None) for part, _ in named]
+    found: list[tuple[str, ast.Path]] = []
+    for of, parts in groupby(zip(around, named, strict=True), lambda x: x[0] and x[0].of_path):
+        mine = list(parts)
+        found += [x for _, x in (sorted(mine, key=lambda x: x[0].first if x[0] else 0) if of else mine)]
     return found
 
 

@@ -11,7 +11,7 @@ from compiler.evaluate import limits, static
 from compiler.evaluate.calls import bind, bind_defaults
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
-from compiler.evaluate.inner_loops import loops_around
+from compiler.evaluate.inner_loops import by_iteration, loops_around, take_apart
 from compiler.evaluate.layers import LoopCuts, ScopeRange, bounds_of
 from compiler.evaluate.offloads import classes_of, offload_rule, run_rule
 from compiler.evaluate.orders import add_order
@@ -297,13 +297,10 @@ class Expander:
 
     def _pipeline(self, statement: ast.Pipeline, scope: Scope) -> None:
         axis = self.axis(statement.axis, scope)
-        named = [(name, part) for part in statement.parts for name in self._parts(part, scope)]
-        apart = loops_around(named, axis, self.index) if self.index is not None else {}
-        for loop, count in apart.items():
-            cut = self.cuts.setdefault(loop, LoopCuts(self.span(statement)))
-            cut.edges.update(range(count + 1))
-            cut.apart = True
-        index = None if apart else self.index  # else what is cut has its numbers once they are apart
+        parts = [(name, part) for part in statement.parts for name in self._parts(part, scope)]
+        named, index = by_iteration(parts, self.pieces), self.index
+        if index is not None and take_apart(loops_around(named, axis, index), self.cuts, self.span(statement)):
+            index = None  # what is cut is known once they are apart
         rule = pipeline_rule(statement, named, axis, scope, index, self.span(statement), self.rules.pipelines)
         self.rules.pipelines.append(rule)
         found = schedule_microbatches(statement.schedule, scope) if statement.schedule is not None else None

@@ -313,7 +313,22 @@ class _Parser(ScheduleParser):
             chunk = self.natural() if self.take_word("chunk") else 0
             frozen = self.take_word("frozen")
             self.end_line()
-            given = (name, role, type, layout, chunk, init, memory, logical, frozen, numbers, whole, cache, within, tuple(iterations))
+            given = (
+                name,
+                role,
+                type,
+                layout,
+                chunk,
+                init,
+                memory,
+                logical,
+                frozen,
+                numbers,
+                whole,
+                cache,
+                within,
+                tuple(iterations),
+            )
             return StateDecl(*given)
         except ParcError as error:
             self.skip(error)

@@ -7,8 +7,8 @@ from zlib import crc32
 
 import parc.exporting.torch.comm
 import parc.exporting.torch.emitters  # noqa: F401 (both enter their emitters)
-from compiler.declared import bounded, logical
-from compiler.graph import Dim, Node, Type
+from compiler.declared import bounded, logical, logical_type, range_of
+from compiler.graph import Node, Type
 from compiler.layout import TIME
 from compiler.numbering import Ranks
 from compiler.ops.comm import Comm
@@ -22,7 +22,6 @@ from compiler.program import (
     For,
     Function,
     FunctionPhase,
-    LoopRange,
     Program,
     Run,
     StateDecl,
@@ -228,16 +227,16 @@ class _Class:
         ]
         for s in self.cls.states:
             if s.role is Role.OUTPUT:
-                r = _range(s, self.cls)
+                r = range_of(s, self.cls)
                 loop = f"({s.type.index(r.dim)}, {affine(r.start)}, {r.count})" if r is not None else "None"
-                own, axes = TIME in s.layout.split_axes, _axes_of(s.layout.dims)
+                own, axes, whole = TIME in s.layout.split_axes, _axes_of(s.layout.dims), logical_type(s, self.cls)
                 name = string(logical(s))
-                lines.append(f"    {string(s.name)}: ({name}, {_shape(_whole(s, r))}, {axes}, {loop}, {own}),")
+                lines.append(f"    {string(s.name)}: ({name}, {_shape(whole)}, {axes}, {loop}, {own}),")
         return "\n".join([*lines, "}"])
 
     def _buffer(self, s: StateDecl) -> str:
-        r = _range(s, self.cls)
-        type = _whole(s, r)
+        r = range_of(s, self.cls)
+        type = logical_type(s, self.cls)
         kind, args = (s.init.kind, s.init.args) if s.init is not None else ("zeros", ())
         name = logical(s)
         axes = tuple_of([quoted(a) if a else "()" for a in s.layout.dims]) if s.layout.dims else "()"
@@ -245,6 +244,8 @@ class _Class:
         text = f"{string(name)}, {crc32(name.encode())}, {_shape(type)}, {axes}, {DTYPES[s.type.dtype]}, {init}"
         if r is not None:
             text += f", ({s.type.index(r.dim)}, {affine(r.start)}, {r.count})"
+        if s.iterations:
+            text += f", front={tuple_of([str(i.first) for i in s.iterations])}"
         return text
 
     def _asks(self, written: dict[str, Written]) -> str:
@@ -332,18 +333,3 @@ def _axes_of(dims: Sequence[Sequence[str]]) -> str:
 
 def _shape(type: Type) -> str:
     return tuple_of(map(str, type.shape)) if type.dims else "()"
-
-
-def _range(s: StateDecl, cls: DeviceClass) -> LoopRange | None:
-    """The part of a cut loop that a buffer holds."""
-    for r in cls.ranges:
-        if r.chunk == s.chunk and s.type.has(r.dim) and s.type.size(r.dim) == r.count:
-            return r
-    return None
-
-
-def _whole(s: StateDecl, r: LoopRange | None) -> Type:
-    """The type of the whole tensor, with all iterations."""
-    if r is None:
-        return s.type
-    return Type(s.type.dtype, tuple(Dim(*r.whole) if d.name == r.dim else d for d in s.type.dims))

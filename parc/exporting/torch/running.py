@@ -60,23 +60,24 @@ def turn(name, k, chunks):
 '''
 
 _BUFFER = '''
-PIECES = {}  # of each buffer: the whole tensor's name and shape, and the spans of it that are here
+PIECES = {}  # of each buffer: the whole tensor's name and shape, its place in front, the spans that are here
 
 
-def buffer(given, key, name, seed, whole, axes, dtype, kind, arguments, loop=None, i=0):
+def buffer(given, key, name, seed, whole, axes, dtype, kind, arguments, loop=None, front=(), i=0):
     """This device's piece of a tensor: of one that is given, or as it begins. loop: the dim of a loop's iterations, the
-    first that this stage has, and how many; i: the micro-batch, of what each has a part of its own of."""
+    first that this stage has, and how many; front: the iterations of loops that it is of, whose dims the tensor has in
+    front; i: the micro-batch, of what each has a part of its own of."""
     starts, shape, spans = [], [], []
-    for dim, (size, split) in enumerate(zip(whole, axes)):
+    for dim, (size, split) in enumerate(zip(whole[len(front):], axes)):
         _, first, size = loop if loop and loop[0] == dim else (dim, 0, size)
         low, used, length = span(size, split, i)
         shape.append(length)
         starts.append(first + min(low, size))
         spans.append((starts[-1], starts[-1] + used))
-    PIECES[key, i] = name, whole, spans
+    PIECES[key, i] = name, whole, front, spans
     if name not in given:
-        return initial(kind, arguments, seed, whole, starts, shape, dtype)
-    x = given[name].to(DEVICE, dtype)[tuple(slice(*span) for span in spans)].clone()
+        return initial(kind, arguments, seed, whole, [*front, *starts], [*[1] * len(front), *shape], dtype).view(shape)
+    x = given[name].to(DEVICE, dtype)[front][tuple(slice(*span) for span in spans)].clone()
     for dim, size in enumerate(shape):
         x = filled(x, dim, size)
     return x
@@ -292,8 +293,8 @@ def _keep(several: bool, timed: bool, more: bool) -> str:
         lines.append("    every = [mine]")
     lines += [
         "    found = {}",
-        "    for name, shape, spans, x in (piece for pieces in every for piece in pieces):",
-        "        there = found.setdefault(name, torch.empty(shape, dtype=x.dtype))",
+        "    for name, shape, front, spans, x in (piece for pieces in every for piece in pieces):",
+        "        there = found.setdefault(name, torch.empty(shape, dtype=x.dtype))[front]",
         "        there[tuple(slice(*s) for s in spans)] = x[tuple(slice(0, high - low) for low, high in spans)]",
         "    torch.save(found, path)",
     ]
