@@ -133,9 +133,8 @@ def build_job(
         model, other = _try(session, lambda: [m and ordered(m, rules) for m in pair]) or pair
     updates = _try(session, lambda: _updates(session, module, entry, tasks, model, names, precision))
     if serial and written and updates is not None and model is not None and tasks.optimizer is not None:
-        where, by = next(iter(cuts.values())).span, tasks.optimizer.call.function.id
-        both = (written[0], serial[0]), (model, updates[0])
-        _try(session, lambda: check_cut(*both, by, where))
+        both, by = ((written[0], serial[0]), (model, updates[0])), tasks.optimizer.call.function.id
+        _try(session, lambda: check_cut(*both, by, next(iter(cuts.values())).span))
     data = _try(session, lambda: _data(tasks.data, module, model)) if session.sizes is None else None
     seed = _try(session, lambda: _seed(tasks.seed, module))
     if session.failures > before or model is None or plan is None or updates is None or seed is None:

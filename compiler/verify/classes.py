@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 
+from compiler.declared import logical
 from compiler.graph import Value
 from compiler.layout import TIME
 from compiler.origin import DECLARED, Role
@@ -44,6 +46,7 @@ def check_classes(program: Program, report: Report) -> None:
             _check_class(program, cls, c, report)
     if not report.failed:
         _check_coverage(program, report)
+        _check_iterations(program, report)
 
 
 def _check_ways(program: Program, report: Report) -> None:
@@ -100,6 +103,22 @@ def _check_coverage(program: Program, report: Report) -> None:
             at += count
         if at != total:
             report.error("E0650", Site(found[-1][3]), f"loop {dim}: iteration {at} of {total} is on no stage")
+
+
+def _check_iterations(program: Program, report: Report) -> None:
+    """Of weights that are renewed, each iteration that stands by itself is somewhere."""
+    there: dict[str, set[tuple[int, ...]]] = {}
+    whole: dict[str, tuple[int, StateDecl]] = {}
+    for c, cls in enumerate(program.classes):
+        for s in cls.states:
+            if s.iterations and s.role is Role.WEIGHT and not s.frozen:
+                there.setdefault(logical(s), set()).add(tuple(i.first for i in s.iterations))
+                whole.setdefault(logical(s), (c, s))
+    for name, (c, s) in whole.items():
+        count = prod(i.total for i in s.iterations)
+        if len(there[name]) != count:
+            message = f"{name}: of {plural(count, 'iteration')} of {', '.join(i.label for i in s.iterations)}"
+            report.error("E0650", Site(c), f"{message} only {len(there[name])} on a stage")
 
 
 def _twice(names: Iterable[object]) -> list[object]:

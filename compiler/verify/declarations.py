@@ -76,6 +76,8 @@ def _state(s: StateDecl) -> Iterator[tuple[str, str, str | None]]:
             yield "E0670", problem, near or "`= normal(0.02)`; also zeros, ones, constant(x), uniform(low, high)"
         if s.within is not None and (wrong := _outside(s.type, *s.within)) is not None:
             yield "E0671", wrong, "`within 0..49`: integers of its type"
+        if (wrong := _iterations(s)) is not None:
+            yield "E0650", wrong, "`part of block.w iteration 2 of block 3`: its tensor has that dim in front"
         if s.layout.halo:
             yield "E0613", "it lives across steps, and has borders", "`halo` fetches borders where they are needed"
     elif s.init is not None or s.within is not None:
@@ -83,6 +85,17 @@ def _state(s: StateDecl) -> Iterator[tuple[str, str, str | None]]:
         yield "E0670", "it begins a step with nothing", f"only {', '.join(LASTING)} have {begins}"
     if s.role in NUMBERS and s.type.dims:
         yield "E0674", f"it is {s.type}", f"{', '.join(NUMBERS)} are single numbers"
+
+
+def _iterations(s: StateDecl) -> str | None:
+    """What is wrong with the iterations that a buffer is of."""
+    labels = [i.label for i in s.iterations]
+    for i in s.iterations:
+        if not i.first < i.total:
+            return f"there is no iteration {i.first} of {i.label}, which has {i.total}"
+        if s.type.has(i.label) or labels.count(i.label) > 1:
+            return f"it is of one iteration of {i.label}, and has that dim besides"
+    return "it is of one iteration, and part of nothing" if labels and not s.whole else None
 
 
 _LIST = (

@@ -34,6 +34,7 @@ from compiler.program import (
     Run,
     StateDecl,
     Update,
+    WholeLoop,
 )
 from compiler.text.attrs import OPS
 from dsl.printable import legible
@@ -151,7 +152,8 @@ def states(draw: st.DrawFn, axes: tuple[Axis, ...]) -> StateDecl:
     name = draw(names)
     logical = draw(names | st.just(name.split("#")[0]))
     of = (*draw(types(axes)), draw(chunk_numbers), draw(inits), draw(MEMORIES), logical)
-    return StateDecl(name, draw(role), *of, cache=draw(CACHES))
+    loops = st.lists(st.builds(WholeLoop, names, naturals, naturals), max_size=2).map(tuple)
+    return StateDecl(name, draw(role), *of, cache=draw(CACHES), iterations=draw(loops))
 
 
 @st.composite
