@@ -63,8 +63,8 @@ def apart_in(path: str, pieces: Mapping[str, LoopPiece]) -> tuple[LoopPiece, ...
 
 
 def parts_of(text: str, pieces: Iterable[LoopPiece]) -> list[str]:
-    """The paths of what there is of a loop, by its label or path in the model, or of a scope in iterations that stand by
-    themselves; the text itself if it is not cut."""
+    """The paths of what there is of a loop, by its label or path in the model, or of a scope in one that is taken apart;
+    the text itself if it is not cut."""
     known = tuple(pieces)
     found = [p.path for p in known if text in (p.of, p.of_path)]
     found = found or [i.path for p in known for i in p.inner if text in (i.of, i.of_path)]

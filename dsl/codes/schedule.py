@@ -250,10 +250,12 @@ CODES: tuple[Code, ...] = (
     Code(
         "E0553",
         "a pipeline through an inner loop",
-        "Stages are cut out of a loop that stands by itself, not of one inside another loop: cut that one. Values\n"
-        "would go round through the stages once for each of its iterations, and each stage would have a part of each.",
+        "To cut a loop that stands in another, the outer one is taken apart: each of its iterations stands by\n"
+        "itself, and what is cut is the row of the inner loops. The outer one is a `repeat` at the top of the model,\n"
+        "of at most 64 iterations, and the other stands directly in it. The loss needs a weight in all of them, or in\n"
+        "none.",
+        _file("pipeline again on pp, schedule gpipe(microbatches = 2)").replace("repeat 8", "repeat 80"),
         _file("pipeline again on pp, schedule gpipe(microbatches = 2)"),
-        _file("pipeline block on pp, schedule gpipe(microbatches = 2)"),
     ),
     Code(
         "E0554",

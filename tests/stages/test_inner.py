@@ -4,9 +4,20 @@ with all that strategies have, checkpoints of it, and what is refused."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+import parc
+from compiler.driver import Compiled
+from compiler.origin import Role
+from compiler.program import Program
+from compiler.verify import verify
+from dsl.diagnostics import ParcError
+from dsl.source import Source
+from runtime.prove import prove, random_batch
+from runtime.stacked import Emulator
 from tests.stages.build import judged
 
 MODEL = """
@@ -44,30 +55,154 @@ model m(groups, layers) {
 """
 
 
-def text(mesh: str, rules: Sequence[str], optimizer: str = "adamw(lr = 0.1, clip = 0.5)", sizes: str = "3, 4") -> str:
+def text(mesh: str, rules: Sequence[str], optimizer: str = "adamw(lr = 0.1, clip = 0.5)", sizes: str = "3, 2") -> str:
     lines = "\n".join(f"  {r}" for r in [f"mesh ({mesh})", *rules])
     job = f"job j {{\n  train m({sizes}) using plan\n  optimizer {optimizer}\n}}\n"
     return f"{MODEL}\nstrategy plan for m {{\n{lines}\n}}\n\n{job}"
 
 
+PIPELINE = "pipeline group.layer on pp, schedule one_f_one_b(microbatches = 2)"
 ORDERS = {
-    "gpipe": "pipeline group.layer on pp, schedule gpipe(microbatches = 2)",
+    "gpipe": "pipeline group.layer, group.global on pp, schedule gpipe(microbatches = 2), cuts [2]",
     "one_f_one_b": "pipeline layer on pp, schedule one_f_one_b(microbatches = 4)",
     "interleaved": "pipeline group.layer on pp, schedule interleaved(microbatches = 4, chunks = 3)",
-    "zero_bubble": "pipeline group.layer on pp, schedule zero_bubble(microbatches = 4), cuts [7]",
+    "zero_bubble": "pipeline group.layer on pp, schedule zero_bubble(microbatches = 4), cuts [3]",
 }
 WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "dp": ("dp = 2", ("split b on dp",)),
     "zero_1": ("z = 2", ("data_parallel(z)", "optimizer_parallel(z, 1)")),
     "zero_3": ("z = 2", ("fsdp(z)",)),
     "tp": ("tp = 2", ("split f on tp",)),
-    "recompute": ("", ("recompute group.layer",)),
-    "ranges": ("", ("recompute group[1..3].layer.mlp", "recompute group.global")),
+    "recompute": ("", ("recompute group",)),
+    "ranges": ("np = 2", ("recompute group[1..3].layer.mlp", "megatron(np) in group[1]")),
+    "by_hand": ("hp = 2", ("implement group.layer.mlp by tensor_parallel_mlp(hp)", "recompute group.layer")),
+    "host": ("", ("offload optimizer, activations to host",)),
 }
+ALWAYS = {("gpipe", "by_hand"), ("interleaved", "zero_3"), ("zero_bubble", "ranges"), ("one_f_one_b", "zero_1")}
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("beside", WITH)
+def _pairs() -> list[object]:
+    pairs = [(a, b) for a in ORDERS for b in WITH]
+    marks = [() if pair in ALWAYS else pytest.mark.nightly for pair in pairs]
+    return [pytest.param(a, b, id=f"{a}-{b}", marks=m) for (a, b), m in zip(pairs, marks, strict=True)]
+
+
+@pytest.mark.parametrize(("order", "beside"), _pairs())
 def test_pairs(order: str, beside: str) -> None:
     mesh, rules = WITH[beside]
     judged(text(", ".join(filter(None, ("pp = 2", mesh))), (*rules, ORDERS[order])))
+
+
+BOTH_WAYS = """order pp[0] {
+    F[0] F1[2] F[1] B1[2] F1[3] B[0] B1[3] B[1]
+  }
+  order pp[1] {
+    F1[2] F[0] F1[3] B[0] F[1] B1[2] B[1] B1[3]
+  }"""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("optimizer", ["lamb(lr = 0.1)", "rowwise_adagrad(lr = 0.1)", "lazy_adam(lr = 0.1)"])
+def test_ways_and_optimizers(optimizer: str) -> None:
+    """Copies of stages, whose gradients are summed; tables in a group are dense, as they are in the loop."""
+    pipeline = "pipeline group.layer on pp, schedule by_hand(microbatches = 4), chunks both_ways"
+    plain = text("pp = 2", (pipeline, BOTH_WAYS), optimizer)
+    states = "    state seen[d]\n    seen = 0.9 * seen + 0.1\n    x = x + shift * seen\n"
+    table = "    weight own[v, d] ~ normal(0.5)\n    x = x + shift + take(own, words, over v)\n"
+    judged(plain.replace(states, table))
+
+
+@pytest.fixture(scope="module")
+def compiled() -> tuple[Compiled, Compiled]:
+    """In a pipeline of two, and on one device."""
+    rules = ("data_parallel(z)", "optimizer_parallel(z, 1)", PIPELINE)
+    piped, plain = text("pp = 2, z = 2", rules), text("dp = 1", ())
+    both = [parc.compile(Source("main.par", t), double=True) for t in (piped, plain)]
+    return both[0], both[1]
+
+
+def test_checkpoints_are_those_of_the_loops_as_they_are_written(
+    compiled: tuple[Compiled, Compiled],
+) -> None:
+    """What one program has learned goes on in the other, and both come to the same."""
+    one, other = (Emulator(c.program) for c in compiled)
+    batches = [random_batch(compiled[1].program.inputs, 0, step) for step in range(2)]
+    one.step(batches[0])
+    assert not any("group_" in name for name in one.lasting) and one.lasting == other.lasting
+    assert one.lasting["group.layer.mlp.w1"].shape == (3, 2, 4, 8)
+    other.put({**one.weights(), **one.states()})
+    for run in (one, other):
+        run.steps = 1
+        run.step(batches[1])
+    found, want = ({**run.weights(), **run.states()} for run in (one, other))
+    assert found.keys() == want.keys()
+    for name in want:
+        assert np.allclose(found[name], want[name], rtol=1e-9, atol=1e-12), name
+
+
+def _moved(program: Program, number: int) -> Program:
+    """The program in which what is of the second group says that it is of another."""
+    classes = []
+    for cls in program.classes:
+        states = [
+            replace(s, iterations=tuple(replace(i, first=number) for i in s.iterations))
+            if s.role in (Role.WEIGHT, Role.OPTIMIZER, Role.GRADIENT) and any(i.first == 1 for i in s.iterations)
+            else s
+            for s in cls.states
+        ]
+        classes.append(replace(cls, states=tuple(states)))
+    return program.with_classes(tuple(classes))
+
+
+def test_a_lost_iteration_is_found(compiled: tuple[Compiled, Compiled]) -> None:
+    program, training = compiled[0].program, compiled[0].training
+    assert not verify(program)
+    found = [(d.code, d.message) for d in verify(_moved(program, 0))]
+    assert ("E0650", "stage 0: group.shift: of 3 iterations of group only 2 on a stage") in found
+    with pytest.raises(ParcError, match="E0703"):
+        prove(training, _moved(program, 0))
+    outside = verify(_moved(program, 3))[0]
+    assert outside.code == "E0650" and "there is no iteration 3 of group, which has 3" in outside.message
+
+
+@pytest.mark.parametrize(
+    ("rule", "sizes", "code", "part"),
+    [
+        (PIPELINE, "65, 1", "E0553", "`group` around it has 65 iterations"),
+        (PIPELINE.replace("group.layer", "deep"), "3, 2", "E0553", "`group.layer.deep` cannot be cut: it stands in"),
+        (PIPELINE, "1, 1", "E0408", "`group[0].layer` has 1 iteration, too few for 2 stages"),
+        (f"{PIPELINE}, cuts [7]", "3, 2", "E0409", "there are 6"),
+        (f"{PIPELINE}\n  pipeline group on pp", "3, 2", "E0415", "cut twice"),
+        (f"{PIPELINE}\n  place group.global on pp[1]", "3, 2", "E0551", "`group[0].global` is on another place"),
+    ],
+)
+def test_wrong_ones(rule: str, sizes: str, code: str, part: str) -> None:
+    with pytest.raises(ParcError) as caught:
+        parc.compile(Source("main.par", text("pp = 2", (rule,), sizes=sizes)))
+    found = caught.value.diagnostics
+    assert [d.code for d in found] == [code] and part in found[0].message and found[0].help
+    for d in found:  # what is apart is named as rules name it
+        assert "group_" not in " ".join([d.message, d.help or "", *(note for note, _ in d.notes)])
+
+
+def test_updates_by_all_groups_together_are_refused() -> None:
+    own = "\noptimizer together(lr) {\n  w = w - lr * g / (1.0 + sum(w * w))\n}\n"
+    with pytest.raises(ParcError) as caught:
+        parc.compile(Source("main.par", text("pp = 2", (PIPELINE,), "together(lr = 0.1)") + own))
+    assert [d.code for d in caught.value.diagnostics] == ["E0442"]
+
+
+def test_a_weight_that_the_last_group_needs_not_is_refused() -> None:
+    """In the loop it is trained, with a gradient of zero there; by itself it would be frozen."""
+    unused = "    x = x + side\n    weight aside[d] ~ normal(0.5)\n    side = side + aside * x\n"
+    source = text("pp = 2", (PIPELINE,)).replace("    x = x + dropout(mlp(layer_norm(x), 8), 0.1) as global\n", unused)
+    source = source.replace("  repeat groups as group {", "  side = zeros(b, s, d)\n  repeat groups as group {")
+    with pytest.raises(ParcError) as caught:
+        parc.compile(Source("main.par", source))
+    assert [d.code for d in caught.value.diagnostics] == ["E0553"]
+    assert "`group[2].aside`" in caught.value.diagnostics[0].message
+
+
+def test_on_one_place_it_stays_a_loop() -> None:
+    program = parc.compile(Source("main.par", text("pp = 1", (PIPELINE,)))).program
+    assert "group_0" not in str(program)

@@ -236,7 +236,7 @@ def compiled(model: str, pipeline: str, stages: int = 2) -> Compiled:
         ("images", "pipeline stem, frist, second, head on pp", "E0408", "no scope called `frist`"),
         ("images", "pipeline stem, first, stem, head on pp", "E0415", "`stem` is cut twice"),
         ("images", "pipeline first, stem, second, head on pp", "E0552", "`stem`"),
-        ("inner", "pipeline block on pp, cuts [1, 2, 3]", "E0553", "no loop block at the top"),
+        ("inner", "pipeline block on pp, cuts [1, 2, 7]", "E0409", "without iterations"),
     ],
 )
 def test_what_is_wrong_with_a_row(model: str, pipeline: str, code: str, says: str) -> None:
