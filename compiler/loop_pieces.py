@@ -63,7 +63,7 @@ def apart_in(path: str, pieces: Mapping[str, LoopPiece]) -> tuple[LoopPiece, ...
 
 
 def parts_of(text: str, pieces: Iterable[LoopPiece]) -> list[str]:
-    """The paths of what there is of a loop, by its label or path in the model, or of a scope in one that is taken apart;
+    """The paths of what there is of a loop, by its label or path in the model, or of a scope in one that is apart;
     the text itself if it is not cut."""
     known = tuple(pieces)
     found = [p.path for p in known if text in (p.of, p.of_path)]
