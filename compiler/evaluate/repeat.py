@@ -64,7 +64,7 @@ def _taken_apart(statement: ast.Repeat, scope: Scope, count: int, label: str, pa
         piece = LoopPiece(f"{label}_{i}_{i + 1}", own, label, path, i, 1, count, apart=True)
         making.pieces[own] = piece
         making.session.pieces.append(piece)
-        making.apart = Apart(piece, labels)
+        making.apart = Apart(piece)
         inner = Scope(scope.module, making, scope.frame, own, scope.what)
         inner.in_repeat = inner.in_loop = True
         inner.vars, inner.dims, inner.rest = dict(scope.vars), dict(scope.dims), dict(scope.rest)
@@ -93,10 +93,14 @@ def _named(statement: ast.Repeat | ast.Scan, scope: Scope) -> tuple[str, str]:
     span, making, apart = statement.label.span, scope.making, scope.making.apart
     label = making.named("label", statement.label.id, span, making.labels)
     path = scope.child_path(statement.label.id, span)
+    if label in making.inner_labels:
+        raise fail(
+            "E0306", f"`{label}` is the label of a `repeat`, and what parc calls another one", span, help="rename it"
+        )
     if apart is None or scope.frame.parent is not None:
         return label, path
-    own = making.named("label", f"{label}_{apart.piece.first}", span, apart.labels)  # another one in each iteration
-    making.labels.fresh(own)
+    own = f"{label}_of_{apart.piece.label}"  # each iteration has another, and `label` is what it is in the loop
+    making.inner_labels.add(own)
     apart.inner.append(InnerLoop(own, path, label, whole_path(path, making.pieces)))
     return own, path
 

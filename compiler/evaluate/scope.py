@@ -94,6 +94,7 @@ class Making:
         self.states: dict[str, State] = {}  # by what the optimizer calls them
         self.pieces: dict[str, LoopPiece] = {}  # of loops that are cut, by path
         self.apart: Apart | None = None  # the iteration by itself in which this is
+        self.inner_labels: set[str] = set()  # of loops in such iterations
         self.model_states: list[StateVar] = []
         self.counts: dict[str, Value] = {}  # of dims with a run-time size: how many positions count
         self.used_dims: set[str] = set()  # names of all dims that tensors have
@@ -133,10 +134,9 @@ class Making:
 
 @dataclass(slots=True)
 class Apart:
-    """An iteration that stands by itself while it is evaluated. labels: those outside; inner: the loops in it."""
+    """An iteration that stands by itself while it is evaluated. inner: the loops in it."""
 
     piece: LoopPiece
-    labels: Names
     inner: list[InnerLoop] = field(default_factory=list)
 
 

@@ -26,6 +26,14 @@ use std.layers
 use std.optimizers
 use std.tactics
 
+fn bent(x[..., d]) {
+  repeat 2 as after {
+    weight gain[d] ~ normal(0.5)
+    x = x + gain * tanh(x)
+  }
+  return x
+}
+
 model m(groups, layers) {
   dim b = 8, s = 2, d = 4, v = 6
   input words, targets : int32[b, s] in 0..v
@@ -44,10 +52,7 @@ model m(groups, layers) {
       }
     }
     x = x + dropout(mlp(layer_norm(x), 8), 0.1) as global
-    repeat 2 as after {
-      weight gain[d] ~ normal(0.5)
-      x = x + gain * tanh(x)
-    }
+    x = bent(bent(x))
   }
   logits[b, s, v] = layer_norm(x) @ table
   loss cross_entropy(logits, targets, over v)
