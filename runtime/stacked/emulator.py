@@ -32,6 +32,7 @@ from runtime.numpy.pool import ArrayPool
 from runtime.readable import Readable
 from runtime.stacked.early import added_early
 from runtime.stacked.files import beginning, held, in_file
+from runtime.stacked.slices import saved_in_slices
 from runtime.stacked.straight import Slots, Straight, compile_function
 from runtime.stacked.tallies import Tallies
 from runtime.state import Piece, initial_array
@@ -244,7 +245,8 @@ def _prepare(program: Program, planner: Planner) -> list[tuple[DeviceClass, _Sta
             {key: i for i, key in enumerate(inputs_of(cls))},
             {(r.dim, r.count, r.chunk): i for i, r in enumerate(cls.ranges)},
         )
-        functions = {f.key: compile_function(f, early, program, slots, planner) for f in early.functions}
+        sliced = saved_in_slices([f.body for f in early.functions], early.states)
+        functions = {f.key: compile_function(f, early, program, slots, planner, sliced) for f in early.functions}
         traffic = {f.key: volumes(f.body, program.sizes) for f in cls.functions}
         found.append((cls, _Stage(cls, slots, functions, traffic, {s.name: s for s in early.states})))
     return found
