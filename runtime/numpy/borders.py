@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from runtime.numpy.base import Array, CallContext, inverse

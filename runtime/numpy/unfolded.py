@@ -33,7 +33,7 @@ WIDE = ("f32", "f64")
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """A fold of a dim: local values of its operand and its result; joined: the axes whose devices have pieces of the dim
+    """A fold of a dim: local values of its operand and its result; joined: the axes whose devices have pieces of it
     that stand one behind the other in memory, so that what each has of its neighbours' elements is added there."""
 
     op: Fold

@@ -157,7 +157,7 @@ class _Blocks:
                 _added(half, _pairs(pair, -2))
 
     def sums(self, y: Array) -> Array:
-        """Of y [others…, places…, columns]: sums over places of products of what is split, [4^dims, channels, columns]."""
+        """Of y [others…, places…, columns], spread: sums over places of products, [4^dims, channels, columns]."""
         x, dims = self.x, self.x.dims
         channels, n = x.base.shape[-1], self.columns
         spare = self.ctx.empty((4 * 2 * self.most * max(channels * 2, n),), x.base.dtype) if dims == 2 else None
@@ -173,7 +173,7 @@ class _Blocks:
         return total
 
     def split(self, x: Array, into: Array, spare: Array | None) -> Array:
-        """Of what windows see [others…, places + 2…, channels], the left factors: [4, (4,) others…, halves…, channels]."""
+        """What windows see [others…, places + 2…, channels] -> left factors [4, (4,) others…, halves…, channels]."""
         if spare is not None:
             x = _split(x, x.ndim - 3, spare)
         return _split(x, x.ndim - 2, into)
