@@ -71,10 +71,10 @@ def made_again(functions: Sequence[Graph], sliced: frozenset[str]) -> list[Graph
         if _cheap(maker) and all(n in taken and n not in gone and taken[n].loop is taken[name].loop for n in of):
             gone[name] = tuple(of)
     found = list(functions)
-    for name, of in gone.items():
+    for name, operands in gone.items():
         maker = made[name].maker
         assert maker is not None
-        inputs = [taken[n].slice for n in of]
+        inputs = [taken[n].slice for n in operands]
         found[taken[name].function] = _with(found[taken[name].function], taken[name], maker, inputs)
     for at, body in enumerate(found):
         found[at] = _without(body, {made[n].save.inputs[0].name for n in gone if made[n].function == at}, set(gone))

@@ -62,12 +62,10 @@ def in_slices(body: Graph, saved: frozenset[str]) -> frozenset[str]:
     return frozenset(name for name in made if name not in other and name not in results)
 
 
-def read_last(body: Graph, loop: Node, dying: Iterable[str], lists: frozenset[str]) -> set[str]:
-    """The lists of which a loop, which needs them last, can let go slice by slice: nobody has them besides."""
-    shared = {n.inputs[0].name for n in body.nodes if isinstance(n.op, Save)}
-    shared |= {n.output.name for n in body.nodes if isinstance(n.op, Load) and not n.op.last}
+def read_last(loop: Node, dying: Iterable[str], lists: frozenset[str]) -> set[str]:
+    """The lists of which a loop, which needs them last, can let go slice by slice: each value is a list of its own."""
     names = [v.name for v in loop.inputs]
-    return {n for n in dying if n in lists and n not in shared and names.count(n) == 1}
+    return {n for n in dying if n in lists and names.count(n) == 1}
 
 
 def slice_of(x: Array) -> Array:

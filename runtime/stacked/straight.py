@@ -225,10 +225,13 @@ class _Writer(StraightLine):
                 add = self.bind(accumulator(slots.states[op.name], *self.combination(op.name, instr.inputs[0].name)))
                 return [f"{add}(g, {args[0]})"]
             case Save():
-                return [f"g.saved[{op.name!r}, ctx.micro] = {args[0]}"]
+                kept = f"list({args[0]})" if instr.inputs[0].name in self.lists else args[0]
+                return [f"g.saved[{op.name!r}, ctx.micro] = {kept}"]
             case Load():
                 key = f"{op.name!r}, ctx.micro"
-                return [f"{result} = g.saved.pop(({key}))" if op.last else f"{result} = g.saved[{key}]"]
+                if op.last:
+                    return [f"{result} = g.saved.pop(({key}))"]
+                return [f"{result} = g.saved[{key}]" + ("[:]" if instr.output.name in self.lists else "")]
             case Send():
                 return [f"g.send({op.name!r}, ctx.micro, {chunk}, {op.to}, {args[0]})"]
             case Recv():
@@ -310,7 +313,7 @@ class _Writer(StraightLine):
         order = f"range({op.count - 1}, -1, -1)" if op.reverse else f"range({op.count})"
         self.put(depth, f"for {i} in {order}:")
         index = ", ".join([":"] * self.mesh.lead + [i])
-        last = read_last(self.body_of, instr, dying, self.lists)
+        last = read_last(instr, dying, self.lists)
         for variable, name in zip(variables[carries:stacks], given[carries:stacks], strict=True):
             self.put(depth + 1, f"{variable} = {names[name]}[{i if name in self.lists else index}]")
             if name in last:

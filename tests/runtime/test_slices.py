@@ -10,6 +10,7 @@ import runtime.stacked.emulator as emulator
 from compiler.ops.effects import Load
 from compiler.origin import Role
 from compiler.program import Program
+from compiler.text import parse_located
 from runtime.data.synthetic import synthetic
 from runtime.stacked import Emulator
 from runtime.stacked.again import made_again
@@ -17,6 +18,7 @@ from runtime.stacked.early import added_early
 from runtime.stacked.slices import saved_in_slices, slice_of
 from tests.runtime import models
 from tests.runtime.test_convolutions import resnet
+from tests.runtime.test_executors import agree
 
 CASES = [
     ("gpt", "dp=2 tp=2 zero=3 microbatches=2"),
@@ -82,3 +84,62 @@ def test_slices_are_let_go_as_they_are_read() -> None:
     backward = next(t for n, t in texts.items() if n == "B")
     loads = backward.count("g.saved.pop")
     assert 10 < backward.count("] = None") <= loads + 5
+
+
+TWICE = """\
+program twice
+mesh (dp=2)
+input x: f32[b=4]
+
+stage 0: devices 0..1 {
+  weight w: f32[block=3] = normal(1)
+  loss loss: f32[]
+  saved a: f32[block=3, b=2/dp]
+  saved c: f32[block=3, b=2/dp]
+  fn F {
+    %x: f32[b=2/dp] = input x
+    %w: f32[block=3] = read w
+    %y: f32[b=2/dp], %all: f32[block=3, b=2/dp] = repeat block 3 (
+      %x.in: f32[b=2/dp] = %x,
+      %w.slice: f32[] each %w,
+    ) {
+      %z: f32[b=2/dp] = mul %x.in, %w.slice
+      yield %z, %z
+    }
+    save %all as a
+    save %all as c
+  }
+  fn B {
+    %first: f32[block=3, b=2/dp] = load a
+    %then: f32[block=3, b=2/dp] = load a last
+    %other: f32[block=3, b=2/dp] = load c last
+    %zero: f32[b=2/dp] = full 0.0
+LOOPS    %loss.dp: f32[] pending(dp sum) = reduce %sum.other sum over b
+    %loss: f32[] = all_reduce %loss.dp sum over dp
+    accumulate %loss into loss
+  }
+  schedule {
+    F[0]
+    B[0]
+  }
+}
+"""
+LOOP = """\
+    %sum.NAME: f32[b=2/dp] = repeat block 3 reverse (
+      %c.NAME: f32[b=2/dp] = %START,
+      %s.NAME: f32[b=2/dp] each %NAME,
+    ) {
+      %n.NAME: f32[b=2/dp] = add %c.NAME, %s.NAME
+      yield %n.NAME
+    }
+"""
+
+
+def test_each_who_has_a_list_has_one_of_its_own() -> None:
+    """One value saved twice, one buffer loaded twice, in whatever order their loops let go of the slices."""
+    starts = {"then": "zero", "first": "sum.then", "other": "sum.first"}
+    loops = "".join(LOOP.replace("NAME", name).replace("START", start) for name, start in starts.items())
+    program = parse_located(TWICE.replace("LOOPS", loops))[0]
+    (cls,) = program.classes
+    assert saved_in_slices([f.body for f in cls.functions], cls.states) == {"a", "c"}
+    agree(program, 1e-6, steps=1)
