@@ -32,6 +32,7 @@ from runtime.numpy.base import (
     laid,
 )
 from runtime.numpy.patches import LARGE, by_rows, by_terms, is_matrix
+from runtime.numpy.winograd import rows_of, terms_of, windows_of
 
 _SMALL = 64  # up to this size a contiguous copy of a transposed operand pays
 
@@ -191,7 +192,7 @@ def _matmul(
     copy_b = k <= _SMALL and n <= _SMALL
     # What is no matrix in memory is made into one block by block: the operand with more rows by its rows.
     in_blocks = not batch and m * k >= LARGE
-    blocked = by_rows if m >= k else by_terms
+    by_row = m >= k
     declared = memory == out.names  # the result lies in memory as it is declared
     seen, shown = out.seen, out.shown
 
@@ -211,7 +212,12 @@ def _matmul(
             given, result = None, ctx.empty(memory_shape, a.dtype)
         target = result.transpose(to_product).reshape(product_shape)
         if apart:
-            blocked(ctx, a, len(rows), b, target)
+            places, inside = range(len(rows)), range(len(rows), a.ndim)
+            windows = windows_of(a, *((places, inside) if by_row else (inside, places)), n)
+            if windows is None:
+                (by_rows if by_row else by_terms)(ctx, a, len(rows), b, target)
+            else:
+                (rows_of if by_row else terms_of)(ctx, windows, b, target)
         else:
             np.matmul(a, b, out=target)
         return shown(result.transpose(to_out)) if given is None else given

@@ -34,6 +34,7 @@ from runtime.numpy.elementwise import operand_dtype
 from runtime.numpy.fused import Fused, is_view, reduced_axes
 from runtime.numpy.select import BITS, select
 from runtime.numpy.summed import inner
+from runtime.numpy.sums import sum_over
 
 Mask = tuple[bool, ...]
 
@@ -359,7 +360,7 @@ class _Writer:
     def reduce(self, i: int, instr: Node, fn: str, x: _Value, added: bool) -> None:
         out, axes = self.target(i, instr, added, ()), self.block_axes(instr)
         if added:
-            total = f"{self.bind(np.add.reduce)}({x.expr}, {axes}, None, None, True)" if axes else x.expr
+            total = f"{self.bind(sum_over)}({x.expr}, {axes})" if axes else x.expr
             self.lines.append(f"{out.expr} += {total}" if out.expr.startswith("r") else f"{out.expr}[...] = {total}")
         elif not axes:
             self.lines.append(f"{self.bind(np.copyto)}({out.expr}, {x.expr})")
@@ -368,7 +369,7 @@ class _Writer:
         elif ones := self.ones(axes, x):
             self.lines.append(f"{self.bind(blocks.row_sum)}({x.expr}, {out.expr}, {ones})")
         else:
-            self.lines.append(f"{self.bind(np.add.reduce)}({x.expr}, {axes}, None, {out.expr}, True)")
+            self.lines.append(f"{out.expr}[...] = {self.bind(sum_over)}({x.expr}, {axes})")
         self.drop_spare()
 
     def ones(self, axes: tuple[int, ...], x: _Value) -> str | None:

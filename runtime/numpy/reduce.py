@@ -8,6 +8,7 @@ import numpy as np
 
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from runtime.numpy.base import Array, Env, Kernel, LocalValue, finish, kernel
+from runtime.numpy.sums import sum_over
 
 
 @kernel(Reduce)
@@ -20,7 +21,12 @@ def plan_reduce(op: Reduce, ins: Sequence[LocalValue], outs: Sequence[LocalValue
         return lambda ctx, x: x.max(axis=axes)
     if ins[0].type.dtype == "int32":
         return lambda ctx, x: x.sum(axis=axes, dtype=np.int32)
-    return finish(lambda ctx, x: x.sum(axis=axes), outs[0].type.dtype)
+    left = tuple(i for i in range(len(ins[0].shape)) if i not in axes)
+    return finish(lambda ctx, x: _without(sum_over(x, axes), left), outs[0].type.dtype)
+
+
+def _without(x: Array, left: Sequence[int]) -> Array:
+    return x.reshape(tuple([x.shape[i] for i in left]))
 
 
 @kernel(Cumsum)

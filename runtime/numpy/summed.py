@@ -13,10 +13,12 @@ from compiler.graph import Type
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
 from compiler.ops.index import ScatterAdd, Take
+from compiler.ops.reduce import Reduce
 from dsl.data import dataclass
 from runtime.distribute import reduce_lead
 from runtime.numpy.base import Array, CallContext, Env, Kernel, LocalValue
 from runtime.numpy.disk import DiskArray
+from runtime.numpy.sums import sum_over
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ def plan_summed(op: Summed, ins: Sequence[LocalValue], outs: Sequence[LocalValue
         return product if times == 1 else lambda ctx, x, y: product(ctx, x, y) * np.asarray(times, x.dtype)
     if isinstance(op.op, ScatterAdd):
         return plan_scatter_add_over(op.op, ins, outs, env, sizes)
+    if isinstance(op.op, Reduce) and op.op.fn == "sum" and all(ins[0].lead[i] == n for i, n in sizes.items()):
+        axes = (*op.leads, *(env.lead + ins[0].type.index(d) for d in op.op.dims))
+        left = [i for i in range(env.lead + len(ins[0].type.dims)) if i < env.lead or i not in axes]
+        return lambda ctx, x: _at(sum_over(x, axes), left)
     every = replace(out, lead=tuple(sizes.get(i, n) for i, n in enumerate(out.lead)))
     each = plan(op.op, ins, (every,), env)
 
@@ -62,6 +68,11 @@ def plan_summed(op: Summed, ins: Sequence[LocalValue], outs: Sequence[LocalValue
     if whole is None:
         return summed
     return lambda ctx, x, i: summed(ctx, x, i) if isinstance(x, DiskArray) else whole(ctx, x, i)
+
+
+def _at(x: Array, axes: Sequence[int]) -> Array:
+    """With these axes alone; others are of size 1."""
+    return x.reshape(tuple([x.shape[i] for i in axes]))
 
 
 def _whole_take(op: Take, leads: Sequence[int], ins: Sequence[LocalValue], out: LocalValue, env: Env) -> Kernel | None:

@@ -11,7 +11,8 @@ from numpy.lib.stride_tricks import as_strided
 
 from compiler.ops.window import Fold, Window, span
 from runtime.available import require_memory
-from runtime.numpy.base import STORAGE, Array, Env, Kernel, LocalValue, finish, kernel
+from runtime.numpy.base import STORAGE, Array, CallContext, Env, Kernel, LocalValue, finish, kernel
+from runtime.numpy.borders import with_borders
 
 
 def _require(value: LocalValue, elements: int) -> None:
@@ -31,13 +32,10 @@ def plan_window(op: Window, ins: Sequence[LocalValue], outs: Sequence[LocalValue
     if low or high:
         _require(ins[0], prod(ins[0].shape) // size * (low + size + high))
     fill, stride = STORAGE[ins[0].type.dtype](op.fill), op.stride
-    before = (slice(None),) * axis
 
-    def window(ctx: object, x: Array) -> Array:
+    def window(ctx: CallContext, x: Array) -> Array:
         if low or high:
-            padded = np.full((*x.shape[:axis], low + size + high, *x.shape[axis + 1 :]), fill, x.dtype)
-            padded[(*before, slice(low, low + size))] = x
-            x = padded
+            x = with_borders(ctx, x, axis, low, high, fill)
         step = x.strides[axis]
         return as_strided(
             x,

@@ -34,6 +34,7 @@ from runtime.distribute import Array, parted_along, reduce_lead
 from runtime.mesh import Mesh
 from runtime.numpy import CallContext, rounded
 from runtime.numpy.base import inverse
+from runtime.numpy.borders import with_borders
 from runtime.numpy.shape import shifted, zigzag
 
 Step = Callable[[CallContext, Array], Array]
@@ -213,9 +214,7 @@ def halo(op: Halo, around: Around) -> Step:
     def step(ctx: CallContext, x: Array) -> Array:
         length = x.shape[at]
         joined = joining(ctx, x)
-        pads = [(0, 0)] * x.ndim
-        pads[at] = (op.left, starts[-1] + length - logical + op.right)
-        joined = np.pad(joined, pads, constant_values=op.fill)
+        joined = with_borders(ctx, joined, at, op.left, starts[-1] + length - logical + op.right, op.fill)
         width = op.left + length + op.right
         windows = np.lib.stride_tricks.sliding_window_view(joined, width, axis=at)
         even = starts == list(range(0, len(starts) * length, length))

@@ -7,7 +7,7 @@ played by events: groups take turns, an action runs when what it receives is the
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,10 @@ from runtime.numpy import CallContext, plan, rounded
 from runtime.numpy.disk import DiskArray
 from runtime.numpy.pool import ArrayPool
 from runtime.readable import Readable
+from runtime.stacked.again import made_again
 from runtime.stacked.early import added_early
 from runtime.stacked.files import beginning, held, in_file
+from runtime.stacked.slices import saved_in_slices
 from runtime.stacked.straight import Slots, Straight, compile_function
 from runtime.stacked.tallies import Tallies
 from runtime.state import Piece, initial_array
@@ -244,7 +246,10 @@ def _prepare(program: Program, planner: Planner) -> list[tuple[DeviceClass, _Sta
             {key: i for i, key in enumerate(inputs_of(cls))},
             {(r.dim, r.count, r.chunk): i for i, r in enumerate(cls.ranges)},
         )
-        functions = {f.key: compile_function(f, early, program, slots, planner) for f in early.functions}
+        bodies = [f.body for f in early.functions]
+        sliced = saved_in_slices(bodies, early.states)
+        run = [replace(f, body=b) for f, b in zip(early.functions, made_again(bodies, sliced))]
+        functions = {f.key: compile_function(f, early, program, slots, planner, sliced) for f in run}
         traffic = {f.key: volumes(f.body, program.sizes) for f in cls.functions}
         found.append((cls, _Stage(cls, slots, functions, traffic, {s.name: s for s in early.states})))
     return found

@@ -45,6 +45,7 @@ from runtime.stacked.called import (
 )
 from runtime.stacked.collectives import plan_comm
 from runtime.stacked.files import over, renewed, stack_in_file
+from runtime.stacked.slices import copy_of, in_slices, read_last, slice_of
 from runtime.stacked.tallies import BY_ROW, tallied
 from runtime.straight_line import StraightLine
 
@@ -73,11 +74,17 @@ class Straight:
 
 
 def compile_function(
-    function: Function, cls: DeviceClass, program: Program, slots: Slots, planner: Planner
+    function: Function,
+    cls: DeviceClass,
+    program: Program,
+    slots: Slots,
+    planner: Planner,
+    sliced: frozenset[str] = frozenset(),
 ) -> Straight:
-    """Plan every instruction and generate the text."""
+    """Plan every instruction and generate the text. sliced: saved buffers that are lists of slices."""
     waits = any(isinstance(i.op, (Recv, StageReduce)) for i in function.body.nodes)
     writer = _Writer(function, cls, program, slots, planner)
+    writer.lists = in_slices(function.body, sliced)
     writer.body(function.body, {}, 1)
     run, text = writer.compiled("g, ctx", program.name)
     return Straight(function.phase, function.chunk, waits, run, text)
@@ -93,6 +100,8 @@ class _Writer(StraightLine):
         self.reuses = reuses_of(function.body, cls.states, program.microbatches)
         self.buffers: dict[str, int] = {}
         """Values that are a weight or a state of its optimizer itself -> the slot."""
+        self.lists: frozenset[str] = frozenset()
+        """Stacks that are lists of their slices."""
         self.body_of = function.body  # whose nodes these are
         kept = [s.name for s in cls.states if s.role is Role.STATE and s.memory not in FILES]
         as_run = cache(lambda body: fuse(unfold(body, self.local), self.local))
@@ -216,10 +225,13 @@ class _Writer(StraightLine):
                 add = self.bind(accumulator(slots.states[op.name], *self.combination(op.name, instr.inputs[0].name)))
                 return [f"{add}(g, {args[0]})"]
             case Save():
-                return [f"g.saved[{op.name!r}, ctx.micro] = {args[0]}"]
+                kept = f"list({args[0]})" if instr.inputs[0].name in self.lists else args[0]
+                return [f"g.saved[{op.name!r}, ctx.micro] = {kept}"]
             case Load():
                 key = f"{op.name!r}, ctx.micro"
-                return [f"{result} = g.saved.pop(({key}))" if op.last else f"{result} = g.saved[{key}]"]
+                if op.last:
+                    return [f"{result} = g.saved.pop(({key}))"]
+                return [f"{result} = g.saved[{key}]" + ("[:]" if instr.output.name in self.lists else "")]
             case Send():
                 return [f"g.send({op.name!r}, ctx.micro, {chunk}, {op.to}, {args[0]})"]
             case Recv():
@@ -265,9 +277,14 @@ class _Writer(StraightLine):
             if name in dying and name not in given[carries:]:
                 self.put(depth, f"{names[name]} = None")  # only the loop needs it any more
         i = self.fresh()
-        stacked = _Stacks(i, {}, {}, {}, {})
+        stacked = _Stacks(i, {}, {}, {}, {}, set())
         for k, (out, name) in enumerate(zip(instr.outputs[carries:], results[carries:], strict=True), carries):
             names[out.name] = self.fresh()
+            if out.name in self.lists:
+                self.put(depth, f"{names[out.name]} = [None] * {op.count}")
+                stacked.filled.setdefault(name, []).append(names[out.name])
+                stacked.lists.add(names[out.name])
+                continue
             local = self.local(out)
             lies = self.reuses.get((id(instr), k)) if out.memory in FILES else None
             if lies is not None:  # its slices are renewed in the file
@@ -296,8 +313,11 @@ class _Writer(StraightLine):
         order = f"range({op.count - 1}, -1, -1)" if op.reverse else f"range({op.count})"
         self.put(depth, f"for {i} in {order}:")
         index = ", ".join([":"] * self.mesh.lead + [i])
+        last = read_last(instr, dying, self.lists)
         for variable, name in zip(variables[carries:stacks], given[carries:stacks], strict=True):
-            self.put(depth + 1, f"{variable} = {names[name]}[{index}]")
+            self.put(depth + 1, f"{variable} = {names[name]}[{i if name in self.lists else index}]")
+            if name in last:
+                self.put(depth + 1, f"{names[name]}[{i}] = None")
         for variable, name in zip(variables[stacks:], given[stacks:], strict=True):
             self.put(depth + 1, f"{variable} = {names[name]}")  # each time: the body lets go of it at its last use
         for p in op.body.inputs:
@@ -319,7 +339,7 @@ class _Writer(StraightLine):
     def place(self, stacks: _Stacks, out: Value, depth: int) -> str:
         """A variable with the slice that the value will fill, for its kernel to write there; None if there is none."""
         found = stacks.filled.get(out.name)
-        if not found or found[0] in stacks.alike:
+        if not found or found[0] in stacks.alike or found[0] in stacks.lists:
             return "None"
         place, shape = self.fresh(), self.local(out).shape
         unless = f" if {found[0]} is not None else None" if found[0] in stacks.sinks else ""
@@ -332,6 +352,10 @@ class _Writer(StraightLine):
         """Copy a value into its slices, but where its kernel wrote it; add it to those of the stack's sink."""
         place = stacks.places.pop(name, None)
         for k, stack in enumerate(stacks.filled.get(name, ())):
+            if stack in stacks.lists:
+                kept = copy_of if self.renewed.reads else slice_of
+                self.put(depth, f"{stack}[{stacks.index}] = {self.bind(kept)}({names[name]})")
+                continue
             when = f"if {names[name]} is not {place}: " if place and k == 0 else ""
             if stack in stacks.sinks:
                 self.put(depth, f"if {stack} is None: {stacks.sinks[stack]}(g, {stacks.index}, {names[name]})")
@@ -348,13 +372,14 @@ class _Writer(StraightLine):
 class _Stacks:
     """The stacks of a loop's results: the loop's counter, value -> variables of its stacks, value -> its slice,
     variable of a stack -> what adds a slice to its sink; alike: -> the call by which a slice goes where it lies as it
-    did when it was made."""
+    did when it was made; lists: stacks that are lists of slices."""
 
     index: str
     filled: dict[str, list[str]]
     places: dict[str, str]
     sinks: dict[str, str]
     alike: dict[str, str]
+    lists: set[str]
 
 
 def memory_order(axes: Sequence[str], lead: Sequence[int], dims: Sequence[Sequence[str]]) -> tuple[int, ...]:
