@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import replace
 
+from compiler.cost.kernels.templates import WorkTemplates
 from compiler.cost.memory.systems import Systems
 from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job, run_passes
@@ -39,6 +40,7 @@ class StrategyPricer:
         self.closed: dict[object, Work] = {}
         self.placed: dict[object, list[tuple[SizesAsked, Placed]]] = {}
         self.programs = SharedPrograms()
+        self.templates = WorkTemplates()
         self.simulation: Simulation | None = None
         self.last: Compiled | None = None
         self.bytes = 0
@@ -47,7 +49,7 @@ class StrategyPricer:
         """Bytes of the fullest device, which are found sooner than the time. Raises ParcError for what cannot be
         lowered."""
         self.last = compiled = self.compiled(strategy)
-        self.simulation = Simulation.of(compiled)
+        self.simulation = Simulation.of(compiled, self.templates)
         self.bytes = Systems(compiled, self.simulation.features).fullest.needed
         return self.bytes
 

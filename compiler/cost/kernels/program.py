@@ -12,7 +12,7 @@ from math import prod
 
 from compiler.cost.kernels.again import ORDER, LeftOut, left_out_flops
 from compiler.cost.kernels.flops import program_flops
-from compiler.cost.kernels.group import Lifter
+from compiler.cost.kernels.templates import LiftedFunction, WorkTemplates
 from compiler.cost.kernels.work import Part
 from compiler.graph import ITEMSIZE, Graph, Names
 from compiler.ops.contract import Contract
@@ -47,9 +47,10 @@ class Features:
     regions: Regions
 
 
-def features(program: Program) -> Features:
-    """All that prices depend on. Linear in the length of the program's text."""
-    program = on_updates(program, _expanded)
+def features(program: Program, templates: WorkTemplates | None = None) -> Features:
+    """All that prices depend on. Linear in the length of the program's text. templates: of programs before it, whose
+    functions it may have with other sizes of axes."""
+    program = on_updates(program, _expanded if templates is None else templates.expanded(_expanded))
     compute, regions = compute_type(program), regions_of(program)
     parts: list[dict[FunctionKey, Part]] = []
     inside: list[dict[FunctionKey, tuple[frozenset[str], frozenset[str]]]] = []
@@ -58,17 +59,11 @@ def features(program: Program) -> Features:
         made: dict[FunctionKey, Part] = {}
         chunks: dict[int, LeftOut] = {}
         for f in sorted(c.functions, key=lambda f: ORDER.index(f.phase) if f.phase in ORDER else -1):
-            lifter = Lifter(
-                program,
-                {s.name: s for s in c.states},
-                regions,
-                f.phase is FunctionPhase.UPDATE,
-                ITEMSIZE[compute],
-                partial(chunks.setdefault(f.chunk, LeftOut()).loop, f.phase),
-                partial(_is_here, program, c, f.chunk),
-            )
-            made[f.key] = lifter.part(f.body)
-            inside[-1][f.key] = frozenset(lifter.inside), frozenset(lifter.core)
+            whole = partial(chunks.setdefault(f.chunk, LeftOut()).loop, f.phase)
+            here = partial(_is_here, program, c, f.chunk)
+            lifted = LiftedFunction(program, c.states, regions, f, ITEMSIZE[compute], whole, here)
+            made[f.key], *within = lifted.lift() if templates is None else templates.work(lifted)
+            inside[-1][f.key] = within[0], within[1]
         parts.append({f.key: made[f.key] for f in c.functions})
     by_dtype = program_flops(program)
     samples, tokens = _sizes(program)
