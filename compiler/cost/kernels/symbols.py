@@ -125,6 +125,9 @@ class Symbol:
     def __floordiv__(self, other: Symbol | int) -> Symbol:
         return self.trace.make(operator.floordiv, self, other) if isinstance(other, (Symbol, int)) else NotImplemented
 
+    def __rfloordiv__(self, other: int) -> Symbol:
+        return self.trace.make(operator.floordiv, other, self) if isinstance(other, int) else NotImplemented
+
     def __neg__(self) -> Symbol:
         return self.trace.make(operator.sub, 0, self)
 
