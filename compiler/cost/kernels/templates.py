@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from compiler.cost.kernels.drafts import Lifted
 from compiler.cost.kernels.group import Lifter
@@ -20,11 +20,13 @@ from compiler.cost.kernels.symbols import SizeTrace, Steps, Symbol
 from compiler.cost.kernels.work import Part, Work, WorkLoop, WorkNode
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
 from compiler.layout import Layout
+from compiler.ops.contract import Contract
 from compiler.ops.effects import Recv
 from compiler.ops.repeat import Repeat
 from compiler.program import DeviceClass, Function, FunctionPhase, Program, StateDecl
-from compiler.regions.marks import Regions, marked
+from compiler.regions.marks import Regions, function_regions, marked
 from compiler.regions.region import Region, RegionKind
+from compiler.walk import walk
 from dsl.data import dataclass
 
 KEPT = 1000
@@ -32,6 +34,15 @@ KEPT = 1000
 
 SHAPES = 4
 """Ways in which one is put together that are, at most."""
+
+
+Fact = TypeVar("Fact")
+
+
+def product_types(body: Graph) -> frozenset[str]:
+    """The types of what its products give, of numbers that are not whole."""
+    made = (n.outputs[0].type for n, _ in walk(body) if isinstance(n.op, Contract))
+    return frozenset(of.dtype for of in made if of.is_float)
 
 
 class FunctionWork(NamedTuple):
@@ -71,19 +82,28 @@ class WorkTemplates:
 
     def __init__(self) -> None:
         self.known: dict[object, _Met] = {}
-        self.updates: dict[int, tuple[Graph, Graph]] = {}
+        self.facts: dict[tuple[str, int], tuple[Graph, Any]] = {}
 
     def expanded(self, expand: Callable[[DeviceClass, Graph], Graph]) -> Callable[[DeviceClass, Graph], Graph]:
         """The same, each body once."""
+        return lambda cls, body: self._once("expanded", body, lambda body: expand(cls, body))
 
-        def once(cls: DeviceClass, body: Graph) -> Graph:
-            if id(body) not in self.updates:
-                while len(self.updates) >= KEPT:
-                    del self.updates[next(iter(self.updates))]
-                self.updates[id(body)] = body, expand(cls, body)
-            return self.updates[id(body)][1]
+    def regions(self, body: Graph) -> Regions:
+        """Of a function."""
+        return self._once("regions", body, function_regions)
 
-        return once
+    def types(self, body: Graph) -> frozenset[str]:
+        """Of what the products of a function give."""
+        return self._once("types", body, product_types)
+
+    def _once(self, name: str, body: Graph, find: Callable[[Graph], Fact]) -> Fact:
+        known = self.facts.get((name, id(body)))
+        if known is None:
+            while len(self.facts) >= 2 * KEPT:
+                del self.facts[next(iter(self.facts))]
+            known = self.facts[name, id(body)] = body, find(body)
+        found: Fact = known[1]
+        return found
 
     def work(self, of: LiftedFunction) -> FunctionWork:
         """The same as `of.lift()`."""
