@@ -109,7 +109,7 @@ class WorkTemplates:
         """The same as `of.lift()`."""
         body, sizes, numbers = of.function.body, of.program.sizes, list[float]()
         key = (_text(body, numbers), of.function.phase, id(of.states), of.itemsize, tuple(sizes), _larger(sizes))
-        inputs = sizes | {f"number {i}": number for i, number in enumerate(numbers)}
+        inputs: dict[str, Any] = sizes | {f"number {i}": number for i, number in enumerate(numbers)}
         met = self.known.get(key)
         if met is None:
             while len(self.known) >= KEPT:
@@ -122,8 +122,8 @@ class WorkTemplates:
             if (values := template.steps.run(inputs)) is not None:
                 part = _built(template.nodes, values, body, of.whole)
                 return FunctionWork(part, template.inside, template.core)
-        if len(shapes) < SHAPES and (template := _traced(of, inputs)) is not None:
-            shapes.append(template)
+        if len(shapes) < SHAPES and (another := _traced(of, inputs)) is not None:
+            shapes.append(another)
         return of.lift()
 
 
@@ -226,7 +226,7 @@ class _SymbolLifter(Lifter):
 
     trace: SizeTrace
 
-    def begin(self, inputs: Mapping[str, float], body: Graph) -> None:
+    def begin(self, inputs: Mapping[str, Any], body: Graph) -> None:
         """inputs: sizes of axes, and the numbers of the body's regions."""
         self.trace = SizeTrace(inputs)
         self.sizes = self.trace.sizes
@@ -266,7 +266,7 @@ def _numbered(body: Graph, numbers: Iterator[Any]) -> dict[Node, Region]:
     return found
 
 
-def _traced(of: LiftedFunction, inputs: Mapping[str, float]) -> _Template | None:
+def _traced(of: LiftedFunction, inputs: Mapping[str, Any]) -> _Template | None:
     """None of what asks for more than whole numbers of sizes."""
     lifter = of.lifter(_SymbolLifter)
     assert isinstance(lifter, _SymbolLifter)
@@ -288,7 +288,7 @@ def _nodes(part: Part) -> Iterator[_Node]:
 
 def _made(work: Work) -> _Made:
     fields: list[tuple[Any, str]] = []
-    for name in work.__slots__:  # type: ignore[union-attr]
+    for name in work.__slots__:
         value = getattr(work, name)
         if isinstance(value, Symbol):
             fields.append((value.at, NUMBER))
