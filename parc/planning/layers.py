@@ -179,7 +179,7 @@ class Layers:
 
     def _measured(self, compiled: Compiled, rows: int, replicas: int, whole: bool) -> LayerWork:
         program = without_update(compiled.program)
-        (cls,), found = program.classes, features(program, self.pricer.templates)
+        (cls,), found = program.classes, features(program, self.pricer.passes)
         bodies = {f.key: f for f in cls.functions}
         pricer = Pricer(machine(program, self.cluster), self.cal)
         looped, rest, tail, exact = dict.fromkeys(bodies, 0), 0, 0, False

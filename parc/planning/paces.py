@@ -100,7 +100,7 @@ class Paces:
         rules = PlanRules(STAGES, zero, kind.recompute, schedule, 1, kind.along, kind.heads, kind.tables, kind.by)
         program = layers.pricer.compiled(strategy_of(space, PlanChoice(mesh, rules)), update=False).program
         program = without_update(program)
-        cls, found = program.classes[0], features(program, layers.pricer.templates)
+        cls, found = program.classes[0], features(program, layers.pricer.passes)
         loops: dict[FunctionKey, Part] = {}
         for function in cls.functions:
             names = layers.loops_of(function)

@@ -40,7 +40,7 @@ class StrategyPricer:
         self.closed: dict[object, Work] = {}
         self.placed: dict[object, list[tuple[SizesAsked, Placed]]] = {}
         self.programs = SharedPrograms()
-        self.templates = WorkTemplates()
+        self.templates, self.passes = WorkTemplates(), WorkTemplates(at_once=True)
         self.simulation: Simulation | None = None
         self.last: Compiled | None = None
         self.bytes = 0

@@ -1,14 +1,15 @@
-"""Whole numbers that remember how they were made of the sizes of axes, and what was asked of them.
+"""Numbers that remember how they were made of the sizes of axes, and what was asked of them.
 
 What is computed with them for some sizes can be computed for others by going through the same steps (`Steps.run`), as
-long as all comparisons come out as they did: then whoever computed with them would have done the very same. Nothing
-but whole numbers can be made of them, and they cannot be looked up: either is a TypeError, never a guess.
+long as all comparisons come out as they did: then whoever computed with them would have done the very same. Sums,
+products and whole quotients with other whole numbers are all that can be made of them, and they cannot be looked up:
+anything else is a TypeError, never a guess.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
+from operator import add, eq, floordiv, ge, gt, le, lt, mul, ne, sub
 from typing import Any, NamedTuple
 
 Compute = Callable[[int, int], int]
@@ -60,30 +61,16 @@ class SizeTrace:
         """So far."""
         return Steps(tuple(self.made), tuple([(*key, known) for key, known in self.asked.items()]))
 
-    def symbol(self, of: Symbol | int) -> Symbol:
+    def number(self, of: Symbol | int) -> Symbol:
         """A number as one of these."""
-        return of if isinstance(of, Symbol) else self._make(None, of, 0, of)
+        return of if of.__class__ is Symbol else self.add((None, of, 0), of)  # type: ignore[return-value]
 
-    def make(self, compute: Compute, a: Symbol | int, b: Symbol | int) -> Symbol:
-        """Of two numbers a third."""
-        a, b = self.symbol(a), self.symbol(b)
-        if compute is operator.mul and b.at < a.at:
-            a, b = b, a
-        return self._make(compute, a.at, b.at, compute(a.value, b.value))
-
-    def _make(self, compute: Compute | None, a: Any, b: int, value: int) -> Symbol:
-        found = self.known.get((compute, a, b))
+    def add(self, key: tuple[Compute | None, Any, int], value: Any) -> Symbol:
+        """What is made of others (see `Steps`)."""
+        found = self.known.get(key)
         if found is None:
-            found = self.known[compute, a, b] = Symbol(self, len(self.given) + len(self.made), value)
-            self.made.append((compute, a, b))
-        return found
-
-    def ask(self, compare: Compare, a: Symbol, b: Symbol | int) -> bool:
-        """How a comparison comes out."""
-        b = self.symbol(b)
-        found = compare(a.value, b.value)
-        if a.at != b.at:
-            self.asked[compare, a.at, b.at] = found
+            found = self.known[key] = Symbol(self, len(self.given) + len(self.made), value)
+            self.made.append(key)
         return found
 
 
@@ -98,7 +85,7 @@ def answer(sizes: Mapping[str, int], question: Question) -> int:
     if not isinstance(sizes, SymbolSizes):
         return question(sizes)
     trace, found = sizes.trace, question(sizes.trace.given)
-    answered: Any = trace._make(whole, question, 0, found)
+    answered: Any = trace.add((whole, question, 0), found)
     return answered  # type: ignore[no-any-return]
 
 
@@ -111,47 +98,69 @@ class Symbol:
         self.trace, self.at, self.value = trace, at, value
 
     def __add__(self, other: Symbol | int) -> Symbol:
-        return self.trace.make(operator.add, self, other) if isinstance(other, (Symbol, int)) else NotImplemented
-
-    def __sub__(self, other: Symbol | int) -> Symbol:
-        return self.trace.make(operator.sub, self, other) if isinstance(other, (Symbol, int)) else NotImplemented
-
-    def __rsub__(self, other: int) -> Symbol:
-        return self.trace.make(operator.sub, other, self) if isinstance(other, int) else NotImplemented
+        return self._made(add, other)
 
     def __mul__(self, other: Symbol | int) -> Symbol:
-        return self.trace.make(operator.mul, self, other) if isinstance(other, (Symbol, int)) else NotImplemented
+        return self._made(mul, other)
+
+    def __sub__(self, other: Symbol | int) -> Symbol:
+        return self._made(sub, other)
 
     def __floordiv__(self, other: Symbol | int) -> Symbol:
-        return self.trace.make(operator.floordiv, self, other) if isinstance(other, (Symbol, int)) else NotImplemented
+        return self._made(floordiv, other)
+
+    def __rsub__(self, other: int) -> Symbol:
+        return self.trace.number(other)._made(sub, self) if other.__class__ is int else NotImplemented
 
     def __rfloordiv__(self, other: int) -> Symbol:
-        return self.trace.make(operator.floordiv, other, self) if isinstance(other, int) else NotImplemented
+        return self.trace.number(other)._made(floordiv, self) if other.__class__ is int else NotImplemented
 
     def __neg__(self) -> Symbol:
-        return self.trace.make(operator.sub, 0, self)
+        return self.trace.number(0)._made(sub, self)
 
     __radd__, __rmul__ = __add__, __mul__
 
     def __lt__(self, other: Symbol | int) -> bool:
-        return self.trace.ask(operator.lt, self, other) if isinstance(other, (Symbol, int)) else NotImplemented
+        return self._asked(lt, other)
 
     def __le__(self, other: Symbol | int) -> bool:
-        return self.trace.ask(operator.le, self, other) if isinstance(other, (Symbol, int)) else NotImplemented
+        return self._asked(le, other)
 
     def __gt__(self, other: Symbol | int) -> bool:
-        return self.trace.ask(operator.gt, self, other) if isinstance(other, (Symbol, int)) else NotImplemented
+        return self._asked(gt, other)
 
     def __ge__(self, other: Symbol | int) -> bool:
-        return self.trace.ask(operator.ge, self, other) if isinstance(other, (Symbol, int)) else NotImplemented
+        return self._asked(ge, other)
 
     def __eq__(self, other: object) -> bool:
-        return self.trace.ask(operator.eq, self, other) if isinstance(other, (Symbol, int)) else NotImplemented
+        return self._asked(eq, other)
 
     def __ne__(self, other: object) -> bool:
-        return self.trace.ask(operator.ne, self, other) if isinstance(other, (Symbol, int)) else NotImplemented
+        return self._asked(ne, other)
 
     def __bool__(self) -> bool:
-        return self.trace.ask(operator.ne, self, 0)
+        return self._asked(ne, 0)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def _made(self, compute: Compute, other: Any) -> Symbol:
+        trace = self.trace
+        if other.__class__ is not Symbol:
+            if other.__class__ is not int:
+                return NotImplemented
+            other = trace.add((None, other, 0), other)
+        a, b = self.at, other.at
+        if b < a and (compute is mul or compute is add):
+            a, b = b, a
+        found = trace.known.get((compute, a, b))
+        return trace.add((compute, a, b), compute(self.value, other.value)) if found is None else found
+
+    def _asked(self, compare: Compare, other: Any) -> bool:
+        if other is self:
+            return compare(0, 0)
+        if other.__class__ is not Symbol:
+            if other.__class__ is not int and other.__class__ is not float:
+                return NotImplemented
+            other = self.trace.add((None, other, 0), other)
+        found = self.trace.asked[compare, self.at, other.at] = compare(self.value, other.value)
+        return found

@@ -1,10 +1,10 @@
 """The work of functions for any sizes of axes: what strategies of one structure ask of a machine, without going through
 their functions one by one.
 
-The first time a function is met it is lifted as always (`Lifter`); the second time with symbols in the place of the
-sizes (`symbols`), which gives kernels, messages and loops whose sizes are expressions, and all that decided how they
-were put together as comparisons. From then on other sizes are put in, and give the very numbers that lifting gives;
-where a comparison comes out otherwise the function is lifted with symbols once more, or as always.
+The first time a function is met it is lifted as always (`Lifter`); the second time (or at once) with symbols in the
+place of the sizes (`symbols`), which gives kernels, messages and loops whose sizes are expressions, and all that decided
+how they were put together as comparisons. From then on other sizes are put in, and give the very numbers that lifting
+gives; where a comparison comes out otherwise the function is lifted with symbols once more, or as always.
 """
 
 from __future__ import annotations
@@ -78,9 +78,11 @@ class LiftedFunction(NamedTuple):
 
 
 class WorkTemplates:
-    """Of the functions of programs that are priced one after the other."""
+    """Of the functions of programs that are priced one after the other. at_once: they are lifted with symbols the first
+    time, where most come again."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: bool = False) -> None:
+        self.at_once = at_once
         self.known: dict[object, _Met] = {}
         self.facts: dict[tuple[str, int], tuple[Graph, Any]] = {}
 
@@ -115,16 +117,15 @@ class WorkTemplates:
             while len(self.known) >= KEPT:
                 del self.known[next(iter(self.known))]
             sources = tuple({n.op.source: None for n in body.nodes if isinstance(n.op, Recv)})
-            self.known[key] = _Met(body, of.states, sources, {})
-            return of.lift()
+            met = self.known[key] = _Met(body, of.states, sources, {})
+            if not self.at_once:
+                return of.lift()
         shapes = met.shapes.setdefault(tuple([of.here(source) for source in met.sources]), [])
-        for template in shapes:
-            if (values := template.steps.run(inputs)) is not None:
-                part = _built(template.nodes, values, body, of.whole)
-                return FunctionWork(part, template.inside, template.core)
-        if len(shapes) < SHAPES and (another := _traced(of, inputs)) is not None:
-            shapes.append(another)
-        return of.lift()
+        found = next((work for t in shapes if (work := t.work(inputs, of)) is not None), None)
+        if found is None and len(shapes) < SHAPES and (template := _traced(of, inputs)) is not None:
+            shapes.append(template)
+            found = template.work(inputs, of)
+        return of.lift() if found is None else found
 
 
 class _Met(NamedTuple):
@@ -142,6 +143,13 @@ class _Template(NamedTuple):
     nodes: tuple[_Node, ...]
     inside: frozenset[str]
     core: frozenset[str]
+
+    def work(self, inputs: Mapping[str, Any], of: LiftedFunction) -> FunctionWork | None:
+        """None if with these inputs the function is put together otherwise."""
+        values = self.steps.run(inputs)
+        if values is None:
+            return None
+        return FunctionWork(_built(self.nodes, values, of.function.body, of.whole), self.inside, self.core)
 
 
 class _Node(NamedTuple):
@@ -225,20 +233,22 @@ class _SymbolLifter(Lifter):
     """Lifts a function with symbols for the sizes of axes."""
 
     trace: SizeTrace
+    pieces: dict[tuple[Type, Layout], tuple[Any, Any, Any]]
 
     def begin(self, inputs: Mapping[str, Any], body: Graph) -> None:
         """inputs: sizes of axes, and the numbers of the body's regions."""
-        self.trace = SizeTrace(inputs)
+        self.trace, self.pieces = SizeTrace(inputs), {}
         self.sizes = self.trace.sizes
         numbers = iter([symbol for name, symbol in self.trace.sizes.items() if name.startswith("number ")])
         self.regions = replace(self.regions, attention=_numbered(body, numbers))
         self.whole = lambda _, part: part  # done to what is built
 
     def value(self, var: Value) -> Lifted:
-        known = self.known.get(var)
+        key = var.type, var.layout
+        known = self.pieces.get(key)
         if known is None:
-            local: Any = self._local(var.type, var.layout)
-            known = self.known[var] = local, local.bytes, local.elements
+            local: Any = self._local(*key)
+            known = self.pieces[key] = local, local.bytes, local.elements
         return Lifted(*known, var.name)
 
     def _local(self, type: Type, layout: Layout) -> Type | SymbolType:
