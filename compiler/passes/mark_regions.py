@@ -17,7 +17,7 @@ from compiler.regions.attention import attention
 from compiler.regions.loss import backward, loss
 from compiler.regions.norm import Flow, inside, norm_derivative, norms
 from compiler.regions.region import FoundRegion, Region, RegionKind
-from compiler.regions.routing import ONE, Copies, routing
+from compiler.regions.routing import ONE, Copies, exchanges, routing
 from compiler.regions.sunk import keeps, mark_sunk
 
 Marks = dict[int, list[Region]]
@@ -62,7 +62,7 @@ def _marks(cls: DeviceClass, asked: RegionQuestions) -> Marks:
         _enter(found, ((body, region) for body, regions in own for region in regions))
         kept.function(f, own, found)
     _enter(found, _losses(cls))
-    for body, node, copies in asked.ask(partial(_routing, cls)):
+    for body, node, copies in asked.ask(partial(_routing, cls)) if exchanges(cls) else ():
         if copies != ONE:
             mark = Region(RegionKind.ROUTING, (node.outputs[0].name,), copies=copies.number, places=copies.places)
             found.setdefault(id(body), []).append(mark)

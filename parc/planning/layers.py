@@ -231,7 +231,7 @@ class Layers:
     def _saved(self, compiled: Compiled, found: Features) -> int:
         """Bytes of what the loops' iterations keep for the backward pass, each buffer once."""
         (cls,) = compiled.program.classes
-        memory = SystemMemory(Systems(compiled, found), cls)
+        memory = SystemMemory(Systems(compiled, found, lives=self.pricer.lives), cls)
         memory.effect(*FORWARD, set())
         (replay,) = memory.replays.values()
         labels = {label for label, _ in self.space.split.loops}

@@ -9,6 +9,7 @@ from compiler.cost.kernels.templates import WorkTemplates
 from compiler.cost.memory.systems import Systems
 from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job, run_passes
+from compiler.memory.facts import KnownLives
 from compiler.model import Job, Training
 from compiler.passes.pipeline import NAMES, Work
 from compiler.passes.place.alike import SizesAsked
@@ -30,6 +31,10 @@ KEPT = 200
 """Graphs in which so many strategies are laid out are kept, of each kind of strategies."""
 
 
+BODIES = 2000
+"""Bodies of which it is kept how long values in them live."""
+
+
 class StrategyPricer:
     """Prices strategies of a job as `parc.price.price` does, to the picosecond and the byte."""
 
@@ -41,6 +46,7 @@ class StrategyPricer:
         self.placed: dict[object, list[tuple[SizesAsked, Placed]]] = {}
         self.programs = SharedPrograms()
         self.templates, self.passes = WorkTemplates(), WorkTemplates(at_once=True)
+        self.lives: KnownLives = {}
         self.simulation: Simulation | None = None
         self.last: Compiled | None = None
         self.bytes = 0
@@ -49,8 +55,10 @@ class StrategyPricer:
         """Bytes of the fullest device, which are found sooner than the time. Raises ParcError for what cannot be
         lowered."""
         self.last = compiled = self.compiled(strategy)
+        if len(self.lives) > BODIES:
+            self.lives.clear()
         self.simulation = Simulation.of(compiled, self.templates)
-        self.bytes = Systems(compiled, self.simulation.features).fullest.needed
+        self.bytes = Systems(compiled, self.simulation.features, lives=self.lives).fullest.needed
         return self.bytes
 
     def price(self) -> Price:

@@ -2,9 +2,9 @@
 their functions one by one.
 
 The first time a function is met it is lifted as always (`Lifter`); the second time (or at once) with symbols in the
-place of the sizes (`symbols`), which gives kernels, messages and loops whose sizes are expressions, and all that decided
-how they were put together as comparisons. From then on other sizes are put in, and give the very numbers that lifting
-gives; where a comparison comes out otherwise the function is lifted with symbols once more, or as always.
+place of the sizes (`symbols`), which gives kernels, messages and loops whose sizes are expressions, and all that
+decided how they were put together as comparisons. From then on other sizes are put in, and give the very numbers that
+lifting gives; where a comparison comes out otherwise the function is lifted with symbols once more, or as always.
 """
 
 from __future__ import annotations
