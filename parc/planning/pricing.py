@@ -31,7 +31,7 @@ KEPT = 200
 """Graphs in which so many strategies are laid out are kept, of each kind of strategies."""
 
 
-BODIES = 2000
+BODIES = 800
 """Bodies of which it is kept how long values in them live."""
 
 

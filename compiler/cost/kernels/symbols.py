@@ -61,9 +61,9 @@ class SizeTrace:
         """So far."""
         return Steps(tuple(self.made), tuple([(*key, known) for key, known in self.asked.items()]))
 
-    def number(self, of: Symbol | int) -> Symbol:
+    def number(self, of: int) -> Symbol:
         """A number as one of these."""
-        return of if of.__class__ is Symbol else self.add((None, of, 0), of)  # type: ignore[return-value]
+        return self.add((None, of, 0), of)
 
     def add(self, key: tuple[Compute | None, Any, int], value: Any) -> Symbol:
         """What is made of others (see `Steps`)."""
@@ -97,53 +97,53 @@ class Symbol:
     def __init__(self, trace: SizeTrace, at: int, value: int) -> None:
         self.trace, self.at, self.value = trace, at, value
 
-    def __add__(self, other: Symbol | int) -> Symbol:
+    def __add__(self, other: Symbol | int) -> Any:
         return self._made(add, other)
 
-    def __mul__(self, other: Symbol | int) -> Symbol:
+    def __mul__(self, other: Symbol | int) -> Any:
         return self._made(mul, other)
 
-    def __sub__(self, other: Symbol | int) -> Symbol:
+    def __sub__(self, other: Symbol | int) -> Any:
         return self._made(sub, other)
 
-    def __floordiv__(self, other: Symbol | int) -> Symbol:
+    def __floordiv__(self, other: Symbol | int) -> Any:
         return self._made(floordiv, other)
 
-    def __rsub__(self, other: int) -> Symbol:
+    def __rsub__(self, other: int) -> Any:
         return self.trace.number(other)._made(sub, self) if other.__class__ is int else NotImplemented
 
-    def __rfloordiv__(self, other: int) -> Symbol:
+    def __rfloordiv__(self, other: int) -> Any:
         return self.trace.number(other)._made(floordiv, self) if other.__class__ is int else NotImplemented
 
-    def __neg__(self) -> Symbol:
+    def __neg__(self) -> Any:
         return self.trace.number(0)._made(sub, self)
 
     __radd__, __rmul__ = __add__, __mul__
 
-    def __lt__(self, other: Symbol | int) -> bool:
+    def __lt__(self, other: Symbol | int) -> Any:
         return self._asked(lt, other)
 
-    def __le__(self, other: Symbol | int) -> bool:
+    def __le__(self, other: Symbol | int) -> Any:
         return self._asked(le, other)
 
-    def __gt__(self, other: Symbol | int) -> bool:
+    def __gt__(self, other: Symbol | int) -> Any:
         return self._asked(gt, other)
 
-    def __ge__(self, other: Symbol | int) -> bool:
+    def __ge__(self, other: Symbol | int) -> Any:
         return self._asked(ge, other)
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: object) -> Any:
         return self._asked(eq, other)
 
-    def __ne__(self, other: object) -> bool:
+    def __ne__(self, other: object) -> Any:
         return self._asked(ne, other)
 
     def __bool__(self) -> bool:
-        return self._asked(ne, 0)
+        return bool(self._asked(ne, 0))
 
     __hash__ = None  # type: ignore[assignment]
 
-    def _made(self, compute: Compute, other: Any) -> Symbol:
+    def _made(self, compute: Compute, other: Any) -> Any:
         trace = self.trace
         if other.__class__ is not Symbol:
             if other.__class__ is not int:
@@ -155,7 +155,7 @@ class Symbol:
         found = trace.known.get((compute, a, b))
         return trace.add((compute, a, b), compute(self.value, other.value)) if found is None else found
 
-    def _asked(self, compare: Compare, other: Any) -> bool:
+    def _asked(self, compare: Compare, other: Any) -> Any:
         if other is self:
             return compare(0, 0)
         if other.__class__ is not Symbol:

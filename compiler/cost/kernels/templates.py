@@ -29,8 +29,8 @@ from compiler.regions.region import Region, RegionKind
 from compiler.walk import walk
 from dsl.data import dataclass
 
-KEPT = 1000
-"""Functions that are remembered."""
+KEPT = 400
+"""Functions that are remembered, those that were asked for last."""
 
 SHAPES = 4
 """Ways in which one is put together that are, at most."""
@@ -112,14 +112,16 @@ class WorkTemplates:
         body, sizes, numbers = of.function.body, of.program.sizes, list[float]()
         key = (_text(body, numbers), of.function.phase, id(of.states), of.itemsize, tuple(sizes), _larger(sizes))
         inputs: dict[str, Any] = sizes | {f"number {i}": number for i, number in enumerate(numbers)}
-        met = self.known.get(key)
+        met = self.known.pop(key, None)
         if met is None:
             while len(self.known) >= KEPT:
                 del self.known[next(iter(self.known))]
             sources = tuple({n.op.source: None for n in body.nodes if isinstance(n.op, Recv)})
-            met = self.known[key] = _Met(body, of.states, sources, {})
+            self.known[key] = met = _Met(body, of.states, sources, {})
             if not self.at_once:
                 return of.lift()
+        else:
+            self.known[key] = met
         shapes = met.shapes.setdefault(tuple([of.here(source) for source in met.sources]), [])
         found = next((work for t in shapes if (work := t.work(inputs, of)) is not None), None)
         if found is None and len(shapes) < SHAPES and (template := _traced(of, inputs)) is not None:
