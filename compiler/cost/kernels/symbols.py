@@ -2,8 +2,8 @@
 
 What is computed with them for some sizes can be computed for others by going through the same steps (`Steps.run`), as
 long as all comparisons come out as they did: then whoever computed with them would have done the very same. Sums,
-products and whole quotients with other whole numbers are all that can be made of them, and they cannot be looked up:
-anything else is a TypeError, never a guess.
+products and whole quotients are all that can be made of them, and they cannot be looked up: anything else is a
+TypeError, never a guess.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class SizeTrace:
         """So far."""
         return Steps(tuple(self.made), tuple([(*key, known) for key, known in self.asked.items()]))
 
-    def number(self, of: int) -> Symbol:
-        """A number as one of these."""
-        return self.add((None, of, 0), of)
+    def number(self, of: float) -> Symbol:
+        """A number as one of these. (2 and 2.0 are two: what is made of them is not the same.)"""
+        return self.add((None, of, of.__class__ is float), of)
 
     def add(self, key: tuple[Compute | None, Any, int], value: Any) -> Symbol:
         """What is made of others (see `Steps`)."""
@@ -97,16 +97,16 @@ class Symbol:
     def __init__(self, trace: SizeTrace, at: int, value: int) -> None:
         self.trace, self.at, self.value = trace, at, value
 
-    def __add__(self, other: Symbol | int) -> Any:
+    def __add__(self, other: Symbol | float) -> Any:
         return self._made(add, other)
 
-    def __mul__(self, other: Symbol | int) -> Any:
+    def __mul__(self, other: Symbol | float) -> Any:
         return self._made(mul, other)
 
-    def __sub__(self, other: Symbol | int) -> Any:
+    def __sub__(self, other: Symbol | float) -> Any:
         return self._made(sub, other)
 
-    def __floordiv__(self, other: Symbol | int) -> Any:
+    def __floordiv__(self, other: Symbol | float) -> Any:
         return self._made(floordiv, other)
 
     def __rsub__(self, other: int) -> Any:
@@ -120,16 +120,16 @@ class Symbol:
 
     __radd__, __rmul__ = __add__, __mul__
 
-    def __lt__(self, other: Symbol | int) -> Any:
+    def __lt__(self, other: Symbol | float) -> Any:
         return self._asked(lt, other)
 
-    def __le__(self, other: Symbol | int) -> Any:
+    def __le__(self, other: Symbol | float) -> Any:
         return self._asked(le, other)
 
-    def __gt__(self, other: Symbol | int) -> Any:
+    def __gt__(self, other: Symbol | float) -> Any:
         return self._asked(gt, other)
 
-    def __ge__(self, other: Symbol | int) -> Any:
+    def __ge__(self, other: Symbol | float) -> Any:
         return self._asked(ge, other)
 
     def __eq__(self, other: object) -> Any:
@@ -146,9 +146,9 @@ class Symbol:
     def _made(self, compute: Compute, other: Any) -> Any:
         trace = self.trace
         if other.__class__ is not Symbol:
-            if other.__class__ is not int:
+            if other.__class__ is not int and other.__class__ is not float:
                 return NotImplemented
-            other = trace.add((None, other, 0), other)
+            other = trace.number(other)
         a, b = self.at, other.at
         if b < a and (compute is mul or compute is add):
             a, b = b, a
@@ -161,6 +161,6 @@ class Symbol:
         if other.__class__ is not Symbol:
             if other.__class__ is not int and other.__class__ is not float:
                 return NotImplemented
-            other = self.trace.add((None, other, 0), other)
+            other = self.trace.number(other)
         found = self.trace.asked[compare, self.at, other.at] = compare(self.value, other.value)
         return found
