@@ -186,9 +186,10 @@ class Replay:
     # --- instructions
 
     def _body(self, body: Graph, env: dict[str, Buffer], where: Where, carries: int = 0) -> None:
-        live, run = self.lives.get(id(body)), as_run(body) if self.fuses else body
-        if live is None:
-            live = self.lives[id(body)] = liveness(run, carries)
+        known, run = self.lives.get(id(body)), as_run(body) if self.fuses else body
+        if known is None:
+            known = self.lives[id(body)] = body, liveness(run, carries)
+        live = known[1]
         for name in live.unused:
             self._hold(env.pop(name), names=-1)
         for instr, dying in zip(run.nodes, live.after, strict=True):

@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import rounds
 from compiler.memory.action import STATIC, MemoryEffect, Replay, Totals, declared
-from compiler.memory.facts import ClassFacts
+from compiler.memory.facts import ClassFacts, KnownLives
 from compiler.memory.held import Buffer, copies
 from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Accumulate, Input
@@ -59,6 +59,8 @@ class ClassMemory:
     replay: type[Replay] = Replay
     narrow = ""
     """A data type that values have there which are wider in the program."""
+    known_lives: KnownLives | None = None
+    """Of bodies that others have replayed."""
 
     def __init__(self, program: Program, cls: DeviceClass) -> None:
         self.program, self.cls, self.sizes = program, cls, program.sizes
@@ -101,7 +103,7 @@ class ClassMemory:
 
     @cached_property
     def _known(self) -> ClassFacts:
-        return ClassFacts.of(self.cls, self.sizes)
+        return ClassFacts.of(self.cls, self.sizes, self.known_lives)
 
     def declared(self, name: str) -> int:
         """Bytes of a state on a device, of all its parts."""

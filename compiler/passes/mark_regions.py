@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.effects import Accumulate, Load, Read, Save
@@ -11,25 +12,26 @@ from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import DeviceClass, Function, FunctionPhase, Program
+from compiler.regions.asked import RegionQuestions
 from compiler.regions.attention import attention
 from compiler.regions.loss import backward, loss
 from compiler.regions.norm import Flow, inside, norm_derivative, norms
 from compiler.regions.region import FoundRegion, Region, RegionKind
-from compiler.regions.routing import ONE, routing
+from compiler.regions.routing import ONE, Copies, exchanges, routing
 from compiler.regions.sunk import keeps, mark_sunk
 
 Marks = dict[int, list[Region]]
 """By identity of a body."""
 
 
-def mark_regions(program: Program, sizes: Mapping[str, int] | None = None) -> Program:
+def mark_regions(program: Program, asked: RegionQuestions | None = None) -> Program:
     """The program with its regions in its bodies. Linear in the length of its text. Classes that share their functions
-    share them again. sizes: of its axes, from somebody who watches which of them are asked for."""
+    share them again. asked: of the sizes of its axes, from somebody who wants to know what is."""
     made: dict[int, tuple[Function, ...]] = {}
-    sizes = program.sizes if sizes is None else sizes
+    asked = RegionQuestions(program.sizes) if asked is None else asked
     for cls in program.classes:
         if id(cls.functions) not in made:
-            marks = _marks(cls, sizes)
+            marks = _marks(cls, asked)
             made[id(cls.functions)] = tuple(replace(f, body=_with(f.body, marks)) for f in cls.functions)
     return program.with_classes(replace(c, functions=made[id(c.functions)]) for c in program.classes)
 
@@ -47,7 +49,7 @@ def _loop(node: Node, op: Repeat, marks: Marks) -> Node:
     return node if body is op.body else replace(node, op=replace(op, body=body))
 
 
-def _marks(cls: DeviceClass, sizes: Mapping[str, int]) -> Marks:
+def _marks(cls: DeviceClass, asked: RegionQuestions) -> Marks:
     found: Marks = {}
     weights = {s.name for s in cls.states if s.role is Role.WEIGHT}
     kept = _Kept()
@@ -56,15 +58,19 @@ def _marks(cls: DeviceClass, sizes: Mapping[str, int]) -> Marks:
             continue
         sunk: dict[int, set[str]] = {}
         mark_sunk(f.body, set(), sunk)
-        own = _own(f.body, weights, (), sunk, sizes)
+        own = _own(f.body, weights, (), sunk, asked)
         _enter(found, ((body, region) for body, regions in own for region in regions))
         kept.function(f, own, found)
     _enter(found, _losses(cls))
-    for body, node, copies in routing(cls, sizes):
+    for body, node, copies in asked.ask(partial(_routing, cls)) if exchanges(cls) else ():
         if copies != ONE:
             mark = Region(RegionKind.ROUTING, (node.outputs[0].name,), copies=copies.number, places=copies.places)
             found.setdefault(id(body), []).append(mark)
     return found
+
+
+def _routing(cls: DeviceClass, sizes: Mapping[str, int]) -> tuple[tuple[Graph, Node, Copies], ...]:
+    return tuple(routing(cls, sizes))
 
 
 def _enter(found: Marks, regions: Iterable[tuple[Graph, FoundRegion]]) -> None:
@@ -86,7 +92,7 @@ def _own(
     states: Collection[str],
     given: Collection[Value],
     sunk: Mapping[int, set[str]],
-    sizes: Mapping[str, int],
+    asked: RegionQuestions,
 ) -> list[tuple[Graph, list[FoundRegion]]]:
     """Attentions and norms of a body and its loops. states: those that are weights; given: its inputs that are."""
     weights = set(given)
@@ -95,12 +101,12 @@ def _own(
         op = node.op
         if isinstance(op, Repeat):
             inner = [p for v, p in zip(node.inputs, op.body.inputs) if v in weights]
-            found += _own(op.body, states, inner, sunk, sizes)
+            found += _own(op.body, states, inner, sunk, asked)
         elif isinstance(op, Read):
             weights.update(node.outputs if op.name in states else ())
         elif keeps(op) or isinstance(op, Move):
             weights.update(node.outputs if node.inputs[0] in weights else ())
-    found.append((body, [*attention(body, weights, sunk[id(body)], sizes), *norms(body, weights)]))
+    found.append((body, [*attention(body, weights, sunk[id(body)], asked), *norms(body, weights)]))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import field, replace
 
 from compiler.graph import Graph, Names, Value
@@ -37,6 +37,7 @@ from compiler.passes.stage import Staged, stage
 from compiler.passes.touched import touched
 from compiler.passes.training import Counters, count_steps, training_names, update
 from compiler.program import DeviceClass, Program, on_updates
+from compiler.regions.asked import RegionQuestions
 from compiler.walk import graph_values
 from dsl.data import dataclass
 
@@ -50,7 +51,7 @@ class Work:
 
     whole, parts, twice: what turned out to be needed of whole batches (`divide`), by name. serial: the training graph
     of before that was known, with which proofs compare. unlisted: weights whose gradients turned out to be no lists,
-    and why. watched: sizes of axes for passes behind `lower`, from somebody who watches which of them they ask for.
+    and why. asked: of the sizes of axes by passes behind `lower`, from somebody who wants to know what is.
     before_update: the names that there were before `update`; counts: how often rows of tables are taken.
     """
 
@@ -60,7 +61,7 @@ class Work:
     parts: dict[str, None] = field(default_factory=dict)
     twice: dict[str, str] = field(default_factory=dict)
     unlisted: dict[str, str] = field(default_factory=dict)
-    watched: Mapping[str, int] | None = None
+    asked: RegionQuestions | None = None
     names: Names = field(init=False)
     before_update: Names = field(init=False)
     counts: dict[str, Value] = field(init=False)
@@ -204,7 +205,7 @@ def _offload(w: Work) -> None:
 
 
 def _mark_regions(w: Work) -> None:
-    w.program = mark_regions(w.program, w.watched)
+    w.program = mark_regions(w.program, w.asked)
 
 
 def _fuse(w: Work) -> None:

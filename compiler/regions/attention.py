@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.base import Movement
@@ -10,12 +11,13 @@ from compiler.ops.contract import Contract
 from compiler.ops.create import Full, Iota, Random
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
+from compiler.regions.asked import RegionQuestions
 from compiler.regions.masks import kept
 from compiler.regions.region import FoundRegion, RegionKind
 
 
 def attention(
-    body: Graph, weights: Collection[Value], gradients: Collection[str], mesh: Mapping[str, int]
+    body: Graph, weights: Collection[Value], gradients: Collection[str], mesh: RegionQuestions
 ) -> Iterator[FoundRegion]:
     """The regions of a body. weights: values that are weights, or only move or cast some; gradients: names of those
     that are only added to gradients; mesh: sizes of axes.
@@ -54,7 +56,7 @@ def attention(
             last = {reader for v in values for reader in readers.get(v, ()) if reader in scores}
             full = max(len(v.type.dims) for v in values)
             wheres = [n for n in nodes if _is_where(n) and len(n.outputs[0].type.dims) == full]
-            share, most = kept(wheres, names, mesh) if wheres else (1.0, 0.0)
+            share, most = mesh.ask(partial(kept, wheres, names), wheres[0]) if wheres else (1.0, 0.0)
             yield FoundRegion(RegionKind.ATTENTION, frozenset(nodes), frozenset(first | last), kept=share, most=most)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.contract import Contract
@@ -35,24 +35,39 @@ def marked(body: Graph) -> Iterator[tuple[Region, list[Node]]]:
             yield region, [at[name] for name in region.values if name in at]
 
 
-def regions_of(program: Program) -> Regions:
-    """Reads the marks of a program. Linear in the length of its text."""
+def regions_of(program: Program, read: Callable[[Graph], Regions] | None = None) -> Regions:
+    """Reads the marks of a program. Linear in the length of its text. read: `function_regions`, from somebody who
+    knows what it gave before."""
+    functions = {id(f): f for cls in program.classes for f in cls.functions}.values()
+    found = [(read or function_regions)(f.body) for f in functions]
+    attention: dict[Node, Region] = {}
+    routing: dict[Node, Copies] = {}
+    sunk: dict[int, set[str]] = {}
+    for of in found:
+        attention |= of.attention
+        routing |= of.routing
+        sunk |= of.sunk
+    losses = tuple([region for of in found for region in of.losses])
+    return Regions(attention, losses, frozenset[Value]().union(*[of.wide for of in found]), routing, sunk)
+
+
+def function_regions(of: Graph) -> Regions:
+    """The same of a function's body."""
     attention: dict[Node, Region] = {}
     losses: list[Region] = []
     wide: set[Value] = set()
     routing: dict[Node, Copies] = {}
     sunk: dict[int, set[str]] = {}
-    for function in {id(f): f for cls in program.classes for f in cls.functions}.values():
-        mark_sunk(function.body, set(), sunk)
-        for body in bodies(function.body):
-            for region, nodes in marked(body):
-                if region.kind is RegionKind.ATTENTION:
-                    attention.update(dict.fromkeys(nodes, region))
-                elif region.kind is RegionKind.ROUTING:
-                    routing.update(dict.fromkeys(nodes, Copies(region.copies, region.places)))
-                elif region.kind is RegionKind.LOSS:
-                    losses.append(region)
-                    wide |= _wide(body, nodes, region)
+    mark_sunk(of, set(), sunk)
+    for body in bodies(of):
+        for region, nodes in marked(body):
+            if region.kind is RegionKind.ATTENTION:
+                attention.update(dict.fromkeys(nodes, region))
+            elif region.kind is RegionKind.ROUTING:
+                routing.update(dict.fromkeys(nodes, Copies(region.copies, region.places)))
+            elif region.kind is RegionKind.LOSS:
+                losses.append(region)
+                wide |= _wide(body, nodes, region)
     return Regions(attention, tuple(losses), frozenset(wide), routing, sunk)
 
 

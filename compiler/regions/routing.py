@@ -44,10 +44,15 @@ ONE = Copies(1, 0)
 def routing(cls: DeviceClass, sizes: Mapping[str, int]) -> list[tuple[Graph, Node, Copies]]:
     """Of the all-to-alls of a class's functions, with their bodies. sizes: of the mesh."""
     way = _Walk(sizes)
-    if any(_is_exchange(node) for f in cls.functions for node, _ in walk(f.body)):
+    if exchanges(cls):
         for f in cls.functions:
             way.body(f.body)
     return way.found
+
+
+def exchanges(cls: DeviceClass) -> bool:
+    """Whether there are all-to-alls."""
+    return any(_is_exchange(node) for f in cls.functions for node, _ in walk(f.body))
 
 
 def _is_exchange(node: Node) -> bool:

@@ -179,7 +179,7 @@ class Layers:
 
     def _measured(self, compiled: Compiled, rows: int, replicas: int, whole: bool) -> LayerWork:
         program = without_update(compiled.program)
-        (cls,), found = program.classes, features(program)
+        (cls,), found = program.classes, features(program, self.pricer.passes)
         bodies = {f.key: f for f in cls.functions}
         pricer = Pricer(machine(program, self.cluster), self.cal)
         looped, rest, tail, exact = dict.fromkeys(bodies, 0), 0, 0, False
@@ -231,7 +231,7 @@ class Layers:
     def _saved(self, compiled: Compiled, found: Features) -> int:
         """Bytes of what the loops' iterations keep for the backward pass, each buffer once."""
         (cls,) = compiled.program.classes
-        memory = SystemMemory(Systems(compiled, found), cls)
+        memory = SystemMemory(Systems(compiled, found, lives=self.pricer.lives), cls)
         memory.effect(*FORWARD, set())
         (replay,) = memory.replays.values()
         labels = {label for label, _ in self.space.split.loops}

@@ -70,10 +70,11 @@ class Paces:
         known = self.known[key]
         if known is None:
             return None
-        found = []
+        found, pricer = [], None
         for n in chunk_sizes(self.space.split.layers, stages * rules.chunks):
             if n not in known:
-                known[n] = self._played(key, n)
+                pricer = pricer or self._pricer(key)
+                known[n] = self._played(key, n, pricer)
             found.append((known[n][0] / n, known[n][1] / n))
         return min(f for f, _ in found), min(b for _, b in found)
 
@@ -99,7 +100,7 @@ class Paces:
         rules = PlanRules(STAGES, zero, kind.recompute, schedule, 1, kind.along, kind.heads, kind.tables, kind.by)
         program = layers.pricer.compiled(strategy_of(space, PlanChoice(mesh, rules)), update=False).program
         program = without_update(program)
-        cls, found = program.classes[0], features(program)
+        cls, found = program.classes[0], features(program, layers.pricer.passes)
         loops: dict[FunctionKey, Part] = {}
         for function in cls.functions:
             names = layers.loops_of(function)
@@ -110,14 +111,17 @@ class Paces:
                 loops[function.key] = Part((replace(nodes[0], deps=()),))
         return (replace(program, inputs=(), entries=()), loops) if loops else None
 
-    def _played(self, key: PaceKey, n: int) -> tuple[float, float]:
+    def _pricer(self, key: PaceKey) -> Pricer:
         found = self._loops(key)
         assert found is not None
-        program, loops = found
-        pricer = Pricer(
-            machine(replace(program, axes=tuple(self._axes(key, program))), self.layers.cluster),
-            replace(self.layers.cal, slowdown=0.0),
-        )
+        program, _ = found
+        of = machine(replace(program, axes=tuple(self._axes(key, program))), self.layers.cluster)
+        return Pricer(of, replace(self.layers.cal, slowdown=0.0))
+
+    def _played(self, key: PaceKey, n: int, pricer: Pricer) -> tuple[float, float]:
+        found = self._loops(key)
+        assert found is not None
+        _, loops = found
 
         def seconds(function: FunctionKey) -> float:
             if function not in loops:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import replace
 
+from compiler.cost.kernels.templates import WorkTemplates
 from compiler.cost.memory.systems import Systems
 from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job, run_passes
+from compiler.memory.facts import KnownLives
 from compiler.model import Job, Training
 from compiler.passes.pipeline import NAMES, Work
 from compiler.passes.place.alike import SizesAsked
@@ -29,6 +31,10 @@ KEPT = 200
 """Graphs in which so many strategies are laid out are kept, of each kind of strategies."""
 
 
+BODIES = 800
+"""Bodies of which it is kept how long values in them live."""
+
+
 class StrategyPricer:
     """Prices strategies of a job as `parc.price.price` does, to the picosecond and the byte."""
 
@@ -39,6 +45,8 @@ class StrategyPricer:
         self.closed: dict[object, Work] = {}
         self.placed: dict[object, list[tuple[SizesAsked, Placed]]] = {}
         self.programs = SharedPrograms()
+        self.templates, self.passes = WorkTemplates(), WorkTemplates(at_once=True)
+        self.lives: KnownLives = {}
         self.simulation: Simulation | None = None
         self.last: Compiled | None = None
         self.bytes = 0
@@ -47,8 +55,10 @@ class StrategyPricer:
         """Bytes of the fullest device, which are found sooner than the time. Raises ParcError for what cannot be
         lowered."""
         self.last = compiled = self.compiled(strategy)
-        self.simulation = Simulation.of(compiled)
-        self.bytes = Systems(compiled, self.simulation.features).fullest.needed
+        if len(self.lives) > BODIES:
+            self.lives.clear()
+        self.simulation = Simulation.of(compiled, self.templates)
+        self.bytes = Systems(compiled, self.simulation.features, lives=self.lives).fullest.needed
         return self.bytes
 
     def price(self) -> Price:

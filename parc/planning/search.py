@@ -70,7 +70,7 @@ class _Open:
     kin: Kin
     bound: float
     what: _Group | _Bunch | PlanChoice
-    guess: float = 0.0
+    guess: float | None = None
     paced: bool = False
 
     @property
@@ -195,7 +195,7 @@ class Search:
     def _rough(self, of: _Open) -> bool:
         """Whether more can be found out about it without a price."""
         what = of.what
-        if not isinstance(what, PlanChoice) or not of.guess:  # looked at before any price was known
+        if not isinstance(what, PlanChoice) or of.guess is None:  # looked at before any price was known
             return True
         return self.minimise == STEP and what.rules.zero > 1 and not of.paced
 
@@ -205,7 +205,7 @@ class Search:
             return 0.0
         if self.idle >= PATIENT and self._rough(of):
             return of.bound
-        guess = of.guess if of.guess else of.bound * self.guess.factor(of.kin)
+        guess = of.bound * self.guess.factor(of.kin) if of.guess is None else of.guess
         return min(guess, self.best) if isinstance(of.what, _Group) else guess  # much is left out with little work
 
     def _leaves(self, bunch: _Bunch) -> Iterator[PlanChoice]:
@@ -243,7 +243,7 @@ class Search:
         if isinstance(what, _Bunch):
             self._open(of, what.mesh, [(of.bound, leaf) for leaf in self._leaves(what)])
             return
-        if self.best < inf and not of.guess:
+        if self.best < inf and of.guess is None:
             self._open(of, what.mesh, [(of.bound, what)])
             return
         if self.best < inf and self._rough(of):
@@ -294,7 +294,7 @@ class Search:
             for bunch in group.bunches:
                 every = _Open(kin(self.space, bunch.mesh, bunch.rules), of.bound, bunch)
                 leaves = [(of.bound, leaf) for leaf in self._leaves(bunch)]
-                self._push(replace(self._known(every, leaves, bunch.mesh.microbatches == 1), guess=0.0))
+                self._push(replace(self._known(every, leaves, bunch.mesh.microbatches == 1), guess=None))
             return
         bound = self._grouped(of)
         while self.minimise == STEP and bound < self.best and self.layers.rougher(of.kin):
@@ -331,7 +331,7 @@ class Search:
     def _guess(self, leaf: PlanChoice, bound: float) -> float:
         """Of a candidate: what goes beside its passes may well not be hidden, and chunks send more."""
         if self.minimise != STEP:
-            return max(1.0, bound) * CLOSE  # a byte at least: 0 says that nothing is known yet
+            return bound * CLOSE
         return bound * (CLOSE + SENT * (leaf.rules.chunks - 1)) + self.bounds.beside(leaf)
 
     def _bounds(self, of: Kin, leaves: list[tuple[float, PlanChoice]], single: bool) -> list[tuple[float, PlanChoice]]:
@@ -367,7 +367,7 @@ class Search:
             if not leaves or self.best == inf or not self.layers.closer(of.kin, replicas, single, zero):
                 break
         for bound, leaf in leaves:
-            self._push(_Open(of.kin, bound, leaf, self._guess(leaf, bound) if self.best < inf else 0.0))
+            self._push(_Open(of.kin, bound, leaf, self._guess(leaf, bound) if self.best < inf else None))
 
     def _pace(self, of: _Open, leaf: PlanChoice) -> None:
         """Look at the messages beside the passes of layers whose gradients are sharded."""

@@ -2,23 +2,25 @@
 
 Lowering goes by names of axes, by how many stages there are, and by whether the backward pass is in two; micro-batches
 and the order of passes go into schedules. So functions are taken as they are for another strategy of the same graphs
-and stages. Sizes of axes are asked for by `mark_regions` alone, and which ones is watched: where they are others, what
-comes from there on is done anew.
+and stages. `mark_regions` alone asks for sizes of axes, and what it asks is kept (`RegionQuestions`): where others
+answer otherwise, numbers of regions are put in, or what comes from there on is done anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from compiler.passes.pipeline import NAMES, PASSES, Work
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
+from compiler.passes.renumbered import renumbered
 from compiler.passes.rescheduled import can_be_rescheduled, rescheduled
 from compiler.passes.split import SplitGraphs, in_two
 from compiler.passes.stage import Staged
 from compiler.program import Program
+from compiler.regions.asked import RegionQuestions
 
 PLACED, LOWERED = "place", NAMES[NAMES.index("mark_regions") - 1]
 """The last passes that ask a strategy for all but the order in which stages run; and for sizes of axes."""
@@ -27,35 +29,16 @@ KEPT = 100
 """So many programs are kept."""
 
 
-class SizesWatched(Mapping[str, int]):
-    """Sizes of axes, and which of them were asked for."""
-
-    def __init__(self, sizes: Mapping[str, int]) -> None:
-        self.sizes = sizes
-        self.asked: dict[str, int] = {}
-
-    def __getitem__(self, axis: str) -> int:
-        size = self.asked[axis] = self.sizes[axis]
-        return size
-
-    def __iter__(self) -> Iterator[str]:
-        self.asked.update(self.sizes)
-        return iter(self.sizes)
-
-    def __len__(self) -> int:
-        self.asked.update(self.sizes)
-        return len(self.sizes)
-
-
 class SharedProgram(NamedTuple):
-    """lowered: as `lower` and what stands behind it left it. programs: what became of that, with the sizes that this
-    hangs on. placed: keeps the graphs, by whose identity it is found."""
+    """lowered: as `lower` and what stands behind it left it. asked: the questions about sizes that all else hangs on;
+    programs: what became of it, by their answers. placed: keeps the graphs, by whose identity it is found."""
 
     placed: Placed
     staged: Staged
     split: SplitGraphs
     lowered: Program
-    programs: list[tuple[dict[str, int], Program]]
+    asked: RegionQuestions
+    programs: dict[tuple[Hashable, ...], Program]
 
 
 class SharedPrograms:
@@ -74,26 +57,39 @@ class SharedPrograms:
             if strategy.offloads or strategy.runs or not can_be_rescheduled(work.program, work.split.staged):
                 run_between(work, LOWERED, NAMES[-1])
                 return
-            known = SharedProgram(work.placed, work.staged, work.split, work.program, [])
+            lowered, work.asked = work.program, RegionQuestions(work.placed.sizes)
+            run_between(work, LOWERED, NAMES[-1])
             while self.known and self.count >= KEPT:
                 self.count -= len(self.known.pop(next(iter(self.known))).programs)
-            self.known[of] = known
+            made = {tuple(work.asked.found): work.program}
+            self.known[of] = SharedProgram(work.placed, work.staged, work.split, lowered, work.asked, made)
+            self.count += 1
+            return
+        rule = strategy.pipelines[0] if strategy.pipelines else None
+        placed = replace(known.split.placed, training=work.placed.training, sizes=work.placed.sizes)
+        work.staged = replace(known.staged, rule=rule)
+        work.split = SplitGraphs(placed, replace(known.split.staged, rule=rule))
+        answers = known.asked.answers(work.placed.sizes)
+        program = known.programs.get(answers)
+        if program is not None:
+            work.program = rescheduled(program, *work.split)
+            return
+        numbers = _numbers(known, answers)
+        if numbers is not None:
+            work.program = rescheduled(renumbered(next(iter(known.programs.values())), numbers), *work.split)
         else:
-            rule = strategy.pipelines[0] if strategy.pipelines else None
-            placed = replace(known.split.placed, training=work.placed.training, sizes=work.placed.sizes)
-            work.staged = replace(known.staged, rule=rule)
-            work.split = SplitGraphs(placed, replace(known.split.staged, rule=rule))
-            work.program = known.lowered
-        sizes = work.placed.sizes
-        for asked, program in known.programs:
-            if all(sizes[axis] == size for axis, size in asked.items()):
-                work.program = rescheduled(program, *work.split)
-                return
-        work.program = rescheduled(work.program, *work.split) if known.programs else work.program
-        work.watched = watched = SizesWatched(sizes)
-        run_between(work, LOWERED, NAMES[-1])
-        known.programs.append((watched.asked, work.program))
+            work.program = rescheduled(known.lowered, *work.split)
+            run_between(work, LOWERED, NAMES[-1])
+        known.programs[answers] = work.program
         self.count += 1
+
+
+def _numbers(known: SharedProgram, answers: tuple[Hashable, ...]) -> dict[int, tuple[float, float]] | None:
+    """What is otherwise in the first program that was made, if nothing but numbers of its regions is: theirs."""
+    first = next(iter(known.programs))
+    differ = [i for i, (a, b) in enumerate(zip(first, answers, strict=True)) if a != b]
+    found: dict[int, Any] = {id(known.asked.asked[i].of): answers[i] for i in differ}
+    return None if id(None) in found else found
 
 
 def run_between(work: Work, behind: str, until: str) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from itertools import count
 from math import isclose
+from typing import Any
 
 import pytest
 
 from compiler.model import Job
+from parc.planning.bounds import LowerBounds
 from parc.planning.planning import plan
-from parc.planning.search import MEMORY, STEP
+from parc.planning.search import MEMORY, STEP, Search
 from tests.planning.brute import all_priced, candidates, inside, priced, space_of
 from tests.planning.models import MODELS, job_of
 
@@ -99,3 +101,21 @@ def test_a_search_that_is_interrupted_has_what_it_found() -> None:
 
     found = plan(job, told=stop).found
     assert found.interrupted and len(found.fitting) == len(told) == 1 and found.counts.left
+
+
+def test_bounds_of_nothing_are_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no bound says anything each candidate is priced once, and the search comes to its end."""
+    job, taken, take = job_of("layers", inside=2, outside=2, batch=4), list[object](), Search._take
+    space, _ = space_of(job)
+    best = min(p.seconds for p in all_priced(job, space).values() if p.fits)
+
+    def counted(self: Search, of: Any) -> None:
+        taken.append(of)
+        assert len(taken) < 20 * space.total
+        take(self, of)
+
+    monkeypatch.setattr(Search, "_take", counted)
+    for of, name in ((Search, "least"), (Search, "_grouped"), (LowerBounds, "seconds"), (LowerBounds, "beside")):
+        monkeypatch.setattr(of, name, lambda *_: 0.0)
+    found = plan(job).found
+    assert found.counts.left == 0 and found.fitting[0].value == best

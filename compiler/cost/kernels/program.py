@@ -6,51 +6,74 @@ be priced again and again with other parameters: that is what fitting does. Roll
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 
 from compiler.cost.kernels.again import ORDER, LeftOut, left_out_flops
 from compiler.cost.kernels.flops import program_flops
-from compiler.cost.kernels.group import Lifter
+from compiler.cost.kernels.templates import LiftedFunction, WorkTemplates, product_types
 from compiler.cost.kernels.work import Part
 from compiler.graph import ITEMSIZE, Graph, Names
-from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
 from compiler.passes.copying import expanded
 from compiler.program import DeviceClass, FunctionKey, FunctionPhase, Program, on_updates
 from compiler.regions.marks import Regions, regions_of
-from compiler.walk import graph_values, walk
+from compiler.walk import graph_values
 from dsl.data import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Features:
     """`parts[class][function]` of a program, and what it computes.
 
-    flops: of the products that all devices compute: those that recompute makes again, that several devices compute
-           alike, of borders and padding, too; again: of those that recompute leaves out, and some systems do not
-    dtype: of most products; compute: of the narrowest
+    compute: the narrowest type of products
     regions: what of it systems compute as one
     inside: per class and function, names of values that systems' kernels do not write to memory, and of those that
             fused attention does not
     """
 
+    program: Program
     parts: tuple[dict[FunctionKey, Part], ...]
     samples: int
     tokens: int
-    dtype: str
-    flops: float
-    again: float
     compute: str
     inside: tuple[dict[FunctionKey, tuple[frozenset[str], frozenset[str]]], ...]
     regions: Regions
 
+    @cached_property
+    def _by_dtype(self) -> dict[str, float]:
+        return program_flops(self.program)
 
-def features(program: Program) -> Features:
-    """All that prices depend on. Linear in the length of the program's text."""
-    program = on_updates(program, _expanded)
-    compute, regions = compute_type(program), regions_of(program)
+    @property
+    def dtype(self) -> str:
+        """Of most products."""
+        by_dtype = self._by_dtype
+        return max(by_dtype, key=lambda d: by_dtype[d], default="f32")
+
+    @property
+    def flops(self) -> float:
+        """Of the products that all devices compute: those that recompute makes again, that several devices compute
+        alike, of borders and padding, too."""
+        return sum(self._by_dtype.values())
+
+    @cached_property
+    def again(self) -> float:
+        """FLOPs of those that recompute leaves out, and some systems do not."""
+        program, found = self.program, 0.0
+        for c, of in zip(program.classes, self.parts):
+            members = len(c.groups) * (program.devices // program.groups)
+            found += sum(left_out_flops(of[f.key], members * program.runs(f)) for f in c.functions)
+        return found
+
+
+def features(program: Program, templates: WorkTemplates | None = None) -> Features:
+    """All that prices depend on. Linear in the length of the program's text. templates: of programs before it, whose
+    functions it may have with other sizes of axes."""
+    program = on_updates(program, _expanded if templates is None else templates.expanded(_expanded))
+    known = templates or WorkTemplates()
+    compute, regions = compute_type(program, known.types), regions_of(program, known.regions)
     parts: list[dict[FunctionKey, Part]] = []
     inside: list[dict[FunctionKey, tuple[frozenset[str], frozenset[str]]]] = []
     for c in program.classes:
@@ -58,28 +81,13 @@ def features(program: Program) -> Features:
         made: dict[FunctionKey, Part] = {}
         chunks: dict[int, LeftOut] = {}
         for f in sorted(c.functions, key=lambda f: ORDER.index(f.phase) if f.phase in ORDER else -1):
-            lifter = Lifter(
-                program,
-                {s.name: s for s in c.states},
-                regions,
-                f.phase is FunctionPhase.UPDATE,
-                ITEMSIZE[compute],
-                partial(chunks.setdefault(f.chunk, LeftOut()).loop, f.phase),
-                partial(_is_here, program, c, f.chunk),
-            )
-            made[f.key] = lifter.part(f.body)
-            inside[-1][f.key] = frozenset(lifter.inside), frozenset(lifter.core)
+            whole = partial(chunks.setdefault(f.chunk, LeftOut()).loop, f.phase)
+            here = partial(_is_here, program, c, f.chunk)
+            lifted = LiftedFunction(program, c.states, regions, f, ITEMSIZE[compute], whole, here)
+            made[f.key], *within = lifted.lift() if templates is None else templates.work(lifted)
+            inside[-1][f.key] = within[0], within[1]
         parts.append({f.key: made[f.key] for f in c.functions})
-    by_dtype = program_flops(program)
-    samples, tokens = _sizes(program)
-    again = 0.0
-    for c, of in zip(program.classes, parts):
-        members = len(c.groups) * (program.devices // program.groups)
-        again += sum(left_out_flops(of[f.key], members * program.runs(f)) for f in c.functions)
-    dtype = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
-    return Features(
-        tuple(parts), samples, tokens, dtype, sum(by_dtype.values()), again, compute, tuple(inside), regions
-    )
+    return Features(program, tuple(parts), *_sizes(program), compute, tuple(inside), regions)
 
 
 def _is_here(program: Program, cls: DeviceClass, chunk: int, source: int) -> bool:
@@ -93,13 +101,11 @@ def _expanded(cls: DeviceClass, body: Graph) -> Graph:
     return replace(body, nodes=tuple(expanded(body.nodes, Names(v.name for v in graph_values(body)))))
 
 
-def compute_type(program: Program) -> str:
-    """The type of computation: the narrowest of what products give."""
-    found: set[str] = set()
-    functions = (f for c in program.classes for f in c.functions if f.phase is not FunctionPhase.UPDATE)
-    for instr, _ in (pair for f in functions for pair in walk(f.body)):
-        if isinstance(instr.op, Contract) and instr.outputs[0].type.is_float:
-            found.add(instr.outputs[0].type.dtype)
+def compute_type(program: Program, read: Callable[[Graph], frozenset[str]] = product_types) -> str:
+    """The type of computation: the narrowest of what products give. read: `product_types`, from somebody who knows what
+    it gave before."""
+    functions = {id(f): f for c in program.classes for f in c.functions if f.phase is not FunctionPhase.UPDATE}
+    found = frozenset[str]().union(*[read(f.body) for f in functions.values()])
     return min(sorted(found), key=lambda dtype: ITEMSIZE[dtype], default="f32")
 
 

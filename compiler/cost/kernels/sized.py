@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field, replace
+from functools import partial
 
 from compiler.cost.kernels.drafts import Draft, Lifted, masked_again
 from compiler.cost.kernels.rows import BY_ROW, rows_touched
+from compiler.cost.kernels.symbols import answer
 from compiler.cost.kernels.work import Collective, Hosted, Part, Product, Vector
 from compiler.cost.kernels.work import WorkNode as Kernel
 from compiler.graph import Graph, Node
@@ -205,7 +207,7 @@ class Sized:
             return {}
         table, out = instr.inputs[0].name, instr.outputs[0].name
         if isinstance(instr.op, BY_ROW):
-            rows = rows_touched(instr, self.body.nodes, self.axes, self.itemsize)
+            rows = answer(self.axes, partial(_rows_of, instr, self.body.nodes, self.itemsize))
             if not isinstance(instr.op, WriteRows):
                 return {table: min(self._size(table), rows)}
             return {table: 0, out: rows} if self.values[out].state else {}
@@ -247,6 +249,10 @@ class Sized:
         where the program does not make it again; fused kernels do."""
         value = self.values[name]
         return value.owner < 0 and not value.taint and frozenset(value.type.names) in self.scores
+
+
+def _rows_of(instr: Node, nodes: Sequence[Node], itemsize: int, sizes: Mapping[str, int]) -> int:
+    return rows_touched(instr, nodes, sizes, itemsize)
 
 
 def _contracts(instr: Node) -> bool:

@@ -17,6 +17,7 @@ from compiler.cost.memory.sizes import OURS, FunctionSizes
 from compiler.cost.price.calibration import of_cluster
 from compiler.graph import ITEMSIZE, Graph, Node, Value
 from compiler.memory.action import MemoryEffect, Replay
+from compiler.memory.facts import KnownLives
 from compiler.memory.held import Buffer
 from compiler.memory.lifetimes import Traced, TracedMemory
 from compiler.memory.peak import ClassMemory, Peak
@@ -51,9 +52,16 @@ class Need:
 class Systems:
     """A compiled job as its cluster's software runs it; without a cluster, as unknown software does."""
 
-    def __init__(self, compiled: Compiled, found: Features | None = None, fused: bool | None = None) -> None:
+    def __init__(
+        self,
+        compiled: Compiled,
+        found: Features | None = None,
+        fused: bool | None = None,
+        lives: KnownLives | None = None,
+    ) -> None:
         """found: the program's features, if they are known. fused: whether attention is one kernel; if not stated, what
-        the prices of the software believe."""
+        the prices of the software believe. lives: of bodies of programs before it, which may be its own."""
+        self.lives = lives
         job = compiled.job
         self.program, self.strategy = compiled.program, job.strategy
         self.footprint = footprint(job.cluster.device, job.cluster.stack) if job.cluster else Footprint()
@@ -168,6 +176,7 @@ class SystemMemory(ClassMemory):
     def __init__(self, systems: Systems, cls: DeviceClass) -> None:
         super().__init__(systems.program, cls)
         self.systems, self.added, self.narrow = systems, systems.added(cls), systems.features.compute
+        self.known_lives = systems.lives
         kept = states(cls, systems.shards, systems.footprint, systems.features.compute)
         self.static.update(((FIRST, role), items) for role, items in kept.items())
         if UPDATE not in self.functions or not _moves_in(self.functions[UPDATE].body):

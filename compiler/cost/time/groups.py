@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from compiler.cost.kernels.program import Features, features
+from compiler.cost.kernels.templates import WorkTemplates
 from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait
 from compiler.cost.time.order import Plan, plan
 from compiler.cost.time.timeline import Player
@@ -16,14 +17,15 @@ from dsl.data import dataclass
 
 @dataclass(eq=False)
 class Groups:
-    """Of one program."""
+    """Of one program. templates: of programs before it."""
 
     program: Program
+    templates: WorkTemplates | None = None
 
     @cached_property
     def features(self) -> Features:
         """What its functions ask of a machine."""
-        return features(self.program)
+        return features(self.program, self.templates)
 
     @cached_property
     def ranks(self) -> Ranks:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from compiler.cost.kernels.flops import model_flops
 from compiler.cost.kernels.program import Features
+from compiler.cost.kernels.templates import WorkTemplates
 from compiler.cost.kernels.work import Part
 from compiler.cost.price.calibration import Calibration, of_cluster
 from compiler.cost.price.machine import machine
@@ -54,14 +55,16 @@ def simulate(
 
 @dataclass(eq=False)
 class Simulation:
-    """A program on a cluster, to be priced as often as wanted: `run` takes milliseconds."""
+    """A program on a cluster, to be priced as often as wanted: `run` takes milliseconds. templates: of programs that
+    were priced before."""
 
     program: Program
     cluster: Cluster
     training: Training
+    templates: WorkTemplates | None = None
 
     @staticmethod
-    def of(compiled: Compiled) -> Simulation:
+    def of(compiled: Compiled, templates: WorkTemplates | None = None) -> Simulation:
         """Raises ParcError (E0801) if the job states no cluster."""
         job = compiled.job
         if job.cluster is None:
@@ -71,12 +74,12 @@ class Simulation:
                 job.span,
                 help="`train model(…) on pod using strategy`, where `pod` is a `cluster`",
             )
-        return Simulation(compiled.program, job.cluster, compiled.training)
+        return Simulation(compiled.program, job.cluster, compiled.training, templates)
 
     @cached_property
     def groups(self) -> Groups:
         """What does not depend on the cluster."""
-        return Groups(self.program)
+        return Groups(self.program, self.templates)
 
     @property
     def features(self) -> Features:

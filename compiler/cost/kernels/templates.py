@@ -1,0 +1,338 @@
+"""The work of functions for any sizes of axes: what strategies of one structure ask of a machine, without going through
+their functions one by one.
+
+The first time a function is met it is lifted as always (`Lifter`); the second time (or at once) with symbols in the
+place of the sizes (`symbols`), which gives kernels, messages and loops whose sizes are expressions, and all that
+decided how they were put together as comparisons. From then on other sizes are put in, and give the very numbers that
+lifting gives; where a comparison comes out otherwise the function is lifted with symbols once more, or as always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any, NamedTuple, TypeVar
+
+from compiler.cost.kernels.drafts import Lifted
+from compiler.cost.kernels.group import Lifter
+from compiler.cost.kernels.symbols import SizeTrace, Steps, Symbol
+from compiler.cost.kernels.work import Part, Work, WorkLoop, WorkNode
+from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
+from compiler.layout import Layout
+from compiler.ops.contract import Contract
+from compiler.ops.effects import Recv
+from compiler.ops.repeat import Repeat
+from compiler.program import DeviceClass, Function, FunctionPhase, Program, StateDecl
+from compiler.regions.marks import Regions, function_regions, marked
+from compiler.regions.region import Region, RegionKind
+from compiler.walk import walk
+from dsl.data import dataclass
+
+KEPT = 400
+"""Functions that are remembered, those that were asked for last."""
+
+SHAPES = 4
+"""Ways in which one is put together that are, at most."""
+
+
+Fact = TypeVar("Fact")
+
+
+def product_types(body: Graph) -> frozenset[str]:
+    """The types of what its products give, of numbers that are not whole."""
+    made = (n.outputs[0].type for n, _ in walk(body) if isinstance(n.op, Contract))
+    return frozenset(of.dtype for of in made if of.is_float)
+
+
+class FunctionWork(NamedTuple):
+    """Of a function: its work, the values that systems' kernels do not write to memory, and those that fused attention
+    does not."""
+
+    part: Part
+    inside: frozenset[str]
+    core: frozenset[str]
+
+
+class LiftedFunction(NamedTuple):
+    """What lifting a function asks for, besides the sizes of the program's axes. whole, here: see `Lifter`."""
+
+    program: Program
+    states: Sequence[StateDecl]
+    regions: Regions
+    function: Function
+    itemsize: int
+    whole: Callable[[Repeat, Part], Part]
+    here: Callable[[int], bool]
+
+    def lifter(self, of: type[Lifter] = Lifter) -> Lifter:
+        """What lifts it."""
+        states, update = {s.name: s for s in self.states}, self.function.phase is FunctionPhase.UPDATE
+        return of(self.program, states, self.regions, update, self.itemsize, self.whole, self.here)
+
+    def lift(self) -> FunctionWork:
+        """As always."""
+        lifter = self.lifter()
+        part = lifter.part(self.function.body)
+        return FunctionWork(part, frozenset(lifter.inside), frozenset(lifter.core))
+
+
+class WorkTemplates:
+    """Of the functions of programs that are priced one after the other. at_once: they are lifted with symbols the first
+    time, where most come again."""
+
+    def __init__(self, at_once: bool = False) -> None:
+        self.at_once = at_once
+        self.known: dict[object, _Met] = {}
+        self.facts: dict[tuple[str, int], tuple[Graph, Any]] = {}
+
+    def expanded(self, expand: Callable[[DeviceClass, Graph], Graph]) -> Callable[[DeviceClass, Graph], Graph]:
+        """The same, each body once."""
+        return lambda cls, body: self._once("expanded", body, lambda body: expand(cls, body))
+
+    def regions(self, body: Graph) -> Regions:
+        """Of a function."""
+        return self._once("regions", body, function_regions)
+
+    def types(self, body: Graph) -> frozenset[str]:
+        """Of what the products of a function give."""
+        return self._once("types", body, product_types)
+
+    def _once(self, name: str, body: Graph, find: Callable[[Graph], Fact]) -> Fact:
+        known = self.facts.get((name, id(body)))
+        if known is None:
+            while len(self.facts) >= 2 * KEPT:
+                del self.facts[next(iter(self.facts))]
+            known = self.facts[name, id(body)] = body, find(body)
+        found: Fact = known[1]
+        return found
+
+    def work(self, of: LiftedFunction) -> FunctionWork:
+        """The same as `of.lift()`."""
+        body, sizes, numbers = of.function.body, of.program.sizes, list[float]()
+        key = (_text(body, numbers), of.function.phase, id(of.states), of.itemsize, tuple(sizes), _larger(sizes))
+        inputs: dict[str, Any] = sizes | {f"number {i}": number for i, number in enumerate(numbers)}
+        met = self.known.pop(key, None)
+        if met is None:
+            while len(self.known) >= KEPT:
+                del self.known[next(iter(self.known))]
+            sources = tuple({n.op.source: None for n in body.nodes if isinstance(n.op, Recv)})
+            self.known[key] = met = _Met(body, of.states, sources, {})
+            if not self.at_once:
+                return of.lift()
+        else:
+            self.known[key] = met
+        shapes = met.shapes.setdefault(tuple([of.here(source) for source in met.sources]), [])
+        found = next((work for t in shapes if (work := t.work(inputs, of)) is not None), None)
+        if found is None and len(shapes) < SHAPES and (template := _traced(of, inputs)) is not None:
+            shapes.append(template)
+            found = template.work(inputs, of)
+        return of.lift() if found is None else found
+
+
+class _Met(NamedTuple):
+    """A function that was met before. body, states: kept, for it is found by their identity; sources: of what it
+    receives from other stages; shapes: its templates, by which of those are on its own devices."""
+
+    body: Graph
+    states: Sequence[StateDecl]
+    sources: tuple[int, ...]
+    shapes: dict[tuple[bool, ...], list[_Template]]
+
+
+class _Template(NamedTuple):
+    steps: Steps
+    nodes: tuple[_Node, ...]
+    inside: frozenset[str]
+    core: frozenset[str]
+
+    def work(self, inputs: Mapping[str, Any], of: LiftedFunction) -> FunctionWork | None:
+        """None if with these inputs the function is put together otherwise."""
+        values = self.steps.run(inputs)
+        if values is None:
+            return None
+        return FunctionWork(_built(self.nodes, values, of.function.body, of.whole), self.inside, self.core)
+
+
+class _Node(NamedTuple):
+    """work: how it is made; loop: in the place of that, what is in it."""
+
+    name: str
+    deps: tuple[int, ...]
+    carried: tuple[int, ...]
+    work: _Made | None
+    loop: tuple[_Node, ...] = ()
+
+
+class _Made(NamedTuple):
+    """An object and its fields: (a number's place, or the field itself; of what kind it is)."""
+
+    of: Callable[..., Any]
+    fields: tuple[tuple[Any, str], ...]
+
+
+FIXED, NUMBER, OBJECTS = "fixed", "number", "objects"
+
+
+def _text(body: Graph, numbers: list[float]) -> tuple[object, ...]:
+    """What a body says, but for numbers of its regions, which are appended to `numbers`: by identity of its nodes."""
+    nodes: list[object] = []
+    for node in body.nodes:
+        op = node.op
+        if isinstance(op, Repeat):
+            of = op.count, op.carries, op.stacks, op.reverse, op.scan, op.label
+            nodes.append((_text(op.body, numbers), of, tuple(map(id, node.inputs)), tuple(map(id, node.outputs))))
+        else:
+            nodes.append(id(node))
+    regions = []
+    for r in body.regions:
+        regions.append((r.kind, r.values, r.over, r.copies, r.places))
+        if r.kind is RegionKind.ATTENTION:
+            numbers += (r.kept, r.most)
+    ends = tuple(map(id, body.inputs)), tuple(map(id, body.outputs))
+    return (body.name, tuple(nodes), tuple(regions), *ends)
+
+
+def _larger(sizes: Mapping[str, int]) -> tuple[bool, ...]:
+    """Which axes have more than one device: what the others send is no message."""
+    return tuple([n > 1 for n in sizes.values()])
+
+
+# --- with symbols -----------------------------------------------------------------------------------------------------
+
+
+class SymbolDim(NamedTuple):
+    """As `graph.Dim`."""
+
+    name: str
+    size: Symbol | int
+
+
+@dataclass(eq=False, slots=True)
+class SymbolType:
+    """As `graph.Type`, of a piece whose sizes are symbols."""
+
+    dtype: str
+    dims: tuple[SymbolDim, ...]
+    elements: Any
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple([d.name for d in self.dims])
+
+    @property
+    def bytes(self) -> Any:
+        return self.elements * ITEMSIZE[self.dtype]
+
+    def size(self, name: str) -> Symbol | int:
+        return next(d.size for d in self.dims if d.name == name)
+
+    def has(self, name: str) -> bool:
+        return any(d.name == name for d in self.dims)
+
+
+class _SymbolLifter(Lifter):
+    """Lifts a function with symbols for the sizes of axes."""
+
+    trace: SizeTrace
+    pieces: dict[tuple[Type, Layout], tuple[Any, Any, Any]]
+
+    def begin(self, inputs: Mapping[str, Any], body: Graph) -> None:
+        """inputs: sizes of axes, and the numbers of the body's regions."""
+        self.trace, self.pieces = SizeTrace(inputs), {}
+        self.sizes = self.trace.sizes
+        numbers = iter([symbol for name, symbol in self.trace.sizes.items() if name.startswith("number ")])
+        self.regions = replace(self.regions, attention=_numbered(body, numbers))
+        self.whole = lambda _, part: part  # done to what is built
+
+    def value(self, var: Value) -> Lifted:
+        key = var.type, var.layout
+        known = self.pieces.get(key)
+        if known is None:
+            local: Any = self._local(*key)
+            known = self.pieces[key] = local, local.bytes, local.elements
+        return Lifted(*known, var.name)
+
+    def _local(self, type: Type, layout: Layout) -> Type | SymbolType:
+        """As `local_type`."""
+        if not layout.split_axes:
+            return type
+        sizes: list[Any] = [d.size for d in type.dims]
+        for i in {*layout._dim_of.values()}:
+            sizes[i] = -(-sizes[i] // prod([self.sizes[a] for a in layout.dims[i]]))
+        for i, left, right in layout.halo:
+            sizes[i] = sizes[i] + left + right
+        dims = tuple([SymbolDim(d.name, size) for d, size in zip(type.dims, sizes, strict=True)])
+        return SymbolType(type.dtype, dims, prod(sizes))
+
+
+def _numbered(body: Graph, numbers: Iterator[Any]) -> dict[Node, Region]:
+    """As of `Regions.attention`, with these numbers, in the order of `_text`."""
+    found: dict[Node, Region] = {}
+    for node in body.nodes:
+        if isinstance(node.op, Repeat):
+            found |= _numbered(node.op.body, numbers)
+    for region, nodes in marked(body):
+        if region.kind is RegionKind.ATTENTION:
+            found |= dict.fromkeys(nodes, replace(region, kept=next(numbers), most=next(numbers)))
+    return found
+
+
+def _traced(of: LiftedFunction, inputs: Mapping[str, Any]) -> _Template | None:
+    """None of what asks for more than whole numbers of sizes."""
+    lifter = of.lifter(_SymbolLifter)
+    assert isinstance(lifter, _SymbolLifter)
+    lifter.begin(inputs, of.function.body)
+    try:
+        nodes = tuple(_nodes(lifter.part(of.function.body)))
+    except (TypeError, AttributeError):
+        return None
+    return _Template(lifter.trace.steps, nodes, frozenset(lifter.inside), frozenset(lifter.core))
+
+
+def _nodes(part: Part) -> Iterator[_Node]:
+    for node in part.nodes:
+        if isinstance(node.work, WorkLoop):
+            yield _Node(node.name, node.deps, node.carried, None, tuple(_nodes(node.work.body)))
+        else:
+            yield _Node(node.name, node.deps, node.carried, _made(node.work))
+
+
+def _made(work: Work) -> _Made:
+    fields: list[tuple[Any, str]] = []
+    for name in work.__slots__:
+        value = getattr(work, name)
+        if isinstance(value, Symbol):
+            fields.append((value.at, NUMBER))
+        elif name == "beside":
+            fields.append((tuple([_made(product) for product in value]), OBJECTS))
+        else:
+            fields.append((value, FIXED))
+    return _Made(type(work), tuple(fields))
+
+
+def _built(nodes: Sequence[_Node], values: Sequence[int], body: Graph, whole: Callable[[Repeat, Part], Part]) -> Part:
+    """body: of the function, or of the loop. Its loops are built in their order in it."""
+    inner = {node.name: node.loop for node in nodes if node.work is None}
+    loops: dict[str, WorkLoop] = {}
+    for instr in body.nodes:
+        op = instr.op
+        if isinstance(op, Repeat):
+            name = (instr.outputs or instr.inputs)[0].name
+            loops[name] = WorkLoop(op.count, whole(op, _built(inner[name], values, op.body, whole)))
+    return Part(
+        tuple(
+            [
+                WorkNode(n.name, loops[n.name] if n.work is None else _object(n.work, values), n.deps, n.carried)
+                for n in nodes
+            ]
+        )
+    )
+
+
+def _object(made: _Made, values: Sequence[int]) -> Any:
+    fields = [
+        values[field] if kind is NUMBER else field if kind is FIXED else tuple([_object(m, values) for m in field])
+        for field, kind in made.fields
+    ]
+    return made.of(*fields)
