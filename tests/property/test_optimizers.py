@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from os import cpu_count
+from collections.abc import Sequence
 
 import pytest
 
-from tests.property.check import Outcome, check, report
+from tests.property.check import Outcome, check, new_ones, report
 from tests.property.draw_optimizer import MATRICES, VECTORS, draw
+from tests.some import by_all_cores
 
 CI = range(100)
+"""Of these, each that draws something that none before it has drawn."""
 NIGHTLY = range(1000, 5000)
 STRATEGIES = {
     "gpipe",
@@ -34,10 +34,9 @@ def judge(seed: int) -> Outcome:
     return check(draw(seed))
 
 
-def judged(seeds: range) -> dict[int, Outcome]:
+def judged(seeds: Sequence[int]) -> dict[int, Outcome]:
     """All outcomes; nothing may fail, and 80 % must be proved."""
-    with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool:
-        outcomes = dict(zip(seeds, pool.map(judge, seeds, chunksize=10), strict=True))
+    outcomes = dict(zip(seeds, by_all_cores(judge, seeds, 10), strict=True))
     failed = [seed for seed, o in outcomes.items() if o.what == "failed"]
     if failed:
         pytest.fail(f"{len(failed)} of {len(seeds)} fail\n" + report(draw(failed[0]), outcomes[failed[0]]))
@@ -47,14 +46,15 @@ def judged(seeds: range) -> dict[int, Outcome]:
 
 
 def test_proved_or_refused() -> None:
-    outcomes = judged(CI)
+    every = {p.kind for p in (*VECTORS, *MATRICES)} | STRATEGIES | MORE
+    outcomes = judged(new_ones(CI, draw, every))
     proved = {kind for seed, o in outcomes.items() if o.what == "proved" for kind in draw(seed).kinds}
-    assert proved >= {p.kind for p in (*VECTORS, *MATRICES)} | STRATEGIES | MORE
+    assert proved >= every
 
 
 @pytest.mark.nightly
 def test_thousands() -> None:
-    judged(NIGHTLY)
+    judged([*CI, *NIGHTLY])
 
 
 def test_the_same_seed_draws_the_same_text() -> None:
