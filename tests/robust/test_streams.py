@@ -127,7 +127,7 @@ def _each_way() -> Iterator[object]:
             yield pytest.param(way, how, id=f"{how.__name__}-{way}", marks=marks)
 
 
-@pytest.mark.parametrize(("way", "how"), _each_way())
+@pytest.mark.parametrize(("way", "how"), list(_each_way()))
 def test_stdout(way: str, how: Callable[[int], Callable[[], None]], tmp_path: Path) -> None:
     code, said, told = ended(WAYS[way], tmp_path, how(1))
     if way in SILENT:
