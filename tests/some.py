@@ -25,8 +25,8 @@ def by_all_cores(judge: Callable[[T], R], items: Sequence[T], chunk: int = 4) ->
 
 
 def one_in(every: int, items: Iterable[object], always: Collection[object] = ()) -> list[object]:
-    """Parameters, one item each (a tuple: one for each name): by default the first, every so many behind it, and those of
-    `always`, by what they are called."""
+    """Parameters of one item each (a tuple: one for each name): by default the first and every so many behind it, and
+    those of `always`, by what they are called."""
     found = []
     for number, item in enumerate(items):
         values = item if isinstance(item, tuple) else (item,)
