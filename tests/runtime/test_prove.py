@@ -72,7 +72,7 @@ UNREAD = "stale: write grad_norm (class 1"
 
 
 def test_every_kind_of_mutation_is_refused() -> None:
-    """Some of every kind on each program; programs whose losses and updates do depend on everything in them."""
+    """One of every kind on each program; programs whose losses and updates do depend on everything in them."""
     seen: dict[str, int] = {}
     for compiled in (
         models.linear("dp = 2, tp = 2", "split b on dp", "split o on tp", "shard optimizer, gradients on dp"),
@@ -85,7 +85,7 @@ def test_every_kind_of_mutation_is_refused() -> None:
             if kind in HARMLESS:
                 continue
             found = [f for f in found if not f[0].startswith(UNREAD)]
-            for what, program in found[:: max(1, len(found) // 2)]:
+            for what, program in found[:: max(1, len(found) // 3)]:
                 assert refused(compiled, program), what
                 seen[kind] = seen.get(kind, 0) + 1
     elsewhere = {*HARMLESS, "still"}  # in rings, of the golden programs
