@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import inspect
 import os
 import tempfile
@@ -13,12 +14,16 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import settings
 
+from tests.some import OBJECTS
+
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 _cache = tempfile.TemporaryDirectory(prefix="parc-cache-")
 os.environ["XDG_CACHE_HOME"] = _cache.name  # not that of whoever runs the tests
 atexit.register(_cache.cleanup)
+
+gc.set_threshold(OBJECTS)
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)

@@ -211,8 +211,9 @@ def test_the_readme_has_the_commands_that_ci_runs() -> None:
         assert len(re.findall(rf"^<!-- ci: {name} -->\n```sh\n(?:(?!```)[^\n]*\n)+```$", text, re.MULTILINE)) == 1
 
 
+@pytest.mark.nightly
 def test_the_questions_of_the_readme_have_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As printed, in a checkout with its environment activated."""
+    """As printed, in a checkout with its environment activated; `.ci/run` asks them of what is installed."""
     (block,) = re.findall(r"^<!-- ci: ask -->\n```sh\n((?:(?!```)[^\n]*\n)+)```$", README, re.MULTILINE)
     first, *lines = block.splitlines()
     assert first.split()[:2] == ["source", ".venv/bin/activate"] and len(lines) > 8

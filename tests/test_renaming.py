@@ -181,7 +181,19 @@ def test_rows_of_traffic_do_not_merge() -> None:
     assert {"stages", "axis stages"} <= set(found.timeline.traffic)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.name.startswith("example")], ids=lambda c: c.name)
+EXAMPLES_OF_ALL = ("gpt", "resnet", "recsys", "towers", "distill", "mamba", "pangu_200b")
+"""What others have besides, drawn models have too; the others with `-m nightly`."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(c, marks=() if c.name.removeprefix("example_") in EXAMPLES_OF_ALL else pytest.mark.nightly)
+        for c in CASES
+        if c.name.startswith("example")
+    ],
+    ids=lambda c: c.name,
+)
 def test_examples(case: Case) -> None:
     text = case.file.read_text(encoding="utf-8")
     names = drawn_names(text, len(text))

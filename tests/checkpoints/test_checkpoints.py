@@ -32,8 +32,16 @@ EVERY = [*STRATEGIES, *STATES, "all in bf16", "zero 2 in f16"]
 RANKS = ["zero 3", "uneven", "interleaved", "all", "states of pipeline", "states of turns", "all in bf16"]
 
 
+MORE = ("recompute", "zero 1", "gpipe", "all", "zero 2 in f16")
+"""With what the others have: by default on one executor at most."""
+
+
 @pytest.mark.parametrize(
-    ("name", "make"), [*((name, Emulator) for name in EVERY), *((name, RankExecutor) for name in RANKS)]
+    ("name", "make"),
+    [
+        *(pytest.param(n, Emulator, marks=pytest.mark.nightly if n in MORE else ()) for n in EVERY),
+        *((name, RankExecutor) for name in RANKS),
+    ],
 )
 def test_resuming_is_bit_for_bit(name: str, make: type[Emulator | RankExecutor], tmp_path: Path) -> None:
     of = program(name)

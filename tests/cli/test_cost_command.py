@@ -37,7 +37,8 @@ def test_cost_as_json() -> None:
 
 
 def test_cost_says_whether_it_fits() -> None:
-    file, large = str(EXAMPLES / "gpt.par"), ("-D", "layers=96", "-D", "hidden=8192")
+    """The same small layers with tables of a terabyte: few changes are tried, to make it fit."""
+    file, large = str(EXAMPLES / "recsys.par"), ("-D", "users=1000000000", "-D", "hidden=256")
     assert "does not fit" in invoke(file, *large) and "does not fit" not in invoke(file)
     assert [json.loads(invoke(file, *o, "--json"))["result"]["fits"] for o in ((), large)] == [True, False]
 

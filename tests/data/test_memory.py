@@ -72,11 +72,11 @@ def check(folder: Path, case: str, size: int) -> None:
 
 @pytest.mark.parametrize("case", [c for c in CASES if c != "distinct words"])
 def test_memory_is_a_small_multiple_of_the_text(tmp_path: Path, case: str) -> None:
-    check(tmp_path, case, 6_000_000)
+    check(tmp_path, case, 4_000_000)
 
 
 def test_memory_of_words_that_are_all_different(tmp_path: Path) -> None:
-    check(tmp_path, "distinct words", 3_000_000)
+    check(tmp_path, "distinct words", 2_000_000)
 
 
 @pytest.mark.nightly

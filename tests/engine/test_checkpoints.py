@@ -18,9 +18,15 @@ from runtime.stacked import Emulator  # noqa: E402
 from runtime.torch.engine import ProcessPool  # noqa: E402
 from tests.checkpoints.models import arrays, program, saved  # noqa: E402
 from tests.entries.test_evaluate import STRATEGIES, source  # noqa: E402
+from tests.some import one_in  # noqa: E402
+
+RESUMED = [
+    *("serial", "uneven", "states of turns", "all in bf16"),
+    *(pytest.param(name, marks=pytest.mark.nightly) for name in ("zero 3", "interleaved", "all")),  # parts of the last
+]
 
 
-@pytest.mark.parametrize("name", ["serial", "zero 3", "uneven", "interleaved", "all", "states of turns", "all in bf16"])
+@pytest.mark.parametrize("name", RESUMED)
 def test_resuming_is_bit_for_bit(pool: ProcessPool, name: str, tmp_path: Path) -> None:
     of = program(name)
     batches = [random_batch(of.inputs, 0, step) for step in range(4)]
@@ -49,7 +55,7 @@ def test_engines_take_each_others_checkpoints(pool: ProcessPool, name: str, tmp_
     assert {p.name: p.read_bytes() for p in one.iterdir()} == {p.name: p.read_bytes() for p in two.iterdir()}
 
 
-@pytest.mark.parametrize("strategy", list(STRATEGIES)[::2])
+@pytest.mark.parametrize("strategy", one_in(2, list(STRATEGIES)[::2]))
 def test_inference_is_proved(pool: ProcessPool, strategy: str) -> None:
     found = compile_job(evaluate(source(strategy)), INFER)
     proof = prove_evaluation(found.training, found.program, 2, executor=pool.executor, beside=Emulator)

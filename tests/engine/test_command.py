@@ -12,6 +12,9 @@ import pytest
 
 pytest.importorskip("torch")
 
+from click.testing import CliRunner  # noqa: E402
+
+from parc.cli import cli  # noqa: E402
 from tests.engine.test_faults import ENVIRONMENT, ROOT  # noqa: E402
 
 BLOCK = re.compile(r"^<!-- ci: engine -->\n```sh\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
@@ -33,23 +36,43 @@ def run(*more: str) -> str:
     return done.stdout
 
 
-def test_the_documented_command_shows_three_losses_and_a_verdict() -> None:
-    told = run()
+@pytest.fixture(scope="module")
+def told() -> str:
+    """What the command shows."""
+    return run()
+
+
+def rows(told: str) -> list[list[float]]:
+    """Of each step its number, and the losses of the serial program, of the emulator and of the processes."""
+    return [[float(x) for x in row] for row in re.findall(r"^(\d+) +([\d.]+) +([\d.]+) +([\d.]+)$", told, re.MULTILINE)]
+
+
+def test_the_documented_command_shows_three_losses_and_a_verdict(told: str) -> None:
     assert "4 processes on cpu" in told
-    rows = re.findall(r"^(\d+) +([\d.]+) +([\d.]+) +([\d.]+)$", told, re.MULTILINE)
-    assert [row[0] for row in rows] == [str(n + 1) for n in range(5)]
-    for _, *losses in rows:
-        assert [float(x) for x in losses] == pytest.approx([float(losses[0])] * 3, rel=1e-5)
-    assert len({row[1] for row in rows}) == 5, "it learns"
+    assert [row[0] for row in rows(told)] == [1, 2, 3, 4, 5]
+    for _, *losses in rows(told):
+        assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+    assert len({row[1] for row in rows(told)}) == 5, "it learns"
     assert told.rstrip().splitlines()[-1] == "equal"
 
 
-def test_its_losses_are_those_of_an_emulated_run() -> None:
-    found = json.loads(run("--json"))["result"]
-    options = documented()[4:]
-    line = [sys.executable, "-m", "parc", "run", "examples/gpt.par", *options, "--json"]
-    done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+@pytest.fixture(scope="module")
+def emulated() -> list[float]:
+    """The losses of `parc run` without processes."""
+    done = CliRunner().invoke(cli, ["run", str(ROOT / "examples" / "gpt.par"), *documented()[4:], "--json"])
     losses = json.loads(done.stdout)["result"]["losses"]
-    assert found["ok"] and len(losses) == 5
+    assert len(losses) == 5
+    return losses
+
+
+def test_its_losses_are_those_of_an_emulated_run(told: str, emulated: list[float]) -> None:
+    for mine in zip(*(row[1:] for row in rows(told)), strict=True):
+        assert list(mine) == pytest.approx(emulated, rel=1e-4)
+
+
+@pytest.mark.nightly
+def test_so_they_are_in_json(emulated: list[float]) -> None:
+    found = json.loads(run("--json"))["result"]
+    assert found["ok"]
     for mine in (found["emulated"], [engine for _, engine in found["losses"]]):
-        assert mine == pytest.approx(losses, rel=1e-4)
+        assert mine == pytest.approx(emulated, rel=1e-4)

@@ -1,6 +1,6 @@
 """Every example under every tactic and under pairs of them, run by processes over gloo and proved equal to the serial
-program, as the emulator's runs are (`tests/matrix`). CI takes a ninth of the single tactics and a part of the pairs;
-`pytest -m nightly` all of them (also those on up to 20 devices), some triples."""
+program, as the emulator's runs are (`tests/matrix`). CI takes some tactics by themselves, and so many pairs that each
+tactic is in one; `pytest -m nightly` all of them (also those on up to 20 devices), some triples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from runtime.prove import prove, prove_evaluation  # noqa: E402
 from runtime.torch.engine import ProcessPool  # noqa: E402
 from tests.engine.cells import devices, judge  # noqa: E402
 from tests.engine.conftest import PROCESSES  # noqa: E402
-from tests.matrix.cells import Cell, cells, expected, spread  # noqa: E402
+from tests.matrix.cells import Cell, cells, each_once, expected, spread  # noqa: E402
+from tests.some import one_in  # noqa: E402
 
 
 def fits(cell: Cell) -> bool:
@@ -30,11 +31,11 @@ def judged(pool: ProcessPool, chosen: list[Cell]) -> None:
 
 
 def test_single_tactics(pool: ProcessPool) -> None:
-    judged(pool, spread(cells(1), 9))
+    judged(pool, spread(cells(1), 30))
 
 
 def test_some_pairs(pool: ProcessPool) -> None:
-    judged(pool, spread(cells(2), 120, 3))
+    judged(pool, each_once(filter(fits, cells(2))))
 
 
 @pytest.mark.nightly
@@ -66,7 +67,7 @@ def refused(cell: Cell) -> bool:
 
 
 def test_some_are_evaluated(pool: ProcessPool) -> None:
-    for cell in filter(fits, list(cells(1))[::8]):
+    for cell in filter(fits, list(cells(1))[::24]):
         alone = compile_job(cell.compile().job, EVALUATE)
         proof = prove_evaluation(alone.training, alone.program, 1, executor=pool.executor)
         assert proof.ok, f"{cell}: {proof.worst}"
@@ -75,7 +76,7 @@ def test_some_are_evaluated(pool: ProcessPool) -> None:
 SINGLE = ("dp", "zero_3", "tp", "megatron", "cp", "bands", "channels", "tables", "places", "one_f_one_b", "zero_bubble")
 
 
-@pytest.mark.parametrize("cell", [c for c in cells(1) if c.tactics[0].name in SINGLE][::3], ids=str)
+@pytest.mark.parametrize("cell", one_in(2, [c for c in cells(1) if c.tactics[0].name in SINGLE][::3]), ids=str)
 def test_own_precision(pool: ProcessPool, cell: Cell) -> None:
     """In the precision of the example: float32, float16 for pangu."""
     compiled = cell.compile(None)

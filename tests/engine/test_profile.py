@@ -35,6 +35,7 @@ from runtime.rank.timed import SENT, TimedRank  # noqa: E402
 from runtime.torch.engine import ProcessPool  # noqa: E402
 from runtime.torch.executor import TorchExecutor  # noqa: E402
 from tests.engine.test_faults import ENVIRONMENT, ROOT  # noqa: E402
+from tests.some import one_in  # noqa: E402
 
 STEPS = 3
 SIZES = {"layers": "2", "hidden": "16", "heads": "2", "vocab": "80", "seq": "8", "batch": "8"}
@@ -248,12 +249,12 @@ def test_the_emulator_measures_nothing() -> None:
 
 
 COMMANDS: Sequence[list[str]] = (
-    [sys.executable, "-m", "parc"],
+    [sys.executable, "-m", "parc"],  # which `test_faults` starts under torchrun, too
     [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "parc"],
 )
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=["parc", "torchrun"])
+@pytest.mark.parametrize("command", one_in(2, COMMANDS), ids=["parc", "torchrun"])
 def test_the_command_writes_a_trace_and_shows_a_table(command: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     sizes = [w for n, v in (SIZES | {"layers": "1", "dp": "2"}).items() for w in ("-D", f"{n}={v}")]
@@ -267,21 +268,22 @@ def test_the_command_writes_a_trace_and_shows_a_table(command: list[str], tmp_pa
     assert [e["args"]["step"] for e in steps] == [1, 2]
 
 
-def test_an_evaluation_is_profiled_by_the_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize("of", ["lowered", pytest.param("file", marks=pytest.mark.nightly)])
+def test_an_evaluation_is_profiled_by_the_command(of: str, tmp_path: Path) -> None:
     """Of a file, and of a lowered program that has the entry: batches, of which none has a backward pass."""
     lowered, out = tmp_path / "both.npu", tmp_path / "out.json"
     sizes = [w for n, v in (SIZES | {"layers": "1", "dp": "2"}).items() for w in ("-D", f"{n}={v}")]
     entries = ["--entry", "train_step", "--entry", "evaluate"]
     assert CliRunner().invoke(cli, ["compile", GPT, *sizes, *entries, "-o", str(lowered)]).exit_code == 0
-    for what in ([GPT, *sizes], [str(lowered)]):
-        more = ["--engine", "torch", "--steps", "3", "--evaluate", "--profile", str(out)]
-        line = [sys.executable, "-m", "parc", "run", *what, *more]
-        done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        assert "mean of 2 batches (the first is left out)" in done.stdout and re.search(
-            "^of a batch", done.stdout, re.MULTILINE
-        )
-        assert re.search(r"^batch +\S+", done.stdout, re.MULTILINE)
-        events = json.loads(out.read_text())["traceEvents"]
-        names = {e["name"] for e in events if e["ph"] == "X"}
-        assert "F[0]" in names and not any(n.startswith(("B[", "U")) for n in names), names
+    what = [GPT, *sizes] if of == "file" else [str(lowered)]
+    more = ["--engine", "torch", "--steps", "3", "--evaluate", "--profile", str(out)]
+    line = [sys.executable, "-m", "parc", "run", *what, *more]
+    done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "mean of 2 batches (the first is left out)" in done.stdout and re.search(
+        "^of a batch", done.stdout, re.MULTILINE
+    )
+    assert re.search(r"^batch +\S+", done.stdout, re.MULTILINE)
+    events = json.loads(out.read_text())["traceEvents"]
+    names = {e["name"] for e in events if e["ph"] == "X"}
+    assert "F[0]" in names and not any(n.startswith(("B[", "U")) for n in names), names

@@ -25,8 +25,15 @@ OPTIONS: list[dict[str, int]] = [
 ]
 
 
-@pytest.mark.parametrize("compute", ["bf16", "f16"])
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    ("options", "compute"),
+    [
+        pytest.param(o, c, marks=() if (i + j) % 2 == 0 else pytest.mark.nightly)
+        for i, o in enumerate(OPTIONS)
+        for j, c in enumerate(["bf16", "f16"])
+    ],
+    ids=str,
+)
 def test_sixteen_bits(pool: ProcessPool, options: dict[str, int], compute: str) -> None:
     given = SMALL | {k: str(v) for k, v in options.items()}
     compiled = compile_job(evaluate_file(GPT, given, precision=Precision(compute, "f32")).job)

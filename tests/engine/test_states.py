@@ -15,10 +15,11 @@ from runtime.stacked import Emulator  # noqa: E402
 from runtime.torch.engine import ProcessPool  # noqa: E402
 from tests.engine.conftest import PROCESSES  # noqa: E402
 from tests.entries import test_several as several  # noqa: E402
+from tests.some import one_in  # noqa: E402
 from tests.states.models import STRATEGIES, compiled  # noqa: E402
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", one_in(2, STRATEGIES, always=("uneven", "pipeline", "interleaved", "zero_bubble")))
 def test_a_step_with_states_is_proved(pool: ProcessPool, name: str) -> None:
     found = compiled(name)
     if found.program.devices <= PROCESSES:
@@ -34,7 +35,7 @@ def test_an_evaluation_with_states_is_proved(pool: ProcessPool, name: str) -> No
         assert proof.ok, proof.worst
 
 
-@pytest.mark.parametrize("plan", list(several.PLANS)[1::2])
+@pytest.mark.parametrize("plan", one_in(2, list(several.PLANS)[1::2]))
 def test_several_models_are_proved(pool: ProcessPool, plan: str) -> None:
     found = several.compiled(plan)
     proof = prove(found.training, found.program, executor=pool.executor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from parc.exporting.torch.file import export_torch
 from parc.exporting.torch.library import FUNCTIONS
 from tests.export.exported import BACKEND, Ran, alone, judge, together
 from tests.export.test_torch import functions, golden
+from tests.some import one_in
 from tests.sparse.test_lists import TEXT, compiled
 
 ROWS = "rowwise_adagrad(lr = 0.1)"
@@ -80,8 +82,7 @@ def test_slots_of_several_parts_of_a_table(begin: int) -> None:
     assert found.T.tolist() == sums
 
 
-@pytest.mark.parametrize("optimizer", [ROWS, ADAM, "sgd(lr = 0.1, clip = 0.1)"])
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize(("name", "optimizer"), one_in(2, product(ALONE, [ROWS, ADAM, "sgd(lr = 0.1, clip = 0.1)"])))
 def test_lists_on_one_device(name: str, optimizer: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     judge(alone(tables(optimizer, **ALONE[name]), tmp_path / name))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ from tests.export.processes import PROCESSES
 from tests.matrix.cells import cells
 from tests.order import files as order
 from tests.place import test_uneven as uneven
+from tests.some import one_in
 from tests.stages import test_rows as rows
 from tests.stages import test_ways as two_ways
 from tests.states import models as states
@@ -227,28 +230,43 @@ ORDERS = {
 }
 
 
+MAKERS: dict[str, Callable[[], Program]] = {
+    **{name: partial(example, "gpt", double=True, **params) for name, params in DISTRIBUTED.items()},
+    **{name: partial(golden, name) for name in PROGRAMS},
+    **{name: lambda name=name: states.compiled(name).program for name in STATES},  # type: ignore[misc]
+    **{
+        name: lambda text=text: parc.compile(Source("main.par", text), double=True).program  # type: ignore[misc]
+        for name, text in (ROWS | UNEVEN | ORDERS).items()
+    },
+    **{str(c): lambda c=c: c.compile().program for n in (1, 2) for c in cells(n) if str(c) in CELLS},  # type: ignore[misc]
+    "grouped": partial(example, "llama", double=True, dp="2", tp="2"),
+    "compiled": partial(example, "gpt", double=True, **DISTRIBUTED["tensor_parallel"]),
+}
+ALIKE = [
+    *("tensor_parallel", "zero_1", "many_columns", "ends", "zigzag"),
+    *("batch_norm-channels+microbatches", "towers-dp+two_passes", "resnet-rounds", "translation-dp+visited"),
+    *("translation-loops_interleaved", "translation-encoder_by_each"),
+]
+"""What others have, too: with `-m nightly`."""
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     pytest.importorskip("torch")
-    programs = {name: example("gpt", double=True, **params) for name, params in DISTRIBUTED.items()}
-    programs |= {name: golden(name) for name in PROGRAMS}
-    programs |= {name: states.compiled(name).program for name in STATES}
-    programs |= {
-        name: parc.compile(Source("main.par", text), double=True).program
-        for name, text in (ROWS | UNEVEN | ORDERS).items()
-    }
-    by_name = {str(cell): cell for size in (1, 2) for cell in cells(size)}
-    programs |= {name: by_name[name].compile().program for name in CELLS}
-    programs["grouped"] = example("llama", double=True, dp="2", tp="2")
-    programs["compiled"] = programs["tensor_parallel"]
+    programs = {name: made() for name, made in MAKERS.items() if name not in ALIKE}
     return together(programs, tmp_path_factory.mktemp("exported"), compiled=("compiled",))
 
 
-@pytest.mark.parametrize(
-    "name", [*DISTRIBUTED, *PROGRAMS, *STATES, *ROWS, *CELLS, *UNEVEN, *ORDERS, "grouped", "compiled"]
-)
+@pytest.mark.parametrize("name", [name for name in MAKERS if name not in ALIKE])
 def test_in_processes(name: str, ran: dict[str, Ran]) -> None:
     judge(ran[name])
+
+
+@pytest.mark.nightly
+def test_others_in_processes(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    for ran in together({name: MAKERS[name]() for name in ALIKE}, tmp_path).values():
+        judge(ran)
 
 
 def test_the_function_is_no_module() -> None:
@@ -291,7 +309,7 @@ ENTRIES = {
 }
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("name", one_in(2, ENTRIES))
 def test_entries_in_one_file(name: str, tmp_path: Path) -> None:
     """Trains on parc's own batches with the losses of `parc run`, then evaluates with the weights as they are then."""
     torch = pytest.importorskip("torch")
@@ -353,7 +371,7 @@ def test_a_lowered_program_is_exported_with_all_its_entries() -> None:
         parc.export(Source("one.npu", parc.emit(str(ROOT / "examples" / "gpt.par"))), entries=("evaluate",))
 
 
-@pytest.mark.parametrize("strategy", ["serial", "uneven", "interleaved", "all"])
+@pytest.mark.parametrize("strategy", one_in(2, ["serial", "uneven", "all", "interleaved"]))
 def test_what_a_model_infers_is_written(strategy: str, tmp_path: Path) -> None:
     """Whole tensors for each batch, of whichever devices, stages and micro-batches they come."""
     torch = pytest.importorskip("torch")

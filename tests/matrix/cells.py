@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+from zlib import crc32
 
 from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate_file
@@ -265,6 +266,20 @@ def cells(size: int) -> tuple[Cell, ...]:
 def spread(found: Iterable[Cell], step: int, first: int = 0) -> list[Cell]:
     """Every `step`-th cell, beginning with `first`."""
     return list(found)[first::step]
+
+
+def each_once(found: Iterable[Cell]) -> list[Cell]:
+    """Pairs of all examples in which each tactic is, as a rule once: as few as there are."""
+    cells = sorted(found, key=lambda c: crc32(str(c).encode()))  # without a rhythm
+    left = {t.name for c in cells for t in c.tactics}
+    chosen = []
+    for new in (2, 1):
+        for cell in cells:
+            names = left & {t.name for t in cell.tactics}
+            if len(names) >= new:
+                chosen.append(cell)
+                left -= names
+    return chosen
 
 
 BATCH = 16

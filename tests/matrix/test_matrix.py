@@ -1,32 +1,30 @@
 """Every example under every tactic and under pairs of them: proved equal to the serial program, or refused by the code
-that is expected. CI takes a seventh of the single tactics and some pairs; `pytest -m nightly` all, and some triples.
+that is expected. CI takes some tactics by themselves, and so many pairs that each tactic is in one; `pytest -m nightly`
+all, and some triples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from os import cpu_count
 
 import pytest
 
 from runtime.prove import prove
-from tests.matrix.cells import SMALL, TACTICS, Cell, applicable, cells, expected, spread
+from tests.matrix.cells import SMALL, TACTICS, Cell, applicable, cells, each_once, expected, spread
 from tests.matrix.judge import evaluated, inferred, judge
+from tests.some import by_all_cores
 
 
 def judged(chosen: list[Cell], how: Callable[[Cell], str] = judge) -> None:
     """Each cell becomes what is expected of it."""
-    with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool:
-        outcomes = list(zip(chosen, pool.map(how, chosen, chunksize=4)))
+    outcomes = list(zip(chosen, by_all_cores(how, chosen)))
     wrong = [f"{c}: {o}, expected {expected(c)}" for c, o in outcomes if o != expected(c)]
     assert not wrong, "\n".join(wrong)
     assert sum(o == "proved" for _, o in outcomes) >= 0.8 * len(chosen)
 
 
 def test_single_tactics() -> None:
-    judged(spread(cells(1), 7))
+    judged(spread(cells(1), 20))
 
 
 @pytest.mark.nightly
@@ -35,11 +33,11 @@ def test_all_single_tactics() -> None:
 
 
 def test_some_pairs() -> None:
-    judged(spread(cells(2), 80))
+    judged(each_once(cells(2)))
 
 
 def test_some_are_evaluated() -> None:
-    judged(list(cells(1))[::12], evaluated)
+    judged(list(cells(1))[::20], evaluated)
 
 
 @pytest.mark.nightly
@@ -58,8 +56,7 @@ def test_all_are_inferred() -> None:
 
 
 def _inferred(chosen: list[Cell]) -> None:
-    with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool:
-        outcomes = list(zip(chosen, pool.map(inferred, chosen, chunksize=4)))
+    outcomes = list(zip(chosen, by_all_cores(inferred, chosen)))
     wrong = [f"{c}: {o}" for c, o in outcomes if not {"proved", *expected(c).split(", ")}.issuperset(o.split(", "))]
     assert not wrong, "\n".join(wrong)
     assert {c.example for c, o in outcomes if o == "proved"} == set(SMALL)

@@ -8,10 +8,7 @@ steps, so that it has no memory of a device to measure: what it reports is the p
 from __future__ import annotations
 
 import re
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache
-from multiprocessing import get_context
-from os import cpu_count
 from pathlib import Path
 
 import pytest
@@ -24,8 +21,9 @@ from compiler.model import Precision
 from compiler.program import Program
 from dsl.diagnostics import ParcError
 from dsl.source import Source
-from tests.matrix.cells import Cell, cells, expected, spread
+from tests.matrix.cells import Cell, cells, each_once, expected, spread
 from tests.memory.measured import exact
+from tests.some import by_all_cores
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SMALL = "layers=4 hidden=16 heads=4 vocab=24 seq=8 batch=8"
@@ -195,15 +193,14 @@ def judge(cell: Cell) -> str:
 
 
 def judged(chosen: list[Cell]) -> None:
-    with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool:
-        outcomes = list(zip(chosen, pool.map(judge, chosen, chunksize=4)))
+    outcomes = list(zip(chosen, by_all_cores(judge, chosen)))
     wrong = [f"{c}: {o}" for c, o in outcomes if o != expected(c).replace("proved", "exact")]
     assert not wrong, "\n".join(wrong)
 
 
-def test_tactics_one_by_one_and_some_pairs() -> None:
+def test_pairs_that_have_each_tactic() -> None:
     """In the examples' own precisions."""
-    judged(spread(cells(1), 10) + spread(cells(2), 120))
+    judged(each_once(cells(2)))
 
 
 @pytest.mark.nightly

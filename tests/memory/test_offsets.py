@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from os import cpu_count
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +14,7 @@ from tests.memory.placed import placed, plan
 from tests.memory.test_exact import EVERY, PIPELINE, SCHEDULES, SMALL, example, few, many
 from tests.runtime.test_memory import LOOP, X
 from tests.runtime.test_memory import program as hand_made
+from tests.some import by_all_cores
 
 SPAN = st.tuples(st.integers(0, 40), st.integers(1, 12)).map(lambda at: (at[0], at[0] + at[1]))
 BLOCKS = st.lists(st.tuples(st.integers(0, 9000), st.lists(SPAN, min_size=1, max_size=3)), max_size=40)
@@ -75,7 +72,11 @@ def test_what_takes_turns_shares_and_gaps_are_filled() -> None:
     assert pack([]) == ([], 0)
 
 
-@pytest.mark.parametrize(("name", "options"), EVERY, ids=lambda v: v.replace(" ", ","))
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [pytest.param(n, o, marks=() if dict(EVERY)[n] == o else pytest.mark.nightly) for n, o in EVERY],
+    ids=lambda v: v.replace(" ", ","),
+)
 def test_every_example(name: str, options: str) -> None:
     placed(example(name, options).program)
 
@@ -143,7 +144,6 @@ def judge(cell: Cell) -> str:
 @pytest.mark.nightly
 def test_all_tactics_and_some_pairs() -> None:
     chosen = [*cells(1), *spread(cells(2), 4)]
-    with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool:
-        outcomes = list(zip(chosen, pool.map(judge, chosen, chunksize=4)))
+    outcomes = list(zip(chosen, by_all_cores(judge, chosen)))
     wrong = [f"{c}: {o}" for c, o in outcomes if o != expected(c).replace("proved", "placed")]
     assert not wrong, "\n".join(wrong)

@@ -42,7 +42,14 @@ COMPOSED = {
 }
 
 
-@pytest.mark.parametrize(("rules", "mesh"), COMPOSED.values(), ids=COMPOSED)
+ALIKE = ("in pieces", "ring of two")
+"""What two others are in another order, or on more devices: with `-m nightly`."""
+
+
+@pytest.mark.parametrize(
+    ("rules", "mesh"),
+    [pytest.param(*c, id=n, marks=pytest.mark.nightly if n in ALIKE else ()) for n, c in COMPOSED.items()],
+)
 def test_strategies_with_orders_are_equal_to_the_serial_program(rules: str, mesh: str) -> None:
     judged(file(rules, mesh))
 

@@ -33,8 +33,14 @@ def legal(step: Pass, work: Work) -> None:
     assert all((v.layout is not None) == placed for graph in made for v in graph_values(graph)), step.name
 
 
+AGAIN = ("example_gpt", "example_llama", "example_lora", "example_streaming", "example_schedules", "megatron")
+"""Of passes that other cases go through alike: with `-m nightly`."""
+
+
 @pytest.mark.parametrize("entry", ENTRIES)
-@pytest.mark.parametrize("name", [c.name for c in CASES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(c.name, marks=pytest.mark.nightly if c.name in AGAIN else ()) for c in CASES]
+)
 def test_every_pass_leaves_what_is_legal(name: str, entry: str) -> None:
     seen: list[str] = []
 

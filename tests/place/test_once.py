@@ -12,8 +12,9 @@ from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from runtime.prove import prove
 from runtime.rank.executor import RankExecutor
-from tests.matrix.cells import Cell, Tactic, cells
+from tests.matrix.cells import Cell, Tactic, cells, expected
 from tests.memory.measured import exact
+from tests.some import one_in
 
 MEMORY = "encoder.layer_norm.out"
 
@@ -91,10 +92,15 @@ def test_what_reads_the_loop_cannot_be_made_by_each(scope: str) -> None:
     assert found.code == "E0410" and f"place {scope} on pp[…]" in (found.help or "") and found.span is not None
 
 
-CELLS = [c for k in (1, 2) for c in cells(k) if c.example == "translation" and any(t.order for t in c.tactics)]
+CELLS = [
+    c
+    for k in (1, 2)
+    for c in cells(k)
+    if c.example == "translation" and any(t.order for t in c.tactics) and expected(c) == "proved"
+]
 
 
-@pytest.mark.parametrize("cell", CELLS[::20], ids=str)
+@pytest.mark.parametrize("cell", one_in(11, CELLS[::3]), ids=str)
 def test_with_other_tactics_each_device_by_itself(cell: Cell) -> None:
     compiled = cell.compile()
     assert verify(compiled.program) == () and exact(compiled.program)

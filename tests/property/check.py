@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from math import isclose
 
@@ -169,3 +169,15 @@ def report(case: Case, outcome: Outcome, how: Judge = check) -> str:
         f"seed {case.seed}: {outcome.why}\n{how(small).detail}\n"
         f"--- `python -m tests.property --seed {case.seed}{more}` draws it; reduced:\n{small.text}"
     )
+
+
+def new_ones(seeds: Iterable[int], draw: Callable[[int], Case], kinds: Collection[str]) -> list[int]:
+    """The seeds whose cases have one of these kinds that no case before has."""
+    seen: set[str] = set()
+    found = []
+    for seed in seeds:
+        new = {*kinds} & {*draw(seed).kinds} - seen
+        if new:
+            found.append(seed)
+            seen |= new
+    return found

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from os import cpu_count
 
 import pytest
 
 from tests.property.check import Outcome, check, report
 from tests.property.draw_optimizer import MATRICES, VECTORS, draw
+from tests.some import by_all_cores
 
 CI = range(100)
 NIGHTLY = range(1000, 5000)
@@ -34,27 +32,33 @@ def judge(seed: int) -> Outcome:
     return check(draw(seed))
 
 
-def judged(seeds: range) -> dict[int, Outcome]:
-    """All outcomes; nothing may fail, and 80 % must be proved."""
-    with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool:
-        outcomes = dict(zip(seeds, pool.map(judge, seeds, chunksize=10), strict=True))
+def right(outcomes: dict[int, Outcome]) -> None:
+    """Nothing failed."""
     failed = [seed for seed, o in outcomes.items() if o.what == "failed"]
     if failed:
-        pytest.fail(f"{len(failed)} of {len(seeds)} fail\n" + report(draw(failed[0]), outcomes[failed[0]]))
-    whats = Counter(o.what for o in outcomes.values())
-    assert whats["proved"] >= 0.8 * len(seeds), Counter(o.why for o in outcomes.values())
-    return outcomes
+        pytest.fail(f"{len(failed)} of {len(outcomes)} fail\n" + report(draw(failed[0]), outcomes[failed[0]]))
 
 
 def test_proved_or_refused() -> None:
-    outcomes = judged(CI)
-    proved = {kind for seed, o in outcomes.items() if o.what == "proved" for kind in draw(seed).kinds}
-    assert proved >= {p.kind for p in (*VECTORS, *MATRICES)} | STRATEGIES | MORE
+    """Draws with something that none before was proved with, until all is."""
+    left = {p.kind for p in (*VECTORS, *MATRICES)} | STRATEGIES | MORE
+    outcomes: dict[int, Outcome] = {}
+    for seed in CI:
+        if left & {*draw(seed).kinds}:
+            outcomes[seed] = judge(seed)
+            if outcomes[seed].what == "proved":
+                left -= {*draw(seed).kinds}
+    right(outcomes)
+    assert not left
 
 
 @pytest.mark.nightly
 def test_thousands() -> None:
-    judged(NIGHTLY)
+    seeds = [*CI, *NIGHTLY]
+    outcomes = dict(zip(seeds, by_all_cores(judge, seeds, 10), strict=True))
+    right(outcomes)
+    whats = Counter(o.what for o in outcomes.values())
+    assert whats["proved"] >= 0.8 * len(seeds), Counter(o.why for o in outcomes.values())
 
 
 def test_the_same_seed_draws_the_same_text() -> None:

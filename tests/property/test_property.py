@@ -7,22 +7,21 @@ With `--costs` they are priced instead (`costs`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from multiprocessing import get_context
-from os import cpu_count
 
 import pytest
 
 from tests.property import costs
 from tests.property.case import Case
-from tests.property.check import REFUSALS, Judge, Outcome, check, report, shrink
+from tests.property.check import REFUSALS, Judge, Outcome, check, new_ones, report, shrink
 from tests.property.draw_job import OPTIMIZERS
 from tests.property.draw_strategy import draw
+from tests.some import by_all_cores
 
 CI = range(190, 275)
-COSTS = range(24)
+"""Of these, each that draws something that none before it has drawn."""
+COSTS = range(12)
 NIGHTLY = range(1000, 11000)
 
 EVERYWHERE = {
@@ -52,10 +51,9 @@ def judge_costs(seed: int) -> Outcome:
     return costs.check(draw(seed))
 
 
-def all_of(seeds: range, judge: Callable[[int], Outcome] = judge) -> dict[int, Outcome]:
+def all_of(seeds: Sequence[int], judge: Callable[[int], Outcome] = judge) -> dict[int, Outcome]:
     """The outcomes of many draws, by seed, with all cores."""
-    with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool:
-        return dict(zip(seeds, pool.map(judge, seeds, chunksize=10)))
+    return dict(zip(seeds, by_all_cores(judge, seeds, 10)))
 
 
 def judged(outcomes: dict[int, Outcome], how: Judge = check) -> None:
@@ -74,8 +72,8 @@ def judged(outcomes: dict[int, Outcome], how: Judge = check) -> None:
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[int, Outcome]:
-    """85 draws, always the same; of all that may be drawn there is something in them."""
-    return all_of(CI)
+    """Always the same draws; of all that may be drawn there is something in them."""
+    return all_of(new_ones(CI, draw, EVERYWHERE))
 
 
 def test_proved_or_refused(outcomes: dict[int, Outcome]) -> None:
@@ -98,7 +96,7 @@ def test_costs_of_a_thousand() -> None:
 
 @pytest.mark.nightly
 def test_ten_thousand() -> None:
-    judged(all_of(NIGHTLY))
+    judged(all_of([*CI, *NIGHTLY]))
 
 
 def test_the_same_seed_draws_the_same_text() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -118,8 +118,16 @@ def test_stdin(way: str, tmp_path: Path) -> None:
         assert code == CODES.get(way, 0), told
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("how", [closed, gone, pytest.param(full, marks=LINUX)])
+def _each_way() -> Iterator[object]:
+    """Every command in one of the three ways, what is common to all in each; the others with `-m nightly`."""
+    for number, way in enumerate(WAYS):
+        for turn, how in enumerate((closed, gone, full)):
+            some = turn == number % 3 or way not in COMMAND or way in FEW
+            marks = [LINUX] * (how is full) + [pytest.mark.nightly] * (not some)
+            yield pytest.param(way, how, id=f"{how.__name__}-{way}", marks=marks)
+
+
+@pytest.mark.parametrize(("way", "how"), list(_each_way()))
 def test_stdout(way: str, how: Callable[[int], Callable[[], None]], tmp_path: Path) -> None:
     code, said, told = ended(WAYS[way], tmp_path, how(1))
     if way in SILENT:

@@ -214,21 +214,28 @@ def test_a_layers_gradients_are_not_waited_for_before_the_next_one_computes() ->
         assert beside >= (LAYERS - 1) * each, "those of all layers but the last have products beside them"
 
 
-@pytest.mark.parametrize("bucket", [1, 5000, 1 << 40])
+PROGRAMS: list[Callable[[], Any]] = [
+    lambda: models.gpt("dp=2"),
+    lambda: models.gpt("dp=2", "microbatches=4", "zero=1"),
+    lambda: models.gpt("dp=2", "tp=2", "cp=2", "zero=2", "microbatches=2"),
+    lambda: models.gpt("dp=2", "zero=3", "microbatches=2"),
+    lambda: models.gpt("pp=2", "dp=2", "microbatches=4", "zero=3"),
+    lambda: models.gpt("pp=2", "dp=2", "microbatches=2"),
+    lambda: compiled("rep = 2, dp = 2", *REPLICAS, "microbatches 2"),
+    lambda: compiled("rep = 2, dp = 2", *REPLICAS, "microbatches 2", AS_THEY_COME),
+    lambda: compiled("rep = 2, dp = 2", "data_parallel(rep)", "fsdp(dp)", "recompute block"),
+    lambda: compiled("pp = 2, dp = 2", "data_parallel(dp)", PIPELINE.format("zero_bubble")),
+    lambda: compiled("dp = 2, tp = 2", "data_parallel(dp)", "megatron(tp)", "optimizer_parallel(dp, 1)"),
+]
+BUCKETS = [1, 5000, 1 << 40]
+
+
 @pytest.mark.parametrize(
-    "make",
+    ("make", "bucket"),
     [
-        lambda: models.gpt("dp=2"),
-        lambda: models.gpt("dp=2", "microbatches=4", "zero=1"),
-        lambda: models.gpt("dp=2", "tp=2", "cp=2", "zero=2", "microbatches=2"),
-        lambda: models.gpt("dp=2", "zero=3", "microbatches=2"),
-        lambda: models.gpt("pp=2", "dp=2", "microbatches=4", "zero=3"),
-        lambda: models.gpt("pp=2", "dp=2", "microbatches=2"),
-        lambda: compiled("rep = 2, dp = 2", *REPLICAS, "microbatches 2"),
-        lambda: compiled("rep = 2, dp = 2", *REPLICAS, "microbatches 2", AS_THEY_COME),
-        lambda: compiled("rep = 2, dp = 2", "data_parallel(rep)", "fsdp(dp)", "recompute block"),
-        lambda: compiled("pp = 2, dp = 2", "data_parallel(dp)", PIPELINE.format("zero_bubble")),
-        lambda: compiled("dp = 2, tp = 2", "data_parallel(dp)", "megatron(tp)", "optimizer_parallel(dp, 1)"),
+        pytest.param(p, b, id=f"{i}-{b}", marks=() if (i + j) % 3 == 0 else pytest.mark.nightly)
+        for i, p in enumerate(PROGRAMS)
+        for j, b in enumerate(BUCKETS)
     ],
 )
 def test_the_same_bits(make: Callable[[], Any], bucket: int, monkeypatch: pytest.MonkeyPatch) -> None:

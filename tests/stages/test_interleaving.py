@@ -39,14 +39,21 @@ job j {{
 """
 
 
-@pytest.mark.parametrize(("stages", "chunks", "micro"), [(3, 2, 4), (2, 3, 3), (3, 2, 2), (2, 2, 1)])
+SHAPES = [(3, 2, 4), (2, 3, 3), (3, 2, 2), (2, 2, 1)]
+WITH = [
+    ("", ""),
+    ("dp = 2", "  data_parallel(dp)\n  optimizer_parallel(dp, 1)"),
+    ("z = 2", "  fsdp(z)\n  recompute block"),
+    ("tp = 2", "  tensor_parallel(tp)\n  recompute block"),
+]
+
+
 @pytest.mark.parametrize(
-    ("axis", "rule"),
+    ("stages", "chunks", "micro", "axis", "rule"),
     [
-        ("", ""),
-        ("dp = 2", "  data_parallel(dp)\n  optimizer_parallel(dp, 1)"),
-        ("z = 2", "  fsdp(z)\n  recompute block"),
-        ("tp = 2", "  tensor_parallel(tp)\n  recompute block"),
+        pytest.param(*shape, *more, marks=() if (i + j) % 2 == 0 else pytest.mark.nightly)
+        for i, more in enumerate(WITH)
+        for j, shape in enumerate(SHAPES)
     ],
 )
 def test_any_number_of_micro_batches(stages: int, chunks: int, micro: int, axis: str, rule: str) -> None:

@@ -64,11 +64,9 @@ TACTICS: dict[str, tuple[str, tuple[str, ...]]] = {
 ALWAYS = {
     ("dp", "zero"),
     ("zero", "one_f_one_b"),
-    ("tp", "recompute"),
     ("tp", "zero_bubble"),
     ("recompute", "interleaved"),
     ("microbatches", "by_hand"),
-    ("one_f_one_b", "by_hand"),
     ("zero", "tactic"),
     ("interleaved", "layout"),
 }

@@ -11,6 +11,7 @@ from compiler.ops.effects import Recv, Send
 from compiler.program import Program
 from dsl.diagnostics import ParcError
 from dsl.source import Source
+from tests.some import some_pairs
 from tests.stages.build import CLUSTER, judged
 
 HEAD = f"""
@@ -127,16 +128,21 @@ def row(model: str, schedule: str, cuts: str = "") -> str:
     return f"pipeline {ROWS[model]} on pp, schedule {SCHEDULES[schedule]}{cuts and f', cuts {cuts}'}"
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("model", ROWS)
+@pytest.mark.parametrize(("model", "schedule"), some_pairs(ROWS, list(SCHEDULES), 2, ["interleaved"]))
 def test_rows_under_all_schedules(model: str, schedule: str) -> None:
     judged(text(model, row(model, schedule), 2), priced=True)
 
 
-PAIRS = [(m, s, w) for i, m in enumerate(ROWS) for j, s in enumerate(SCHEDULES) for w in list(WITH)[(i + j) % 3 :: 3]]
+TRIPLES = [
+    pytest.param(m, s, w, marks=() if (i + j + k) % 6 == 0 else pytest.mark.nightly)
+    for i, m in enumerate(ROWS)
+    for j, s in enumerate(SCHEDULES)
+    for k, w in enumerate(WITH)
+]
+"""By default each model under each schedule with another of them."""
 
 
-@pytest.mark.parametrize(("model", "schedule", "more"), PAIRS)
+@pytest.mark.parametrize(("model", "schedule", "more"), TRIPLES)
 def test_rows_with_something_else(model: str, schedule: str, more: str) -> None:
     mesh, rules = WITH[more]
     if model == "images":
