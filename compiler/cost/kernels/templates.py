@@ -279,7 +279,7 @@ def _numbered(body: Graph, numbers: Iterator[Any]) -> dict[Node, Region]:
 
 
 def _traced(of: LiftedFunction, inputs: Mapping[str, Any]) -> _Template | None:
-    """None of what asks for more than whole numbers of sizes."""
+    """None of what asks more of sizes than symbols answer."""
     lifter = of.lifter(_SymbolLifter)
     assert isinstance(lifter, _SymbolLifter)
     lifter.begin(inputs, of.function.body)
