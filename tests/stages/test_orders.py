@@ -203,7 +203,7 @@ def test_states_are_renewed_by_one_micro_batch_after_the_other() -> None:
 
 
 def test_orders_of_a_thousand_million_micro_batches_are_judged_by_what_is_written() -> None:
-    """Where all that is left is to go through them, they are refused, unless somebody is seen to wait for ever before."""
+    """Where all that is left is to go through them, they are refused, unless somebody is seen to wait for ever."""
     many = "  pipeline block on pp, schedule by_hand(microbatches = 10 ** 9)\n"
 
     def judge(*orders: str) -> str:
