@@ -34,6 +34,9 @@ CHECKED = LengthLimit(4_000_000, "checked")
 """Where order is seen in simulation only. Long schedules are played with fewer micro-batches then, but with more than
 there are stages."""
 
+WRITTEN = LengthLimit(1_000_000, "gone through one by one")
+"""Of an order by hand of which no rhythm is seen."""
+
 BEGUN = LengthLimit(4_000_000, "priced")
 """Of the part before a rhythm can have begun, which is known beforehand."""
 

@@ -10,6 +10,7 @@ from compiler.evaluate import limits, static
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.values import AxisRef
+from compiler.limits import WRITTEN
 from compiler.schedules.actions import Action
 from compiler.schedules.by_hand import action_loops, circle, kinds_of, stuck, uncovered
 from compiler.strategy import ActionRow, MeshAxis, PipelineRule
@@ -136,7 +137,7 @@ def with_orders(
     pipelines: Sequence[PipelineRule], orders: Orders | None, count: int, mesh: Sequence[MeshAxis]
 ) -> list[PipelineRule]:
     """The pipelines, the first with the orders of its stages. count: micro-batches. Raises ParcError: E0443 for what is
-    missing, twice or of nothing, E0444 for who waits forever."""
+    missing, twice or of nothing, E0444 for who waits forever, E0931 where too many actions would be gone through."""
     by_hand = [p for p in pipelines if p.schedule == "by_hand"]
     if orders is None:
         if by_hand:
@@ -156,12 +157,14 @@ def with_orders(
     if count % homes.ways:
         message = f"{homes.ways} ways have equally many micro-batches, of {count} there are not"
         raise fail("E0443", message, rule.span, help=f"{count // homes.ways * homes.ways + homes.ways} of them")
+    actions = sum(row.count * len(row.steps) for own in rows for row in own)
+    refusal = WRITTEN.exceeded(size, count, actions, rule.span)
     for g, own in enumerate(rows):
         spans = [homes.span(stage, count) for stage in homes.of(g)]
-        wrong = uncovered(own, kinds, spans)
+        wrong = uncovered(own, kinds, spans, refusal)
         if wrong is not None:
             raise _uncovered(rule, g, orders.rows[g], wrong, spans)
-    hang = stuck(rows, kinds, homes)
+    hang = stuck(rows, kinds, homes, refusal)
     if hang is not None:
         raise _hangs(rule, rows, hang.waiting and circle(hang))
     return [replace(p, orders=rows if p is rule else (), chunks=rule.chunks) for p in pipelines]

@@ -169,14 +169,16 @@ class _Player:
             together = min(count, more)
             self.queues[bundle].append(_Entry(together, self.allocator.allocate(together * bundle.bytes)))
             more -= together
-        for _ in range(-more):
-            self._drop(bundle)
+        self._drop(bundle, -more)
 
-    def _drop(self, bundle: Bundle) -> None:
-        first = self.queues[bundle][0]
-        first.count -= 1
-        if not first.count:
-            self.allocator.release(self.queues[bundle].popleft().block)
+    def _drop(self, bundle: Bundle, microbatches: int = 1) -> None:
+        queue = self.queues[bundle]
+        while microbatches > 0:
+            together = min(queue[0].count, microbatches)
+            queue[0].count -= together
+            microbatches -= together
+            if not queue[0].count:
+                self.allocator.release(queue.popleft().block)
 
 
 def reserved(memory: TracedMemory, group: int) -> int:

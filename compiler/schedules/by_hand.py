@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 
 from compiler.homes import Homes
+from compiler.limits import WRITTEN
 from compiler.program import Affine, For, FunctionKey, FunctionPhase, Run, Schedule, Update
 from compiler.schedules.actions import BACKWARD, FORWARD, WEIGHTS, Action
 from compiler.schedules.hang import Edge, Hang, find_hang
 from compiler.schedules.loops import ActionLoop
 from compiler.schedules.moments import in_time
 from compiler.strategy import ActionRow
+from dsl.diagnostics import Diagnostic, ParcError
 
 
 def action_loops(rows: Iterable[ActionRow]) -> tuple[ActionLoop, ...]:
@@ -41,19 +44,20 @@ def kinds_of(orders: Iterable[Sequence[ActionRow]]) -> tuple[FunctionPhase, ...]
 
 
 def uncovered(
-    rows: Sequence[ActionRow], kinds: Sequence[FunctionPhase], spans: Sequence[range]
+    rows: Sequence[ActionRow], kinds: Sequence[FunctionPhase], spans: Sequence[range], refusal: Diagnostic | None = None
 ) -> tuple[Action, int] | None:
     """What is wrong with the set of actions of one group: an action that comes not at all (0) or twice (2), or that
-    there is not (-1); None if nothing is. spans: of each chunk its micro-batches."""
+    there is not (-1); None if nothing is. spans: of each chunk its micro-batches; refusal: what is raised if the orders
+    are long, and these have to be counted one by one."""
     there: dict[FunctionKey, list[tuple[int, int]]] = {(k, c): [] for k in kinds for c in range(len(spans))}
     for loop in action_loops(rows):
+        of: dict[FunctionKey, list[int]] = {}
         for kind, chunk, mb in loop.steps:
             if (kind, chunk) not in there:
                 return Action(kind, chunk, mb), -1
-            if loop.by == 1 or loop.count == 1:
-                there[kind, chunk].append((mb, mb + loop.count))
-            else:
-                there[kind, chunk] += ((mb + i * loop.by, mb + i * loop.by + 1) for i in range(loop.count))
+            of.setdefault((kind, chunk), []).append(mb)
+        for key, steps in of.items():
+            there[key] += _runs(sorted(steps), loop, refusal)
     for (kind, chunk), found in there.items():
         at, end = spans[chunk].start, spans[chunk].stop
         for low, high in sorted(found):
@@ -67,24 +71,48 @@ def uncovered(
     return None
 
 
-def stuck(orders: Sequence[Sequence[ActionRow]], kinds: Sequence[FunctionPhase], homes: Homes) -> Hang | None:
+def _runs(steps: Sequence[int], loop: ActionLoop, refusal: Diagnostic | None) -> Iterable[tuple[int, int]]:
+    """On which micro-batches the steps of one function are, from the first to behind the last of each run of them."""
+    first = steps[0]
+    if loop.count > 1 and list(steps) == [*range(first, first + loop.by)]:  # each time goes on where the last ended
+        return [(first, first + loop.by * loop.count)]
+    if refusal is not None and loop.count * len(steps) > WRITTEN.most:
+        raise ParcError(refusal)
+    return ((mb + i * loop.by, mb + i * loop.by + 1) for i in range(loop.count) for mb in steps)
+
+
+def stuck(
+    orders: Sequence[Sequence[ActionRow]],
+    kinds: Sequence[FunctionPhase],
+    homes: Homes,
+    refusal: Diagnostic | None = None,
+) -> Hang | None:
     """How the groups get stuck, if they do: each pass waits for that of the stage before, or behind, and for what comes
-    first on its own stage. Linear in the actions only where no moments are found for all of them at once."""
+    first on its own stage. Linear in the actions only where no moments are found for all of them at once. refusal: what
+    is raised if the orders are long, and nobody is stuck before as many have been as can be gone through."""
     loops = [action_loops(rows) for rows in orders]
     edges = [e for e in _edges(len(homes), kinds) if e.stage // homes.way == e.to // homes.way]
     if in_time(loops, edges, homes):
         return None
-    return find_hang([_Actions(row) for row in loops], edges, homes=homes)
+    played = count()
+    return find_hang([_Actions(row, played, refusal) for row in loops], edges, homes=homes)
 
 
 class _Actions:
     """The actions of a group, made when they are gone through."""
 
-    def __init__(self, row: Sequence[ActionLoop]) -> None:
+    def __init__(self, row: Sequence[ActionLoop], played: Iterator[int], refusal: Diagnostic | None) -> None:
+        """played: counts those of all groups."""
         self.row = row
+        self.played = played
+        self.refusal = refusal
 
     def __iter__(self) -> Iterator[Action]:
-        return (action for loop in self.row for action in loop.actions())
+        for loop in self.row:
+            for action in loop.actions():
+                if next(self.played) >= WRITTEN.most and self.refusal is not None:
+                    raise ParcError(self.refusal)
+                yield action
 
 
 def _edges(stages: int, kinds: Sequence[FunctionPhase]) -> Iterator[Edge]:

@@ -68,7 +68,7 @@ def in_time(rows: Sequence[Sequence[ActionLoop]], edges: Iterable[Edge], homes: 
             placed[-1].append(own)
             for s in own:
                 steps.setdefault((g, s.action.kind, s.action.chunk), []).append(s)
-    rate = max((-(-len(loop.steps) // loop.by) for row in rows for loop in row if loop.by), default=1)
+    rate = max(1, number)  # as slow as if all did one after another: a larger one allows no more
     found = [d for row in placed for d in _along(row, rate)]
     for (g, kind, chunk), mine in steps.items():
         if kind.before is not None and (g, kind.before, chunk) in steps:

@@ -85,11 +85,14 @@ def test_schedules(schedule: str) -> None:
 def test_micro_batches_that_are_left_out_count() -> None:
     """gpipe keeps what all of them save, though most are not played."""
     sizes = []
-    for m in (8, 16, 128):
+    for m in (8, 16, 128, 10**9):
         options = f"{SMALL} hidden=64 seq=256 batch={m} pp=2 microbatches={m}"
-        sizes.append(of(example("gpt", options, **{"one_f_one_b(": "gpipe("}).program, 0))
+        others = {"one_f_one_b(": "gpipe(", "in 1..4097": "in 1..10 ** 10", "in 1..1048577": "in 1..10 ** 10"}
+        program = example("gpt", options, **others).program
+        sizes.append(of(program, 0))
     per_microbatch = (sizes[1] - sizes[0]) / 8
     assert sizes[2] - sizes[1] == pytest.approx(112 * per_microbatch, rel=0.1)
+    assert sizes[3] == pytest.approx(memory_use(program)[0]["hbm"].bytes, rel=0.01)  # made and let go of in a few
 
 
 def test_layers_and_micro_batches_are_not_played_one_by_one() -> None:

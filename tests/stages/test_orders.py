@@ -200,3 +200,24 @@ def test_states_are_renewed_by_one_micro_batch_after_the_other() -> None:
     (found,) = caught.value.diagnostics
     assert found.code == "E0447" and "`block.seen`" in found.message
     judged(text(late.replace("F[1] F[0]", "F[0..2]").replace("B[0..2]", "B[1] B[0]")).replace(*SEEN), priced=True)
+
+
+def test_orders_of_a_thousand_million_micro_batches_are_judged_by_what_is_written() -> None:
+    """Where all that is left is to go through them, they are refused, unless somebody is seen to wait for ever."""
+    many = "  pipeline block on pp, schedule by_hand(microbatches = 10 ** 9)\n"
+
+    def judge(*orders: str) -> str:
+        named = "".join(f"  order pp[{g}] {{\n    {order}\n  }}\n" for g, order in enumerate(orders))
+        try:
+            parc.compile(Source("main.par", text(many + named).replace("b = 24", "b = 10 ** 9")))
+        except ParcError as error:
+            (found,) = error.diagnostics
+            return found.code
+        return "fine"
+
+    in_turn = "for i in 0..10 ** 9 { F[i] B[i] }"
+    pairs = "for i in 0..5 * 10 ** 8 { F[2 * i] F[2 * i + 1] B[2 * i] B[2 * i + 1] }"
+    half = "for i in 0..5 * 10 ** 8 { F[2 * i + %d] B[2 * i + %d] }"
+    assert judge(in_turn, in_turn) == judge(pairs, pairs) == "fine"
+    assert judge(half % (0, 0) + " " + half % (1, 1), in_turn) == "E0931"
+    assert judge("F[0] B[0..10 ** 9] F[1..10 ** 9]", "F[0..10 ** 9] B[0..10 ** 9]") == "E0444"
