@@ -4,7 +4,7 @@
     python -m tests.serving.load --clients 1000 --seconds 300 --queue 100   # more than it takes: some are refused
 
 Tells what was answered, how long first tokens and whole texts took, and the memory of both processes at the beginning,
-after half of it and at the end; fails for any answer of 500, for one of 429 or 503 that does not say when to come
+and after each quarter; fails for any answer of 500, for one of 429 or 503 that does not say when to come
 again, for a text that is not the one that it must be, and for a stream that was accepted and has no end.
 """
 
@@ -101,7 +101,7 @@ async def client(port: int, rng: random.Random, until: float, wanted: dict[str, 
                 if not ended or text != wanted[prompt]:
                     tried.faults.append(f"{prompt!r}: {text!r}, {'the end' if ended else 'no end'}")
         except (ConnectionError, IndexError) as error:
-            tried.faults.append(f"{kind}: {error!r}")
+            tried.faults.append(f"{kind}: {error!r} after {time.monotonic() - begun:.1f} s")
         finally:
             writer.close()
 
@@ -148,10 +148,10 @@ def main() -> None:
         path = written(Path(folder))
         wanted = {p: alone(path, p, STEPS)[0] for p in PROMPTS}
         queue = asked.queue if asked.queue is not None else asked.clients
-        with serving(path, "--queue", str(queue), "--patience", "5") as server:
+        with serving(path, "--queue", str(queue), "--patience", "20") as server:
             memory, tried = [both(server)], Tried()
-            for _ in range(2):
-                asyncio.run(load(server, asked.clients, asked.seconds / 2, asked.kill, wanted, tried))
+            for _ in range(4):
+                asyncio.run(load(server, asked.clients, asked.seconds / 4, asked.kill, wanted, tried))
                 memory.append(both(server))
             code = server.end()
     print(
@@ -162,7 +162,7 @@ def main() -> None:
         print(f"{what}: p50 {seconds[len(seconds) // 2]:.3f} s, p99 {seconds[len(seconds) * 99 // 100]:.3f} s")
     for what, sizes in zip(("front process", "worker"), zip(*memory)):
         told = ", ".join(f"{m / 2**20:.0f}" for m in sizes)
-        print(f"{what}: {told} MiB at the beginning, after half of it, at the end")
+        print(f"{what}: {told} MiB at the beginning, and after each quarter")
     print(f"ends with {code}")
     for fault in tried.faults[:20]:
         print(f"fault: {fault}")
