@@ -174,6 +174,7 @@ def _asked(job: Job, entry: str) -> Job:
     if entry in (*DECODING, AHEAD, MOVE) and job.decoding is not None:
         from compiler.incremental.derive import incremental
         from compiler.incremental.moved import moved
+        from compiler.incremental.moved_pages import moved_pages
         from compiler.incremental.paged import paged, paging
 
         by, pieces = job.decoding, job.strategy.pieces()
@@ -182,11 +183,13 @@ def _asked(job: Job, entry: str) -> Job:
 
         def derived(model: Model) -> Model:
             of = by.dim, length, by.span, called, not first, pieces, last, by.rows, entry == AHEAD
-            found = incremental(model, *of)
-            if by.pages is not None:
-                form = paging(model, by.pages, by.dim, by.rows)
-                found = paged(found, form, by.pages, by.rows is not None)
-            return moved(found, by.rows) if entry == MOVE and by.rows is not None else found
+            plain = incremental(model, *of)
+            moves = entry == MOVE and by.rows is not None
+            if by.pages is None:
+                return moved(plain, by.rows) if moves and by.rows is not None else plain
+            form = paging(model, by.pages, by.dim, by.rows)
+            found = paged(plain, form, by.pages, by.rows is not None)
+            return moved_pages(found, form) if moves else found
 
         written = job.written and (job.written[0], job.written[1] and derived(job.written[1]))
         try:

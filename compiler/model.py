@@ -62,7 +62,8 @@ class Weight:
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
     """A tensor that lives across steps besides the weights: role `optimizer` (of weight `of`), `counter` or `state`.
-    loops: its leading dims that come from `repeat`s, of a model's state. within: its integers stay in [low, high)."""
+    loops: its leading dims that come from `repeat`s, of a model's state. within: its integers stay in [low, high).
+    pool: the dim of the lines in which pages lie, of one that has these."""
 
     value: Value
     init: Init
@@ -70,6 +71,7 @@ class State:
     of: str | None = None
     loops: tuple[str, ...] = ()
     within: tuple[int, int] | None = None
+    pool: str | None = None
 
     @property
     def name(self) -> str:
@@ -80,10 +82,8 @@ class State:
 class Model:
     """The serial forward program.
 
-    graph.inputs  = data inputs, then weights, then states, then `step` (int32 scalar) if the model uses random numbers.
-    It is called "step" where nothing else is.
-    graph.outputs = loss (a scalar, where it is `scored`), then the metrics (scalars), then the outputs, then what
-    becomes of the states.
+    graph.inputs  = data inputs, weights, states, then (of a model with random numbers) `step`, an int32 scalar.
+    graph.outputs = loss (a scalar, where it is `scored`), metrics (scalars), outputs, what becomes of the states.
     scored: it has a loss. What only computes outputs has none. stored: matrices whose parts are among the weights.
     pieces: loops that are parts of others, where the strategy speaks of some iterations of a loop.
     """

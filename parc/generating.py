@@ -16,7 +16,7 @@ from dsl.diagnostics import fail
 from runtime.distribute import Array
 from runtime.executor import Executor
 from runtime.generate.loop import STOP, Generated, Guesses, Ports, generate
-from runtime.generate.pages import PageTable
+from runtime.generate.pages import PagesTaken, PageTable
 from runtime.generate.sampling import Sampling
 from runtime.generate.tokenizers import Tokenizer, tokenizer_of
 
@@ -42,7 +42,7 @@ class TextMade:
 class Generation:
     """Texts of a job on so many devices. began: the checkpoint of its weights; chunks, singles: how many positions were
     read at once, and one by one (or a few, with guesses of another model, in one call); seconds: of the former
-    together, and of one of the latter."""
+    together, and of one of the latter. pages: what sequences had of them, where caches lie in some."""
 
     name: str
     devices: int
@@ -53,6 +53,7 @@ class Generation:
     prefill_seconds: float
     token_seconds: float
     guesses: Guesses | None = None
+    pages: PagesTaken | None = None
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -83,6 +84,7 @@ class Generation:
             "token_seconds": self.token_seconds,
             "tokens_per_second": self.tokens_per_second,
             "guesses": None if self.guesses is None else {"made": self.guesses.made, "taken": self.guesses.taken},
+            "pages": None if self.pages is None else self.pages.as_json(),
         }
 
 
@@ -166,7 +168,7 @@ def generation(
     ]
     return Generation(
         compiled.job.name, devices, began, tuple(made), found.chunks, found.singles, found.prefill_seconds,
-        found.token_seconds, found.guesses,
+        found.token_seconds, found.guesses, found.pages,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from compiler.driver import Compiled, compile_job, joined
 from compiler.graph import Type
 from compiler.incremental.by_rows import rewinds
+from compiler.incremental.paged import Paging, paging
 from compiler.model import AHEAD, DECODING, MOVE
 from compiler.program import Program
 from dsl.data import dataclass
@@ -15,18 +16,20 @@ from dsl.diagnostics import ParcError, fail
 from parc.generating import weights_given
 from parc.serving.batching import for_rows, ports_named
 from runtime.executor import Executor
+from runtime.generate.pages import PageTable, table_of
 from runtime.generate.reader import RowReader
 
 
 @dataclass(frozen=True, slots=True)
 class RowsOfModel:
     """A job whose rows are at positions of their own: its program, and by entry what its data are called (`RowReader`);
-    the types of what is kept."""
+    the types of what is kept. paging: how that lies in pages, if it does."""
 
     compiled: Compiled
     program: Program
     data: Mapping[str, tuple[str, ...]]
     kept: Mapping[str, Type]
+    paging: Paging | None = None
 
     def reader(
         self, checkpoint: str | None, executor: Callable[..., Executor], high: int
@@ -37,7 +40,8 @@ class RowsOfModel:
         weights, began = weights_given(checkpoint, self.program, model)
         run = executor(self.program, initial=weights)
         ports = replace(ports_named(self.compiled), high=high)
-        return RowReader(run, ports, decoding.prefill, self.data, self.kept), began
+        pages = PageTable(table_of(self.program), self.paging) if self.paging is not None else None
+        return RowReader(run, ports, decoding.prefill, self.data, self.kept, pages), began
 
 
 def rewinding(compiled: Compiled, ahead: int | None = None) -> RowsOfModel:
@@ -78,10 +82,6 @@ def movable(compiled: Compiled) -> RowsOfModel:
 def _compiled(compiled: Compiled, entries: tuple[str, ...], ahead: int = 1) -> dict[str, Compiled]:
     job = for_rows(compiled, ports_named(compiled))
     assert job.decoding is not None
-    if (pages := job.decoding.pages) is not None:
-        help = "leave `store caches as paged(…)` out of the strategy of this command: each row keeps all its positions"
-        message = "caches in pages are neither guessed ahead in nor copied to other rows"
-        raise fail("E0788", message, pages.by or pages.span, help=help)
     job = replace(job, decoding=replace(job.decoding, last=True, ahead=ahead))
     return {entry: compile_job(job, entry) for entry in entries}
 
@@ -90,4 +90,11 @@ def _joined(compiled: Compiled, made: Mapping[str, Compiled]) -> RowsOfModel:
     inputs = {entry: [i.value.name for i in c.training.model.inputs] for entry, c in made.items()}
     data = {entry: tuple(names if entry == MOVE else names[-1:]) for entry, names in inputs.items()}
     kept = {s.name: s.value.type for c in made.values() for s in c.training.model.states}
-    return RowsOfModel(compiled, joined([c.program for c in made.values()]), data, kept)
+    return RowsOfModel(compiled, joined([c.program for c in made.values()]), data, kept, _paging(compiled))
+
+
+def _paging(compiled: Compiled) -> Paging | None:
+    decoding = for_rows(compiled, ports_named(compiled)).decoding
+    if decoding is None or decoding.pages is None:
+        return None
+    return paging(compiled.training.model, decoding.pages, decoding.dim, decoding.rows)

@@ -10,11 +10,13 @@ from math import prod
 from typing import Any
 
 from compiler.graph import Graph, Value
-from compiler.model import Job
+from compiler.incremental.paged import Paging, paging
+from compiler.model import INFER, Job
 from compiler.ops.index import Take
 from compiler.ops.reduce import TopK
 from compiler.ops.repeat import Repeat
 from compiler.passes.cuts import divided
+from dsl.diagnostics import ParcError
 
 Fact = tuple[str, str]
 """What a fact is of (an axis, a dim, a loop, the stages of one, or the whole), and its name."""
@@ -24,8 +26,11 @@ SHORT = 4
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
-SIZED = ("name", "mesh", "pipelines", "microbatches", "microbatch_dim")
+SIZED = ("name", "mesh", "pipelines", "microbatches", "microbatch_dim", "pages")
 """Fields of a strategy that speak of sizes, and have facts of their own; its other rules are kept as they are."""
+
+PAGED: Fact = ("pages", "")
+"""The fact of how caches lie in pages."""
 
 
 def facts(job: Job, full: Job, axes: Collection[str] | None = None) -> dict[Fact, Any]:
@@ -76,6 +81,8 @@ def facts(job: Job, full: Job, axes: Collection[str] | None = None) -> dict[Fact
         (p.parts, p.axis, p.schedule, p.chunks, len(p.cuts or ())) for p in strategy.pipelines
     )
     found["rules", ""] = tuple(getattr(strategy, f.name) for f in fields(strategy) if f.compare and f.name not in SIZED)
+    if (form := _paging(job)) is not None:
+        found[PAGED] = _pages(form, job) if isinstance(form, Paging) else None
     found["graph", ""] = NUMBER.sub("#", str(job.model.graph))
     return found
 
@@ -85,7 +92,30 @@ def amounts(job: Job) -> dict[Fact, Any]:
     found: dict[Fact, Any] = {("axis", a): n for a, n in axis_sizes(job).items()}
     found |= {("dim", name): sizes for name, sizes in _by_name(job).items()}
     found |= {("loop", label): n for label, n in _loops(job.model.graph).items()}
+    if (form := _paging(job)) is not None:
+        found[PAGED] = form
     return found | {("microbatches", ""): job.strategy.microbatches}
+
+
+def _paging(job: Job) -> Paging | ParcError | None:
+    """How what is kept lies in pages, or why it cannot; None where it lies in none."""
+    by = job.decoding
+    if by is None or by.pages is None:
+        return None
+    try:
+        return paging(job.model_of(INFER), by.pages, by.dim, by.rows)
+    except ParcError as error:
+        return error
+
+
+def _pages(form: Paging, job: Job) -> tuple[Any, ...]:
+    """What of that is no size: whether a page is one position, or all of a sequence, or some places of the last page
+    are none; by which axes its positions divide; and whether there are fewer pages than all sequences can have, or
+    more."""
+    whole, pages = form.each * form.count, form.pages * form.pieces
+    by = tuple(form.slots % n == 0 for n in axis_sizes(job).values())
+    more = (pages > whole) - (pages < whole)
+    return form.slots > 1, form.each > 1, form.places % form.slots == 0, form.pieces > 1, by, more
 
 
 def axis_sizes(job: Job) -> dict[str, int]:

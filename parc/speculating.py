@@ -9,6 +9,7 @@ from parc.generating import Generation, cut, generation, in_texts, stopped
 from parc.row_programs import RowsOfModel
 from parc.serving.batching import ports_named
 from runtime.executor import Executor
+from runtime.generate.loop import check_prompts
 from runtime.generate.sampling import Sampling
 from runtime.generate.speculative import speculate
 from runtime.generate.tokenizers import Tokenizer
@@ -46,12 +47,13 @@ def speculated(
             job.span,
             help=help,
         )
+    texts = [known.encode(p) for p in prompts]
+    check_prompts(ports, texts)
     if theirs.rows < len(prompts):
         help = "its batch has a row for each prompt"
         raise fail(
             "E0787", f"the draft `{job.name}` has {theirs.rows} rows for {len(prompts)} prompts", job.span, help=help
         )
-    texts = [known.encode(p) for p in prompts]
     assert high is not None
     sides = sorted((target, draft), key=lambda side: -side.program.devices)  # an engine has the processes of the first
     readers = {id(s): s.reader(given[s is draft], executor or Emulator, high) for s in sides}

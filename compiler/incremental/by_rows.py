@@ -83,7 +83,7 @@ def rewinds(model: Model, places: int) -> bool:
     contents = model.graph.outputs[len(model.graph.outputs) - len(model.states) :]
     made = {v: node for node in model.graph.nodes for v in node.outputs}
     pairs = zip(model.states, contents, strict=True)
-    return all(content is s.value or stored(content, made, places) is not None for s, content in pairs)
+    return all(c is s.value or s.pool is not None or stored(c, made, places) is not None for s, c in pairs)
 
 
 def stored(content: Value, made: Mapping[Value, Node], places: int | None = None) -> str | None:

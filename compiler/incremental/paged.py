@@ -6,22 +6,28 @@ micro-batches that cut the batch cut the pool alike. Which pages a sequence has 
 `[b, pages]`: position p of a sequence lies in its page `p // slots`, at the place `p % slots` of that; -1 is no page.
 What is renewed at a position is renewed in its row, what is read are whole pages, in the order of the table. Nothing
 else of the model is different.
+
+Where a strategy cuts positions into parts, each part has an equal part of every page, and so of every sequence: the
+pool is `[b, t, rows, …]` then, of as many `t` as parts. Pages are read part by part, so that positions are in another
+order than their own along that dim, which `page_order` follows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from compiler.graph import Builder, Dim, Graph, Names, Node, Type, Value
 from compiler.incremental.by_rows import mixes, stored
+from compiler.incremental.page_order import in_any_order, order_matters
 from compiler.incremental.positions import unused
 from compiler.model import DataInput, Model, State
 from compiler.ops.base import Op
-from compiler.ops.elementwise import Map, Transpose
+from compiler.ops.create import Iota
+from compiler.ops.elementwise import Broadcast, Map, Transpose
 from compiler.ops.index import Scatter, Take
 from compiler.ops.repeat import Repeat
-from compiler.ops.shape import Merge, Slice, Split
+from compiler.ops.shape import Merge, Rename, Slice, Split
 from compiler.origin import Origin
 from compiler.strategy import PAGES, PageRule
 from compiler.walk import graph_values, walk
@@ -104,26 +110,53 @@ def paged(model: Model, by: Paging, rule: PageRule, position: bool = False) -> M
     if not found:
         help = "attention without a window keeps all positions; windows, sums and scans have no use for pages"
         raise fail("E0542", f"nothing of `{model.name}` is kept of all positions", span, help=help)
-    cut = next((d for d in found.values() if dict(rule.pieces).get(d, 1) > 1), None)
-    if cut is not None:
-        help = f"leave `split {cut}` out: the first pages of all sequences would lie on the same devices"
-        raise fail("E0542", f"caches whose positions `{cut}` are cut cannot lie in pages", span, help=help)
+    parts = _parts(by, rule, set(found.values()))
     names = Names(v.name for v in graph_values(model.graph))
-    own = [unused(model, n) for n in ("pages", "rows", "page", "slot", "beside")]
+    own = [unused(model, n) for n in ("pages", "rows", "page", "slot", "beside", "part", "new")]
+    form = _Form(by, parts, frozenset(found.values()) if parts > 1 else frozenset(), *own)
     batch = Dim(by.rows, by.count)
     table = Value(names.fresh(PAGES), Type("int32", (batch, Dim(own[0], by.each))), span, Origin(PAGES))
-    pools = {s.value: _pool(s, found[s.value], by, own[1]) for s in model.states if s.value in found}
-    top = _Graph(_Form(by, *own), Builder(names), {v: (pools[v], dim) for v, dim in found.items()}, model.graph)
+    pools = {s.value: _pool(s, found[s.value], form) for s in model.states if s.value in found}
+    top = _Graph(form, Builder(names), {v: (pools[v], dim) for v, dim in found.items()}, model.graph)
     top.table = table
     top.nodes(model.graph.nodes)
     results = [top.result(v) for v in model.graph.outputs]
     data = [*model.inputs]
     data.insert(len(data) - position, DataInput(table, -1, by.pages))
-    states = [replace(s, value=pools.get(s.value, s.value)) for s in model.states]
+    states = [replace(s, value=pools[s.value], pool=own[1]) if s.value in pools else s for s in model.states]
     rest = model.graph.inputs[len(model.inputs) + len(model.weights) + len(model.states) :]
     inputs = (*(i.value for i in data), *(w.value for w in model.weights), *(s.value for s in states), *rest)
     graph = Graph(model.graph.name, inputs, tuple(top.builder.nodes), tuple(results))
+    if parts > 1:
+        in_any_order(graph, top.turned, span)
     return replace(model, inputs=tuple(data), states=tuple(states), graph=graph)
+
+
+def in_pages(model: Model) -> bool:
+    """Whether all that is kept of sequences lies in pages."""
+    contents = model.graph.outputs[len(model.graph.outputs) - len(model.states) :]
+    return all(c is s.value or s.pool is not None for s, c in zip(model.states, contents, strict=True))
+
+
+def _parts(by: Paging, rule: PageRule, dims: Collection[str]) -> int:
+    """Into how many parts positions are cut, each of which has an equal part of each page. Raises ParcError (E0542)
+    where pages cannot be cut so."""
+    span, pieces = rule.by or rule.span, dict(rule.pieces)
+    counts = {pieces.get(d, 1) for d in dims}
+    (parts, *others) = sorted(counts)
+    if others:
+        what = " and ".join(f"`{d}`" for d in sorted(dims))
+        message = f"of what is kept of positions {what} are cut into {parts} and into {others[0]} parts"
+        help = "all positions have the same pages: split all of these over axes of the same sizes, or none"
+        raise fail("E0542", message, span, help=help)
+    if parts > 1 and (by.slots % parts or by.places % by.slots):
+        dim = min(dims)
+        message = f"pages of {by.slots} positions are not cut into {parts} parts, of {by.places:,} positions `{dim}`"
+        help = (
+            f"each device has an equal part of each page: `slots` is a multiple of {parts} that divides {by.places:,}"
+        )
+        raise fail("E0542", message, span, help=help)
+    return parts
 
 
 def _apart(graph: Graph, name: str) -> bool:
@@ -132,27 +165,40 @@ def _apart(graph: Graph, name: str) -> bool:
     return not any(node.op.label == name if isinstance(node.op, Repeat) else mixes(node, name) for node in all)
 
 
-def _pool(s: State, along: str, by: Paging, rows: str) -> Value:
+def _pool(s: State, along: str, form: _Form) -> Value:
     """The state in the place of one of a row for each sequence."""
-    return replace(s.value, type=_pooled(s.value.type, along, by, rows))
-
-
-def _pooled(type: Type, along: str, by: Paging, rows: str) -> Type:
-    size = {by.rows: Dim(by.rows, by.pieces), along: Dim(rows, by.pages * by.slots)}
-    return Type(type.dtype, tuple(size.get(d.name, d) for d in type.dims))
+    by = form.by
+    lines = Dim(form.rows, by.pages * form.lines)
+    size = {by.rows: (Dim(by.rows, by.pieces),), along: (Dim(along, form.parts), lines) if form.parts > 1 else (lines,)}
+    dims = tuple(x for d in s.value.type.dims for x in size.get(d.name, (d,)))
+    return replace(s.value, type=Type(s.value.type.dtype, dims))
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What dims are called: of the pages of a sequence; of all rows of a pool, its pages, the places of each; of the
-    sequences that share a pool."""
+    """parts: into how many positions are cut, whose dims are `cut`. What dims are called: of the pages of a sequence;
+    of all rows of a pool, its pages, the places of each; of the sequences that share a pool; of the parts; of new
+    positions."""
 
     by: Paging
+    parts: int
+    cut: frozenset[str]
     pages: str
     rows: str
     page: str
     slot: str
     beside: str
+    part: str
+    new: str
+
+    @property
+    def lines(self) -> int:
+        """How many positions of a page each part has."""
+        return self.by.slots // self.parts
+
+    def lies(self, dim: Dim) -> bool:
+        """Whether along the dim positions lie as they do in pages."""
+        return dim.name in self.cut and dim.size == self.by.places
 
 
 class _Graph:
@@ -174,6 +220,7 @@ class _Graph:
         self.renewed: dict[Value, Value] = {}
         self.shared: dict[Value, Value] = {}
         self.hoisted: dict[tuple[Op, tuple[Value, ...]], Value] = {}
+        self.turned: set[tuple[Value, str]] = set() if around is None else around[0].turned
         self.table: Value
 
     def of(self, v: Value) -> Value:
@@ -198,6 +245,8 @@ class _Graph:
                 self._loop(node, node.op)
             elif isinstance(node.op, Scatter) and node.inputs[0] in self.pools:
                 self._append(node)
+            elif isinstance(node.op, Iota) and self.form.lies(node.op.dim):
+                self._count(node, node.op)
             else:
                 self.builder.nodes.append(replace(node, inputs=tuple(map(self.of, node.inputs))))
 
@@ -207,17 +256,49 @@ class _Graph:
         by, out = form.by, node.output
         rows = self.add(self._in_pieces(), self.of(node.inputs[1]), like=out)
         at = self.inward(self.hoist(node.inputs[2]), "at")
+        if form.parts > 1:
+            rows, at = self._in_parts(rows, at, along, out)
         new = self.add(Scatter(form.rows), pool, rows, at, like=out)
         self.renewed[out] = new
-        whole = self.add(Split(form.rows, (Dim(form.page, by.pages), Dim(form.slot, by.slots))), new, like=out)
+        whole = self.add(Split(form.rows, (Dim(form.page, by.pages), Dim(form.slot, form.lines))), new, like=out)
         found = self.add(Take(form.page), whole, self.inward(None, "whole"), like=out)
         found = self.add(Merge((by.rows, form.beside), by.rows), found, like=out)
-        found = self.add(Merge((form.pages, form.slot), along), found, like=out)
+        first = (along,) if form.parts > 1 else ()
+        found = self.add(Merge((*first, form.pages, form.slot), along), found, like=out)
         if found.type.size(along) > by.places:
             found = self.add(Slice(along, 0, by.places, along), found, like=out)
         if found.type.names != out.type.names:
             found = self.add(Transpose(out.type.names), found, like=out)
         self.known[out] = found
+        self.turned.add((found, along))
+
+    def _in_parts(self, rows: Value, at: Value, along: str, like: Value) -> tuple[Value, Value]:
+        """New positions, and where they lie in each part: of one that another part has before the first row."""
+        pairs = ((along, self.form.new),)
+        if rows.type.has(along):
+            rows = self.add(Rename(pairs), rows, like=like)
+        if at.type.has(along):
+            at = self.add(Rename(pairs), at, like=like)
+        at = self.add(Rename(((self.form.part, along),)), at, like=at)
+        return self.add(Broadcast((*rows.type.dims, Dim(along, self.form.parts))), rows, like=like), at
+
+    def _count(self, node: Node, op: Iota) -> None:
+        """Positions as they lie in the parts: the first of each page in the first part, and so on."""
+        form, like = self.form, node.output
+        if node.inputs or op.zigzag:
+            raise order_matters(node, op.dim.name, like.span)
+        whole, lines = form.by.each * form.lines, form.lines
+
+        def count(fn: str, number: int, *given: Value) -> Value:
+            return self.add(Map(fn, (None, number)), *given, like=like)
+
+        place = self.add(op, like=like)
+        first = count("mul", lines, count("floordiv", whole, place))
+        rest = count("mod", whole, place)
+        page = count("mul", form.by.slots, count("floordiv", lines, rest))
+        found = self.add(Map("add", TWO), page, count("mod", lines, rest), like=like)
+        self.known[like] = self.add(Map("add", TWO), found, first, like=like)
+        self.turned.add((self.known[like], op.dim.name))
 
     def _in_pieces(self) -> Split:
         by = self.form.by
@@ -263,9 +344,16 @@ class _Graph:
         number = self.add(Map("floordiv", (None, slots)), place, like=like)
         page = self.add(Take(self.form.pages), one, number, like=like)
         page = self.add(Map("sub", (None, 1)), page, like=like)
-        first = self.add(Map("mul", (None, slots)), page, like=like)
+        first = self.add(Map("mul", (None, self.form.lines)), page, like=like)
         slot = self.add(Map("mod", (None, slots)), place, like=like)
-        return self.add(Map("add", TWO), first, slot, like=like)
+        if self.form.parts == 1:
+            return self.add(Map("add", TWO), first, slot, like=like)
+        line = self.add(Map("mod", (None, self.form.lines)), slot, like=like)
+        line = self.add(Map("add", TWO), first, line, like=like)
+        part = self.add(Map("floordiv", (None, self.form.lines)), slot, like=like)
+        each = self.add(Iota(Dim(self.form.part, self.form.parts)), like=like)
+        mine = self.add(Map("eq", TWO), part, each, like=like)
+        return self.add(Map("where", (None, None, -1)), mine, line, like=like)
 
     def _loop(self, node: Node, op: Repeat) -> None:
         body = op.body

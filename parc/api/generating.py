@@ -73,7 +73,7 @@ def generate(
 
     Raises:
         ParcError: for what is wrong; E0783 to E0786 for prompts, tokenizers and jobs that make no text, E0787 for
-            the draft; as `run` for the engine.
+            the draft, E0788 for pages; as `run` for the engine.
         ValueError: for numbers out of their range (a temperature below 0, no steps, no beams, an empty stop).
     """
     numbers = {

@@ -168,6 +168,9 @@ def command(
     say_weights(out, found.began)
     if cut := sum(t.ended == "pages" for t in found.texts):
         out.say(f"{plural(cut, 'text')} ended where no page was left: `pages` of the strategy's `paged` says how many")
+    if (pages := found.pages) is not None:
+        most, of = plural(pages.most, "page"), f"of {pages.of:,}"
+        out.say(f"at most {most} of {pages.slots} positions at a time, {of}; whole rows have {pages.whole:,}")
     many = plural(sum(len(t.tokens) for t in found.texts), "token")
     read = f"{plural(found.chunks, 'position')} at once in {seconds(found.prefill_seconds)}, " if found.chunks else ""
     if found.guesses is None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from compiler.driver import Compiled, compile_job, joined
 from compiler.graph import Type
 from compiler.incremental.by_rows import rewinds
+from compiler.incremental.paged import in_pages
 from compiler.model import DECODING, INFER, Job, Model
 from compiler.program import Program
 from dsl.data import dataclass
@@ -70,8 +71,7 @@ def rows_program(compiled: Compiled, ports: Ports) -> RowsProgram:
     if decoding.pages is None:
         return RowsProgram(program, positions, all(rewinds(m, ports.places) for m in models))
     table = PageTable.of(program, compiled.training.model, decoding)
-    places = table.paging.pages * table.paging.slots
-    table.shares = all(rewinds(m, places) for m in models)
+    table.shares = all(in_pages(m) for m in models)
     return RowsProgram(program, positions, False, table)
 
 

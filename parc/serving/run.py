@@ -120,6 +120,7 @@ async def _run(service: Service, listening: int, renewed: Callable[[], WorkerSpe
     config.backlog = _BACKLOG
     config.include_server_header = False
     config.graceful_timeout = _LAST
+    config.keep_alive_timeout = service.limits.sending
     end = asyncio.Event()
     office = service.office
     loop = asyncio.get_running_loop()

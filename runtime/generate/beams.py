@@ -6,7 +6,8 @@ by the logarithm of how likely they are over their length to the power of the le
 end go on. It ends when N have ended and the best that goes on, as long as it is, is worse than all of these.
 
 A text lies in the row of the one that it goes on from; where several go on from one, the others take rows of texts that
-do not go on, and only these are copied.
+do not go on, and only these are copied. In pages they are not: several have the pages of their common beginning, and
+one that writes into a page of several gets a copy of that one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from compiler.model import DECODE
 from dsl.data import dataclass
 from dsl.diagnostics import fail
-from runtime.generate.loop import Continuation, Generated, check_prompts, why_ended
+from runtime.generate.loop import POOL, Continuation, Generated, check_prompts, why_ended
 from runtime.generate.reader import RowReader
 from runtime.inputs import Array
 
@@ -47,7 +48,7 @@ class _Search:
     ) -> None:
         self.prompt, self.count, self.steps, self.places = len(prompt), len(rows), steps, places
         self.penalty, self.stops = penalty, stops
-        self.free = list(rows[1:])
+        self.rows, self.free = rows, list(rows[1:])
         self.running = [_Beam(tuple(prompt), 0.0, rows[0])]
         self.ended: list[Continuation] = []
 
@@ -89,6 +90,19 @@ class _Search:
                 self.running, copies = [], []
         return copies
 
+    def end(self, why: str) -> None:
+        """Here, with what goes on as it is."""
+        for beam in self.running:
+            made = beam.tokens[self.prompt :]
+            self.ended.append(Continuation(made, why, beam.score / len(made) ** self.penalty))
+        self.ended = sorted(self.ended, key=_score, reverse=True)[: self.count]
+        self.running = []
+
+    def idle(self) -> list[int]:
+        """The rows in which nothing goes on."""
+        going = {b.row for b in self.running}
+        return [r for r in self.rows if r not in going]
+
 
 def beam_search(
     reader: RowReader,
@@ -105,33 +119,64 @@ def beam_search(
         penalty: above 0 long texts are preferred, below short ones.
         others: as of `generate`.
 
-    Raises ParcError: E0784 for prompts that do not fit, E0786 where scores are no numbers.
+    Where caches lie in pages, the search of a prompt ends when its texts find none for their next position.
+
+    Raises ParcError: E0784 for prompts that do not fit, E0786 where scores are no numbers, E0788 where the prompts have
+    no pages, or the beams of one could not share theirs.
     """
     check_prompts(reader.ports, prompts)
     if len(prompts) * beams > reader.ports.rows:
         what = f"{len(prompts)} prompts of {beams} beams each for a batch of {reader.ports.rows}"
         raise fail("E0784", what, help="the batch is a size of the job's model")
-    searches = [
-        _Search(p, range(i * beams, (i + 1) * beams), steps, reader.ports.places, penalty, stops)
-        for i, p in enumerate(prompts)
-    ]
+    rows = _rows(reader, len(prompts), beams)
+    searches = [_Search(p, r, steps, reader.ports.places, penalty, stops) for p, r in zip(prompts, rows, strict=True)]
+    reader.begin({s.running[0].row: s.running[0].tokens for s in searches})
     begun = time.perf_counter()
     first = {s.running[0].row: s.running[0].tokens[:-1] for s in searches}
     whole = reader.read_up_to(first, chunks_only=True)
     since, calls = time.perf_counter(), 0
     reader.read_up_to(first)
-    while given := _given(searches):
+    while given := _given(searches, reader):
         scores = reader.call(DECODE, given)[:, -1]
         calls += 1
         reader.copy([pair for s in searches if s.running for pair in s.go_on(scores)])
+        for row in (r for s in searches for r in s.idle()):
+            reader.drop(row)
     seconds = (time.perf_counter() - since) / max(1, calls)
     best = tuple(s.ended[0] for s in searches)
-    return Generated(best, since - begun, seconds, whole * reader.prefill, calls)
+    taken = reader.taken(len(prompts) * beams)
+    return Generated(best, since - begun, seconds, whole * reader.prefill, calls, pages=taken)
 
 
-def _given(searches: Sequence[_Search]) -> Mapping[int, Sequence[int]]:
-    """What each row reads next: the last token of its text."""
-    return {b.row: b.tokens[-1:] for s in searches for b in s.running}
+def _rows(reader: RowReader, prompts: int, beams: int) -> list[range]:
+    """The rows of each prompt's texts. Raises ParcError (E0788) where they do not have their pages of one pool."""
+    if reader.pages is None:
+        return [range(i * beams, (i + 1) * beams) for i in range(prompts)]
+    by = reader.pages.paging
+    beside = by.count // by.pieces
+    found = [
+        range(k * beside + i * beams, k * beside + (i + 1) * beams)
+        for k in range(by.pieces)
+        for i in range(beside // beams)
+    ]
+    if len(found) < prompts:
+        what = f"{beams} beams of each of {prompts} prompts share pages, those of {beside} rows lie in a pool"
+        help = "all beams of a prompt are in one part of the batch: a larger batch, fewer beams, or fewer parts"
+        raise fail("E0788", what, help=help)
+    return found[:prompts]
+
+
+def _given(searches: Sequence[_Search], reader: RowReader) -> Mapping[int, Sequence[int]]:
+    """What each row reads next: the last token of its text. A search that has no pages for that ends."""
+    found: dict[int, Sequence[int]] = {}
+    for s in searches:
+        if all(reader.reserve(b.row, 1) for b in s.running):
+            found |= {b.row: b.tokens[-1:] for b in s.running}
+            continue
+        s.end(POOL)
+        for row in s.rows:
+            reader.drop(row)
+    return found
 
 
 def _score(text: Continuation) -> float:

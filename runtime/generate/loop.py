@@ -13,7 +13,7 @@ from dsl.data import dataclass
 from dsl.diagnostics import ParcError, fail
 from dsl.source import Span
 from runtime.executor import Executor
-from runtime.generate.pages import PageTable
+from runtime.generate.pages import PagesTaken, PageTable
 from runtime.generate.sampling import Sampling
 from runtime.inputs import Array
 
@@ -110,7 +110,8 @@ class Guesses:
 @dataclass(frozen=True, slots=True)
 class Generated:
     """All of them. prefill_seconds: of reading `chunks` positions at once, as far as all prompts go; token_seconds: of
-    each position after that, on the average of `singles`. guesses: of a second model."""
+    each position after that, on the average of `singles`. guesses: of a second model. pages: where caches lie in some.
+    """
 
     sequences: tuple[Continuation, ...]
     prefill_seconds: float
@@ -118,6 +119,7 @@ class Generated:
     chunks: int
     singles: int
     guesses: Guesses | None = None
+    pages: PagesTaken | None = None
 
 
 def generate(
@@ -148,7 +150,7 @@ def generate(
     """
     check_prompts(ports, prompts)
     if pages is not None:
-        pages.begin_all([len(p) for p in prompts])
+        pages.begin_all({row: len(p) for row, p in enumerate(prompts)})
     tokens = np.zeros((ports.rows, ports.places), np.int32)
     for row in range(ports.rows):
         prompt = prompts[row] if row < len(prompts) else prompts[0]
@@ -195,7 +197,8 @@ def generate(
         at, singles = at + 1, singles + 1
     now = time.perf_counter()
     found = tuple(Continuation(tuple(t), e) for t, e in zip(made, ended))
-    return Generated(found, since - begun, (now - since) / max(1, singles), chunks, singles)
+    taken = None if pages is None else pages.taken(len(prompts))
+    return Generated(found, since - begun, (now - since) / max(1, singles), chunks, singles, pages=taken)
 
 
 def why_ended(prompt: int, made: Sequence[int], steps: int, places: int, stops: Callable[[Sequence[int]], bool]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,8 +10,24 @@ from compiler.incremental.paged import Paging, paging
 from compiler.model import Decoding, Model
 from compiler.program import Program
 from compiler.strategy import is_page_table
+from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.inputs import Array
+
+
+@dataclass(frozen=True, slots=True)
+class PagesTaken:
+    """How many pages of `slots` positions had something at the same time, at most, `of` so many of all pools; `whole`:
+    how many as many sequences of full length would have."""
+
+    most: int
+    of: int
+    slots: int
+    whole: int
+
+    def as_json(self) -> dict[str, int]:
+        """Plain values."""
+        return {"most": self.most, "of": self.of, "slots": self.slots, "whole": self.whole}
 
 
 class PageTable:
@@ -19,9 +35,10 @@ class PageTable:
 
     Pages that are full may be those of several sequences which begin alike, where `shares` (all that is kept of
     positions lies in pages): they are known by the tokens up to their end. One that nobody has any more keeps what it
-    has until it is given anew; those that nobody had for longest go first. Nothing is written into a page of several.
+    has until it is given anew; those that nobody had for longest go first. Nothing is written into a page of several:
+    whoever goes on in one that it has of another (`fork`) gets a copy first (`own`).
 
-    name: of the program's input.
+    name: of the program's input. most: how many pages had something of sequences at the same time, at most.
     """
 
     def __init__(self, name: str, paging: Paging, shares: bool = False) -> None:
@@ -30,13 +47,13 @@ class PageTable:
         self._pools = [_Pool(paging.pages) for _ in range(paging.pieces)]
         self._has = [0] * paging.count
         self._known: list[list[int]] = [[] for _ in range(paging.count)]  # by row, the chains of its full pages
+        self.most = 0
 
     @staticmethod
     def of(program: Program, model: Model, decoding: Decoding, shares: bool = False) -> PageTable:
         """Of a program whose caches lie in pages. model: as `infer` runs it."""
         assert decoding.pages is not None
-        name = next(i.name for i in program.inputs if is_page_table(i.name))
-        return PageTable(name, paging(model, decoding.pages, decoding.dim, decoding.rows), shares)
+        return PageTable(table_of(program), paging(model, decoding.pages, decoding.dim, decoding.rows), shares)
 
     @property
     def given(self) -> dict[str, Array]:
@@ -51,18 +68,19 @@ class PageTable:
         """The number of the pool that a row has its pages of."""
         return row // (self.paging.count // self.paging.pieces)
 
-    def begin_all(self, prompts: Sequence[int]) -> None:
-        """Give the first rows pages for prompts of so many tokens. Raises ParcError (E0788) where these do not fit."""
+    def begin_all(self, prompts: Mapping[int, int], whose: str = "") -> None:
+        """Give rows pages for prompts of so many tokens. whose: the pool is, in words. Raises ParcError (E0788) where
+        these do not fit."""
         by = self.paging
         for piece in range(by.pieces):
-            need = sum(self.needed(n) for row, n in enumerate(prompts) if self.piece(row) == piece)
+            need = sum(self.needed(n) for row, n in prompts.items() if self.piece(row) == piece)
             if need > by.pages:
-                message = f"the prompts take {need:,} pages of {by.slots} positions, the pool has {by.pages:,}"
+                message = f"the prompts take {need:,} pages of {by.slots} positions, the pool{whose} has {by.pages:,}"
                 help = (
                     "fewer prompts at a time, or a larger pool: `pages = …` in the strategy's `store caches as paged`"
                 )
                 raise fail("E0788", message, help=help)
-        for row, count in enumerate(prompts):
+        for row, count in prompts.items():
             self.reach(row, count)
 
     def room(self, row: int) -> int:
@@ -107,7 +125,43 @@ class PageTable:
         for _ in range(missing):
             self.table[row, self._has[row]] = pool.new()
             self._has[row] += 1
+        self.most = max(self.most, self.counts[0])
         return True
+
+    def fork(self, source: int, target: int) -> None:
+        """Let a row, which has none, have the pages of another one of the same pool."""
+        pool, count = self._pools[self.piece(source)], self._has[source]
+        assert self.piece(source) == self.piece(target) and not self._has[target]
+        self.table[target], self._has[target] = self.table[source], count
+        self._known[target] = [*self._known[source]]
+        for page in self.table[source, :count]:
+            pool.take(int(page))
+
+    def own(self, row: int, first: int, positions: int) -> list[tuple[int, int]] | None:
+        """Give a row pages up to so many positions, of which it alone has those from `first` on. Which page is to be
+        copied to which; None, and nothing is given, where its pool has not enough."""
+        pool, has = self._pools[self.piece(row)], self._has[row]
+        pages = range(first // self.paging.slots, min(has, self.needed(positions)))
+        shared = [k for k in pages if pool.users[int(self.table[row, k])] > 1]
+        if len(shared) + max(0, self.needed(positions) - has) > pool.room:
+            return None
+        copies: list[tuple[int, int]] = []
+        for k in shared:
+            old, new = int(self.table[row, k]), pool.new()
+            pool.give_back(old)
+            self.table[row, k] = new
+            copies.append((old, new))
+        given = self.reach(row, positions)
+        assert given
+        return copies
+
+    def back(self, row: int, positions: int) -> None:
+        """Take pages back that a row has beyond so many positions, in which it writes anew from there on."""
+        assert not self.shares, "what has the tokens of a page is known by what they were"
+        pool, keep = self._pools[self.piece(row)], self.needed(positions)
+        for k in range(self._has[row] - 1, keep - 1, -1):
+            pool.give_back(int(self.table[row, k]))
+        self.table[row, keep:], self._has[row] = -1, min(self._has[row], keep)
 
     def read(self, row: int, tokens: Sequence[int], count: int) -> None:
         """Note that a row has read the first of its tokens, so many: its full pages may be others', too."""
@@ -130,6 +184,11 @@ class PageTable:
         kept, free = sum(len(p.kept) for p in self._pools), sum(p.free for p in self._pools)
         return self.paging.pages * self.paging.pieces - kept - free, kept, free
 
+    def taken(self, rows: int) -> PagesTaken:
+        """By so many sequences, so far."""
+        by = self.paging
+        return PagesTaken(self.most, by.pages * by.pieces, by.slots, rows * by.each)
+
     def rounds(self, positions: int, seed: int = 0) -> Sequence[tuple[Sequence[int], Array]]:
         """Every row once, as many at a time as have so many positions together, with tables of pages that are drawn."""
         by, need = self.paging, self.needed(positions)
@@ -148,6 +207,11 @@ class PageTable:
         """So many pages of a pool, each once: of a large one in no more memory than these take."""
         found = np.random.default_rng([seed, piece]).choice(self.paging.pages, count, replace=False)
         return [int(p) for p in found]
+
+
+def table_of(program: Program) -> str:
+    """What the table is called, of a program whose caches lie in pages."""
+    return next(i.name for i in program.inputs if is_page_table(i.name))
 
 
 class _Pool:

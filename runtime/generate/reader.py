@@ -8,8 +8,10 @@ import numpy as np
 
 from compiler.graph import Type
 from compiler.model import AHEAD, DECODE, MOVE, PREFILL
+from dsl.diagnostics import fail
 from runtime.executor import Executor
 from runtime.generate.loop import Ports
+from runtime.generate.pages import PagesTaken, PageTable
 from runtime.inputs import Array
 
 LAST = {PREFILL: "first", DECODE: "next", AHEAD: "ahead"}
@@ -23,6 +25,8 @@ class RowReader:
     prefill: how many positions that entry reads. data: by entry, the names of its data behind the tokens: the rows'
     positions; of `move`, from which row and to which.
     kept: the types of what is kept, by name.
+    pages: who has which, where caches lie in pages; nobody has any yet. The data of `move` are the pages then, from
+    which and to which, of each part of the batch, and before them the rows in it, if more is kept than lies in pages.
     """
 
     def __init__(
@@ -32,10 +36,46 @@ class RowReader:
         prefill: int,
         data: Mapping[str, tuple[str, ...]],
         kept: Mapping[str, Type] = {},  # noqa: B006
+        pages: PageTable | None = None,
     ) -> None:
         self.run, self.ports, self.prefill, self.data = run, ports, prefill, data
-        self.kept = kept
+        self.kept, self.pages = kept, pages
         self.read = [0] * ports.rows
+
+    def taken(self, rows: int) -> PagesTaken | None:
+        """The pages that so many sequences had, where caches lie in some."""
+        return None if self.pages is None else self.pages.taken(rows)
+
+    def begin(self, prompts: Mapping[int, Sequence[int]], whose: str = "") -> None:
+        """Have pages for the prompts of these rows. Raises ParcError (E0788) where they do not fit."""
+        if self.pages is not None:
+            self.pages.begin_all({row: len(p) for row, p in prompts.items()}, whose)
+
+    def reserve(self, row: int, length: int) -> bool:
+        """Have pages of its own for the next positions of a row; False, and it has none of them, if there are not so
+        many."""
+        if self.pages is None:
+            return True
+        copies = self.pages.own(row, self.read[row], self.read[row] + length)
+        for pair in copies or ():
+            self._move(self.pages.piece(row), pair)
+        return copies is not None
+
+    def back(self, row: int, read: int) -> None:
+        """Let a row have read so many tokens, and no more than it has; pages of others are free."""
+        self.read[row] = min(self.read[row], read)
+        self.spare(row, 0)
+
+    def spare(self, row: int, length: int) -> None:
+        """Give the pages back that a row has beyond so many positions more."""
+        if self.pages is not None:
+            self.pages.back(row, self.read[row] + length)
+
+    def drop(self, row: int) -> None:
+        """A row of which nothing is needed any more."""
+        self.read[row] = 0
+        if self.pages is not None:
+            self.pages.release(row)
 
     def call(self, entry: str, given: Mapping[int, Sequence[int]]) -> Array:
         """Have some rows read their next tokens, each as many as the entry takes; scores `[rows, positions, tokens]`,
@@ -47,10 +87,13 @@ class RowReader:
         tokens = np.zeros((self.ports.rows, length), np.int32)
         places = np.full(self.ports.rows, -1, np.int32)
         for row, new in given.items():
+            if not self.reserve(row, length):
+                raise fail("E0788", f"no page is left for position {self.read[row]} of row {row}")
             tokens[row], places[row] = new, self.read[row]
             self.read[row] += length
         name, (position,) = f"{self.ports.name}.{LAST[entry]}", self.data[entry]
-        done = self.run.call(entry, {name: self.ports.given(tokens), position: places})
+        table = self.pages.given if self.pages is not None else {}
+        done = self.run.call(entry, {name: self.ports.given(tokens), position: places, **table})
         scores = self.ports.every(done.outputs[self.ports.scores])
         self.ports.require_numbers(scores[list(given)], max(self.read[row] for row in given) - 1)
         return scores
@@ -58,8 +101,12 @@ class RowReader:
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Let rows have read what others have: (source, target), no target a source. By the entry `move`, which copies
         a row and nothing else; where the program has none (sequences in micro-batches), all that is kept goes by here.
+        Pages are then those of both, until one goes on in them.
         """
         names = self.data.get(MOVE)
+        if self.pages is not None:
+            self._fork(self.pages, pairs)
+            return
         for pair in pairs:
             if names is not None:
                 self.run.call(MOVE, {name: np.array([row], np.int32) for name, row in zip(names, pair)})
@@ -75,6 +122,26 @@ class RowReader:
                 front[[t for _, t in pairs]] = front[[s for s, _ in pairs]]
                 changed[name] = np.moveaxis(front, 0, dims.index(rows))
         self.run.put(changed)
+
+    def _fork(self, pages: PageTable, pairs: Sequence[tuple[int, int]]) -> None:
+        for _, target in pairs:
+            pages.release(target)
+        beside = pages.paging.count // pages.paging.pieces
+        for source, target in pairs:
+            pages.fork(source, target)
+            if len(self.data[MOVE]) > 2:
+                self._move(pages.piece(source), (source % beside, target % beside, -1, -1))
+            self.read[target] = self.read[source]
+
+    def _move(self, piece: int, numbers: Sequence[int]) -> None:
+        """Copy in a part of the batch: a page to another one (source, target), or rows and pages."""
+        assert self.pages is not None
+        names = self.data[MOVE]
+        numbers = (*(-1 for _ in range(len(names) - len(numbers))), *numbers)
+        given = {name: np.full(self.pages.paging.pieces, -1, np.int32) for name in names}
+        for name, number in zip(names, numbers, strict=True):
+            given[name][piece] = number
+        self.run.call(MOVE, given)
 
     def read_up_to(self, sequences: Mapping[int, Sequence[int]], chunks_only: bool = False) -> int:
         """Read what is left of these rows' tokens, in whole prefills as far as they go; how many of these there were.

@@ -21,7 +21,7 @@ import numpy as np
 
 from compiler.model import AHEAD, DECODE
 from dsl.data import dataclass
-from runtime.generate.loop import Continuation, Generated, Guesses, check_prompts, why_ended
+from runtime.generate.loop import POOL, Continuation, Generated, Guesses, check_prompts, why_ended
 from runtime.generate.reader import RowReader
 from runtime.generate.sampling import NEXT_TOKEN, Sampling, picked
 from runtime.inputs import Array
@@ -75,19 +75,24 @@ def speculate(
         chance: what decides instead of hashed bits of the seed.
         others: as of `generate`.
 
-    Raises ParcError: E0784 for prompts that do not fit, E0786 where scores are no numbers.
+    Where caches lie in pages, a text ends that finds none for its next position; for guesses there need be none.
+
+    Raises ParcError: E0784 for prompts that do not fit, E0786 where scores are no numbers, E0788 where the prompts have
+    no pages.
     """
     check_prompts(target.ports, prompts)
     chance = chance or SeededChance(sampling.seed)
     texts = [_Text(list(p), len(p)) for p in prompts]
+    target.begin(dict(enumerate(prompts)))
+    draft.begin(dict(enumerate(prompts)), " of the draft")
     begun = time.perf_counter()
     whole = target.read_up_to({r: t.tokens[:-1] for r, t in enumerate(texts)}, chunks_only=True)
     draft.read_up_to({r: t.tokens[:-1] for r, t in enumerate(texts)}, chunks_only=True)
     since, calls, guessed, taken = time.perf_counter(), 0, 0, 0
     target.read_up_to({r: t.tokens[:-1] for r, t in enumerate(texts)})
-    while running := [r for r, t in enumerate(texts) if not t.ended]:
+    while running := _running(texts, target, draft):
         most = min(target.ports.places, draft.ports.places + 1) - ahead
-        rows = [r for r in running if len(texts[r].tokens) <= most]
+        rows = [r for r in running if len(t := texts[r].tokens) <= most and _reserved(target, draft, r, len(t), ahead)]
         new: dict[int, list[int]] = {}
         if rows:
             guesses = _guessed(draft, {r: texts[r].tokens for r in rows}, ahead, sampling, chance)
@@ -98,8 +103,8 @@ def speculate(
                 at = len(texts[r].tokens)
                 new[r] = _taken(scores[r], guesses[r], sampling, chance, r, at)
                 guessed, taken = guessed + ahead, taken + len(new[r]) - 1
-                target.read[r] = at + len(new[r]) - 1
-                draft.read[r] = min(draft.read[r], target.read[r])
+                target.back(r, at + len(new[r]) - 1)
+                draft.back(r, target.read[r])
         if alone := [r for r in running if r not in rows]:
             scores = target.call(DECODE, {r: texts[r].tokens[-1:] for r in alone})
             calls += 1
@@ -107,9 +112,36 @@ def speculate(
                 new[r] = [chance(sampling.shares(scores[r])[-1], NEXT_TOKEN, r, len(texts[r].tokens))]
         for r in running:
             _go_on(texts[r], new[r], steps, target.ports.places, stops, lambda made, r=r: told(r, made))  # type: ignore[misc]
+            if texts[r].ended:
+                target.drop(r)
+                draft.drop(r)
     seconds = (time.perf_counter() - since) / max(1, calls)
     found = tuple(Continuation(tuple(t.tokens[t.prompt :]), t.ended) for t in texts)
-    return Generated(found, since - begun, seconds, whole * target.prefill, calls, Guesses(guessed, taken))
+    pages = target.taken(len(prompts))
+    return Generated(found, since - begun, seconds, whole * target.prefill, calls, Guesses(guessed, taken), pages)
+
+
+def _running(texts: Sequence[_Text], target: RowReader, draft: RowReader) -> list[int]:
+    """The rows that go on: those that have a page for their next position. What others might guess takes none of it."""
+    found = []
+    for r, t in enumerate(texts):
+        if not t.ended and target.reserve(r, 1):
+            found.append(r)
+        elif not t.ended:
+            t.ended = POOL
+            target.drop(r)
+            draft.drop(r)
+    return found
+
+
+def _reserved(target: RowReader, draft: RowReader, row: int, tokens: int, ahead: int) -> bool:
+    """Have pages in which so many tokens are guessed behind these, and read; else the row goes on without guesses."""
+    if not target.reserve(row, ahead + 1):
+        return False
+    if not draft.reserve(row, tokens + ahead - 1 - draft.read[row]):
+        target.spare(row, 1)
+        return False
+    return True
 
 
 def _guessed(

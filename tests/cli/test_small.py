@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import parc
+from compiler.incremental.paged import paging
 from dsl.source import Source
 from parc.cli import cli
 from parc.small import Small
@@ -199,3 +200,51 @@ def test_what_is_needed_is_what_is_taken() -> None:
     limit = available()
     assert limit is None or limit.bytes > 0
     assert resource.getrlimit(resource.RLIMIT_AS)[0] != 0
+
+
+PAGED = """\
+use std.layers (attention, layer_norm, mlp)
+
+param places = 1024
+
+model next() {
+  dim b = 64, s = places, d = 512, v = 1000
+  input tokens : int32[b,s] in 0..v
+  weight table[v,d]
+  x[b,s,d] = take(table, tokens, over v)
+  repeat 12 as block {
+    x = x + attention(layer_norm(x), 8)
+    x = x + mlp(layer_norm(x), 2048)
+  }
+  logits[b,s,v] = layer_norm(x) @ table
+  output logits
+}
+
+strategy many for next {
+  mesh (dp = 2)
+  split b on dp
+  store caches as paged(slots = SLOTS, pages = PAGES)
+}
+
+job write {
+  infer next() using many
+  decode over s, prefill 4
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("slots", "pages", "form"),
+    [(16, 1024, -1), pytest.param(24, 2752, 0, marks=pytest.mark.nightly), (1, 90000, 1), (1024, 2, -1)],
+)
+def test_pages_are_small_in_the_same_form(slots: int, pages: int, form: int) -> None:
+    """One position, several or all in a page; all of the last one or some; fewer pages than all sequences can have, as
+    many, or more."""
+    found = parc.api.shrink(Source("net.par", PAGED.replace("SLOTS", str(slots)).replace("PAGES", str(pages))))
+    job = found.compiled.job
+    assert job.decoding is not None and job.decoding.pages is not None and found.other == 0
+    by = paging(job.model, job.decoding.pages, "s")
+    whole = by.each * by.count
+    assert (by.pages * by.pieces > whole) - (by.pages * by.pieces < whole) == form and by.pieces == 2
+    assert (by.slots > 1, by.each > 1, by.places % by.slots > 0) == (slots > 1, slots < 1024, 1024 % slots > 0)
+    assert by.slots * by.pages * by.pieces <= 64 and by.places <= 8

@@ -33,6 +33,8 @@ PLAIN = MODEL.replace("    x = x + recurrent(x + shift(x, s, by = 1))\n", "").re
     "mlp(layer_norm(x), 16)", "mlp(layer_norm(x), 16, tanh = true)"
 )
 
+PAGED = PLAIN.replace("STRATEGY", "STRATEGY  store caches as paged(slots = 3, pages = 8)\n")
+
 
 @cache
 def compiled(text: str, strategy: str) -> Compiled:
@@ -87,9 +89,11 @@ def test_what_is_kept_is_attended_to_by_one_call() -> None:
         )
 
 
-@pytest.mark.parametrize("strategy", ["serial", "megatron", "data"])
-def test_guesses_and_beams_are_the_emulators(pool: ProcessPool, strategy: str) -> None:
-    found, prompts = compiled(PLAIN, strategy), [[3, 1], [7, 5, 2]]
+@pytest.mark.parametrize(
+    ("strategy", "text"), [("serial", PLAIN), ("megatron", PLAIN), ("data", PLAIN), ("data", PAGED)]
+)
+def test_guesses_and_beams_are_the_emulators(pool: ProcessPool, strategy: str, text: str) -> None:
+    found, prompts = compiled(text, strategy), [[3, 1], [7, 5, 2]]
     both = rewinding(found, 3), rewinding(compiled(PLAIN, "serial"))
     moved = movable(found)
     made = []
@@ -123,10 +127,9 @@ def test_rows_at_positions_of_their_own(pool: ProcessPool) -> None:
 @pytest.mark.parametrize("strategy", ["data", "megatron"])
 def test_caches_in_pages(pool: ProcessPool, strategy: str) -> None:
     """Positions by themselves are proved, and pools are renewed in their memory."""
-    text = PLAIN.replace("STRATEGY", "STRATEGY  store caches as paged(slots = 3, pages = 8)\n")
-    found = compiled(text, strategy)
+    found = compiled(PAGED, strategy)
     assert found.job.decoding is not None
-    made = program(text, strategy)
+    made = program(PAGED, strategy)
     rows = prove_decoding(found.training, made, found.job.decoding, Course(1, 4), executor=pool.executor)
     assert rows and all(r.ok for r in rows)
     run = pool.executor(made)

@@ -266,6 +266,12 @@ def test_what_is_refused(job: str, ahead: int, told: str) -> None:
     assert caught.value.diagnostics[0].code == "E0787"
 
 
+def test_too_many_prompts_are_no_fault_of_the_draft() -> None:
+    few = parc.api.DraftModel(FILE, 2, options={"job": "few"})
+    with pytest.raises(ParcError, match="E0784.*3 prompts for a batch of 2"):
+        parc.generate(FILE, PROMPTS, 3, job="few", draft=few)
+
+
 def test_the_command(tmp_path: Path) -> None:
     file = tmp_path / "net.par"
     file.write_text(MODEL)

@@ -1,10 +1,11 @@
 """A service under load: clients that ask, leave, read slowly or send nonsense, and workers that are killed meanwhile.
 
     python -m tests.serving.load --clients 200 --seconds 60 --kill 10
+    python -m tests.serving.load --clients 1000 --seconds 300 --queue 100   # more than it takes: some are refused
 
-Tells what was answered, how long first tokens took, and the memory of the front process at the beginning and at the
-end; fails for any answer of 500, for a text that is not the one that it must be, and for a stream that was accepted and
-has no end.
+Tells what was answered, how long first tokens and whole texts took, and the memory of both processes at the beginning,
+and after each quarter; fails for any answer of 500, for one of 429 or 503 that does not say when to come
+again, for a text that is not the one that it must be, and for a stream that was accepted and has no end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import random
 import tempfile
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from tests.serving.conftest import KEY, Server, serving
@@ -39,7 +41,8 @@ class Tried:
         self.statuses: Counter[int] = Counter()
         self.faults: list[str] = []
         self.first: list[float] = []
-        self.whole = self.left = 0
+        self.last: list[float] = []
+        self.left = 0
 
 
 async def request(port: int, body: bytes, size: int | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -74,7 +77,10 @@ async def client(port: int, rng: random.Random, until: float, wanted: dict[str, 
             if status == 500 or (kind == "nonsense" and status not in (400, 404, 413, 503)):
                 tried.faults.append(f"{status} for {content[:60]!r}")
             if status != 200:
-                await asyncio.sleep(0.05 if status in (429, 503) else 0)
+                names = {line.split(b":")[0].lower() async for line in headers(reader)}
+                if status in (429, 503) and b"retry-after" not in names:
+                    tried.faults.append(f"{status} without Retry-After")
+                await asyncio.sleep(1 if status in (429, 503) else 0)
                 continue
             text, ended = "", False
             async for line in reader:
@@ -91,19 +97,34 @@ async def client(port: int, rng: random.Random, until: float, wanted: dict[str, 
                         break
                 ended = ended or line.startswith(b"data: [DONE]")
             if kind == "text":
-                tried.whole += ended
+                tried.last += [time.monotonic() - begun] if ended else []
                 if not ended or text != wanted[prompt]:
                     tried.faults.append(f"{prompt!r}: {text!r}, {'the end' if ended else 'no end'}")
         except (ConnectionError, IndexError) as error:
-            tried.faults.append(f"{kind}: {error!r}")
+            tried.faults.append(f"{kind}: {error!r} after {time.monotonic() - begun:.1f} s")
         finally:
             writer.close()
+
+
+async def headers(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """The lines before the empty one."""
+    while (line := await reader.readline()).strip():
+        yield line
 
 
 def resident(pid: int) -> int:
     """Bytes of memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * 4096
+
+
+def both(server: Server) -> tuple[int, int]:
+    """Bytes of memory of the front process and of the worker that there is."""
+    while True:
+        try:
+            return resident(server.process.pid), resident(server.worker())
+        except (IndexError, FileNotFoundError):  # between two workers
+            time.sleep(0.2)
 
 
 async def load(server: Server, clients: int, seconds: float, kill: float, wanted: dict[str, str], tried: Tried) -> None:
@@ -120,22 +141,29 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--queue", type=int, help="how many texts may wait; as many as there are clients, if left out")
     parser.add_argument("--kill", type=float, default=0.0, help="seconds between the ends of workers; 0: none")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = written(Path(folder))
         wanted = {p: alone(path, p, STEPS)[0] for p in PROMPTS}
-        with serving(path, "--queue", str(asked.clients), "--patience", "5") as server:
-            memory, tried = [resident(server.process.pid)], Tried()
-            for _ in range(2):
-                asyncio.run(load(server, asked.clients, asked.seconds / 2, asked.kill, wanted, tried))
-                memory.append(resident(server.process.pid))
+        queue = asked.queue if asked.queue is not None else asked.clients
+        with serving(path, "--queue", str(queue), "--patience", "20") as server:
+            memory, tried = [both(server)], Tried()
+            for _ in range(4):
+                asyncio.run(load(server, asked.clients, asked.seconds / 4, asked.kill, wanted, tried))
+                memory.append(both(server))
             code = server.end()
-    first = sorted(tried.first) or [0.0]
-    print(f"answers by status: {dict(sorted(tried.statuses.items()))}; whole texts: {tried.whole}; left: {tried.left}")
-    print(f"first token: p50 {first[len(first) // 2]:.3f} s, p99 {first[len(first) * 99 // 100]:.3f} s")
-    sizes = ", ".join(f"{m / 2**20:.0f}" for m in memory)
-    print(f"front process: {sizes} MiB at the beginning, after half of it, at the end; ends with {code}")
+    print(
+        f"answers by status: {dict(sorted(tried.statuses.items()))}; whole texts: {len(tried.last)}; left: {tried.left}"
+    )
+    for what, times in (("first token", tried.first), ("whole text", tried.last)):
+        seconds = sorted(times) or [0.0]
+        print(f"{what}: p50 {seconds[len(seconds) // 2]:.3f} s, p99 {seconds[len(seconds) * 99 // 100]:.3f} s")
+    for what, sizes in zip(("front process", "worker"), zip(*memory)):
+        told = ", ".join(f"{m / 2**20:.0f}" for m in sizes)
+        print(f"{what}: {told} MiB at the beginning, and after each quarter")
+    print(f"ends with {code}")
     for fault in tried.faults[:20]:
         print(f"fault: {fault}")
     if tried.faults or code:

@@ -14,10 +14,12 @@ from compiler.driver import Compiled, compile_job, decoding_program
 from compiler.evaluate import evaluate
 from compiler.memory.peak import memory_use
 from compiler.model import DECODING
+from compiler.ops.comm import Comm, Shard
 from compiler.origin import Role
 from compiler.program import Program
 from compiler.text import parse_program, show
 from compiler.verify import verify
+from compiler.walk import walk
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc import api
@@ -41,18 +43,26 @@ ALL = (
     "  mesh (pp = 2, dp = 2, tp = 2)\n  split b on dp\n  tensor_parallel(tp)\n"
     "  pipeline block on pp, schedule gpipe(microbatches = 2, over = b)\n"
 )
+CP = "  mesh (cp = 2)\n  split t on cp\n"
 INT8 = "  store caches as int8\n"
 WINDOW = "grouped_attention(rms_norm(x), 4, 2, window = 5)"
 MIXED = f"{GROUPED} as attention\n    x = x + {WINDOW} as near\n    y, e = moe(rms_norm(x), 4, 16, 2)\n    x = x + y"
 
 
 SUM = "sum(x * x, over b)"
+NEAR = """z[b,s,t] = tanh(x @ rename(x, s -> t))
+    weight near[t] ~ normal(0.5)
+    x[b,s,d] = x + 0.1 * (where(iota(t) <= iota(s), z * near, 0.0) @ rename(x, s -> t))"""
+WHOLE = (MIXED, SUM, NEAR)
+"""Layers that are written out."""
 
 
 @cache
 def lowered(layer: str, rules: str, batch: int = 4) -> Compiled:
     text = NET.replace("swiglu)\n", "swiglu, moe)\n", 1).replace("net(2, 12)", f"net({batch}, 12)")
-    text = text.replace("LAYER as attention", layer if layer in (MIXED, SUM) else f"{layer} as attention")
+    if layer == NEAR:
+        text = text.replace("x = x + LAYER", "LAYER").replace("  repeat", "  dim t = s\n  repeat", 1)
+    text = text.replace("LAYER as attention", layer if layer in WHOLE else f"{layer} as attention")
     return compile_job(evaluate(Source("net.par", text.replace("RULES", rules))))
 
 
@@ -68,6 +78,7 @@ def program(layer: str, rules: str) -> Program:
         (LATENT, DP + INT8, 3, 16),
         (GROUPED, PP + INT8, 12, 2),  # one page is one sequence
         (GROUPED, ALL, 1, 48),  # one position
+        (MIXED, CP + INT8, 4, 8),  # positions in parts: each has two of each page
     ],
 )
 def test_position_by_position_is_the_whole(layer: str, rules: str, slots: int, pages: int) -> None:
@@ -113,6 +124,28 @@ def test_pools_have_layouts() -> None:
     assert "state block.near.key.cache: f64[block=2, b=4, t=5, h=1/tp, k=8]" in mixed
 
 
+def test_positions_in_parts() -> None:
+    """Each part has an equal part of every page, and so of any sequence; no message is sent for that."""
+    sent, held = [], []
+    for rules in (CP, CP + PAGES.format(4, 12), CP + PAGES.format(4, 6)):
+        made = program(GROUPED, rules)
+        bodies = [f.body for e in made.entries for cls in e.classes for f in cls.functions]
+        nodes = [node for body in bodies for node, _ in walk(body)]
+        sent.append(
+            [
+                (n.op.mnemonic, str(n.inputs[0].type))
+                for n in nodes
+                if isinstance(n.op, Comm) and not isinstance(n.op, Shard)
+            ]
+        )
+        (kinds,) = memory_use(compile_job(lowered(GROUPED, rules).job, "decode").program).values()
+        held.append(kinds["hbm"].roles[Role.STATE] - 4)
+    assert sent[0] == sent[1] == sent[2] and sent[0]
+    assert held[0] == held[1] == 2 * held[2]
+    line = "state block.attention.key.cache: f64[block=2, b=1, t=1/cp, rows=12, h=2, k=8] = zeros"
+    assert line in show(program(GROUPED, CP + PAGES.format(4, 6)))
+
+
 def test_memory_is_the_pools() -> None:
     """Of half as many pages half as much, whatever the batch."""
     found = {}
@@ -139,7 +172,10 @@ def test_memory_is_the_pools() -> None:
         (GROUPED, "  mesh (tp = 1)\n  store caches as paged(slots = 4, slots = 8)\n", "E0111", "twice"),
         (GROUPED, DP + PAGES.format(4, 7), "E0542", "7 pages cannot be shared out to 2 pools"),
         (WINDOW, "  mesh (tp = 1)\n" + PAGES.format(4, 12), "E0542", "nothing of `net` is kept of all positions"),
-        (GROUPED, "  mesh (cp = 2)\n  split t on cp\n" + PAGES.format(4, 12), "E0542", "positions `t` are cut"),
+        (GROUPED, CP + PAGES.format(3, 12), "E0542", "pages of 3 positions are not cut into 2 parts, of 12"),
+        (GROUPED, CP + PAGES.format(8, 12), "E0542", "pages of 8 positions are not cut into 2 parts, of 12"),
+        (LATENT, CP + INT8 + PAGES.format(4, 12), "E0542", "`s` and `t` are cut into 1 and into 2 parts"),
+        (NEAR, CP + PAGES.format(4, 12), "E0542", "looks at positions `t` in their order"),
         (SUM, "  mesh (tp = 1)\n" + PAGES.format(4, 12), "E0542", "no sequences"),
     ],
 )
