@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +144,15 @@ def test_checkpoints_are_those_of_the_loops_as_they_are_written(
     assert found.keys() == want.keys()
     for name in want:
         assert np.allclose(found[name], want[name], rtol=1e-9, atol=1e-12), name
+
+
+@pytest.mark.nightly
+def test_exported_files_have_parts_of_the_same_tensors(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from tests.export.exported import outcomes
+
+    program = parc.compile(Source("main.par", text("pp = 2", (PIPELINE,)))).program
+    assert outcomes({"inner": program}, tmp_path) == {"inner": "proved"}
 
 
 def _moved(program: Program, number: int) -> Program:

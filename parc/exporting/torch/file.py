@@ -245,7 +245,7 @@ class _Class:
         if r is not None:
             text += f", ({s.type.index(r.dim)}, {affine(r.start)}, {r.count})"
         if s.iterations:
-            text += f", front={tuple_of([str(i.first) for i in s.iterations])}"
+            text += f"{', None' if r is None else ''}, {tuple_of([str(i.first) for i in s.iterations])}"
         return text
 
     def _asks(self, written: dict[str, Written]) -> str:
