@@ -84,9 +84,8 @@ class Model:
     It is called "step" where nothing else is.
     graph.outputs = loss (a scalar, where it is `scored`), then the metrics (scalars), then the outputs, then what
     becomes of the states.
-    scored: it has a loss. What only computes outputs has none. stored: matrices whose parts are among the weights.
-    pieces: loops that are parts of others, where the strategy speaks of some iterations of a loop. exact: the graph
-    before activations were rounded to fewer bits (None: none are)."""
+    scored: it has a loss. stored: matrices whose parts are among the weights. pieces: loops that are parts of others,
+    where the strategy speaks of some iterations. exact: the graph before activations were rounded (None: none are)."""
 
     name: str
     inputs: tuple[DataInput, ...]
