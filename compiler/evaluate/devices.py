@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compiler import stacks
+from compiler.cluster import INTEGER
 from compiler.evaluate import dtypes, limits, static
 from compiler.evaluate.calls import bind, built
 from compiler.evaluate.expressions import evaluate, static_of
@@ -111,7 +112,7 @@ def _peak(s: ast.Setting, scope: Scope) -> tuple[str, float]:
     if not 1 <= len(words) <= 2 or len(s.values) != 1 or s.clauses:
         help = f"{SETTINGS['compute']}, or with a unit `compute vector f32 8 TFLOP/s`"
         raise fail("E0313", "compute has a dtype and a peak", s.span, help=help)
-    if words[-1] not in DTYPES:
+    if words[-1] not in DTYPES and words != [INTEGER]:
         help = dtypes.meant(words[-1], DTYPES)
         raise fail("E0207", f"there is no dtype `{words[-1]}`", s.words[-1].span, help=help)
     return ".".join(words), positive(s.values[0], units.FLOP_PER_SECOND, "the peak", scope)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from zlib import crc32
 
 from compiler.graph import Node, Value
@@ -11,13 +11,11 @@ from compiler.ops.create import Full, Iota, Normal, Random
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
 from compiler.ops.index import Scatter, ScatterAdd, Take
 from compiler.ops.move import Move
-from compiler.ops.packed import Dequantise, Expand
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window, span
 from compiler.ops.zigzag import ZigZag
-from compiler.weight_format import BITS, levels, words
 from parc.exporting.torch.writer import DTYPES, Writer, emit, number, tuple_of
 
 INFIX = {
@@ -91,16 +89,23 @@ def is_matrix_product(node: Node) -> bool:
 
 @emit(Contract)
 def contract(op: Contract, node: Node, w: Writer) -> str:
-    """A product of matrices where the dims stand so, else an `einsum`."""
+    """A product of matrices where the dims stand so, else an `einsum`. Of integers in f64, exact up to sums of 2^53:
+    there are no such products of integers but on processors."""
+    if node.output.type.dtype != "int32":
+        return _product(node, w, w.ref)
+    return f"({_product(node, w, lambda v: f'{w.ref(v)}.double()')}).to(torch.int64).to(torch.int32)"
+
+
+def _product(node: Node, w: Writer, ref: Callable[[Value], str]) -> str:
     left, right = node.inputs
     a, b, out = left.type.names, right.type.names, node.output.type.names
     summed = tuple(n for n in a if n in b and n not in out)
     rows, columns = tuple(n for n in a if n not in summed), tuple(n for n in b if n not in summed)
     if summed and rows + columns == out and not set(rows) & set(columns) and columns:
         if a == rows + summed and b == columns + summed and len(summed) == len(columns) == 1:
-            return f"functional.linear({w.ref(left)}, {w.ref(right)})"
+            return f"functional.linear({ref(left)}, {ref(right)})"
         if a == rows + summed and b == summed + columns:
-            x, y = w.ref(left), w.ref(right)
+            x, y = ref(left), ref(right)
             x += f".flatten({len(rows)})" if len(summed) > 1 else ""
             y += f".flatten({len(summed)})" if len(columns) > 1 else ""
             y += f".flatten(0, {len(summed) - 1})" if len(summed) > 1 else ""
@@ -108,7 +113,7 @@ def contract(op: Contract, node: Node, w: Writer) -> str:
             return f"{x} @ {y}" if len(columns) == 1 else f"({x} @ {y}).unflatten(-1, {wide})"
     letters = dict(zip(dict.fromkeys((*a, *b)), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
     rule = ",".join("".join(letters[n] for n in names) for names in (a, b)) + "->" + "".join(letters[n] for n in out)
-    return f'torch.einsum("{rule}", {w.ref(left)}, {w.ref(right)})'
+    return f'torch.einsum("{rule}", {ref(left)}, {ref(right)})'
 
 
 # --- reductions ---------------------------------------------------------------------------------------
@@ -209,22 +214,6 @@ def shift(op: Shift, node: Node, w: Writer) -> str:
 def zigzag(op: ZigZag, node: Node, w: Writer) -> str:
     x = node.inputs[0]
     return f"{w.use('zigzag')}({w.ref(x)}, {x.type.index(op.dim)}, {op.parts}, {op.back})"
-
-
-@emit(Dequantise)
-def dequantise(op: Dequantise, node: Node, w: Writer) -> str:
-    x, scale, *zeros = node.inputs
-    own = scale.type.names
-    order = tuple_of([str(own.index(n)) if n in own else "None" for n in node.output.type.names])
-    zero = w.ref(zeros[0]) if zeros else "None" if op.code == "fp8" else str(-levels(op.code)[0])
-    numbers = f"{x.type.index(op.dim)}, {words(op.code)}, {BITS[op.code]}"
-    return f"{w.use('dequantised')}({w.ref(x)}, {numbers}, {w.ref(scale)}, {zero}, {order})"
-
-
-@emit(Expand)
-def expand(op: Expand, node: Node, w: Writer) -> str:
-    x, kept = node.inputs
-    return f"{w.use('expanded_twos')}({w.ref(x)}, {x.type.index(op.dim)}, {w.aligned(kept, node.output.type.names)})"
 
 
 @emit(Window)
