@@ -88,7 +88,9 @@ def test_a_process_that_dies_is_named_by_all() -> None:
         assert re.search("^process 1: " + error, told, re.M), told
 
 
+@pytest.mark.nightly
 def test_a_process_that_hangs_is_named() -> None:
+    """Soon, too, where messages are waited for for seconds alone."""
     with training("--patience", "3") as (p, others):
         os.kill(others[0], signal.SIGSTOP)
         _, told = p.communicate(timeout=LATEST)
@@ -159,7 +161,7 @@ def interrupted(command: list[str], after: float = 0.0, steps: bool = True) -> t
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("after", [0.0, 1.5])
+@pytest.mark.parametrize("after", [pytest.param(0.0, marks=pytest.mark.nightly), 1.5])
 def test_an_interrupt_while_processes_start_ends_all_without_a_word_of_theirs(after: float) -> None:
     code, told = interrupted([*PARC, "--steps", "1000000"], after, steps=False)
     lines = [line for line in told.splitlines() if line and not line.startswith("step ")]  # it may have begun

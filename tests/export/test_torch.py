@@ -246,6 +246,7 @@ ALIKE = [
     *("tensor_parallel", "zero_1", "many_columns", "ends", "zigzag"),
     *("batch_norm-channels+microbatches", "towers-dp+two_passes", "resnet-rounds", "translation-dp+visited"),
     *("translation-loops_interleaved", "translation-encoder_by_each"),
+    "compiled",  # on one device by default
 ]
 """What others have, too: with `-m nightly`."""
 
@@ -254,7 +255,7 @@ ALIKE = [
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     pytest.importorskip("torch")
     programs = {name: made() for name, made in MAKERS.items() if name not in ALIKE}
-    return together(programs, tmp_path_factory.mktemp("exported"), compiled=("compiled",))
+    return together(programs, tmp_path_factory.mktemp("exported"))
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if name not in ALIKE])
@@ -265,7 +266,7 @@ def test_in_processes(name: str, ran: dict[str, Ran]) -> None:
 @pytest.mark.nightly
 def test_others_in_processes(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    for ran in together({name: MAKERS[name]() for name in ALIKE}, tmp_path).values():
+    for ran in together({name: MAKERS[name]() for name in ALIKE}, tmp_path, compiled=("compiled",)).values():
         judge(ran)
 
 
