@@ -11,6 +11,10 @@ from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
 
+INTEGER = "int8"
+"""What a device's peak is called that is of products of 8-bit integers: no type of tensors."""
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """A device of the standard library or the user's: numbers in FLOP/s, bytes, bytes/s, seconds."""

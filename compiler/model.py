@@ -85,8 +85,8 @@ class Model:
     graph.inputs  = data inputs, weights, states, then (of a model with random numbers) `step`, an int32 scalar.
     graph.outputs = loss (a scalar, where it is `scored`), metrics (scalars), outputs, what becomes of the states.
     scored: it has a loss. What only computes outputs has none. stored: matrices whose parts are among the weights.
-    pieces: loops that are parts of others, where the strategy speaks of some iterations of a loop.
-    """
+    pieces: loops that are parts of others, where the strategy speaks of some iterations of a loop. exact: the graph
+    before activations were rounded to fewer bits (None: none are)."""
 
     name: str
     inputs: tuple[DataInput, ...]
@@ -99,6 +99,7 @@ class Model:
     calls: Mapping[str, Any] = field(default_factory=dict)  # by path, `CallRecord`s, while strategies are evaluated
     pieces: tuple[LoopPiece, ...] = ()
     stored: tuple[PackedWeight, ...] = ()
+    exact: Graph | None = None
 
     def whole(self, name: str) -> str:
         """What a weight or a state (of an optimizer, too) is called in the model as it is written."""

@@ -9,7 +9,8 @@ from compiler.declared import logical, logical_type
 from compiler.graph import Graph, Type, Value
 from compiler.ops.call import Call
 from compiler.ops.effects import Read
-from compiler.ops.packed import Dequantise
+from compiler.ops.elementwise import Map
+from compiler.ops.packed import Dequantise, Integers
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import Program
@@ -54,16 +55,26 @@ def _unpacked(graph: Graph, known: dict[Value, str]) -> list[tuple[str, list[str
     """What is unpacked in a graph: the format, and the buffers that its operands come from. known: the buffers that
     its inputs come from."""
     found: list[tuple[str, list[str]]] = []
+    sums: dict[Value, tuple[str, str]] = {}  # of a weight's integers, not scaled yet: the format, and its words
     for node in graph.nodes:
         if isinstance(node.op, Read):
             known[node.output] = node.op.name
         elif isinstance(node.op, (Repeat, Call)):
             inside = {p: known[v] for p, v in zip(node.op.body.inputs, node.inputs) if v in known}
             found += _unpacked(node.op.body, inside)
+        elif isinstance(node.op, Integers):
+            if node.inputs[0] in known:
+                sums[node.output] = node.op.code, known[node.inputs[0]]
         elif node.op.unpacks:
             if all(v in known for v in node.inputs):
                 code = node.op.code if isinstance(node.op, Dequantise) else SPARSE
                 found.append((code, [known[v] for v in node.inputs]))
-        elif len(of := {known.get(v, "") for v in node.inputs}) == 1 and "" not in of:
-            known |= dict.fromkeys(node.outputs, *of)  # moved, gathered, cut
+        elif of := [sums[v] for v in node.inputs if v in sums]:
+            scales = [known[v] for v in node.inputs if v in known] if isinstance(node.op, Map) else []
+            if scales:
+                found.append((of[0][0], [of[0][1], *scales]))
+            else:
+                sums |= dict.fromkeys(node.outputs, of[0])
+        elif len(of_all := {known.get(v, "") for v in node.inputs}) == 1 and "" not in of_all:
+            known |= dict.fromkeys(node.outputs, *of_all)  # moved, gathered, cut
     return found

@@ -195,8 +195,8 @@ class RunRule:
 
 @dataclass(frozen=True, slots=True)
 class StoreRule:
-    """Matrices of the scope (None: all) rest in this format, or (`caches`) what is kept of positions. Of several rules
-    for one the last counts."""
+    """Matrices of the scope (None: all) rest in this format, or (`caches`) what is kept of positions, or (`activations`)
+    what products with these matrices take. Of several rules for one the last counts."""
 
     format: WeightFormat
     scope: str | None = None
@@ -254,6 +254,7 @@ class Strategy:
     runs: tuple[RunRule, ...] = ()
     stores: tuple[StoreRule, ...] = ()
     caches: tuple[StoreRule, ...] = ()
+    activations: tuple[StoreRule, ...] = ()
     pages: PageRule | None = None
     fuses: bool = True
 

@@ -13,6 +13,9 @@ from dsl.data import dataclass
 BITS = {"int8": 8, "int4": 4, "int3": 3, "fp8": 8}
 """Of formats that store a number for each element."""
 
+INTEGERS = ("int8", "int4", "int3")
+"""Of these, integers."""
+
 SPARSE = "sparse"
 """Of each four elements two are stored, in the type of computation, and which they are: 2:4 sparsity."""
 

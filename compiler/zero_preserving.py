@@ -136,6 +136,7 @@ _ALWAYS = (
     "abs",
     "sign",
     "floor",
+    "round",
     "relu",
     "maximum",
     "minimum",

@@ -14,6 +14,7 @@ from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Defined, Skip, Static
+from compiler.cluster import INTEGER
 from compiler.graph import DTYPES
 from compiler.model import Device
 from compiler.settings import STATED
@@ -111,7 +112,7 @@ def _peak(s: ast.Setting, scope: Scope) -> tuple[str, float]:
     if not 1 <= len(words) <= 2 or len(s.values) != 1 or s.clauses:
         help = f"{SETTINGS['compute']}, or with a unit `compute vector f32 8 TFLOP/s`"
         raise fail("E0313", "compute has a dtype and a peak", s.span, help=help)
-    if words[-1] not in DTYPES:
+    if words[-1] not in DTYPES and words != [INTEGER]:
         help = dtypes.meant(words[-1], DTYPES)
         raise fail("E0207", f"there is no dtype `{words[-1]}`", s.words[-1].span, help=help)
     return ".".join(words), positive(s.values[0], units.FLOP_PER_SECOND, "the peak", scope)

@@ -22,13 +22,13 @@ from compiler.evaluate.optimizer import build_updates
 from compiler.evaluate.plan import PlannedStrategy, build_plan
 from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
-from compiler.evaluate.stores import in_pages
+from compiler.evaluate.stores import in_pages, rounded_pair, stored_pair
 from compiler.evaluate.values import Defined, Skip
 from compiler.graph import BEYOND_F32, FLOATS, Graph, Names, Value
 from compiler.model import Cluster, DataSpec, Decoding, Job, Model, Precision, WeightUpdate
 from compiler.origin import within
 from compiler.readers import check_data
-from compiler.strategy import SERIAL, StoreRule
+from compiler.strategy import SERIAL
 from dsl import ast
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError, did_you_mean, fail
@@ -111,9 +111,13 @@ def build_job(
         from compiler.stored import of_parts
 
         stores, given, parts = plan.strategy.stores, (model, other), dict[str, Value]()
-        model, other = _try(session, lambda: _stored(stores, given, model, parts, plain or model)) or given
-        written = written and _try(session, lambda: _stored(stores, written, model, parts, written[0]))
+        model, other = _try(session, lambda: stored_pair(stores, given, model, parts, plain or model)) or given
+        written = written and _try(session, lambda: stored_pair(stores, written, model, parts, written[0]))
         plan = replace(plan, strategy=of_parts(plan.strategy, model.stored))
+    if plan is not None and model is not None and plan.strategy.activations:
+        whole, obeyed, infers = (model, other), plan.strategy, task.kind.id == "infer"
+        model, other = _try(session, lambda: rounded_pair(obeyed, whole, whole[0], infers)) or whole
+        written = written and (_try(session, lambda: rounded_pair(obeyed, written, whole[0], infers)) or written)
     if plan is not None and model is not None and plan.strategy.caches:
         from compiler.caches import caches_in_bits
 
@@ -257,37 +261,6 @@ def _model(
 
 def _static(expr: ast.Expr, scope: Any) -> Any:
     return static_of(evaluate(expr, scope), expr.span)
-
-
-def _stored(
-    rules: Sequence[StoreRule], models: tuple[Model, Model | None], cut: Model, parts: dict[str, Value], like: Model
-) -> tuple[Model, Model | None]:
-    """Both, with what is stored of weights. cut: the model in which the rules name scopes; parts: those that others of
-    the job's models have, by name; like: the first without what is written by hand."""
-    from compiler.stored import stored
-
-    if cut is not models[0]:
-        rules = _of_whole_loops(rules, cut)
-    model, other = models
-    return stored(model, rules, parts, like), other and stored(other, rules, parts, like)
-
-
-def _of_whole_loops(rules: Sequence[StoreRule], cut: Model) -> Sequence[StoreRule]:
-    """The rules for the model as it is written. Raises ParcError: E0472 for some layers of a loop that is cut."""
-    found: dict[tuple[StoreRule, Span], None] = {}
-    for rule in rules:
-        scope = rule.scope
-        piece = next((p for p in cut.pieces if scope is not None and within(scope, p.path)), None)
-        if piece is not None and scope is not None:
-            meant = {r.scope for r in rules if r.span == rule.span}
-            rest = scope[len(piece.path) :]
-            if any(p.path + rest not in meant for p in cut.pieces if p.of == piece.of):
-                message = f"`{cut.with_numbers(scope)}` is some layers of a loop, whose weights rest in one tensor"
-                help = "name the loop without numbers: all layers alike"
-                raise fail("E0472", message, rule.by or rule.span, help=help)
-            rule = replace(rule, scope=cut.whole(scope))
-        found[rule, rule.span] = None
-    return [rule for rule, _ in found]
 
 
 def _cluster(session: Session, module: Module, task: ast.Task) -> Cluster | None:

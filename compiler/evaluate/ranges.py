@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from math import isfinite
 
 from compiler.graph import DIGITS, FLOATS, RANGES, Dim
 from compiler.ops.base import Op, OpError
@@ -128,6 +129,7 @@ _RISING: Mapping[str, Callable[[float, float], float]] = {
 _OF_ONE: Mapping[str, Callable[[float], float]] = {
     "neg": lambda a: -a,
     "floor": lambda a: a // 1,
+    "round": lambda a: float(round(a)) if isfinite(a) else a,
     "relu": lambda a: max(a, 0),
 }
 

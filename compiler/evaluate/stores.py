@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from compiler.evaluate import static
@@ -10,11 +10,14 @@ from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.offloads import classes_of
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import listed
+from compiler.graph import Value
 from compiler.model import Decoding, Model
-from compiler.strategy import PageRule, Strategy
+from compiler.origin import within
+from compiler.strategy import PageRule, StoreRule, Strategy
 from compiler.weight_format import BITS, FORMATS, GROUP, WeightFormat
 from dsl import ast
 from dsl.diagnostics import did_you_mean, fail
+from dsl.source import Span
 
 MAX_GROUP = 2**20
 
@@ -22,11 +25,12 @@ _GROUPED = ("int4", "int3")
 """Formats in which groups of inputs share a scale, if nothing else is said."""
 
 
-WEIGHTS, CACHES = "weights", "caches"
+WEIGHTS, CACHES, ACTIVATIONS = "weights", "caches", "activations"
 """What can be stored so."""
 
-OF_CACHES = ("int8",)
-"""Formats of what is kept of positions, which have one scale for each of them (and head)."""
+ROWS = ("int8",)
+"""Formats of what is kept of positions, which have one scale for each of them (and head), and of activations, whose
+rows have one each."""
 
 
 PAGED = "paged"
@@ -38,19 +42,18 @@ MAX_SLOTS = 2**16
 def stored_format(statement: ast.Store, scope: Scope) -> tuple[WeightFormat | PageRule, str]:
     """The format of a statement, and what it stores. Raises ParcError: E0403 for what is not stored so, E0470 for a
     format that there is not, or that has no such numbers."""
-    (what,) = classes_of((statement.what,), (WEIGHTS, CACHES))
+    (what,) = classes_of((statement.what,), (WEIGHTS, CACHES, ACTIVATIONS))
     if what == WEIGHTS:
         return _weight_format(statement, scope), what
     call = statement.format
-    if call.function.id == PAGED:
+    if call.function.id == PAGED and what == CACHES:
         return _pages(statement, scope), what
-    if call.function.id not in OF_CACHES or call.arguments:
-        span = call.arguments[0].span if call.function.id in OF_CACHES else call.function.span
-        help = (
-            f"`store caches as {OF_CACHES[0]}`: each position has a scale of its own; `{PAGED}(slots = 16)`: in pages"
-        )
-        more = " with such numbers" if call.function.id in OF_CACHES else ""
-        raise fail("E0470", f"caches cannot be stored as `{call.function.id}`{more}", span, help=help)
+    if call.function.id not in ROWS or call.arguments:
+        span = call.arguments[0].span if call.function.id in ROWS else call.function.span
+        each, pages = ("position", f"; `{PAGED}(slots = 16)`: in pages") if what == CACHES else ("row", "")
+        more = " with such numbers" if call.function.id in ROWS else ""
+        help = f"`store {what} as {ROWS[0]}`: each {each} has a scale of its own{pages}"
+        raise fail("E0470", f"{what} cannot be stored as `{call.function.id}`{more}", span, help=help)
     return WeightFormat(call.function.id), what
 
 
@@ -121,3 +124,48 @@ def _weight_format(statement: ast.Store, scope: Scope) -> WeightFormat:
         else:
             zeros = static.boolean(value, "`zeros`", argument.span)
     return WeightFormat(code, group, zeros)
+
+
+def stored_pair(
+    rules: Sequence[StoreRule], models: tuple[Model, Model | None], cut: Model, parts: dict[str, Value], like: Model
+) -> tuple[Model, Model | None]:
+    """Both, with what is stored of weights. cut: the model in which the rules name scopes; parts: those that others of
+    the job's models have, by name; like: the first without what is written by hand."""
+    from compiler.stored import stored
+
+    if cut is not models[0]:
+        rules = _of_whole_loops(rules, cut)
+    model, other = models
+    return stored(model, rules, parts, like), other and stored(other, rules, parts, like)
+
+
+def _of_whole_loops(rules: Sequence[StoreRule], cut: Model) -> Sequence[StoreRule]:
+    """The rules for the model as it is written. Raises ParcError: E0472 for some layers of a loop that is cut."""
+    found: dict[tuple[StoreRule, Span], None] = {}
+    for rule in rules:
+        scope = rule.scope
+        piece = next((p for p in cut.pieces if scope is not None and within(scope, p.path)), None)
+        if piece is not None and scope is not None:
+            meant = {r.scope for r in rules if r.span == rule.span}
+            rest = scope[len(piece.path) :]
+            if any(p.path + rest not in meant for p in cut.pieces if p.of == piece.of):
+                message = f"`{cut.with_numbers(scope)}` is some layers of a loop, whose weights rest in one tensor"
+                help = "name the loop without numbers: all layers alike"
+                raise fail("E0472", message, rule.by or rule.span, help=help)
+            rule = replace(rule, scope=cut.whole(scope))
+        found[rule, rule.span] = None
+    return [rule for rule, _ in found]
+
+
+def rounded_pair(
+    strategy: Strategy, models: tuple[Model, Model | None], cut: Model, infers: bool
+) -> tuple[Model, Model | None]:
+    """Both, with products of integers where the strategy says so. cut: the model in which its rules name scopes."""
+    from compiler.activations import activations_in_bits
+
+    rules, by_hand = strategy.activations, strategy.implementations
+    if cut is not models[0]:
+        rules = tuple(_of_whole_loops(rules, cut))
+    found = [m and activations_in_bits(m, rules, by_hand, infers) for m in models]
+    assert found[0] is not None
+    return found[0], found[1]

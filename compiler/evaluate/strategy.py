@@ -19,7 +19,7 @@ from compiler.evaluate.pipelines import Microbatches, pipeline_rule, schedule_mi
 from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
-from compiler.evaluate.stores import CACHES, stored_format
+from compiler.evaluate.stores import ACTIVATIONS, CACHES, stored_format
 from compiler.evaluate.strategy_rules import StrategyRules
 from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
 from compiler.evaluate.zigzags import in_zigzag
@@ -122,7 +122,7 @@ class Expander:
                 if isinstance(format, PageRule):
                     self._paged(format, statement)
                     return
-                into = rules.caches if what == CACHES else rules.stores
+                into = {CACHES: rules.caches, ACTIVATIONS: rules.activations}.get(what, rules.stores)
                 for where in self._scopes(statement.scope, scope):
                     into.append(StoreRule(format, where, self.span(statement), self.by))
             case ast.FuseOff():

@@ -47,6 +47,7 @@ class StrategyRules:
     runs: list[RunRule] = field(default_factory=list)
     stores: list[StoreRule] = field(default_factory=list)
     caches: list[StoreRule] = field(default_factory=list)
+    activations: list[StoreRule] = field(default_factory=list)
     pages: PageRule | None = None
     implementations: list[ImplementRule] = field(default_factory=list)
     by_hand: list[Implementation] = field(default_factory=list)

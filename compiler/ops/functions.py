@@ -167,6 +167,7 @@ _LIST = (
     ElementwiseFunction("abs", 1, abs, lambda m, g, y, s: [m("mul", g, m("sign", s[0]))], _NUMBERS, exact=True),
     ElementwiseFunction("sign", 1, lambda x: (x > 0) - (x < 0), None, _NUMBERS, exact=True),
     ElementwiseFunction("floor", 1, math.floor, None, exact=True),
+    ElementwiseFunction("round", 1, round, None, exact=True),  # halves to even
     ElementwiseFunction(
         "relu",
         1,

@@ -9,7 +9,7 @@ from typing import ClassVar
 from compiler.graph import FLOATS, Dim, Type
 from compiler.ops.base import Derive, Loop, Misuse, Op, OpError
 from compiler.ops.common import expect_dim, expect_dtype, listed, replace
-from compiler.weight_format import BITS, SPARSE, unit, words
+from compiler.weight_format import BITS, INTEGERS, SPARSE, replaced, unit, words
 from dsl.data import dataclass
 
 
@@ -89,6 +89,65 @@ class Dequantise(_Unpacking):
         if len(others) > 1 and self.code == "fp8":
             raise OpError("E0203", "dequantise: fp8 has no zero points")
         return (result,)
+
+
+@dataclass(frozen=True, slots=True)
+class Integers(_Unpacking):
+    """`q - middle` as int32: the numbers of `code` that are packed in words along `dim`, before any scale. What products
+    of 8-bit numbers take, which add up in 32 bits."""
+
+    mnemonic: ClassVar[str] = "integers"
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "code"), ("over", "dim"))
+    derived: ClassVar[Mapping[str, Derive]] = {}
+    code: str
+
+    @property
+    def _code(self) -> str:
+        return self.code
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        if len(inputs) != 1:
+            raise Misuse(f"integers takes words, got {len(inputs)} operands")
+        if self.code not in INTEGERS:
+            raise OpError("E0207", f"integers: there is no format `{self.code}`", f"there are {listed(INTEGERS)}")
+        return (self._result(inputs[0], "int32"),)
+
+    def exact(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Pack(Op):
+    """Whole numbers from 0 on, of as many bits as `code` has, in words (uint32) along `dim`, least bits first: what
+    `integers` and `dequantise` read."""
+
+    mnemonic: ClassVar[str] = "pack"
+    joins: ClassVar[bool] = True
+    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "code"), ("over", "dim"))
+    derived: ClassVar[Mapping[str, Derive]] = {}
+    code: str
+    dim: str
+
+    def infer(self, *inputs: Type) -> tuple[Type, ...]:
+        if len(inputs) != 1:
+            raise Misuse(f"pack takes numbers, got {len(inputs)} operands")
+        if self.code not in INTEGERS:
+            raise OpError("E0207", f"pack: there is no format `{self.code}`", f"there are {listed(INTEGERS)}")
+        size = expect_dim("pack", inputs[0], self.dim)
+        expect_dtype("pack", inputs[0], (*FLOATS, "int32"), "numbers")
+        if size % unit(self.code):
+            message = f"pack: `{self.dim}` has {size} numbers, which are no blocks of {unit(self.code)}"
+            raise OpError("E0206", message)
+        dims = replaced(inputs[0].dims, self.dim, words(self.code), unit(self.code))
+        return (Type("uint32", dims),)
+
+    def loops(self, inputs: Sequence[Type], outputs: Sequence[Type]) -> tuple[Loop, ...]:
+        blocks = outputs[0].size(self.dim) // words(self.code)
+        sizes = {d.name: blocks if d.name == self.dim else d.size for d in inputs[0].dims}
+        return tuple(Loop("pass", size, (name,), (name,)) for name, size in sizes.items())
+
+    def differentiable(self, i: int) -> bool:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

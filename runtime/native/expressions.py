@@ -16,7 +16,7 @@ _SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=",
 _SIGNS |= {"ne": "!=", "and": "&", "or": "|"}
 _CALLS = {"maximum": "max", "minimum": "min"} | {fn: fn for fn in ("abs", "sign", "floordiv", "mod")}
 _OF_FLOATS: tuple[str, ...] = ("exp", "log", "sqrt", "rsqrt", "tanh", "sigmoid", "erf", "log1p", "erfc", "sin", "cos")
-_OF_FLOATS += ("floor", "relu", "pow")
+_OF_FLOATS += ("floor", "round", "relu", "pow")
 
 
 class Unsupported(Exception):

@@ -76,6 +76,7 @@ INLINE f32 sign_f32(f32 x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x; }
 #define abs_f32 fabsf
 #define sqrt_f32 sqrtf
 #define floor_f32 floorf
+#define round_f32 rintf
 #define log_f32 logf
 #define log1p_f32 log1pf
 #define erfc_f32 erfcf
@@ -92,6 +93,7 @@ INLINE f64 sign_f64(f64 x) { return x > 0.0 ? 1.0 : x < 0.0 ? -1.0 : x; }
 #define abs_f64 fabs
 #define sqrt_f64 sqrt
 #define floor_f64 floor
+#define round_f64 rint
 #define exp_f64 exp
 #define tanh_f64 tanh
 #define erf_f64 erf

@@ -120,7 +120,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "neg": np.negative, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "rsqrt": _rsqrt, "tanh": np.tanh,
     "sigmoid": _sigmoid, "erf": erf, "log1p": np.log1p, "erfc": erfc, "sin": np.sin, "cos": np.cos,
     "abs": np.abs, "sign": np.sign,
-    "floor": np.floor, "relu": _relu, "maximum": np.maximum, "minimum": np.minimum, "where": where,
+    "floor": np.floor, "round": np.rint, "relu": _relu, "maximum": np.maximum, "minimum": np.minimum, "where": where,
     "floordiv": np.floor_divide, "mod": np.remainder, "lt": np.less, "le": np.less_equal, "gt": np.greater,
     "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal, "and": np.logical_and, "or": np.logical_or,
     "not": np.logical_not,

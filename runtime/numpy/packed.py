@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.ops.packed import Dequantise, Expand
+from compiler.ops.packed import Dequantise, Expand, Integers, Pack
 from compiler.weight_format import BITS, SPARSE, WORD, e4m3, levels, places, unit, words
 from runtime.numpy.base import STORAGE, Array, CallContext, Env, Kernel, LocalValue, finish, kernel
 
@@ -73,6 +73,21 @@ def plan_dequantise(op: Dequantise, ins: Sequence[LocalValue], outs: Sequence[Lo
         return found.reshape((*found.shape[:lead], *out.type.shape))
 
     return finish(dequantise, out.type.dtype)
+
+
+@kernel(Integers)
+def plan_integers(op: Integers, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans `q - middle`, in int32."""
+    axis, code = env.lead + ins[0].type.index(op.dim), op.code
+    middle = np.int32(-levels(code)[0])
+    return lambda ctx, w: unpacked(w, axis, code).astype(np.int32) - middle
+
+
+@kernel(Pack)
+def plan_pack(op: Pack, ins: Sequence[LocalValue], outs: Sequence[LocalValue], env: Env) -> Kernel:
+    """Plans the words of whole numbers."""
+    axis, code = env.lead + ins[0].type.index(op.dim), op.code
+    return lambda ctx, q: packed(q.astype(np.uint8), axis, code)
 
 
 def _blocks(of: LocalValue, out: LocalValue, fine: list[int]) -> list[int]:

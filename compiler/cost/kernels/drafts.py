@@ -29,6 +29,8 @@ class Lifted:
     taint: str = ""
     state: bool = False  # what a state of the model contains, in its memory
     missed: float | None = None  # of a table with a cache: the share of rows that is not there
+    code: str = ""  # of integers that rest in words: their format
+    scaling: int = 0  # of a product of such integers: how far its result is (`scaling`)
     carried: int | None = None  # a loop's carry: index of the result that it is in the next iteration
 
 

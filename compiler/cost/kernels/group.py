@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from compiler.cost.kernels.drafts import Draft, Lifted, dims_of, gather
 from compiler.cost.kernels.rows import rows_elsewhere, rows_work
+from compiler.cost.kernels.scaling import scaled, typed, unpacked
 from compiler.cost.kernels.sized import Sized
 from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkLoop
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
@@ -145,8 +146,7 @@ class _Lift:
         assert isinstance(op, comm.Comm)
         source, target = self.values[instr.inputs[0].name].type, self.lifter.value(instr.outputs[0]).type
         rows = op.volume(source, target, self.lifter.sizes)
-        size = ITEMSIZE[source.dtype]
-        self.add(instr, Collective(op.mnemonic, op.over(), rows, size, "activations", aside=op.aside))
+        self.add(instr, Collective(op.mnemonic, op.over(), rows, ITEMSIZE[source.dtype], "activations", aside=op.aside))
 
     def is_free_cast(self, instr: Node) -> bool:
         source = self.values[instr.inputs[0].name]
@@ -160,10 +160,8 @@ class _Lift:
 
     def view(self, instr: Node) -> None:
         ins = [self.values[v.name] for v in instr.inputs]
-        if instr.op.unpacks:  # products read what rests, and unpack it as they go (as in Marlin's kernels)
-            value = self.define(instr.outputs[0], max(v.owner for v in ins), ins[0].taint)
-            value.bytes = sum(v.bytes for v in ins)
-            self.lifter.inside.add(value.root)
+        if instr.op.unpacks:
+            value = unpacked(self, instr, ins)
         else:
             value = self.define(instr.outputs[0], ins[0].owner, ins[0].taint)
             value.root, value.carried, value.state = ins[0].root, ins[0].carried, ins[0].state
@@ -197,10 +195,12 @@ class _Lift:
         ):  # a matrix times a vector is read once, for one addition each
             self.vector(instr)
             return
-        self.add(instr, work)
+        typed(self, instr, work)
 
     def vector(self, instr: Node) -> None:
         """Join the kernel of an operand if all others are there before it; else begin a kernel."""
+        if scaled(self, instr):
+            return
         joins = instr.op.joins or isinstance(instr.op, Contract)
         ins = [self.values[v.name] for v in instr.inputs]
         if all([v.taint == "constant" for v in ins]):  # masks: made once

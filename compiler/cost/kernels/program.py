@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from math import prod
 
+from compiler.cluster import INTEGER
 from compiler.cost.kernels.again import ORDER, LeftOut, left_out_flops
 from compiler.cost.kernels.flops import program_flops
 from compiler.cost.kernels.templates import LiftedFunction, WorkTemplates, product_types
@@ -50,7 +51,8 @@ class Features:
     def dtype(self) -> str:
         """Of most products."""
         by_dtype = self._by_dtype
-        return max(by_dtype, key=lambda d: by_dtype[d], default="f32")
+        found = max(by_dtype, key=lambda d: by_dtype[d], default="f32")
+        return INTEGER if found == "int32" else found  # 32 bits are what they are added up in
 
     @property
     def flops(self) -> float:

@@ -173,7 +173,8 @@ class Sized:
         if size is None:
             value = self.values[name]
             root = self.values.get(value.root, value)
-            size = self.sizes[name] = min(value.bytes, root.bytes, value.elements * self.itemsize)
+            narrow = value.bytes if value.code else value.elements * self.itemsize
+            size = self.sizes[name] = min(value.bytes, root.bytes, narrow)
         return size
 
     def _vector(self, at: int, draft: Draft, readers: Mapping[str, set[int]], core: bool) -> Vector:

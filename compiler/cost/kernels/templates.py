@@ -40,8 +40,11 @@ Fact = TypeVar("Fact")
 
 
 def product_types(body: Graph) -> frozenset[str]:
-    """The types of what its products give, of numbers that are not whole."""
-    made = (n.outputs[0].type for n, _ in walk(body) if isinstance(n.op, Contract))
+    """The types of what its products give, of numbers that are not whole; where all are products of integers, of what
+    else there is."""
+    made = [n.outputs[0].type for n, _ in walk(body) if isinstance(n.op, Contract)]
+    if made and not any(of.is_float for of in made):
+        made = [v.type for n, _ in walk(body) for v in n.outputs]
     return frozenset(of.dtype for of in made if of.is_float)
 
 

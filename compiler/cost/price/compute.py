@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod, sqrt
 
+from compiler.cluster import INTEGER
 from compiler.cost.kernels.work import Hosted, Product, Vector
 from compiler.cost.price.calibration import Calibration
 from compiler.cost.price.machine import Machine
@@ -35,7 +36,7 @@ def product_seconds(work: Product, machine: Machine, cal: Calibration) -> float:
         flops *= (work.most if work.most and cal.balanced <= 0 else work.kept) * (1 + work.again)
     else:
         share *= tile_share(work.m, work.n, work.batch, machine.tile, machine.cores) * filled(machine, work.k, work.n)
-        share *= cal.narrow if not work.core else 1.0
+        share *= cal.narrow if not work.core and work.dtype != INTEGER else 1.0
     arithmetic = flops / (machine.peak(work.dtype) * share)
     memory = moved / (machine.device.bandwidth * cal.vector)
     return max(arithmetic, memory, cal.grouped * work.groups if work.groups > 1 else 0.0) + cal.launch

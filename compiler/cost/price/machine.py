@@ -9,12 +9,17 @@ from __future__ import annotations
 from dataclasses import replace
 from math import ceil
 
+from compiler.cluster import INTEGER
 from compiler.memory.tiers import Memory, require_memory
 from compiler.model import Cluster, Device, Level
 from compiler.numbering import Ranks
 from compiler.program import Program
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
+
+
+STANDING_IN = {"f16": ("bf16",), "bf16": ("f16",), INTEGER: ("bf16", "f16")}
+"""Types whose peaks stand in for those that a device does not state."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,8 +47,9 @@ class Machine:
         return ceil(self.ranks.devices / self.domains[0]) if self.domains else 1
 
     def peak(self, dtype: str) -> float:
-        """FLOP/s of the matrix unit; 16-bit types stand in for each other, else the slowest."""
-        found = self.peaks.get(dtype) or self.peaks.get({"f16": "bf16", "bf16": "f16"}.get(dtype, dtype))
+        """FLOP/s of the matrix unit; 16-bit types stand in for each other, and for integers of 8 bits, which they hold
+        exactly; else the slowest."""
+        found = next((self.peaks[d] for d in (dtype, *STANDING_IN.get(dtype, ())) if d in self.peaks), None)
         return found or min(self.peaks.values(), default=1e12)
 
     def span(self, axes: tuple[str, ...]) -> tuple[int, ...]:

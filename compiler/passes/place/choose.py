@@ -145,20 +145,26 @@ def _group(
             continue
         if axis == TIME or scalar:
             return group
-        if _travels(region, node, group):
+        if _travels(region, node, held, axis, group):
             return group
     return frozenset()
 
 
-def _travels(region: GraphPlacer, node: Node, group: frozenset[int]) -> bool:
-    """Whether it pays to reduce later: the result is not larger, and no other tensor would have to be whole for it."""
+def _travels(
+    region: GraphPlacer, node: Node, held: list[list[tuple[Layout, int]]], axis: str, group: frozenset[int]
+) -> bool:
+    """Whether it pays to reduce later: the result is not larger, and no other tensor would have to be whole for it.
+    Sums of integers are scaled first, where the scales are whole: behind that they are as narrow as others."""
     out = node.outputs[0].type
     if (
         out.bytes > max(node.inputs[i].type.bytes for i in group)
         and node.outputs[0].name not in region.shared.gradients
     ):
         return False  # a product of matrices, a broadcast, a cast to a wider type
-    return all(not v.type.dims for i, v in enumerate(node.inputs) if i not in group)
+    others = frozenset(range(len(node.inputs))) - group
+    if all(not node.inputs[i].type.dims for i in others):
+        return True
+    return any(node.inputs[i].name in region.sums for i in group) and _can_join(held, others, axis)
 
 
 def _can_join(held: list[list[tuple[Layout, int]]], others: frozenset[int], axis: str) -> bool:

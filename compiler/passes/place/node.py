@@ -8,9 +8,11 @@ from compiler.graph import RANGES, Node, Type, Value
 from compiler.layout import TIME, Layout, in_order
 from compiler.ops.base import Loop
 from compiler.ops.comm import MaskPad
+from compiler.ops.contract import Contract
 from compiler.ops.create import Full
 from compiler.ops.elementwise import Cast, Map
 from compiler.ops.neighbours import Halo, HaloAdd
+from compiler.ops.packed import Integers
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import renamed
@@ -42,11 +44,23 @@ def place_node(region: GraphPlacer, node: Node) -> None:
         _emit(region, node, plan, tuple([_operand(region, node, plan, i) for i in range(len(node.inputs))]))
     if node.op.unpacks and all(v.name in region.weights for v in node.inputs):
         region.weights[node.output.name] = _made(region, plan, node.output, 0)
+    elif node.op.unpacks and isinstance(node.op, Integers):
+        region.unpacked[node.output.name] = node
+    _note_sums(region, node)
     stated = region.rules.override(node.outputs[0].name, node.outputs[0].type, region.cls)
     if stated is not None and stated != region.natural(node.outputs[0]):
         got = region.demand(node.outputs[0], stated)
         versions = region.changing(node.outputs[0].name)
         versions[:] = [v for v in versions if v.value is got]
+
+
+def _note_sums(region: GraphPlacer, node: Node) -> None:
+    """Remember what is a sum of integers: a product of these, as floats, and scaled."""
+    op, out = node.op, node.outputs[0]
+    made = isinstance(op, Contract) and out.type.dtype == "int32"
+    scaled = isinstance(op, Cast) or (isinstance(op, Map) and op.fn == "mul")
+    if made or (scaled and any(v.name in region.sums for v in node.inputs)):
+        region.sums.add(out.name)
 
 
 def _apart(region: GraphPlacer, node: Node) -> Node:

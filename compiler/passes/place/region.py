@@ -144,6 +144,8 @@ class GraphPlacer:
         self.lazy: dict[str, Node] = {}
         self.weights: dict[str, Layout] = {}  # weights and their casts -> compute layout
         self.preferred: dict[str, Layout] = {}  # read in this layout only
+        self.unpacked: dict[str, Node] = {}  # what is made of words: these are what is moved
+        self.sums: set[str] = set()  # floats that are sums of integers, and such sums scaled
         self.zeros: set[str] = set()  # a loop's carries that begin as zero: they may as well be pending sums
         self.outer: dict[str, Value] = {}  # invariants: parameter -> the value outside
         self.whole: Mapping[str, Value] = {}  # values -> the same of the whole batch
@@ -230,8 +232,8 @@ class GraphPlacer:
                 return v.value
         if name in self.outer and name not in self.weights:
             return self._from_outside(value, layout)
-        if name in self.lazy:
-            return self._compute(self.lazy[name], value, layout)
+        if name in self.lazy or (name in self.unpacked and not layout.pending):
+            return self._compute(self.lazy.get(name) or self.unpacked[name], value, layout)
         return self._convert(value, layout)
 
     def resolved(self, value: Value) -> Value:

@@ -11,13 +11,11 @@ from compiler.ops.create import Full, Iota, Normal, Random
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
 from compiler.ops.index import Scatter, ScatterAdd, Take
 from compiler.ops.move import Move
-from compiler.ops.packed import Dequantise, Expand
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
 from compiler.ops.window import Fold, Window, span
 from compiler.ops.zigzag import ZigZag
-from compiler.weight_format import BITS, levels, words
 from parc.exporting.torch.writer import DTYPES, Writer, emit, number, tuple_of
 
 INFIX = {
@@ -209,22 +207,6 @@ def shift(op: Shift, node: Node, w: Writer) -> str:
 def zigzag(op: ZigZag, node: Node, w: Writer) -> str:
     x = node.inputs[0]
     return f"{w.use('zigzag')}({w.ref(x)}, {x.type.index(op.dim)}, {op.parts}, {op.back})"
-
-
-@emit(Dequantise)
-def dequantise(op: Dequantise, node: Node, w: Writer) -> str:
-    x, scale, *zeros = node.inputs
-    own = scale.type.names
-    order = tuple_of([str(own.index(n)) if n in own else "None" for n in node.output.type.names])
-    zero = w.ref(zeros[0]) if zeros else "None" if op.code == "fp8" else str(-levels(op.code)[0])
-    numbers = f"{x.type.index(op.dim)}, {words(op.code)}, {BITS[op.code]}"
-    return f"{w.use('dequantised')}({w.ref(x)}, {numbers}, {w.ref(scale)}, {zero}, {order})"
-
-
-@emit(Expand)
-def expand(op: Expand, node: Node, w: Writer) -> str:
-    x, kept = node.inputs
-    return f"{w.use('expanded_twos')}({w.ref(x)}, {x.type.index(op.dim)}, {w.aligned(kept, node.output.type.names)})"
 
 
 @emit(Window)

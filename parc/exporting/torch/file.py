@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from zlib import crc32
 
 import parc.exporting.torch.comm
-import parc.exporting.torch.emitters  # noqa: F401 (both enter their emitters)
+import parc.exporting.torch.emitters
+import parc.exporting.torch.packed  # noqa: F401 (all enter their emitters)
 from compiler.declared import bounded, logical, logical_type, range_of
 from compiler.graph import Node, Type
 from compiler.layout import TIME

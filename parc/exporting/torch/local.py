@@ -313,6 +313,17 @@ def unpacked(x, dim, per, bits):
     return torch.stack(found, dim + 1).flatten(dim, dim + 1)
 
 
+def packed(x, dim, per, bits):
+    """Blocks of `per` words in which whole numbers lie along a dim: what `unpacked` reads."""
+    found = [0] * per
+    for i, number in enumerate(x.long().unflatten(dim, (-1, 32 * per // bits)).unbind(dim + 1)):
+        word, bit = divmod(bits * i, 32)
+        found[word] = found[word] | number << bit
+        if bit + bits > 32:
+            found[word + 1] = found[word + 1] | number >> (32 - bit)
+    return torch.stack(found, dim + 1).flatten(dim, dim + 1) & 0xFFFFFFFF
+
+
 def e4m3(q):
     """The numbers that bits are as fp8 e4m3fn."""
     exponent, mantissa = q >> 3 & 15, (q & 7).double()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compiler.ops.packed import Dequantise, Expand
-from compiler.weight_format import BITS, SPARSE, WORD, e4m3, levels, places, words
+from compiler.ops.packed import Dequantise, Expand, Integers, Pack
+from compiler.weight_format import BITS, SPARSE, WORD, e4m3, levels, places, unit, words
 from runtime.backend import Kernel, LocalValue
-from runtime.torch.base import STORAGE, Standpoint, Values, kernel, maker
+from runtime.torch.base import STORAGE, UINT32, Standpoint, Values, kernel, maker
 
 
 def unpacked(x: Tensor, dim: int, code: str) -> Tensor:
@@ -46,6 +46,32 @@ def plan_dequantise(op: Dequantise, ins: Values, outs: Values, where: Standpoint
         return (numbers * spread(scale)).reshape(out.type.shape).to(storage)
 
     return dequantise
+
+
+@maker(Integers)
+@kernel(Integers)
+def plan_integers(op: Integers, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans `q - middle`, in int32."""
+    axis, code, middle = ins[0].type.index(op.dim), op.code, -levels(op.code)[0]
+    return lambda ctx, w: (unpacked(w, axis, code) - middle).to(torch.int32)
+
+
+@maker(Pack)
+@kernel(Pack)
+def plan_pack(op: Pack, ins: Values, outs: Values, where: Standpoint) -> Kernel:
+    """Plans the words of whole numbers."""
+    axis, code = ins[0].type.index(op.dim), op.code
+
+    def pack(ctx: object, q: Tensor) -> Tensor:
+        blocks = q.to(torch.int64).unflatten(axis, (-1, unit(code))).unbind(axis + 1)
+        found = [torch.zeros_like(blocks[0]) for _ in range(words(code))]
+        for (word, bit), number in zip(places(code), blocks, strict=True):
+            found[word] = found[word] | number << bit
+            if bit + BITS[code] > WORD:
+                found[word + 1] = found[word + 1] | number >> (WORD - bit)
+        return torch.stack(found, axis + 1).flatten(axis, axis + 1) & UINT32
+
+    return pack
 
 
 def _blocks(of: LocalValue, out: LocalValue) -> tuple[list[int], list[int], list[int]]:
