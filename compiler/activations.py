@@ -147,10 +147,10 @@ class _Rounding:
         operands = tuple(quantised if v is x else numbers[w] for v in node.inputs)
         found = b.add(Cast(wide), b.add(node.op, *operands, name="sum", span=node.span), span=node.span)
         found = b.add(Map("mul", (None, None)), found, size, span=node.span)
-        own = scale if scale.type.dtype == wide else b.add(Cast(wide), scale, name="scale", span=node.span)
-        last = Node(Map("mul", (None, None)), (found, own), (node.output,), node.span)
+        column = scale if scale.type.dtype == wide else b.add(Cast(wide), scale, name="scale", span=node.span)
+        last = Node(Map("mul", (None, None)), (found, column), (node.output,), node.span)
         if node.output.type.dtype != wide:
-            found = b.add(last.op, found, own, span=node.span)
+            found = b.add(last.op, found, column, span=node.span)
             last = Node(Cast(node.output.type.dtype), (found,), (node.output,), node.span)
         return [*b.nodes, last]
 
@@ -169,4 +169,3 @@ def rounded_rows(b: Builder, x: Value, summed: tuple[str, ...]) -> tuple[Value, 
     dim = next(n for n in reversed(summed) if x.type.size(n) % unit(CODE) == 0)
     words = b.add(Pack(CODE, dim), number, name="words", span=span)
     return b.add(Integers(dim, CODE), words, name="integers", span=span), per
-

@@ -10,7 +10,6 @@ from compiler.memory.tiers import FIRST, Memory
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
-
 INTEGER = "int8"
 """What a device's peak is called that is of products of 8-bit integers: no type of tensors."""
 

@@ -195,8 +195,8 @@ class RunRule:
 
 @dataclass(frozen=True, slots=True)
 class StoreRule:
-    """Matrices of the scope (None: all) rest in this format, or (`caches`) what is kept of positions, or (`activations`)
-    what products with these matrices take. Of several rules for one the last counts."""
+    """Matrices of the scope (None: all) rest in this format; or (`caches`) what is kept of positions does, or what
+    products with these matrices take has it (`activations`). Of several rules for one the last counts."""
 
     format: WeightFormat
     scope: str | None = None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compiler import stacks
+from compiler.cluster import INTEGER
 from compiler.evaluate import dtypes, limits, static
 from compiler.evaluate.calls import bind, built
 from compiler.evaluate.expressions import evaluate, static_of
@@ -14,7 +15,6 @@ from compiler.evaluate.scope import Scope
 from compiler.evaluate.session import Session, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.values import Defined, Skip, Static
-from compiler.cluster import INTEGER
 from compiler.graph import DTYPES
 from compiler.model import Device
 from compiler.settings import STATED

@@ -26,7 +26,6 @@ from compiler.evaluate.stores import in_pages, rounded_pair, stored_pair
 from compiler.evaluate.values import Defined, Skip
 from compiler.graph import BEYOND_F32, FLOATS, Graph, Names, Value
 from compiler.model import Cluster, DataSpec, Decoding, Job, Model, Precision, WeightUpdate
-from compiler.origin import within
 from compiler.readers import check_data
 from compiler.strategy import SERIAL
 from dsl import ast

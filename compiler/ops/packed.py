@@ -93,8 +93,8 @@ class Dequantise(_Unpacking):
 
 @dataclass(frozen=True, slots=True)
 class Integers(_Unpacking):
-    """`q - middle` as int32: the numbers of `code` that are packed in words along `dim`, before any scale. What products
-    of 8-bit numbers take, which add up in 32 bits."""
+    """`q - middle` as int32: the numbers of `code` that are packed in words along `dim`, before any scale. Products of
+    such add up in 32 bits."""
 
     mnemonic: ClassVar[str] = "integers"
     spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "code"), ("over", "dim"))

@@ -300,8 +300,8 @@ CODES: tuple[Code, ...] = (
         "weights cannot be stored so",
         "`store weights as` int8, int4, int3, fp8 (e4m3) or sparse (2:4). Integers have a `group`, of so many inputs\n"
         "that share a scale (of int4 and int3 128, if nothing is said), and may have `zeros = true`, a zero point for\n"
-        "each group; fp8 has a `group`, too. `store caches as` int8, or paged, of so many\n"
-        "`slots` (positions) in each of so many `pages`.",
+        "each group; fp8 has a `group`, too. `store activations as` int8. `store caches as` int8, or paged, of so\n"
+        "many `slots` (positions) in each of so many `pages`.",
         _infer("store weights as int5"),
         _infer("store weights as int4(group = 16)"),
     ),
@@ -328,5 +328,15 @@ CODES: tuple[Code, ...] = (
         "that no weight, state or other value of the model has, such as `scale` in a function called `as w`.",
         _taken("w1"),
         _taken("scaled"),
+    ),
+    Code(
+        "E0474",
+        "products that cannot take 8-bit activations",
+        "`store activations as int8`: what goes into products with weights that rest as int8 is rounded to 8 bits,\n"
+        "with a scale for each row, and integers are added up in 32 bits. So these weights have one scale for each\n"
+        "output (no `group`, no `zeros`), inputs of which a dim is a multiple of 4, 132,104 of them at most, and are\n"
+        "in no scope that is written by hand; and the job trains nothing.",
+        _infer("store weights as int8(group = 4)\n  store activations as int8"),
+        _infer("store weights as int8\n  store activations as int8"),
     ),
 )

@@ -74,7 +74,8 @@ def compress(
     numbers, E0770 to E0773.
     """
     job = compiled.job
-    model = job.serial.model
+    rounding = job.serial.model
+    model = replace(rounding, graph=rounding.exact or rounding.graph)
     stored = model.stored
     there = found.manifest.tensors
     if not stored:
@@ -88,7 +89,7 @@ def compress(
     whole = {s.name: whole_weight(found, s) for s in stored}
     weights = taken(PackedSource(found, stored, _nothing(stored)), compiled.program)
     _require_numbers(found, weights)
-    data = _Data(job, model, weights)
+    data = _Data(job, model, weights, rounding)
     moments = data.moments(whole, steps) if method != "nearest" else {}
     for name, layers_of in moments.items():
         if not all(np.isfinite(x).all() for x in layers_of.values()):
@@ -146,9 +147,10 @@ def _nothing(stored: Sequence[PackedWeight]) -> dict[str, Array]:
 class _Data:
     """A job's model on batches of its data."""
 
-    def __init__(self, job: Job, model: Model, weights: Mapping[str, Array]) -> None:
-        """weights: those that the job has; others, which only the loss needs, begin as they are declared."""
-        self.model, self.seed = model, job.seed
+    def __init__(self, job: Job, model: Model, weights: Mapping[str, Array], rounding: Model) -> None:
+        """weights: those that the job has; others, which only the loss needs, begin as they are declared. rounding: the
+        model with what it rounds besides (activations)."""
+        self.model, self.seed, self.rounding = model, job.seed, rounding
         inputs = [InputDecl.of(i) for i in model.inputs]
         self.reader = open_data(job.data, inputs, inputs)
         others: list[Weight | State] = [*model.states, *(w for w in model.weights if w.name not in weights)]
@@ -173,10 +175,10 @@ class _Data:
     def losses(
         self, first: int, steps: int, whole: Mapping[str, Array], *packed: Mapping[str, Array]
     ) -> Sequence[float | None]:
-        """The mean loss with whole weights, and with each of the packed ones."""
+        """The mean loss with whole weights and activations, and as the job rounds both with each of the packed ones."""
         if not self.model.scored:
             return [None] * (1 + len(packed))
-        graph, ctx = self.model.graph, CallContext(seed=self.seed)
+        graph, ctx = self.rounding.graph, CallContext(seed=self.seed)
         rows = []
         for env in self.batches(first, steps):
             before = Watched(self.model, whole).run(env, self.seed)[0]

@@ -76,7 +76,28 @@ def plan_product(ins: Sequence[LocalValue], out: LocalValue, lead: tuple[int, ..
     """Plans the product; lead axes that are of size 1 in `lead`, the result's, are summed over."""
     left, right = (_Operand.of(v, env.lead_axes) for v in ins)
     result = _Operand.of(replace(out, lead=lead), env.lead_axes)
+    if out.type.dtype == "int32":
+        sizes = left.sizes | right.sizes
+        return _of_integers(_plan(left, right, result), prod(n for d, n in sizes.items() if d not in result.names))
     return finish(_plan(left, right, result), out.type.dtype)
+
+
+def _of_integers(run: Kernel, terms: int) -> Kernel:
+    """A product of so many terms in floats, which BLAS multiplies, where these hold every sum exactly."""
+
+    def product(ctx: CallContext, x: Array, y: Array) -> Array:
+        most = terms * _largest(x) * _largest(y)
+        if most >= 2**31:  # it may be taken modulo 2^32
+            return run(ctx, x, y)  # type: ignore[no-any-return]
+        wide = np.float32 if most <= 2**24 else np.float64
+        return run(ctx, x.astype(wide), y.astype(wide)).astype(np.int32)  # type: ignore[no-any-return]
+
+    return product
+
+
+def _largest(x: Array) -> int:
+    """The largest size of whole numbers."""
+    return max(int(x.max(initial=0)), -int(x.min(initial=0)))
 
 
 def _plan(left: _Operand, right: _Operand, out: _Operand) -> Kernel:

@@ -58,6 +58,16 @@ def test_new_positions_are_proved(pool: ProcessPool, text: str, strategy: str) -
         assert rows and all(r.ok for r in rows)
 
 
+def test_products_of_integers(pool: ProcessPool) -> None:
+    """The integers are the serial program's, and so are their sums."""
+    rules = "STRATEGY  store weights as int8\n  store activations as int8 in block.mlp\n"
+    found = compiled(PLAIN.replace("STRATEGY", rules), "megatron")
+    made = program(PLAIN.replace("STRATEGY", rules), "megatron")
+    assert found.job.decoding is not None
+    rows = prove_decoding(found.training, made, found.job.decoding, Course(1, 4), executor=pool.executor)
+    assert rows and all(r.ok and r.error < 1e-9 for r in rows)
+
+
 def test_what_is_kept_is_renewed_in_its_memory(pool: ProcessPool) -> None:
     run = pool.executor(program(WINDOWED, "serial"))
     run.states()  # it is there then

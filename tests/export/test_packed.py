@@ -9,12 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from compiler.ops.packed import Dequantise, Expand  # noqa: E402
+from compiler.ops.packed import Dequantise, Expand, Integers, Pack  # noqa: E402
 from compiler.weight_format import BITS, levels, words  # noqa: E402
 from parc.exporting.torch.local import LOCAL  # noqa: E402
 from tests.ops.rows import ROWS, Row  # noqa: E402
 
-UNPACKING = [r for r in ROWS if isinstance(r.op, Dequantise | Expand)]
+UNPACKING = [r for r in ROWS if isinstance(r.op, Dequantise | Expand | Integers | Pack)]
 
 
 @pytest.mark.parametrize("row", UNPACKING, ids=str)
@@ -25,9 +25,13 @@ def test_the_file_reads_the_same_bits(row: Row) -> None:
 
     arrays = row.data(5)
     (want,) = run(row.op, row.ins, arrays)
-    x, other, *zeros = (torch.from_numpy(a.astype(np.int64) if a.dtype == np.uint32 else a) for a in arrays)
+    x, *others = (torch.from_numpy(a.astype(np.int64) if a.dtype == np.uint32 else a) for a in arrays)
     at, names = row.ins[0].index(row.op.dim), row.outs[0].names
-    if isinstance(row.op, Expand):
+    other, *zeros = others or [x]
+    if isinstance(row.op, Integers | Pack):
+        helper, middle = ("unpacked", -levels(row.op.code)[0]) if isinstance(row.op, Integers) else ("packed", 0)
+        got = library[helper](x, at, words(row.op.code), BITS[row.op.code]) - middle  # type: ignore[operator]
+    elif isinstance(row.op, Expand):
         assert row.ins[1].names == names
         got = library["expanded_twos"](x, at, other)  # type: ignore[operator]
     else:

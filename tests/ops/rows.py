@@ -15,7 +15,7 @@ from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpo
 from compiler.ops.functions import FUNCTIONS
 from compiler.ops.index import Scatter, ScatterAdd, Take
 from compiler.ops.move import Move
-from compiler.ops.packed import Dequantise, Expand
+from compiler.ops.packed import Dequantise, Expand, Integers, Pack
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
 from compiler.ops.shape import Concat, Flip, Merge, Pad, Rename, Shift, Slice, Split
@@ -173,6 +173,10 @@ def _shapes() -> list[Row]:
         Row(Dequantise("f", "int8"), (T("uint32", e=2, d=3, f=6), T(e=1, d=3)), low=0, high=2**32),
         Row(Dequantise("d", "int3"), (T("uint32", d=6, f=4), T(d=4, f=4)), low=0, high=2**32),
         Row(Dequantise("d", "fp8"), (T("uint32", d=2, f=4), T(d=2)), low=0, high=0x3F),
+        Row(Integers("d", "int8"), (T("uint32", d=4, f=4),), low=0, high=2**32),
+        Row(Integers("d", "int3"), (T("uint32", f=2, d=6),), low=0, high=2**32),
+        Row(Pack("int8", "d"), (T("int32", d=16, f=4),), low=0, high=256),
+        Row(Pack("int3", "d"), (T("int32", f=2, d=64),), low=0, high=8),
         Row(Expand("d"), (T("uint32", f=3, d=2), T(f=3, d=32)), low=0, high=2**32),
         Row(ZigZag("s", 3), (BSD,)),
         Row(ZigZag("s", 1, True), (BSD,)),

@@ -13,7 +13,7 @@ from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpo
 from compiler.ops.functions import FUNCTIONS
 from compiler.ops.index import Scatter, ScatterAdd, Take
 from compiler.ops.move import Move
-from compiler.ops.packed import Dequantise, Expand
+from compiler.ops.packed import Dequantise, Expand, Integers, Pack
 from compiler.ops.reduce import ArgMax, Cumsum, Reduce, TopK
 from compiler.ops.registry import COMPUTE
 from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
@@ -154,6 +154,12 @@ WRONG: list[tuple[Op, tuple[Type, ...], str]] = [
     (Dequantise("d", "fp8"), (T("uint32", d=3), T(d=2), T(d=2)), "E0203"),
     (Dequantise("d", "int5"), (T("uint32", d=3), T(d=2)), "E0207"),
     (Dequantise("e", "int4"), (T("uint32", d=3), T(d=2)), "E0204"),
+    (Integers("d", "int3"), (T("uint32", d=4),), "E0206"),
+    (Integers("d", "fp8"), (T("uint32", d=4),), "E0207"),
+    (Integers("d", "int8"), (T("int32", d=4),), "E0202"),
+    (Pack("int8", "d"), (T("int32", d=6),), "E0206"),
+    (Pack("fp8", "d"), (T(d=8),), "E0207"),
+    (Pack("int8", "e"), (T(d=8),), "E0204"),
     (Expand("d"), (T("uint32", d=2), T(d=64)), "E0203"),
     (Expand("d"), (T("uint32", d=2), T("int32", d=32)), "E0202"),
     (ZigZag("e", 1), (BD,), "E0204"),

@@ -32,7 +32,9 @@ EXECUTORS = {"rank": of_ranks.CODE, "stacked": of_stacks.PLANS}
 
 LISTS = {"unique_rows", "read_rows", "write_rows"}
 SYNTAX = (
-    {"map", "contract", "broadcast", "transpose", "fold", "repeat", "move", "zigzag"} | LISTS | {"dequantise", "expand"}
+    {"map", "contract", "broadcast", "transpose", "fold", "repeat", "move", "zigzag"}
+    | LISTS
+    | {"dequantise", "expand", "integers", "pack"}
 )
 """Ops that operators, names of dims, derivatives or passes make, and no function of the language."""
 

@@ -1,4 +1,4 @@
-"""Products of 8-bit integers, whose kernels multiply by the scales as they write the result, in no time of their own."""
+"""Products of 8-bit integers: their kernels multiply by the scales as they write the result, in no time of its own."""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ from compiler.program import Program
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
 
-
 STANDING_IN = {"f16": ("bf16",), "bf16": ("f16",), INTEGER: ("bf16", "f16")}
 """Types whose peaks stand in for those that a device does not state."""
 

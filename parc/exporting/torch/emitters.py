@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from zlib import crc32
 
 from compiler.graph import Node, Value
@@ -89,16 +89,23 @@ def is_matrix_product(node: Node) -> bool:
 
 @emit(Contract)
 def contract(op: Contract, node: Node, w: Writer) -> str:
-    """A product of matrices where the dims stand so, else an `einsum`."""
+    """A product of matrices where the dims stand so, else an `einsum`. Of integers in f64, exact up to sums of 2^53:
+    there are no such products of integers but on processors."""
+    if node.output.type.dtype != "int32":
+        return _product(node, w, w.ref)
+    return f"({_product(node, w, lambda v: f'{w.ref(v)}.double()')}).to(torch.int64).to(torch.int32)"
+
+
+def _product(node: Node, w: Writer, ref: Callable[[Value], str]) -> str:
     left, right = node.inputs
     a, b, out = left.type.names, right.type.names, node.output.type.names
     summed = tuple(n for n in a if n in b and n not in out)
     rows, columns = tuple(n for n in a if n not in summed), tuple(n for n in b if n not in summed)
     if summed and rows + columns == out and not set(rows) & set(columns) and columns:
         if a == rows + summed and b == columns + summed and len(summed) == len(columns) == 1:
-            return f"functional.linear({w.ref(left)}, {w.ref(right)})"
+            return f"functional.linear({ref(left)}, {ref(right)})"
         if a == rows + summed and b == summed + columns:
-            x, y = w.ref(left), w.ref(right)
+            x, y = ref(left), ref(right)
             x += f".flatten({len(rows)})" if len(summed) > 1 else ""
             y += f".flatten({len(summed)})" if len(columns) > 1 else ""
             y += f".flatten(0, {len(summed) - 1})" if len(summed) > 1 else ""
@@ -106,7 +113,7 @@ def contract(op: Contract, node: Node, w: Writer) -> str:
             return f"{x} @ {y}" if len(columns) == 1 else f"({x} @ {y}).unflatten(-1, {wide})"
     letters = dict(zip(dict.fromkeys((*a, *b)), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
     rule = ",".join("".join(letters[n] for n in names) for names in (a, b)) + "->" + "".join(letters[n] for n in out)
-    return f'torch.einsum("{rule}", {w.ref(left)}, {w.ref(right)})'
+    return f'torch.einsum("{rule}", {ref(left)}, {ref(right)})'
 
 
 # --- reductions ---------------------------------------------------------------------------------------

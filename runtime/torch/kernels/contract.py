@@ -31,18 +31,37 @@ def plan_contract(op: Contract, ins: Values, outs: Values, where: Standpoint) ->
     run = _product(first, second, out, sizes)
     if any(alone):
         run = _summed(run, alone, dtype)
+    if dtype == "int32":
+        return _of_integers(run, prod(n for d, n in sizes.items() if d not in out), where.device.type == "cpu")
     return wrapped(run, dtype)
+
+
+def _of_integers(run: Kernel, terms: int, look: bool) -> Kernel:
+    """A product of so many terms in f64, where that holds every sum exactly. look: whether others may be computed as
+    integers, which only processors do."""
+
+    def product(ctx: object, x: Tensor, y: Tensor) -> Tensor:
+        if look and terms * _largest(x) * _largest(y) >= 2**31:
+            return run(ctx, x, y)
+        return run(ctx, x.double(), y.double()).to(torch.int64).to(torch.int32)
+
+    return product
+
+
+def _largest(x: Tensor) -> int:
+    """The largest size of whole numbers."""
+    return int(x.to(torch.int64).abs().max()) if x.numel() else 0
 
 
 def _summed(run: Kernel, alone: list[list[int]], dtype: str) -> Kernel:
     """Sum dims of one operand only before the product, in f32 at least: what is rounded is the result."""
-    wide = torch.float32 if dtype in NARROW else STORAGE[dtype]
     a, b = alone
 
     def summed(ctx: object, x: Tensor, y: Tensor) -> Tensor:
+        wide = torch.float32 if dtype in NARROW else x.dtype
         x = x.sum(a, dtype=wide) if a else x.to(wide)
         y = y.sum(b, dtype=wide) if b else y.to(wide)
-        return run(ctx, x, y).to(STORAGE[dtype])
+        return run(ctx, x, y).to(x.dtype if dtype == "int32" else STORAGE[dtype])
 
     return summed
 
