@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,7 @@ class Saved:
 @dataclass(frozen=True, slots=True)
 class Keeping:
     """saving: where a run is saved. resume: the checkpoint that it goes on from, or a folder of some, of which the last
-    is meant. given: one whose weights it begins with, whoever saved it. told: hears of each that is saved. stored:
+    is meant. given: one whose weights it begins with, whoever saved it (`SCOPE=…`: those of a scope). told: hears of each that is saved. stored:
     weights that the job's model has in fewer bits."""
 
     saving: Saving | None = None
@@ -41,6 +42,13 @@ class Keeping:
     given: str | None = None
     told: Callable[[Saved], None] = lambda saved: None
     stored: tuple[PackedWeight, ...] = ()
+
+
+def scope_of(given: str) -> tuple[str | None, str]:
+    """`SCOPE=CHECKPOINT`: the scope whose weights are meant (None: all), and the checkpoint."""
+    scope, sign, folder = given.partition("=")
+    named = sign and folder and all(part.isidentifier() for part in scope.split(".")) and not os.path.exists(given)
+    return (scope, folder) if named else (None, given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +90,12 @@ class Keeper:
             return Beginning(resumed(found, self.program), moment.step, moment.data, str(found.folder))
         assert k.given is not None
         from parc.importing.weights import weights_for
+        from runtime.checkpoints.scoped import taken_in
 
-        given = weights_for(k.given, k.stored)
+        scope, folder = scope_of(k.given)
+        given = weights_for(folder, k.stored)
+        if scope is not None:
+            return Beginning(taken_in(given, self.program, scope), folder=str(given.folder))
         return Beginning(taken(given, self.program), given.manifest.moment.step, 0, str(given.folder))
 
     def after(self, run: Executor, data: int, last: bool) -> Saved | None:

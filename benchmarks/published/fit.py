@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from math import exp, log
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,13 +90,21 @@ ROUGH = 2.0
 """Beyond so many of them a row counts in proportion to its error, not to the square."""
 
 
+class Priced(Protocol):
+    """What takes as long as a calibration says."""
+
+    def seconds(self, calibration: Calibration | None = None) -> float:
+        """Of all of it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A row with its program, ready to be priced; `stack` has its efficiencies, the first of `kin` that there is those
     of software like it."""
 
     row: Row
-    simulation: Simulation
+    simulation: Priced
     device: str
     stack: str
     seconds: float
