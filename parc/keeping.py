@@ -34,8 +34,8 @@ class Saved:
 @dataclass(frozen=True, slots=True)
 class Keeping:
     """saving: where a run is saved. resume: the checkpoint that it goes on from, or a folder of some, of which the last
-    is meant. given: one whose weights it begins with, whoever saved it (`SCOPE=…`: those of a scope). told: hears of each that is saved. stored:
-    weights that the job's model has in fewer bits."""
+    is meant. given: one whose weights it begins with, whoever saved it (`SCOPE=…`: those of a scope alone). told: hears
+    of each that is saved. stored: weights that the job's model has in fewer bits."""
 
     saving: Saving | None = None
     resume: str | None = None

@@ -34,10 +34,8 @@ def save_options(function: F) -> F:
 
 def from_option(function: F) -> F:
     """`--from CHECKPOINT`."""
-    what = (
-        "Begin with the weights and states of this checkpoint, the last in this folder, or a published model; of a run "
-    )
-    what += "`SCOPE=CHECKPOINT`: those of a scope alone, such as a teacher."
+    what = "Begin with the weights and states of this checkpoint, the last in this folder, or a published model; "
+    what += "`run … --from SCOPE=CHECKPOINT`: those of a scope alone, such as a teacher."
     return click.option("--from", "given", metavar="CHECKPOINT", help=what)(function)
 
 
