@@ -14,5 +14,5 @@ def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-    assert len(commands(page)) == 16
+    assert len(commands(page)) == 19
     carry_out(page, tmp_path)
