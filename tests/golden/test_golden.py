@@ -35,9 +35,15 @@ def test_golden(case: Case, request: pytest.FixtureRequest) -> None:
 def test_every_example_has_one_and_no_file_is_left_over() -> None:
     names = {c.file.stem for c in CASES if c.file.parent == EXAMPLES}
     # Jobs of pangu_200b, and the same model and strategy in other sizes.
-    assert names | {"walls", "megatron_175b", "one_card", "serving", "gpt_serving", "embeddings_10tb"} == {
-        p.stem for p in EXAMPLES.glob("*.par")
-    }
+    assert names | {
+        "walls",
+        "megatron_175b",
+        "one_card",
+        "serving",
+        "gpt_serving",
+        "distil_serving",
+        "embeddings_10tb",
+    } == {p.stem for p in EXAMPLES.glob("*.par")}
     assert {p.name for p in PROGRAMS.iterdir()} == {c.path.name for c in CASES}
 
 

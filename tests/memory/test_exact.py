@@ -125,6 +125,7 @@ def test_no_example_is_forgotten() -> None:
         "one_card",
         "serving",
         "gpt_serving",
+        "distil_serving",
         "embeddings_10tb",
     }  # of sizes that are not run: their jobs are proved in small
     assert {name for name, _ in EVERY} | large == {path.stem for path in EXAMPLES.glob("*.par")}
