@@ -84,9 +84,8 @@ class Model:
 
     graph.inputs  = data inputs, weights, states, then (of a model with random numbers) `step`, an int32 scalar.
     graph.outputs = loss (a scalar, where it is `scored`), metrics (scalars), outputs, what becomes of the states.
-    scored: it has a loss. What only computes outputs has none. stored: matrices whose parts are among the weights.
-    pieces: loops that are parts of others, where the strategy speaks of some iterations of a loop. exact: the graph
-    before activations were rounded to fewer bits (None: none are)."""
+    scored: it has a loss. stored: matrices whose parts are among the weights. pieces: loops that are parts of others,
+    where the strategy speaks of some iterations. exact: the graph before activations were rounded (None: none are)."""
 
     name: str
     inputs: tuple[DataInput, ...]
