@@ -229,6 +229,8 @@ def check_microbatches(
     if taken:
         names = listed(a.name for a in taken)
         help += f": {names} {'splits' if len(taken) == 1 else 'split'} it in {pieces} already"
+    if (count - 1) * each < size:  # something is left for the last
+        help += "; or let the last be smaller, with `pad`"
     message = f"{count} micro-batches do not divide `{of}` = {size}"
     raise fail("E0411", message, span, help=help if legal else None)
 
