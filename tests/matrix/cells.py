@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, int]] = {
     "recsys": {"users": 24, "items": 30, "hidden": 8, "groups": 4, "batch": 16},
     "towers": {"hidden": 8, "pixels": 16, "samples": 12, "vocab": 16, "seq": 8, "batch": 16},
     "translation": {"layers": 4, "hidden": 16, "heads": 4, "vocab": 24, "seq": 8, "batch": 16},
+    "groups": {"layers": 2, "groups": 2, "hidden": 16, "heads": 4, "vocab": 24, "seq": 8, "batch": 16},
 }
 """The parameters of each example, and of models that are here for the matrix alone."""
 
@@ -44,10 +45,14 @@ DIMS = {
     "recsys": set("buiejnf"),
     "towers": set("bpasvdf") | {"image"},
     "translation": set("bsdvhft") | {"block", "memory"},
+    "groups": set("bsdvhft") | {"block"},
 }
 """What tactics can speak of: dims, the loop `block`, the scopes `image` and `stem`, what `block` reads of before it
 (`memory`)."""
 
+
+PATHS = {"groups": "group.block"}
+"""Where the loop `block` stands, if not at the top: scopes are named by their paths."""
 
 OUTPUTS = {"recsys": "score, pair", "towers": "i, t, w", "translation": "x"}
 """What each example's model is to give where it is inferred; others: `logits`."""
@@ -210,7 +215,10 @@ class Cell:
         """The example with one more strategy, which its job uses instead of its own, without a cluster."""
         path = next(p for of in (EXAMPLES, HERE) if (p := of / f"{self.example}.par").exists())
         axes = ", ".join(f"{a} = {n}" for t in self.tactics for a, n in t.axes) or "one = 1"
-        rules = "\n".join(f"  {r}" for t in self.tactics for r in t.rules)
+        loop = PATHS.get(self.example, "block")
+        rules = "\n".join(
+            f"  {r.replace('recompute block', f'recompute {loop}')}" for t in self.tactics for r in t.rules
+        )
         text = path.read_text(encoding="utf-8")
         model = re.search(r"^model (\w+)", text, re.M)
         assert model is not None
