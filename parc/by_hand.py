@@ -32,8 +32,8 @@ KEPT = "implementations"
 INSTRUCTION = 1000
 """Elements that are computed in the time that it takes to begin an instruction: so loops of small tensors count."""
 
-EFFORT = 4000
-"""Nodes evaluated, at most, while smaller sizes are looked for: about half a second."""
+EFFORT = 5000
+"""Nodes evaluated, at most, while smaller sizes are looked for: less than a second."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,11 +105,18 @@ class _Search:
         self.instead: dict[Span, int] = {}
         self.job = self.full
         self.stated = tuple(sizes.stated.values())
+        self.known: dict[Stated, frozenset[Fact]] = {}
 
     @cached_property
     def sources(self) -> dict[Stated, frozenset[Fact]]:
         """Numbers of the file, and what depends on each."""
-        return {s: c for s in self.stated if s.value > 2 and (c := self._controls(s))}
+        return {s: c for s in self.stated if s.value > 2 and (c := self._controlled(s))}
+
+    def _controlled(self, stated: Stated) -> frozenset[Fact]:
+        """`_controls`, asked once."""
+        if stated not in self.known:
+            self.known[stated] = self._controls(stated)
+        return self.known[stated]
 
     @property
     def late(self) -> bool:
@@ -140,10 +147,12 @@ class _Search:
         large: list[Stated] = []
         for near in (least, 2 * least, 4 * least, 8 * least):
             large = [s for s in self.stated if s.value > near]
-            first = [s for s in large if s.name] or large
+            first = [s for s in large if s.name and self._controlled(s)] or [s for s in large if self._controlled(s)]
             if first and self._try({s.span: near for s in first}) == frozenset():
                 break
         for stated in sorted(large, key=lambda s: (not s.name, s.value)):
+            if not self.late and not self._controlled(stated):
+                continue
             for value in (near // 8, near // 4, near // 2, near):
                 if self.late or value >= self._now(stated) or self._try({stated.span: value}) == frozenset():
                     break

@@ -51,7 +51,8 @@ def attention(
     for nodes in _together([node for node in between if node in before], made):
         if any(summed(node) & scores[p] for node in nodes for p in before[node]):
             first = {p for node in nodes for v in node.inputs if (p := made.get(v)) in scores}
-            nodes += _beside(body.nodes, before, set(nodes) | first, set(nodes) | scores.keys(), readers)
+            wide = {frozenset(p.outputs[0].type.names) for p in first}
+            nodes += _beside(body.nodes, before, wide, set(nodes) | scores.keys(), readers)
             values = {v for node in nodes for v in node.outputs}
             last = {reader for v in values for reader in readers.get(v, ()) if reader in scores}
             full = max(len(v.type.dims) for v in values)
@@ -63,18 +64,17 @@ def attention(
 def _beside(
     all_nodes: Sequence[Node],
     led: Collection[Node],
-    nodes: Collection[Node],
+    wide: Collection[frozenset[str]],
     inside: Collection[Node],
     readers: Mapping[Value, Sequence[Node]],
 ) -> list[Node]:
-    """What no product of the body leads to and only the region reads. led: nodes to which one does; nodes: of the
-    region and the products before it; inside: those that may read it."""
-    wide = max((frozenset(v.type.names) for node in nodes for v in node.outputs), key=len)
+    """What no product of the body leads to and only the region reads. led: nodes to which one does; wide: dims of the
+    products before the region; inside: the nodes that may read it."""
     found: list[Node] = []
     mine = set(inside)
     for node in reversed(all_nodes):
         beside = (_joins(node) or isinstance(node.op, (Full, Iota, Random))) and node not in led
-        if not beside or frozenset(node.outputs[0].type.names) != wide:
+        if not beside or frozenset(node.outputs[0].type.names) not in wide:
             continue
         if all(reader in mine for v in node.outputs for reader in readers.get(v, ())):
             found.append(node)

@@ -35,10 +35,10 @@ class _Made:
 
     @property
     def maker(self) -> Node | None:
-        """The node of the loop's body that makes a slice."""
+        """The node of the loop's body that makes a slice, and nothing else."""
         assert isinstance(self.loop.op, Repeat)
         name = self.loop.op.body.outputs[self.result].name
-        return next((n for n in self.loop.op.body.nodes if n.outputs[0].name == name), None)
+        return next((n for n in self.loop.op.body.nodes if [v.name for v in n.outputs] == [name]), None)
 
 
 @dataclass(frozen=True)

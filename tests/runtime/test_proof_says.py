@@ -100,7 +100,8 @@ def test_a_gradient_that_is_zero_but_for_rounding(double: bool, executor: parc.a
     """Each executor adds it up in an order of its own, and AdamW divides what is left by itself."""
     proof = parc.verify(Source("t", PRIVATE_ZERO), steps=3, double=double, executor=executor)
     assert proof.ok, proof.worst
-    assert ("gradient", "offset") in {(b.kind, b.name) for b in proof.blind}
+    (row,) = (r for r in proof.rows if (r.kind, r.name) == ("gradient", "offset"))
+    assert (row.kind, row.name) in {(b.kind, b.name) for b in proof.blind} or row.error == 0 and executor == "stacked"
     assert "w" not in {b.name for b in proof.blind}
 
 
