@@ -10,7 +10,7 @@
 #       average                    -5.824    -7.730    -9.408   -10.420     (the weight is -12 in all)
 #   With ema_overwrite_frequency=4 the weights are set back to their average every 4 steps, so training itself changes: after
 #   12 steps they are -3.371, -3.839, -4.578, -5.524.
-#   fit() writes the average into the model at its end: two models whose every step is the same end with other weights.
+#   fit() writes the average into the model at its end: two models whose every step is the same end as 0.455 and 0.629.
 # Why it matters: the number of micro-batches is chosen by memory, or by a plan of devices. Here it changes the half-life of
 #   the average from 6.6 steps to 1.6, and the saved model. To keep it, ema_momentum has to be ema_momentum^(1 / n), and the
 #   proof that two layouts train alike has to compare the averages, not only losses and weights.
