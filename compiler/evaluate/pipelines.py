@@ -229,7 +229,8 @@ def check_microbatches(
     if taken:
         names = listed(a.name for a in taken)
         help += f": {names} {'splits' if len(taken) == 1 else 'split'} it in {pieces} already"
-    if (count - 1) * each < size:  # something is left for the last
+    last = size - (count - 1) * each
+    if last > 0 and each % pieces == last % pieces == 0:  # else axes cannot split them
         help += "; or let the last be smaller, with `pad`"
     message = f"{count} micro-batches do not divide `{of}` = {size}"
     raise fail("E0411", message, span, help=help if legal else None)

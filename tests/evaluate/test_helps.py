@@ -77,8 +77,9 @@ def test_numbers_and_what_they_count_agree() -> None:
 def test_the_legal_numbers_of_micro_batches_are_those_that_work(rules: tuple[str, ...], later: bool) -> None:
     """Of what other axes leave of the dim, wherever the strategy says it."""
 
-    def findings(count: int) -> tuple[Diagnostic, ...]:
-        lines = (*rules, f"microbatches {count} over b") if later else (f"microbatches {count} over b", *rules)
+    def findings(count: int, pad: str = "") -> tuple[Diagnostic, ...]:
+        cut = f"microbatches {count} over b{pad}"
+        lines = (*rules, cut) if later else (cut, *rules)
         strategy = "strategy s for m {\n  mesh (dp = 2)\n" + "".join(f"  {line}\n" for line in lines) + "}\n"
         job = strategy + _JOB.replace("m()", "m() using s")
         body = "  dim b = 8, y = 4\n  input x : f32[b,y]\n  weight w[y]\n  loss sum(x * w)\n"
@@ -92,7 +93,9 @@ def test_the_legal_numbers_of_micro_batches_are_those_that_work(rules: tuple[str
     (found,) = findings(3)
     assert found.code == "E0411"
     taken = " b " in rules[0]
-    assert found.help == ("legal are 1, 2, 4: `dp` splits it in 2 already" if taken else "legal are 1, 2, 4, 8")
+    smaller = "legal are 1, 2, 4, 8; or let the last be smaller, with `pad`"
+    assert found.help == ("legal are 1, 2, 4: `dp` splits it in 2 already" if taken else smaller)
+    assert bool(findings(3, " pad")) == taken  # 3, 3 and 2
     assert not findings(4)
     assert bool([d for d in findings(8) if d.code == "E0540"]) == taken
 
