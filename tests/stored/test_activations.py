@@ -10,12 +10,12 @@ import pytest
 
 from compiler.cost.kernels.program import features
 from compiler.cost.kernels.work import Product
-from compiler.driver import Compiled, compile_job, joined
+from compiler.driver import Compiled, compile_job
 from compiler.evaluate import evaluate
 from compiler.graph import Dim, Type
-from compiler.model import DECODING, INFER
+from compiler.model import INFER
 from compiler.ops.contract import Contract
-from compiler.text import parse_program, show
+from compiler.text import show
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from dsl.source import Source
@@ -25,12 +25,10 @@ from runtime.backend import LocalValue, Position
 from runtime.numpy import CallContext
 from runtime.numpy.backend import Numpy
 from runtime.prove import prove_evaluation
-from runtime.prove.decoding import Course, prove_decoding
-from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
 from tests.stored.models import MODEL, lowered
 from tests.stored.test_compress import folder
-from tests.stored.test_stored import STRATEGIES, resting, told
+from tests.stored.test_stored import STRATEGIES, proved
 
 __all__ = ["folder"]  # the fixture: a model that was trained on 8 devices
 
@@ -41,17 +39,7 @@ MEGATRON = "  mesh (tp = 2)\n  megatron(tp)\n" + INTEGERS
 @pytest.mark.parametrize("strategy", ["zero", "all"])
 def test_it_is_proved(strategy: str) -> None:
     """By integers in f64, where no rounding decides; a row's scale is of all its inputs, on however many devices."""
-    text = STRATEGIES[strategy] + INTEGERS
-    whole, first, one = (lowered(text, "f64", entry) for entry in (INFER, *DECODING))
-    program = joined([first.program, one.program])
-    for p in (whole.program, program):
-        assert verify(p) == () and parse_program(show(p)) == p
-        assert told(whole) == resting(p) == resting(parse_program(show(p)))
-    assert whole.job.decoding is not None
-    found = prove_evaluation(whole.training, whole.program, 1, executor=RankExecutor)
-    assert found.ok and all(row.error < 1e-9 for row in found.rows)
-    (row,) = prove_decoding(whole.training, program, whole.job.decoding, Course(1, 2), executor=Emulator)
-    assert row.ok and row.error < 1e-9
+    proved(STRATEGIES[strategy] + INTEGERS)
 
 
 def test_messages_are_of_8_bits_and_sums_of_the_type_of_computation() -> None:
