@@ -93,14 +93,14 @@ def _affordable(sized: Callable[[Sizes], Job]) -> list[ScopeAlone]:
     from parc.small import smallest
 
     full = list(alone(sized(Sizes(bare=True))))
-    if all(work(one) <= AFFORDABLE for one in full):
+    if _cheap(full):
         return full
     axes = {axis for one in full for axis, _ in one.rule.axes}
-    return list(alone(smallest(sized, EFFORT, axes, _cheap)))
+    return list(alone(smallest(sized, EFFORT, axes, lambda job: _cheap(alone(job)))))
 
 
-def _cheap(job: Job) -> bool:
-    return all(work(one) <= AFFORDABLE for one in alone(job))
+def _cheap(scopes: Iterable[ScopeAlone]) -> bool:
+    return all(work(one) <= AFFORDABLE for one in scopes)
 
 
 def work(one: ScopeAlone) -> float:

@@ -55,14 +55,9 @@ class _Unpacking(Op):
 
 
 @dataclass(frozen=True, slots=True)
-class Dequantise(_Unpacking):
-    """`(q - zero) * scale`, where q are numbers of `code` that are packed in words along `dim`, least bits first.
+class _OfCode(_Unpacking):
+    """Base: the words are of a format that has a name."""
 
-    Operands: words (uint32); scales, in the result's type; zero points, where there are any. Integers are stored from 0
-    on: without zero points 0 stands in the middle, for `int4` as 8. `fp8` are bits of e4m3 (no infinity, 2 NaN).
-    """
-
-    mnemonic: ClassVar[str] = "dequantise"
     spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "code"), ("over", "dim"))
     derived: ClassVar[Mapping[str, Derive]] = {}
     code: str
@@ -70,6 +65,17 @@ class Dequantise(_Unpacking):
     @property
     def _code(self) -> str:
         return self.code
+
+
+@dataclass(frozen=True, slots=True)
+class Dequantise(_OfCode):
+    """`(q - zero) * scale`, where q are numbers of `code` that are packed in words along `dim`, least bits first.
+
+    Operands: words (uint32); scales, in the result's type; zero points, where there are any. Integers are stored from 0
+    on: without zero points 0 stands in the middle, for `int4` as 8. `fp8` are bits of e4m3 (no infinity, 2 NaN).
+    """
+
+    mnemonic: ClassVar[str] = "dequantise"
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         if not 2 <= len(inputs) <= 3:
@@ -92,18 +98,11 @@ class Dequantise(_Unpacking):
 
 
 @dataclass(frozen=True, slots=True)
-class Integers(_Unpacking):
+class Integers(_OfCode):
     """`q - middle` as int32: the numbers of `code` that are packed in words along `dim`, before any scale. Products of
     such add up in 32 bits."""
 
     mnemonic: ClassVar[str] = "integers"
-    spelling: ClassVar[tuple[tuple[str, str], ...]] = (("", "code"), ("over", "dim"))
-    derived: ClassVar[Mapping[str, Derive]] = {}
-    code: str
-
-    @property
-    def _code(self) -> str:
-        return self.code
 
     def infer(self, *inputs: Type) -> tuple[Type, ...]:
         if len(inputs) != 1:

@@ -24,7 +24,9 @@ def attention(
 
     A region lies between a product of activations and the next: element-wise work and reductions, one of which sums
     over a dim of the product that only one of its operands has (the positions that are attended to). A norm has
-    products with weights around it; a mixture of experts has such between its sums.
+    products with weights around it; a mixture of experts has such between its sums. What is made of kept values, or of
+    nothing, with all dims that the scores have, and is read there alone (probabilities that are cast again, the bits of
+    a dropout), is of the region too: systems' kernels make it block by block.
     """
     of_data = [n for n in body.nodes if _is_product(n, weights) and n.outputs[0].name not in gradients]
     scores = {node: _free(node) for node in of_data}
@@ -43,6 +45,8 @@ def attention(
             found = [before.get(maker, frozenset({maker} if maker in scores else ())) for maker in makers]
             if reached := frozenset[Node]().union(*found):
                 before[node] = reached
+    if not before:
+        return
     names = {v.name: node for v, node in made.items()}
     readers: dict[Value, list[Node]] = {}
     for node in body.nodes:

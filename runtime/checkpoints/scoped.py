@@ -18,7 +18,8 @@ def taken_in(found: WeightSource, program: Program, scope: str) -> dict[str, Arr
 
     Raises ParcError: E0772 where they do not fit, or no weight is in the scope, E0771.
     """
-    wanted = [t for t in ShardMap(program).tensors.values() if within(t.name, scope) and t.role == Role.WEIGHT]
+    tensors = ShardMap(program).tensors.values()
+    wanted = [t for t in tensors if within(t.name, scope) and t.role == Role.WEIGHT]
     if not wanted:
         help = f"`--from SCOPE={found.folder}` names a call or a loop of the model, as its strategies do"
         raise fail("E0772", f"no weight of `{program.name}` is in `{scope}`", help=help)
@@ -26,7 +27,7 @@ def taken_in(found: WeightSource, program: Program, scope: str) -> dict[str, Arr
     inner = {t.name: t.name.removeprefix(f"{scope}.") for t in wanted}
     names = {name: name if name in there else short for name, short in inner.items()}
     mapped = {name: there[of] for name, of in names.items() if of in there}
-    others = [t.name for t in ShardMap(program).tensors.values() if t.name not in names]
+    others = [t.name for t in tensors if t.name not in names]
     roles = tuple(r for r in Role if r is not Role.WEIGHT)
     fitting_names(replace(found.manifest, tensors=mapped), program, found.folder, roles, others)
     arrays = found.arrays(list(names.values()))

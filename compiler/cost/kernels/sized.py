@@ -64,7 +64,8 @@ class Sized:
                 if draft.memory != FIRST:
                     work = Hosted(work.bytes, work.flops + self._products(draft), draft.memory)
             elif isinstance(work, Product):
-                work = replace(self._product(draft, work, cores, fed), again=at in again)
+                work = self._product(draft, work, cores, fed)
+                work = replace(work, again=True) if at in again else work
             elif isinstance(work, Collective) and work.comm.pattern is comm.Pattern.DIRECT and draft.count == 1:
                 of = self.regions.routing.get(draft.instrs[0], ONE)
                 work = replace(work, copies=of.number, places=of.places)
