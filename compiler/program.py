@@ -239,6 +239,17 @@ class DeviceClass:
     functions: tuple[Function, ...]
     schedule: Schedule
 
+    def sums_of(self, role: Role) -> frozenset[str]:
+        """The buffers in which passes add up what becomes those of the role: these themselves, or parts of them."""
+        found = {s.name for s in self.states if s.role is role}
+        for body in (f.body for f in self.functions if f.phase is FunctionPhase.METRICS):
+            needed = {v for n in body.nodes if isinstance(n.op, Accumulate) and n.op.name in found for v in n.inputs}
+            for node in reversed(body.nodes):
+                if not needed.isdisjoint(node.outputs):
+                    needed.update(node.inputs)
+                    found |= {node.op.name} if isinstance(node.op, Read) else set()
+        return frozenset(found)
+
 
 @dataclass(frozen=True, slots=True)
 class InputDecl:

@@ -3,7 +3,8 @@ by itself at the top of the model, with an inner loop of its own. What is cut is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from compiler.evaluate import limits
@@ -15,6 +16,7 @@ from compiler.evaluate.values import AxisRef
 from compiler.loop_pieces import by_path, whole_path
 from compiler.model import LoopPiece, Model, WeightUpdate
 from compiler.origin import scopes
+from compiler.strategy import MeshAxis, PipelineRule, PlaceRule
 from dsl import ast
 from dsl.diagnostics import fail, plural
 from dsl.source import Span
@@ -25,8 +27,6 @@ def loops_around(named: Sequence[tuple[str, ast.Path]], axis: AxisRef, index: Mo
 
     named: the parts of a row, by path or label, and where they stand. Raises ParcError: E0553 where that cannot be.
     """
-    if axis.size == 1:
-        return {}
     found: dict[str, int] = {}
     paths = {label: path for path, label in index.paths_of_loops.items()}
     for part, of in named:
@@ -35,6 +35,21 @@ def loops_around(named: Sequence[tuple[str, ast.Path]], axis: AxisRef, index: Mo
         if around:
             found[around[0]] = _count(path, around, of.span, axis, index)
     return found
+
+
+def beside_places(
+    rows: Sequence[tuple[Sequence[tuple[str, ast.Path]], AxisRef, Span]],
+    places: Iterable[PlaceRule | PipelineRule],
+    axes: Sequence[MeshAxis],
+    index: ModelIndex,
+    cuts: dict[str, LoopCuts],
+) -> None:
+    """Note of rows on an axis of one place what is to be taken apart: nothing, unless other axes have places, between
+    which the parts of a row stand."""
+    sizes = {a.name: a.size for a in axes}
+    if any(sizes[p.axis] > 1 for p in places):
+        for named, axis, span in rows:
+            take_apart(loops_around(named, axis, index), cuts, span)
 
 
 def take_apart(loops: Mapping[str, int], cuts: dict[str, LoopCuts], span: Span) -> bool:
@@ -78,6 +93,14 @@ def _count(path: str, around: Sequence[str], span: Span, axis: AxisRef, index: M
     return count
 
 
+def trained_as(cut: Model, written: Model) -> Model:
+    """The model of which loops are cut or taken apart, with the weights trained that are so as it is written: of pieces
+    that the loss does not need, gradients are zeros, as they are in a loop of which it needs the last iterations."""
+    trained, pieces = {w.name for w in written.trained}, by_path(cut.pieces)
+    weights = (replace(w, trained=whole_path(w.name, pieces) in trained) for w in cut.weights)
+    return replace(cut, weights=tuple(weights))
+
+
 Updated = tuple[Model, Sequence[WeightUpdate]]
 """A model, and how its weights are renewed."""
 
@@ -85,15 +108,14 @@ Updated = tuple[Model, Sequence[WeightUpdate]]
 def check_cut(written: Updated, cut: Updated, optimizer: str, span: Span) -> None:
     """Refuse what does not go piece by piece. written, cut: before loops are cut or taken apart, and afterwards.
 
-    Raises ParcError: E0442 for optimizers that put iterations together, E0553 where one piece's weights are trained and
-    another's are not.
+    Raises ParcError: E0442 for optimizers that put iterations together.
     """
     check_updates(cut[1], cut[0].pieces, optimizer, span)
     _check_apart(*written, cut[0], optimizer, span)
 
 
 def _check_apart(model: Model, updates: Sequence[WeightUpdate], cut: Model, optimizer: str, span: Span) -> None:
-    whole, pieces = {p.of: p for p in cut.pieces if p.apart}, by_path(cut.pieces)
+    whole = {p.of: p for p in cut.pieces if p.apart}
     for update in updates:
         names = update.graph.inputs[1].type.names
         for label in (n for n in names if n in whole):
@@ -103,10 +125,3 @@ def _check_apart(model: Model, updates: Sequence[WeightUpdate], cut: Model, opti
                 help = f"cut the loop `{of}` itself, or take an optimizer that has each iteration's weights by"
                 help += f" themselves; there are {listed(['sgd', 'adam', 'adamw'])}"
                 raise fail("E0442", message, span, help=help)
-    trained = {w.name for w in model.trained}
-    for weight in cut.weights:
-        name = whole_path(weight.name, pieces)
-        if weight.trained != (name in trained) and name != weight.name:
-            message = f"the loss does not need what `{cut.with_numbers(weight.name)}` makes, and other iterations'"
-            message += f" `{name}` are trained: by themselves they would be updated otherwise"
-            raise fail("E0553", message, span, help="use what these iterations make")

@@ -14,7 +14,7 @@ from compiler.evaluate.cluster import build_cluster
 from compiler.evaluate.expressions import evaluate, static_of
 from compiler.evaluate.frozen import Everything, Patterns
 from compiler.evaluate.index import ModelIndex, index_model
-from compiler.evaluate.inner_loops import check_cut
+from compiler.evaluate.inner_loops import check_cut, trained_as
 from compiler.evaluate.layers import edges_of
 from compiler.evaluate.model import build_model
 from compiler.evaluate.modules import Module
@@ -99,6 +99,7 @@ def build_job(
             model, other = _model(session, module, task, names, precision, frozen)
         finally:
             session.cuts = {}
+        model, other = trained_as(model, written[0]), other and trained_as(other, written[0])
         plan = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
     plain = model
     if plan is not None and plan.by_hand and model is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compiler.evaluate.axes import check_axes, idle_axes
 from compiler.evaluate.index import ModelIndex
+from compiler.evaluate.inner_loops import beside_places
 from compiler.evaluate.layers import LoopCuts
 from compiler.evaluate.modules import Module
 from compiler.evaluate.orders import with_orders
@@ -60,6 +61,11 @@ def build_plan(
     before = session.failures
     expander.run(item.body, static_scope(entry.module))
     rules = expander.rules
+    if index is not None and session.failures == before:
+        try:
+            beside_places(expander.whole, (*rules.places, *rules.pipelines), rules.axes, index, expander.cuts)
+        except ParcError as error:
+            session.failed(error)
     by_hand: tuple[Implementation, ...] = ()
     if expander.cuts and session.failures == before:
         return PlannedStrategy(Strategy(entry.name, tuple(rules.axes), span=item.span), cuts=expander.cuts)

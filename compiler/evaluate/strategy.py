@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING
 
 from compiler.evaluate import limits, static
 from compiler.evaluate.calls import bind, bind_defaults
@@ -43,9 +42,6 @@ from dsl import ast
 from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
 
-if TYPE_CHECKING:
-    pass
-
 _SHARDED = ("optimizer", "gradients", "weights")
 _REDUCED = ("gradients",)
 
@@ -63,6 +59,7 @@ class Expander:
         self.rules = StrategyRules()
         self.within: ScopeRange | None = None  # what the applied tactics are narrowed to
         self.cuts: dict[str, LoopCuts] = {}  # loops of which rules speak in part, by path
+        self.whole: list[tuple[Sequence[tuple[str, ast.Path]], AxisRef, Span]] = []  # rows on an axis of one place
         self.applied: list[ast.Apply] = []
 
     def run(self, body: Sequence[ast.Statement], scope: Scope) -> None:
@@ -299,7 +296,9 @@ class Expander:
         axis = self.axis(statement.axis, scope)
         parts = [(name, part) for part in statement.parts for name in self._parts(part, scope)]
         named, index = by_iteration(parts, self.pieces), self.index
-        if index is not None and take_apart(loops_around(named, axis, index), self.cuts, self.span(statement)):
+        if axis.size == 1:
+            self.whole.append((named, axis, self.span(statement)))
+        elif index is not None and take_apart(loops_around(named, axis, index), self.cuts, self.span(statement)):
             index = None  # what is cut is known once they are apart
         rule = pipeline_rule(statement, named, axis, scope, index, self.span(statement), self.rules.pipelines)
         self.rules.pipelines.append(rule)

@@ -83,8 +83,8 @@ class Index:
         rounds = placed.sizes.get(TIME, 1)
         runs = [("forward", placed.forward, rounds), ("backward", placed.backward, rounds)]
         self.update = replace(placed.update, nodes=tuple(expanded(placed.update.nodes, Names(placed.names))))
-        runs += [("update", self.update, 1)]
         runs += [("metrics", placed.finish, 1)] if placed.finish is not None else []
+        runs += [("update", self.update, 1)]
         for r in placed.rounds:
             runs += [("statistics", r.batch, rounds), ("statistics", r.settle, 1)]
         self.graphs = [g for _, g, _ in runs]
@@ -160,6 +160,7 @@ class Index:
         for graph in self.graphs:
             self._forwards(graph, found, weight is not None)
             if graph is self.placed.forward:
+                found |= {part.name: found[out.name] for out, part in self.placed.parts if out.name in found}
                 found |= {kept.name: found[out.name] for out, kept in saved if out.name in found}
         return found
 

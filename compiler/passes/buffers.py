@@ -28,7 +28,7 @@ class BufferNames:
     reports: dict[str, str]
     saved: dict[str, str]
     totals: dict[str, str]
-    """What is known of the whole batch, and the parts of metrics; by the name of what reads it."""
+    """What is known of the whole batch, parts of the loss and of metrics; by the name of what reads it."""
     renewed: dict[str, str]
     """Where what a state is to contain is summed up; by the name of the state."""
 
@@ -41,7 +41,7 @@ def buffer_names(placed: Placed) -> BufferNames:
     kept = [*(v.name for v in training.saved), *(v.name for v in placed.crossing)]
     totals = [v for r in placed.rounds for v in r.settle.inputs]
     totals += training.totals
-    totals += training.finish.graph.inputs[: len(training.finish.parts)] if training.finish else ()
+    totals += [v for _, v in placed.parts]
     loss = names.fresh("loss")
     metrics = {name: names.fresh(name) for name in model.metrics}
     outputs = {name: names.fresh(name) for name in model.outputs}

@@ -21,7 +21,7 @@ from compiler.passes.classes import classes, schedules
 from compiler.passes.cuts import CutLoop
 from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.entering import nodes_of
-from compiler.passes.lower_batch import lower_batch, part_decls
+from compiler.passes.lower_batch import lower_batch, part_decls, sum_decls
 from compiler.passes.lower_states import Renewed, adding, contents, declared, reached, renew
 from compiler.passes.lower_update import lower_update
 from compiler.passes.messages import NOTHING, Ways, messages
@@ -134,7 +134,8 @@ class _Class:
                 FunctionPhase.WEIGHTS: late,
             }
             self.functions += [Function(phase, chunk, body) for phase, body in made.items() if body is not None]
-        self.batch = lower_batch(placed, names, self.totals, self.finishes(), self.summed)
+        filled = {s.name for s in self.states}
+        self.batch = lower_batch(placed, names, self.totals, filled, self.finishes(), self.summed)
         read = {name for f in self.batch.before for name in f.reads}
         if first := read & placed.weights.keys():
             self.reads.setdefault(0, set()).update(first)
@@ -184,13 +185,14 @@ class _Class:
         where = self.staged.forward
         roots: list[Value] = []
         ends: list[tuple[Op, Value]] = []
-        sums = self._sums()
-        for decl, v in sums:
+        sums = sum_decls(placed, self.names)
+        parts = part_decls(placed, self.names)
+        for decl, v in (*sums, *parts):
             if self.staged.counts_at(v, where) == stage:
                 roots.append(v)
                 ends.append((Accumulate(decl.name), v))
                 self.states.append(replace(decl, chunk=chunk))
-        for logical, v in zip(self.training.model.outputs, graph.outputs[len(sums) :], strict=False):
+        for logical, v in zip(self.training.model.outputs, graph.outputs[len(sums) + len(parts) :], strict=False):
             if stage in self.staged.stages_of(v, where):
                 roots.append(v)
                 ends.append(self._output(logical, v, chunk, part))
@@ -236,17 +238,6 @@ class _Class:
         type = part.type(value.type) if part else value.type
         self.states.append(StateDecl(name, Role.OUTPUT, type, layout, chunk, logical=logical))
         return (Save(name) if timed is None and TIME in layout.split_axes else Accumulate(name)), value
-
-    def _sums(self) -> list[tuple[StateDecl, Value]]:
-        """What F adds up: the loss, metrics that are sums, parts of others."""
-        outputs = self.placed.forward.outputs
-        names = [(Role.LOSS, "loss", self.names.loss)] if self.training.model.scored else []
-        names += [(Role.METRIC, m, self.names.metrics[m]) for m in self.training.summed]
-        found = []
-        for (role, logical, name), v in zip(names, outputs, strict=False):
-            layout = Layout(tuple(() for _ in v.type.dims))
-            found.append((StateDecl(name, role, v.type, layout, logical=logical), v))
-        return [*found, *part_decls(self.placed, self.names)]
 
     def backward(self, stage: int, chunk: int, part: LoopPart | None, late: Graph | None) -> Graph:
         """B: adds up gradients (those that W does not), and saves what W needs of it."""

@@ -1,7 +1,8 @@
 """What a class of devices computes of whole batches: P and S before the first micro-batch, E behind the last.
 
 P adds up over the micro-batches, S makes totals of it, once, with the collectives that this takes; there is a pair for
-each round. E makes metrics of what F has added up. A class computes what it reads itself: data is everywhere.
+each round. E makes the loss and metrics of what F has added up. A class computes what it reads itself: data is
+everywhere.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from compiler.graph import Graph, Names, Node, Value
-from compiler.layout import TIME, Layout
 from compiler.ops.effects import Accumulate, Input, Read, Write
 from compiler.origin import Role
 from compiler.passes.buffers import BufferNames
 from compiler.passes.emit import Emitter
 from compiler.passes.place.place import Placed
+from compiler.passes.place.results import untimed
 from compiler.passes.prune import prune_nodes
 from compiler.program import (
     ORIGINS,
@@ -49,17 +50,24 @@ class Batch:
 
 
 def lower_batch(
-    placed: Placed, names: BufferNames, read: Collection[str], finishes: bool, summed: Mapping[str, StateDecl]
+    placed: Placed,
+    names: BufferNames,
+    read: Collection[str],
+    made: Collection[str],
+    finishes: bool,
+    summed: Mapping[str, StateDecl],
 ) -> Batch:
-    """read: names of the totals that the class' functions read; finishes: whether the metrics are made here; summed:
-    by state, the buffer in which its new contents are summed up."""
+    """read: names of the totals that the class' functions read; made: of the buffers that its forward passes fill, from
+    which what waits is finished; finishes: whether the other metrics are made here; summed: by state, the buffer in
+    which its new contents are summed up."""
     needed = set(read)
     states: list[StateDecl] = []
     after: list[Function] = []
-    if finishes:
-        assert placed.finish is not None
-        needed |= {v.name for v in _used(placed.finish.nodes, placed.finish.outputs)} & _totals(placed)
-        after.append(_end(placed, names, placed.finish, states))
+    roots, ends = _ends(placed, names, made, finishes)
+    if placed.finish is not None and roots:
+        needed |= {v.name for v in _used(prune_nodes(placed.finish.nodes, roots), roots)} & _totals(placed)
+        after.append(_function(FunctionPhase.METRICS, 0, placed, names, placed.finish, roots, [s.name for s in ends]))
+        states += ends
     if summed:
         body = after.pop().body.nodes if after else ()
         after.append(Function(FunctionPhase.METRICS, 0, Graph("", (), (*body, *_renewed(body, summed)), ())))
@@ -68,27 +76,38 @@ def lower_batch(
         mine = [i for i, total in enumerate(logical.totals) if total.name in needed]
         if not mine:
             continue
-        sums = [names.totals[round.settle.inputs[i].name] for i in mine]
+        parts = [names.totals[round.settle.inputs[i].name] for i in mine]
         roots = [round.batch.outputs[i] for i in mine]
         totals = [names.totals[logical.totals[i].name] for i in mine]
         settled = [round.settle.outputs[i] for i in mine]
         before += [
             _function(FunctionPhase.TOTALS, k, placed, names, round.settle, settled, totals),
-            _function(FunctionPhase.STATISTICS, k, placed, names, round.batch, roots, sums),
+            _function(FunctionPhase.STATISTICS, k, placed, names, round.batch, roots, parts),
         ]
-        for name, v in (*zip(sums, (round.settle.inputs[i] for i in mine)), *zip(totals, settled)):
+        for name, v in (*zip(parts, (round.settle.inputs[i] for i in mine)), *zip(totals, settled)):
             states.append(StateDecl(name, Role.STATISTIC, v.type, v.layout, logical=name))
         needed |= {v.name for v in _used(prune_nodes(round.batch.nodes, roots), roots)}
     return Batch(tuple(reversed(before)), tuple(after), tuple(states))
 
 
-def _end(placed: Placed, names: BufferNames, graph: Graph, states: list[StateDecl]) -> Function:
-    finish = placed.training.finish
-    assert finish is not None
-    metrics = [names.metrics[m] for m in finish.metrics]
-    for name, logical, v in zip(metrics, finish.metrics, graph.outputs, strict=True):
-        states.append(StateDecl(name, Role.METRIC, v.type, v.layout, logical=logical))
-    return _function(FunctionPhase.METRICS, 0, placed, names, graph, graph.outputs, metrics)
+def _ends(
+    placed: Placed, names: BufferNames, made: Collection[str], finishes: bool
+) -> tuple[list[Value], list[StateDecl]]:
+    """What is finished here, and the buffers of the results."""
+    graph, finish = placed.finish, placed.training.finish
+    if graph is None:
+        return [], []
+    results = _results(placed, names)
+    found = [
+        (results[i], v)
+        for i, part, v in zip(placed.waiting, graph.inputs, graph.outputs)
+        if names.totals[part.name] in made
+    ]
+    if finishes and finish is not None:
+        rest = zip(finish.metrics, graph.outputs[len(placed.waiting) :], strict=True)
+        found += [((Role.METRIC, m, names.metrics[m]), v) for m, v in rest]
+    decls = [StateDecl(name, role, v.type, v.layout, logical=logical) for (role, logical, name), v in found]
+    return [v for _, v in found], decls
 
 
 def _renewed(body: Sequence[Node], summed: Mapping[str, StateDecl]) -> Iterable[Node]:
@@ -137,16 +156,27 @@ def _totals(placed: Placed) -> set[str]:
     return {v.name for v in placed.training.totals}
 
 
-def part_decls(placed: Placed, names: BufferNames) -> list[tuple[StateDecl, Value]]:
-    """The buffers in which parts of metrics are added up, and the values that F adds."""
+def _results(placed: Placed, names: BufferNames) -> list[tuple[Role, str, str]]:
+    """Role, logical name and buffer of the forward pass' first outputs: the loss and the metrics that are sums."""
     training = placed.training
-    if training.finish is None:
-        return []
-    values = placed.forward.outputs[training.direct : training.scalars]
-    found = []
-    for v, total in zip(values, training.finish.graph.inputs, strict=False):
-        layout = v.layout
-        layout = Layout(layout.dims, tuple(p for p in layout.pending if p[0] != TIME))
-        name = names.totals[total.name]
-        found.append((StateDecl(name, Role.STATISTIC, v.type, layout, logical=name), v))
-    return found
+    loss = [(Role.LOSS, "loss", names.loss)] if training.model.scored else []
+    return [*loss, *((Role.METRIC, m, names.metrics[m]) for m in training.summed)]
+
+
+def sum_decls(placed: Placed, names: BufferNames) -> list[tuple[StateDecl, Value]]:
+    """The buffers in which the loss and metrics that are sums are added up, and the values that F adds: their own, or
+    those of what waits."""
+    given = zip(_results(placed, names), placed.forward.outputs)
+    own = [(StateDecl(name, role, v.type, untimed(v.layout), logical=at), v) for (role, at, name), v in given]
+    waiting = dict(zip(placed.waiting, placed.parts))
+    return [_part(names, *waiting[i]) if i in waiting else pair for i, pair in enumerate(own)]
+
+
+def part_decls(placed: Placed, names: BufferNames) -> list[tuple[StateDecl, Value]]:
+    """The buffers in which parts of other metrics are added up, and the values that F adds."""
+    return [_part(names, v, total) for v, total in placed.parts[len(placed.waiting) :]]
+
+
+def _part(names: BufferNames, value: Value, total: Value) -> tuple[StateDecl, Value]:
+    name = names.totals[total.name]
+    return StateDecl(name, Role.STATISTIC, value.type, untimed(value.layout), logical=name), value

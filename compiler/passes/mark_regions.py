@@ -112,7 +112,7 @@ def _own(
 
 def _losses(cls: DeviceClass) -> Iterator[tuple[Graph, FoundRegion]]:
     """Of the passes forward that add to the loss, and of those backward."""
-    states = {s.name for s in cls.states if s.role is Role.LOSS}
+    states = cls.sums_of(Role.LOSS)
     for f in cls.functions:
         ends = [n.inputs[0] for n in f.body.nodes if isinstance(n.op, Accumulate) and n.op.name in states]
         region = loss(f.body, ends) if ends else None

@@ -27,7 +27,7 @@ def ways(placed: Placed, homes: Homes, rule: PipelineRule | None, groups: int) -
         why = f"each micro-batch goes on with the state `{model.states[0].name}` of the one before"
     elif placed.rounds:
         why = "the loss needs something of the whole batch before its first micro-batch"
-    elif placed.finish is not None:
+    elif training.finish is not None:
         why = "a metric is made of sums over the whole batch"
     elif others:
         why = f"the metric `{others[0]}` is no sum over them"

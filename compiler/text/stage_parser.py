@@ -365,15 +365,22 @@ class _Parser(FactParser, BodyParser, SpanParser):
         nothing = Graph(f"{model.name}.nothing", (), (), ())
         graphs = {"backward": nothing, "update": nothing}
         trains = entry == TRAIN_STEP
-        roles = ("forward", "backward" if trains else "", "finish" if finished else "", "update" if trains else "")
+        roles = ("forward", "backward" if trains else "", "finish", "update" if trains else "")
         for role in filter(None, roles):
+            if role == "finish" and not finished and not (self.placed and self.sees_word(role)):
+                continue  # of loss and metrics that wait, which placing finds
             self.called()
             self.word(role)
             graphs[role] = self.graph(role)
         job = Job(model=model, updates=(), **facts)
         direct = model.scored + sum(m not in finished for m in model.metrics)
         parts = graphs["forward"].outputs[direct : direct + count]
-        finish = Finish(graphs["finish"], finished, parts) if finished else None
+        end = graphs.get("finish")
+        given = 0 if end is None else len(end.outputs) - len(finished)
+        finish = None
+        if end is not None and finished:
+            own = Graph(end.name, end.inputs[given:], end.nodes, end.outputs[given:])
+            finish = Finish(own, finished, parts)
         training = Training(
             job, graphs["forward"], graphs["backward"], graphs["update"], tuple(saved), tuple(gradients), states,
             reports, {}, tuple(rounds), finish, entry, tuple(beside),

@@ -136,7 +136,7 @@ def _training(
     if training.trains:
         yield show_graph(graphs.backward, "backward", sizes)
     finish = graphs.finish.graph if isinstance(graphs.finish, Finish) else graphs.finish
-    if finish is not None and training.finish is not None:
+    if finish is not None:
         yield show_graph(finish, "finish", sizes)
     if training.trains:
         yield show_graph(graphs.update, "update", sizes)

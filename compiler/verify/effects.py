@@ -68,7 +68,7 @@ RIGHTS = {
         read=(*LEARNED, Role.STATISTIC), add=ADDED[:4], save=(Role.SAVED,), load=(Role.SAVED,)
     ),
     FunctionPhase.WEIGHTS: Rights(read=(*LEARNED, Role.STATISTIC), add=ADDED[:4], load=(Role.SAVED,)),
-    FunctionPhase.METRICS: Rights(read=(Role.STATISTIC,), write=(Role.STATE,), add=(Role.METRIC,)),
+    FunctionPhase.METRICS: Rights(read=(Role.STATISTIC,), write=(Role.STATE,), add=(Role.LOSS, Role.METRIC)),
     FunctionPhase.UPDATE: Rights(read=(*LEARNED, *ADDED[:4]), write=RENEWED),
 }
 """What each phase is for, said of buffers: updates renew what is learned, forward passes the model's states. Behind a

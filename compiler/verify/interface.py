@@ -53,6 +53,8 @@ def _of_training(found: Training | Placed) -> Iterator[Found]:
     results, saved = training.results, len(training.saved)
     if len(forward.outputs) != results + saved:
         yield forward, f"it puts out {plural(len(forward.outputs), 'value')}, not {results} and {saved} that are saved"
+    if not isinstance(found, Training):
+        yield from _finished(found)
     if not training.trains:
         return
     own = {s.name for s in training.states}
@@ -65,6 +67,17 @@ def _of_training(found: Training | Placed) -> Iterator[Found]:
         yield backward, f"it takes in {plural(len(backward.inputs), 'value')}, {saved} are saved"
     yield from _undeclared(backward, backward.inputs[saved:], known | own)
     yield from _undeclared(update, update.inputs[added:], known | own)
+
+
+def _finished(placed: Placed) -> Iterator[Found]:
+    """What waits for the last micro-batch is made by `finish`, with the metrics that are no sums."""
+    own, waiting = placed.training.finish, len(placed.waiting)
+    parts, results = (waiting + len(own.parts), waiting + len(own.metrics)) if own else (waiting, waiting)
+    if placed.finish is None:
+        if results:
+            yield placed.forward, f"{plural(results, 'result')} of it are parts, and there is no `finish`"
+    elif len(placed.finish.outputs) != results or len(placed.finish.inputs) < parts:
+        yield placed.finish, f"it makes {plural(results, 'result')} of {plural(parts, 'sum')}"
 
 
 def _declared(model: Model) -> set[str]:

@@ -252,8 +252,7 @@ CODES: tuple[Code, ...] = (
         "a pipeline through an inner loop",
         "To cut a loop that stands in another, the outer one is taken apart: each of its iterations stands by\n"
         "itself, and what is cut is the row of the inner loops. The outer one is a `repeat` at the top of the model,\n"
-        "of at most 64 iterations, and the other stands directly in it. The loss needs a weight in all of them, or in\n"
-        "none.",
+        "of at most 64 iterations, and the other stands directly in it.",
         _file("pipeline again on pp, schedule gpipe(microbatches = 2)").replace("repeat 8", "repeat 80"),
         _file("pipeline again on pp, schedule gpipe(microbatches = 2)"),
     ),

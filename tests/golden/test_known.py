@@ -27,7 +27,7 @@ READ_BACKWARD = 8  # of them, those that the backward pass reads: matrices and g
 KNOWN: dict[str, Facts] = {
     # One all-reduce per gradient and step, nothing in a layer; accumulation changes nothing of it.
     "data_parallel": {("F", "-"): LOSS, ("U", "-"): {"all_reduce": WEIGHTS}},
-    "accumulation": {("F", "-"): LOSS, ("U", "-"): {"all_reduce": WEIGHTS}},
+    "accumulation": {("E", "-"): LOSS, ("U", "-"): {"all_reduce": WEIGHTS}},
     # The all-reduce in two halves, around the update of a part.
     "zero_1": {("F", "-"): LOSS, ("U", "-"): {"reduce_scatter": WEIGHTS, "all_gather": WEIGHTS}},
     # Gradients are stored in parts: each is scattered as soon as it is there.
@@ -129,9 +129,9 @@ STAGES: dict[str, list[Facts]] = {
         {("F", "-"): {"send": 1}, ("B", "-"): {"recv": 1}, ("U", "-"): {"stage_reduce": 1, "all_reduce": 6}},
         {
             ("S", "-"): {"all_reduce": 1},
-            ("F", "-"): {"recv": 1, "all_reduce": 3},
+            ("F", "-"): {"recv": 1},
             ("B", "-"): {"send": 1},
-            ("E", "-"): {"all_reduce": 1},
+            ("E", "-"): {"all_reduce": 4},
             ("U", "-"): {"stage_reduce": 1, "all_reduce": 6},
         },
     ]

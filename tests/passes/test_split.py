@@ -60,7 +60,7 @@ CASES = [
 @pytest.mark.parametrize(("options", "rules"), CASES, ids=lambda x: "-".join(x) if isinstance(x, tuple) else x.strip())
 def test_zero_bubble_trains_as_the_serial_program_does(options: tuple[str, ...], rules: str) -> None:
     compiled = gpt(*options, rules=rules)
-    assert all(set(functions(c)) == {"F", "B", "W", "U"} for c in compiled.program.classes)
+    assert all(set(functions(c)) - {"E"} == {"F", "B", "W", "U"} for c in compiled.program.classes)
     assert not verify(compiled.program)
     text = show(compiled.program)
     assert show(parse_program(text)) == text

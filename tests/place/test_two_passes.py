@@ -110,7 +110,7 @@ def test_the_loss_is_that_of_the_whole_batch() -> None:
 def test_nothing_but_embeddings_is_kept_of_the_first_pass() -> None:
     """A buffer of the batch's embeddings for each side of each comparison; what is saved is of one micro-batch."""
     (cls,) = parc.compile(under("dp")).program.classes
-    assert [f.phase for f in cls.functions] == ["P", "S", "F", "B", "U"]
+    assert [f.phase for f in cls.functions] == ["P", "S", "F", "B", "E", "U"]
     whole = [s for s in cls.states if s.role == "statistic" and s.type.dims]
     assert whole and all(sorted(d.size for d in s.type.dims) == [4, 16] for s in whole)
 

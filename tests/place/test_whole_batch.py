@@ -57,7 +57,7 @@ def test_the_number_is_had_once_for_all_micro_batches() -> None:
     program = parc.compile(Source("counted.par", COUNTED), params={"dp": 2, "n": 4}).program
     (cls,) = program.classes
     functions = {f.phase: f.body for f in cls.functions}
-    assert list(functions) == ["P", "S", "F", "B", "U"]
+    assert list(functions) == ["P", "S", "F", "B", "E", "U"]
     assert not any(isinstance(i.op, AllReduce) for i in functions["P"].nodes)
     assert sum(isinstance(i.op, AllReduce) for i in functions["S"].nodes) == 1
     assert not any(isinstance(i.op, Input) and i.op.name == "x" for i in functions["P"].nodes)

@@ -182,3 +182,49 @@ def test_updates_by_all_iterations_together_are_refused() -> None:
     with pytest.raises(ParcError) as caught:
         parc.compile(Source("main.par", text("", ("recompute block[0..2]",), "together(lr = 0.1)") + own))
     assert [d.code for d in caught.value.diagnostics] == ["E0442"]
+
+
+LAST = """\
+use std.optimizers (adamw)
+
+model m {
+  dim b = 8, d = 4
+  input x : f32[b,d]
+  h = x
+  y = x
+  repeat 4 as block {
+    weight w[d] ~ normal(0.5)
+    weight o[d] ~ normal(0.5)
+    h = h + h * w
+    y = h * o
+  }
+  loss mean(y * y)
+}
+
+strategy cut for m {
+  mesh (dp = 2)
+  split b on dp
+  RULES
+}
+
+job fit {
+  train m using cut
+  optimizer adamw(lr = 0.1, decay = 0.5)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "shard optimizer on dp in block[0..2]",
+        "shard weights on dp in block[0..3]\n  microbatches 2",
+        "shard optimizer, gradients on dp in block[3]",
+    ],
+)
+def test_weights_that_the_loss_needs_of_the_last_iterations_only(rules: str) -> None:
+    """In the other pieces they have gradients of zeros, and their optimizers go on, as in the loop as it is written."""
+    source = Source("last.par", LAST.replace("RULES", rules))
+    proof = parc.verify(source, double=True, steps=3)
+    assert proof.ok and {r.name for r in proof.rows} >= {"block.w", "block.o"}
+    assert parc.verify(source, double=True, steps=3, executor="private").ok

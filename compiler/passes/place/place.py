@@ -18,6 +18,7 @@ from compiler.passes.place.first_pass import check_first_pass, closed, eligible,
 from compiler.passes.place.lists import check_lists, listed, lists_of, mark_counts, mark_lists, of_dims
 from compiler.passes.place.region import Choice, GradMark, GraphPlacer, RelayoutRecord, Shared
 from compiler.passes.place.repeat import export, mark_contents, mark_gradients, summed
+from compiler.passes.place.results import as_made, output, scalar, untimed, waits, whole
 from compiler.passes.place.rules import Rules
 from compiler.passes.prune import prune, prune_nodes
 from compiler.passes.sparse import whole_layout
@@ -43,7 +44,8 @@ class Placed:
     `accumulators`: layout in which each gradient (and `loss`, metrics) is summed over the micro-batches.
     What forward puts out beyond loss and metrics, `kept` (as backward takes it in) and `training.saved` correspond by
     position; so do `totals` (accumulated gradients as the update takes them in) and `training.added`.
-    `rounds` and `finish`: what is needed of whole batches (`compiler.passes.divide`).
+    `rounds` and `finish`: what is needed of whole batches (`compiler.passes.divide`). `finish` takes in the sums that
+    are `waiting` first, and gives them first.
     `late`: the part of the backward pass that nobody waits for, where `split` has cut it off; it takes in `crossing`
     (what `backward` puts out for it) besides what backward's inputs were.
     """
@@ -73,6 +75,22 @@ class Placed:
         back, update = ([self.backward], [self.update]) if self.training.trains else ([], [])
         found += (g for g in (self.forward, *back, self.late, self.finish, *update) if g is not None)
         return tuple(found)
+
+    @property
+    def waiting(self) -> tuple[int, ...]:
+        """Which of the first outputs of forward (the loss, metrics that are sums) are added up over the micro-batches
+        by each device, and over devices behind the last."""
+        made = self.forward.outputs[: self.training.direct]
+        return tuple(i for i, v in enumerate(made) if v.layout is not None and waits(v.layout))
+
+    @property
+    def parts(self) -> tuple[tuple[Value, Value], ...]:
+        """What devices add up for `finish`, as forward puts it out and as it comes in there: what is waiting first."""
+        if self.finish is None:
+            return ()
+        made = [self.forward.outputs[i] for i in self.waiting]
+        made += self.forward.outputs[self.training.direct : self.training.scalars]
+        return tuple(zip(made, self.finish.inputs))
 
     @property
     def names(self) -> Iterable[str]:
@@ -154,10 +172,10 @@ def place(training: Training, notes: SizesAsked | None = None) -> Placed:
     forward.whole = known
     _data_inputs(forward, training.forward, training)
     place_nodes(forward, training.forward.nodes)
-    outputs = [_total(forward, v, i >= model.scored) for i, v in enumerate(training.forward.outputs[:direct])]
-    outputs += [_as_made(forward, v) for v in training.forward.outputs[direct:scalars]]
-    finish = _finish(shared, training, outputs[direct:]) if training.finish is not None else None
-    outputs += [_output(forward, v) for v in training.forward.outputs[scalars:asked]]
+    outputs = [scalar(forward, v, i >= model.scored) for i, v in enumerate(training.forward.outputs[:direct])]
+    outputs += [as_made(forward, v) for v in training.forward.outputs[direct:scalars]]
+    finish = _finish(shared, training, outputs)
+    outputs += [output(forward, v) for v in training.forward.outputs[scalars:asked]]
     outputs += [_content(forward, s, v, own[s.name]) for s, v in zip(model.states, contents, strict=True)]
     for v in training.forward.outputs[training.results :]:
         forward.reader = v.name
@@ -180,7 +198,7 @@ def place(training: Training, notes: SizesAsked | None = None) -> Placed:
         if i in of_lists
         else _total_gradient(backward, v)
         if i < len(training.gradients)
-        else _as_made(backward, v)
+        else as_made(backward, v)
         for i, v in enumerate(training.backward.outputs)
     ]
     saves = set(training.saved)
@@ -188,7 +206,7 @@ def place(training: Training, notes: SizesAsked | None = None) -> Placed:
     used = {v for node in backward.nodes for v in node.inputs}
     entered = (*kept, *(others | {t: None for t in known.values() if t in used}))
     backward_graph = prune(Graph("backward", entered, tuple(backward.nodes), tuple(gradients)))
-    accumulators = tuple(_untimed(shared.layouts[v.name]) for v in gradients)
+    accumulators = tuple(untimed(shared.layouts[v.name]) for v in gradients)
     check_lists(training, gradients, shared.layouts)
 
     update_axes = tuple(a for a in rules.axes if a != TIME)
@@ -283,35 +301,6 @@ def _data_inputs(region: GraphPlacer, graph: Graph, training: Training) -> None:
             region.constants.add(v.name)
 
 
-def _total(region: GraphPlacer, value: Value, metric: bool) -> Value:
-    """A scalar of the step: whole on every device, summed over micro-batches later. A metric may also be a maximum."""
-    region.reader = value.name
-    fn = region.natural(value).pending_on(TIME) if metric else None
-    timed = ((TIME, fn or "sum"),) if TIME in region.axes else ()
-    return region.demand(value, Layout(tuple(() for _ in value.type.dims), timed))
-
-
-def _as_made(region: GraphPlacer, value: Value) -> Value:
-    """What becomes whole when all micro-batches are in: as it was made, always a sum or maximum over them."""
-    region.reader = value.name
-    layout = region.natural(value)
-    if TIME in region.axes and layout.pending_on(TIME) is None:
-        dims = tuple(tuple(a for a in axes if a != TIME) for axes in layout.dims)
-        layout = Layout(dims, ((TIME, "sum"), *layout.pending))
-    return region.demand(value, layout)
-
-
-def _output(region: GraphPlacer, value: Value) -> Value:
-    """Each micro-batch's own part, or what all of them add up to; what is the same in all of them counts once."""
-    region.reader = value.name
-    natural = region.natural(value)
-    fn = natural.pending_on(TIME)
-    if TIME not in region.axes or (fn is None and TIME in natural.split_axes):
-        return region.demand(value, natural.resolved()) if natural.pending else region.resolved(value)
-    layout = _whole(natural) if fn is None else _whole(region.declared(value))
-    return region.demand(value, Layout(layout.dims, ((TIME, fn or "sum"),)))
-
-
 def _content(region: GraphPlacer, state: State, value: Value, layout: Layout) -> Value:
     """What a state contains afterwards, as it lies: micro-batches have parts of their own, or the same in all, or are
     summed up."""
@@ -339,39 +328,40 @@ def _round(region: GraphPlacer, round: Round, training: Training) -> PlacedRound
     shared = region.shared
     _data_inputs(region, round.graph, training)
     place_nodes(region, round.graph.nodes)
-    made = [_as_made(region, v) for v in round.graph.outputs]
+    made = [as_made(region, v) for v in round.graph.outputs]
     batch = prune(Graph("batch", round.graph.inputs, tuple(region.nodes), tuple(made)))
     once = GraphPlacer(shared, "activations", [a for a in region.axes if a != TIME])
     sums, totals = [], []
     for v, total in zip(made, round.totals, strict=True):
         entered = renamed(total, shared.names.fresh(f"{total.name}.parts"))
-        once.define(entered, _untimed(shared.layouts[v.name]))
+        once.define(entered, untimed(shared.layouts[v.name]))
         once.reader = total.name
         sums.append(entered)
-        got = once.demand(entered, _whole(once.declared(total)))
+        got = once.demand(entered, whole(once.declared(total)))
         totals.append(got)
         shared.layouts[total.name] = shared.layouts[got.name]
     return PlacedRound(batch, Graph("settle", tuple(sums), tuple(once.nodes), tuple(totals)))
 
 
-def _finish(shared: Shared, training: Training, parts: Sequence[Value]) -> Graph:
-    """Of what was added up; the metrics are whole on every device."""
-    assert training.finish is not None
-    graph = training.finish.graph
+def _finish(shared: Shared, training: Training, made: Sequence[Value]) -> Graph | None:
+    """Of what was added up, loss and sums that devices have parts of, and other metrics; all whole on every device."""
+    names = (*(("loss",) if training.model.scored else ()), *training.summed)
+    waiting = [(name, v) for name, v in zip(names, made) if waits(shared.layouts[v.name])]
+    if training.finish is None and not waiting:
+        return None
     once = GraphPlacer(shared, "activations", [a for a in shared.rules.axes if a != TIME])
-    for v, part in zip(graph.inputs, parts, strict=False):
-        once.define(v, _untimed(shared.layouts[part.name]))
+    sums = [renamed(v, shared.names.fresh(f"{name}.parts")) for name, v in waiting]
+    graph = training.finish.graph if training.finish is not None else Graph("finish", (), (), ())
+    parts = [v for _, v in waiting] + list(made[training.direct :])
+    for entered, v in zip((*sums, *graph.inputs), parts, strict=False):
+        once.define(entered, untimed(shared.layouts[v.name]))
     _data_inputs(once, graph, training)
     place_nodes(once, graph.nodes)
     outputs = []
-    for v in graph.outputs:
+    for v in (*sums, *graph.outputs):
         once.reader = v.name
         outputs.append(once.demand(v, replicated(len(v.type.dims))))
-    return prune(Graph("finish", graph.inputs, tuple(once.nodes), tuple(outputs)))
-
-
-def _whole(layout: Layout) -> Layout:
-    return Layout(tuple(tuple(a for a in axes if a != TIME) for axes in layout.dims))
+    return prune(Graph("finish", (*sums, *graph.inputs), tuple(once.nodes), tuple(outputs)))
 
 
 def _total_gradient(region: GraphPlacer, value: Value) -> Value:
@@ -383,10 +373,6 @@ def _total_gradient(region: GraphPlacer, value: Value) -> Value:
         layout = Layout(layout.dims, ((TIME, "sum"), *layout.pending))
         got = region.demand(value, layout)
     return got
-
-
-def _untimed(layout: Layout) -> Layout:
-    return Layout(layout.dims, tuple(p for p in layout.pending if p[0] != TIME))
 
 
 def _all_names(training: Training) -> Iterable[str]:

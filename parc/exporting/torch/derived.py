@@ -85,7 +85,7 @@ def _is_local(body: Graph) -> bool:
 
 def _loss(cls: DeviceClass, body: Graph) -> Value | None:
     """This device's part of the loss, before it is added up."""
-    names = {s.name for s in cls.states if s.role is Role.LOSS}
+    names = cls.sums_of(Role.LOSS)
     made = {v: n for n in body.nodes for v in n.outputs}
     found = [n.inputs[0] for n in body.nodes if isinstance(n.op, Accumulate) and n.op.name in names]
     if len(found) != 1:
