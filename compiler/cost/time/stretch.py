@@ -27,7 +27,7 @@ class PlanStep(NamedTuple):
     action: Action
 
 
-class Messages(NamedTuple):
+class StretchMessages(NamedTuple):
     """Of steps that repeat themselves. sender: of each lane, the class; flying: what is on its way after the first
     time, as (message, class that waits); edges: (class, message, class)."""
 
@@ -43,16 +43,16 @@ class Stretch:
     steps: Sequence[PlanStep]
     times: int = 1
     by: int = 0
-    _messages: Messages | None = None
+    _messages: StretchMessages | None = None
 
-    def messages(self, lanes: int) -> Messages:
+    def messages(self, lanes: int) -> StretchMessages:
         """Who sends what to whom; the same in all passes. lanes: of the plan."""
         if self._messages is None:
             self._messages = _messages(self.steps, lanes)
         return self._messages
 
 
-def _messages(steps: Sequence[PlanStep], lanes: int) -> Messages:
+def _messages(steps: Sequence[PlanStep], lanes: int) -> StretchMessages:
     sender: dict[int, int] = {}
     sent: dict[int, int] = {}
     for step in steps:
@@ -69,4 +69,4 @@ def _messages(steps: Sequence[PlanStep], lanes: int) -> Messages:
     flying = [
         (message, cls) for (lane, cls), last in taken.items() for message in range(last + lanes, sent[lane] + 1, lanes)
     ]
-    return Messages(sender, flying, edges)
+    return StretchMessages(sender, flying, edges)
