@@ -210,21 +210,34 @@ def _shorten(
 ) -> tuple[dict[int, Schedule], int]:
     """The schedules with fewer micro-batches where there are many, as they are where there are few; how many."""
     few = 3 * (program.stages + 4)
-    if v > 1:  # as many long rounds, all in all more than there are of them
-        few = max(few, program.groups * (m % program.groups + 1))
-        few += (m - few) % program.groups
+    near = few // 3
+    if v > 1:
+        few, near = _fewer_rounds(Turn.of(program), few)
     if m > 2 * few and program.homes.ways == 1:
-        short = {g: _shrunk(s, m, few, v) for g, s in fixed.items()}
+        short = {g: _shrunk(s, m, few, v, near) for g, s in fixed.items()}
         good = {g: s for g, s in short.items() if s is not None and _uncovered(s, homes[g][1], few, v) is None}
         if len(good) == len(fixed):
             return good, few
     return fixed, m
 
 
-def _shrunk(schedule: Schedule, m: int, few: int, v: int) -> Schedule | None:
+def _fewer_rounds(turn: Turn, few: int) -> tuple[int, int]:
+    """At least so many micro-batches in rounds of the same lengths, and how near to an end a number has to be. At one
+    place rounds get shorter: both of its sides need as much, and what is near an end is far from there."""
+    size, longer = turn.rounds
+    rounds = turn.microbatches // size
+    most = -(-few // (2 * size))
+    long = min(longer, max(most, -(-few // size) - (rounds - longer)))
+    short = min(rounds - longer, max(most, -(-few // size) - long))
+    few = long * (size + 1) + short * size
+    sides = [n * size // 2 for n, of in ((long, longer), (short, rounds - longer)) if n < of]
+    return few, min(few // 3, *sides) if sides else few // 3
+
+
+def _shrunk(schedule: Schedule, m: int, few: int, v: int, near: int) -> Schedule | None:
     """The same schedule for `few` micro-batches: numbers near the end move, the long loops get shorter.
 
-    None where a number is near neither end (a third of what remains): there is no telling what it would be with
+    None where a number is near neither end (`near` micro-batches): there is no telling what it would be with
     fewer. What is near one end stays well apart from what is near the other.
     """
     regular = True
@@ -233,9 +246,9 @@ def _shrunk(schedule: Schedule, m: int, few: int, v: int) -> Schedule | None:
         nonlocal regular
         scale = v if chunk == ALL_CHUNKS else 1
         at = number.base * stride
-        if at <= few * scale // 3:
+        if at <= near * scale:
             return number
-        regular = regular and m * scale - at <= few * scale // 3
+        regular = regular and m * scale - at <= near * scale
         return Affine(number.base - (m - few) * scale // stride)
 
     found: list[Run | For | Update] = []

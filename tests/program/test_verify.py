@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -15,9 +16,10 @@ from compiler.ops.comm import Relayout
 from compiler.ops.effects import Write
 from compiler.program import Program
 from compiler.schedules import Turn, find_hang, loops, unroll
+from compiler.schedules.actions import interleaved_ahead
 from compiler.schedules.moments import in_time
 from compiler.text import parse_located, parse_program
-from compiler.verify import verify
+from compiler.verify import order, verify
 from compiler.verify.stages import message_edges
 from tests.program.mutations import KINDS, UNSEEN, mutations
 from tests.program.samples import BATCH, LAYERS, PIPELINE
@@ -282,3 +284,34 @@ def test_shortened_schedules_hang_as_the_whole_ones_do(p: int, m: int, data: st.
     assert codes(text) == (["E0642"] if hang is not None else [])
     rows = [loops(cls.schedule, 0, Turn.of(program)) for cls in program.classes]
     assert not in_time(rows, message_edges(program), program.homes) or hang is None
+
+
+def chunked(p: int, v: int, m: int, schedules: list[str]) -> str:
+    """A chain of p · v stages, dealt to p groups round and round."""
+    text = f"program chain\nmesh (mb={m} time, pp={p} place)\nstages {p * v}\ninput x: f32[b={m}]\n"
+    for g in range(p):
+        text += f"stage {g}: devices {g} {{\n"
+        for c in range(v):
+            first, last, at = g == c == 0, g + c * p == p * v - 1, f".{c}" if c else ""
+            text += f"  fn F{at} {{\n    %x: f32[b=1/mb] = " + ("input x\n" if first else "recv x from -1\n")
+            text += "" if last else "    send %x as x to 1\n"
+            text += f"  }}\n  fn B{at} {{\n    %g: f32[b=1/mb] = " + ("full 1.0\n" if last else "recv g from 1\n")
+            text += "  }\n" if first else "    send %g as g to -1\n  }\n"
+        text += f"  schedule {{\n{schedules[g]}\n  }}\n}}\n"
+    return text
+
+
+@settings(max_examples=40)
+@given(st.integers(2, 3), st.integers(2, 3), st.integers(1, 200), st.data())
+def test_rounds_that_are_left_out_hang_as_all_of_them_do(p: int, v: int, m: int, data: st.DataObject) -> None:
+    """Interleaved chunks, in rounds of one length or of two, with other numbers of forwards ahead than should be."""
+    turn = Turn(p, v, m)
+    shift = st.integers(-3, 3) | st.integers(-m, m)
+    ahead = [min(m * v, max(0, interleaved_ahead(turn, p - 1 - g) + data.draw(shift))) for g in range(p)]
+    n = m * v
+    text = chunked(
+        p, v, m, [f"F.*[0..{w}]\nfor i in 0..{n - w} {{ F.*[i + {w}] B.*[i] }}\nB.*[{n - w}..{n}]" for w in ahead]
+    )
+    found = codes(text)
+    with patch.object(order, "_shorten", lambda fixed, homes, program, m, v: (fixed, m)):
+        assert codes(text) == found

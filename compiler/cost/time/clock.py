@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from compiler.cost.time.order import Plan, PlanStep
+from compiler.cost.time.order import Plan
+from compiler.cost.time.stretch import PlanStep
 from compiler.limits import PRICED
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from compiler.cost.price.kinds import Kind, Stream
 from compiler.cost.price.pricer import Pricer
 from compiler.cost.time.clock import Durations, Moments, evaluate
-from compiler.cost.time.order import Plan, PlanStep
+from compiler.cost.time.order import Plan
+from compiler.cost.time.stretch import PlanStep
 from compiler.cost.time.timeline import Event
 
 

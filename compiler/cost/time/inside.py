@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compiler.cost.time.clock import Durations, Moments
-from compiler.cost.time.order import Plan, PlanStep
+from compiler.cost.time.order import Plan
+from compiler.cost.time.stretch import PlanStep
 from compiler.program import FunctionPhase
 
 

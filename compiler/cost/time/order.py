@@ -18,6 +18,7 @@ from typing import NamedTuple
 from compiler.cost.kernels.work import Meet, Part, Post
 from compiler.cost.time.length import microbatches, require_short
 from compiler.cost.time.slow import Classes
+from compiler.cost.time.stretch import PlanStep, Stretch
 from compiler.cost.time.tasks import Cut, cuts
 from compiler.homes import Homes
 from compiler.limits import PRICED
@@ -28,32 +29,6 @@ from dsl.diagnostics import ParcError
 
 LEAST = 4
 """Repetitions that are worth a `Stretch` of their own."""
-
-
-class PlanStep(NamedTuple):
-    """A segment of an action on the devices of a class: a whole group's (`Plan.of_classes` splits them).
-
-    line: index among the plan's; waits: messages; posts: (message, index among the plan's `routes`); after, meet: the
-    all-reduce between groups that must be over before it starts, and that it comes to at its end, or -1; others: how
-    many classes of the group begin it after this one.
-    """
-
-    cls: int
-    line: int
-    waits: tuple[int, ...]
-    posts: tuple[tuple[int, int], ...]
-    after: int
-    meet: int
-    others: int
-    action: Action
-
-
-class Stretch(NamedTuple):
-    """`times` times the same steps, each time on micro-batches that come `by` later; `steps`: those of the first."""
-
-    steps: Sequence[PlanStep]
-    times: int = 1
-    by: int = 0
 
 
 class Line(NamedTuple):
@@ -158,7 +133,7 @@ class _Planner:
     """Plays all groups, an action of each at a time.
 
     loop, iteration, step, cut: where each group is: of its row, of the loop, of the iteration, of the action. posted:
-    of each lane how many micro-batches have been sent, one after the other; `early`: those that came before their turn.
+    of each lane the micro-batch whose turn it is to be sent; `early`: those that came before their turn.
     """
 
     def __init__(
@@ -173,9 +148,10 @@ class _Planner:
         self.rows, self.least = rows, least
         self.found = Plan(n, n)
         self.lines: list[dict[FunctionKey, list[int]]] = []
+        self.posted: list[int] = []
         self._lines(classes, parts, homes)
         self.loop, self.iteration, self.step, self.cut = [0] * n, [0] * n, [0] * n, [0] * n
-        self.posted, self.sent = [0] * self.found.lanes, [0] * self.found.lanes  # `sent`: the last, and one
+        self.sent = [0] * self.found.lanes  # the last, and one
         self.early: set[int] = set()
         self.steps: list[PlanStep] = []
         self.waiting: dict[int, list[int]] = {}  # for a message, or (as -1 - meet) for an all-reduce
@@ -188,18 +164,24 @@ class _Planner:
 
     def _lines(self, classes: Sequence[int], parts: Sequence[Mapping[FunctionKey, Part]], homes: Homes) -> None:
         lanes: dict[tuple[str, int, int], int] = {}
+        first: dict[int, int] = {}  # of lanes: not all micro-batches go through all stages
         shapes: dict[tuple[int, FunctionKey], tuple[Cut, ...]] = {}
         for group, (cls, row) in enumerate(zip(classes, self.rows)):
             mine: dict[FunctionKey, list[int]] = {}
-            for key in dict.fromkeys(key for loop in row for key in loop.keys):
+            begin: dict[FunctionKey, int] = {}
+            for kind, chunk, mb in (action for loop in row for action in loop.steps):
+                begin[kind, chunk] = min(mb, begin.get((kind, chunk), mb))
+            for key in begin:
                 if (cls, key) not in shapes:
                     shapes[cls, key] = cuts(parts[cls][key]) if key in parts[cls] else ()
                 mine[key], met = [], -1
                 for i, cut in enumerate(shapes[cls, key]):
                     mine[key].append(self._line(group, key, i, cut, met, homes, lanes))
+                    first.update((lane, begin[key]) for lane, _ in self.found.lines[-1].posts)
                     met = min(cut.meet.groups) if cut.meet is not None else -1
             self.lines.append(mine)
         self.found.lanes = max(1, len(lanes))
+        self.posted = [first.get(lane, 0) for lane in range(self.found.lanes)]
 
     def _line(
         self,
@@ -332,8 +314,11 @@ class _Planner:
         if not self.rolls:
             return
         where = tuple(zip(self.loop, self.step, self.cut))
-        before, first = self.seen.get(where, (self.iteration, 0))
+        known = self.seen.get(where)
         self.seen[where] = self.iteration[:], len(self.steps)
+        if known is None:
+            return
+        before, first = known
         moved = {g: n for g, (now, then) in enumerate(zip(self.iteration, before)) if (n := now - then)}
         shifts = {n * self.rows[g][self.loop[g]].by for g, n in moved.items()}
         waits = {g for groups in self.waiting.values() for g in groups}

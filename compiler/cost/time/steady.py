@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from compiler.cost.time.clock import Clock, Watch
-from compiler.cost.time.order import Stretch
+from compiler.cost.time.stretch import Stretch
 
 
 class _State(NamedTuple):
@@ -41,8 +41,7 @@ class Steady:
         self.clock, self.stretch, self.watch = clock, stretch, watch
         self.lanes, self.by = clock.plan.lanes, stretch.by * clock.plan.lanes
         self.classes = sorted({step.cls for step in stretch.steps})
-        self.sender: dict[int, int] = {}
-        self.flying, self.edges = self._messages()
+        self.sender, self.flying, self.edges = stretch.messages(self.lanes)
         self.together = self._together()
         clock.bound.clear()
         clock.ready.clear()
@@ -51,37 +50,17 @@ class Steady:
         self.anchor: _State | None = None
         """A repetition after which all is compared `period` repetitions later; uniform: because of 1, not of 2."""
         self.period, self.uniform = 0, True
-        self.last: _State | None = None
+        self.last: _State | None = self._state(0)
         self.patience = 0
         """The repetition before which 2 is not looked for again."""
-
-    def _messages(self) -> tuple[list[tuple[int, int]], list[tuple[int, int, int]]]:
-        """What is on its way after the first repetition: (message, class that waits); and who sends to whom: (class,
-        message, class)."""
-        sent: dict[int, int] = {}
-        for step in self.stretch.steps:
-            for message, _ in step.posts:
-                lane = message % self.lanes
-                self.sender[lane], sent[lane] = step.cls, max(sent.get(lane, 0), message)
-        taken: dict[tuple[int, int], int] = {}
-        edges = []
-        for step in self.stretch.steps:
-            for message in step.waits:
-                key = message % self.lanes, step.cls
-                taken[key] = max(taken.get(key, -1), message)
-                edges.append((self.sender[key[0]], message, step.cls))
-        flying = [
-            (message, cls)
-            for (lane, cls), last in taken.items()
-            for message in range(last + self.lanes, sent[lane] + 1, self.lanes)
-        ]
-        return flying, edges
 
     def _together(self) -> set[tuple[int, int]]:
         """Pairs of classes of a group of which one waits within segments for the other."""
         found: set[tuple[int, int]] = set()
         group: list[int] = []
         timings = self.clock.durations.timings
+        if not any(step.others for step in self.stretch.steps):
+            return found
         for at, step in enumerate(self.stretch.steps):
             group.append(at)
             if step.others:
@@ -109,6 +88,10 @@ class Steady:
             if not self.uniform:
                 self.patience = 2 * number
             self.anchor = None
+        if self.last is not None and self.last.number == number - 1 and _later(self.last, state):
+            self.period = 1
+            self._shift(self.last, state, left)
+            return left
         if self.anchor is None or not self.uniform:
             self._look(state)
         self.last = state
@@ -140,10 +123,10 @@ class Steady:
         """Whether what happened since then goes on and on."""
         if then.ahead != now.ahead:
             return False
+        if _later(then, now):
+            return True
         speed = {c: b - a for c, a, b in zip(self.classes, then.now, now.now)}
         link = {c: b - a for c, a, b in zip(self.classes, then.link, now.link)}
-        if len({*speed.values(), *link.values()}) == 1:
-            return True
         since, clock = then.number, self.clock
         if any(speed[a] != speed[b] for a, b in self.together):
             return False
@@ -167,3 +150,13 @@ class Steady:
             clock.arrived[(message + by) % len(clock.arrived)] = clock.now[c] + ahead
         if self.watch is not None:
             self.watch.repeat(then.mark, periods)
+
+
+def _later(then: _State, now: _State) -> bool:
+    """Whether all is as it was then, but later by one and the same time."""
+    by = now.now[0] - then.now[0]
+    return then.ahead == now.ahead and all(b - a == by for a, b in zip(_clocks(then), _clocks(now)))
+
+
+def _clocks(state: _State) -> list[int]:
+    return [*state.now, *state.link]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -13,12 +13,13 @@ from compiler.cost.kernels.work import Meet, Part, Post, Vector, Wait, WorkNode
 from compiler.cost.price.calibration import of_cluster
 from compiler.cost.time import clock
 from compiler.cost.time.clock import Clock, Durations, Moments, Timing, evaluate
-from compiler.cost.time.order import Plan, PlanStep, plan
+from compiler.cost.time.order import Plan, plan
 from compiler.cost.time.simulate import Simulation
 from compiler.cost.time.slow import Variation
+from compiler.cost.time.stretch import PlanStep
 from compiler.homes import Homes
 from compiler.program import FunctionKey, FunctionPhase
-from compiler.schedules import CHUNKED, NAMES, ActionLoop, Turn, loops, rolled, visits
+from compiler.schedules import CHUNKED, NAMES, Action, ActionLoop, Turn, loops, rolled, visits
 from dsl.source import Source
 from tests.cost.time.test_every_rank import EXAMPLES, SCHEDULES
 
@@ -45,9 +46,12 @@ class Drawn:
             chunks = r.randint(1, 3) if kind in CHUNKED else 1
             self.homes = Homes.dealt(p, p * chunks)
             ahead = {(i, i + 1) for i in range(p * chunks - 1)}
-            schedules = list(rolled(kind, p, chunks, m))
+            schedules = list(rolled("one_f_one_b" if kind == "ways" else kind, p, chunks, m))
         turn = Turn(p, self.homes.chunks, m)
         self.rows: list[Sequence[ActionLoop]] = [loops(s, g, turn) for g, s in enumerate(schedules)]
+        if kind == "ways":
+            self.homes, ahead = Homes((*range(p), *reversed(range(p))), 2), ahead | {(p + i, p + j) for i, j in ahead}
+            self.rows = [(*row[:-1], *_back(back[:-1], m), row[-1]) for row, back in zip(self.rows, self.rows[::-1])]
         self.parts = [self._parts(g, p, ahead) for g in range(p)]
         self.random = r
 
@@ -79,6 +83,11 @@ class Drawn:
         return Durations(timings, posts, meets, r.random() < 0.4)
 
 
+def _back(row: Sequence[ActionLoop], first: int) -> list[ActionLoop]:
+    """The same as chunk 1, on micro-batches from `first` on."""
+    return [replace(of, steps=tuple(Action(a.kind, 1, first + a.mb) for a in of.steps)) for of in row]
+
+
 def agree(seed: int, kind: str) -> None:
     drawn = Drawn(seed, kind)
     short, whole = drawn.plan(drawn.random.choice([1, 2, 4])), drawn.plan(NEVER)
@@ -89,7 +98,7 @@ def agree(seed: int, kind: str) -> None:
     assert evaluate(short, durations, whole=True) == found
 
 
-KINDS = [*NAMES, "visits"]
+KINDS = [*NAMES, "visits", "ways"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,72 @@
+"""Segments of all device groups, once or again and again: what a plan consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from compiler.schedules import Action
+from dsl.data import dataclass
+
+
+class PlanStep(NamedTuple):
+    """A segment of an action on the devices of a class: a whole group's (`Plan.of_classes` splits them).
+
+    line: index among the plan's; waits: messages; posts: (message, index among the plan's `routes`); after, meet: the
+    all-reduce between groups that must be over before it starts, and that it comes to at its end, or -1; others: how
+    many classes of the group begin it after this one.
+    """
+
+    cls: int
+    line: int
+    waits: tuple[int, ...]
+    posts: tuple[tuple[int, int], ...]
+    after: int
+    meet: int
+    others: int
+    action: Action
+
+
+class StretchMessages(NamedTuple):
+    """Of steps that repeat themselves. sender: of each lane, the class; flying: what is on its way after the first
+    time, as (message, class that waits); edges: (class, message, class)."""
+
+    sender: dict[int, int]
+    flying: list[tuple[int, int]]
+    edges: list[tuple[int, int, int]]
+
+
+@dataclass(eq=False)
+class Stretch:
+    """`times` times the same steps, each time on micro-batches that come `by` later; `steps`: those of the first."""
+
+    steps: Sequence[PlanStep]
+    times: int = 1
+    by: int = 0
+    _messages: StretchMessages | None = None
+
+    def messages(self, lanes: int) -> StretchMessages:
+        """Who sends what to whom; the same in all passes. lanes: of the plan."""
+        if self._messages is None:
+            self._messages = _messages(self.steps, lanes)
+        return self._messages
+
+
+def _messages(steps: Sequence[PlanStep], lanes: int) -> StretchMessages:
+    sender: dict[int, int] = {}
+    sent: dict[int, int] = {}
+    for step in steps:
+        for message, _ in step.posts:
+            lane = message % lanes
+            sender[lane], sent[lane] = step.cls, max(sent.get(lane, 0), message)
+    taken: dict[tuple[int, int], int] = {}
+    edges = []
+    for step in steps:
+        for message in step.waits:
+            key = message % lanes, step.cls
+            taken[key] = max(taken.get(key, -1), message)
+            edges.append((sender[key[0]], message, step.cls))
+    flying = [
+        (message, cls) for (lane, cls), last in taken.items() for message in range(last + lanes, sent[lane] + 1, lanes)
+    ]
+    return StretchMessages(sender, flying, edges)
