@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import Any
 
@@ -27,6 +28,9 @@ _BUFFER = 2**17
 
 _LAST = 5.0
 """Seconds in which the last bytes of answers are taken, at the end."""
+
+_OBJECTS = 10_000
+"""How many more objects there are before cycles among them are looked for."""
 
 
 def require_serve() -> None:
@@ -106,7 +110,28 @@ def serve_front(
         service = Service(served.name, int(time.time()), offer.maker(office), limits, logged, key, local)
         await _run(service, listening.detach(), renewed, lambda: told(served, f"http://{shown}:{number}"))
 
-    asyncio.run(run())
+    with _collected():
+        asyncio.run(run())
+
+
+@contextlib.contextmanager
+def _collected() -> Iterator[None]:
+    """What has ended is let go soon, while this lasts.
+
+    A connection is a cycle of some 50 objects (hypercorn's server, protocol and stream know each other), so that only
+    the collector lets go of it. As the command has it set, those that are open whenever it looks would be looked at
+    again 500,000 objects later, and then 5,000,000 later. Here it looks at all that is new, of all ages, each time:
+    what was loaded before is left out, so that this takes milliseconds with a thousand open connections.
+    """
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_OBJECTS, 1, 1)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 async def _run(service: Service, listening: int, renewed: Callable[[], WorkerSpec], told: Callable[[], None]) -> None:

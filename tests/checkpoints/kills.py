@@ -1,13 +1,22 @@
-"""Runs that are killed (SIGKILL) while they save: what was said to be saved is there, whole; what is there is whole."""
+"""Runs that are killed (SIGKILL) while they save: what was said to be saved is there, whole; what is there is whole.
+
+python -m tests.checkpoints.kills 2000                                    # tells its totals by place as it goes
+python -m tests.checkpoints.kills 2000 --minutes 10 --resume kills.json   # ends, and goes on from there
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import mmap
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -16,12 +25,14 @@ import numpy as np
 import parc
 from compiler.program import Program
 from compiler.shards import ShardMap
+from dsl.replacing import replacing
 from dsl.source import Source
 from runtime.checkpoints import shard_file
 from runtime.checkpoints.manifest import RunPoint
 from runtime.checkpoints.reading import Checkpoint
 from runtime.checkpoints.saving import Saving, digest, save, whole
 from runtime.stacked import Emulator
+from tests.fuzz.campaign import record
 
 TEXT = """\
 use std.optimizers (adamw)
@@ -48,33 +59,58 @@ job fit {
 
 KEEP = 2
 PLACES = ("write", "fsync", "manifest", "manifest fsync", "rename", "renamed", "remove", "removing", "saved")
-"""Where a run is in saving, as `save` tells; `by chance`: wherever it was when it was killed from outside."""
+"""Where a run is in saving, as `save` tells: it kills itself there."""
 CHANCE = "by chance"
+"""It is killed from outside, wherever it is once it saves; counted by the place that it told of last."""
+SOON = 0.04
+"""Seconds in which that comes, behind a run's first place: as long as some steps with their saving take."""
+TOLD = 20.0
+"""Seconds between two lines of what came of them so far."""
 
 
 @dataclass
 class Kills:
-    """What came of them: how many at each place; `wrong`: what was lost, or torn."""
+    """What came of so many of a seed: how many at each place; `wrong`: what was lost, or torn."""
 
-    at: Counter[str] = field(default_factory=Counter)
+    seed: int = 0
+    done: int = 0
+    at: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        places = ", ".join(f"{n:,} at {place}" for place, n in self.at.most_common())
-        return "\n".join([f"{self.at.total():,} kills ({places}), {len(self.wrong)} losses", *self.wrong[:20]])
+        places = ", ".join(f"{n:,} at {place}" for place, n in Counter(self.at).most_common())
+        return "\n".join([f"{self.done:,} kills ({places}), {len(self.wrong)} losses", *self.wrong[:20]])
 
 
-def kills(count: int, seed: int, folder: Path) -> Kills:
+def kills(
+    count: int,
+    seed: int,
+    folder: Path,
+    found: Kills | None = None,
+    end: float | None = None,
+    told: Callable[[Kills], None] = lambda found: None,
+) -> Kills:
     """Kill runs that save, at each place in turn, and now and then at a moment by chance. Each goes on from what the
-    one before has left."""
+    one before has left in the folder.
+
+    found: of those before, to go on from. end: of `time.monotonic`, when no more are begun. told: hears what came of
+    them, now and then.
+    """
     program = parc.compile(Source("net.par", TEXT)).program
-    found, rng = Kills(), Random(seed)
-    for number in range(count):
+    found = found or Kills(seed)
+    last = time.monotonic()
+    for number in range(found.done, count):
+        if end is not None and time.monotonic() > end:
+            break
         place = (*PLACES, CHANCE)[number % (len(PLACES) + 1)]
-        said, met = _killed(program, folder, place, rng)
-        found.at[met] += 1
+        said, met = _killed(program, folder, place, Random(f"{seed} {number}"))
+        found.done += 1
+        found.at[met] = found.at.get(met, 0) + 1
         _check(program, folder, number, met, said, found)
-    if count:
+        if time.monotonic() - last > TOLD:
+            last = time.monotonic()
+            told(found)
+    if whole(folder):
         _left_over(program, folder, found)
     return found
 
@@ -83,35 +119,41 @@ def _killed(program: Program, folder: Path, place: str, rng: Random) -> tuple[li
     """The steps that a run said to have saved, and where it was killed."""
     read, write = os.pipe()
     nth = rng.randrange(1, 12) if place in ("write", "fsync") else rng.randrange(1, 5)
-    chance = rng.random() * 0.2
-    pid = os.fork()
-    if not pid:
+    with mmap.mmap(-1, 1) as where:  # shared with the run: the number of its last place, from 1
+        pid = os.fork()
+        if not pid:
+            os.close(read)
+            try:
+                _run(program, folder, write, place, nth, where)
+            finally:
+                os._exit(0)
+        os.close(write)
+        if place == CHANCE:
+            while not where[0] and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                time.sleep(0.001)
+            time.sleep(rng.random() * SOON)
+            os.kill(pid, signal.SIGKILL)
+        told = b""
+        while more := os.read(read, 4096):
+            told += more
         os.close(read)
-        try:
-            _run(program, folder, write, place, nth)
-        finally:
-            os._exit(0)
-    os.close(write)
-    if place == CHANCE:
-        time.sleep(chance)
-        os.kill(pid, signal.SIGKILL)
-    told = b""
-    while more := os.read(read, 4096):
-        told += more
-    os.close(read)
-    _, status = os.waitpid(pid, 0)
-    return [int(line) for line in told.split()], place if os.WIFSIGNALED(status) else "nowhere"
+        _, status = os.waitpid(pid, 0)
+        met = "nowhere" if not os.WIFSIGNALED(status) else place
+        if met == CHANCE:
+            met = f"{CHANCE} behind {PLACES[where[0] - 1]}"
+    return [int(line) for line in told.split()], met
 
 
-def _run(program: Program, folder: Path, told: int, place: str, nth: int) -> None:
+def _run(program: Program, folder: Path, told: int, place: str, nth: int, where: mmap.mmap) -> None:
     """Train and save each step, and say so, until it is killed."""
     shard_file.CHUNK = 40  # several writes to a file
     seen = 0
 
-    def watch(where: str) -> None:
+    def watch(at: str) -> None:
         nonlocal seen
-        seen += where == place
-        if where == place and seen == nth:
+        where[0] = PLACES.index(at) + 1
+        seen += at == place
+        if at == place and seen == nth:
             os.kill(os.getpid(), signal.SIGKILL)
 
     run, shards = Emulator(program), ShardMap(program)
@@ -176,10 +218,35 @@ def _left_over(program: Program, folder: Path, found: Kills) -> None:
         found.wrong.append(f"left over: {left}")
 
 
-if __name__ == "__main__":
-    import tempfile
+def main() -> int:
+    """0 if nothing was lost."""
+    parser = argparse.ArgumentParser(prog="python -m tests.checkpoints.kills", description=__doc__)
+    parser.add_argument("count", type=int, nargs="?", default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, help="end after so many")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="keep totals there, and go on from them")
+    parser.add_argument("--record", action="store_true", help="add the totals to tests/fuzz/totals.csv")
+    options = parser.parse_args()
+    end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    found = Kills(options.seed)
+    if options.resume is not None and options.resume.exists():
+        found = Kills(**json.loads(options.resume.read_text()))
+        if found.seed != options.seed:
+            parser.error(f"{options.resume} is of `--seed {found.seed}`")
+
+    def told(found: Kills) -> None:
+        print(found, flush=True)
+        if options.resume is not None:
+            with replacing(options.resume) as file:
+                file.write(json.dumps(asdict(found), indent=1).encode() + b"\n")
 
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
-        result = kills(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1, Path(name))
-    print(result)
-    sys.exit(bool(result.wrong))
+        told(kills(options.count, options.seed, Path(name), found, end, told))
+    if options.record:
+        by_chance = sum(n for place, n in found.at.items() if place.startswith(CHANCE))
+        record("saves", found.seed, found.done, len(found.wrong), f"{by_chance} by chance; others at each place alike")
+    return int(bool(found.wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
