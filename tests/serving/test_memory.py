@@ -1,4 +1,4 @@
-"""What the front process keeps of requests that are over: nothing."""
+"""What the front process keeps of requests that are over: nothing; and what it takes at a time."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from tests.serving.sample import written
 
 EACH = 40
 """Requests of a round."""
+CONNECTIONS = 12
 
 
 async def one(port: int, number: int) -> int:
@@ -63,6 +64,23 @@ async def crowd(port: int) -> list[int]:
     return found
 
 
+async def many(port: int) -> list[int]:
+    """The statuses of a request beside as many connections as there may be, and of one when one of them is gone."""
+    idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(CONNECTIONS)]
+    await asyncio.sleep(0.2)  # all are taken
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b"retry-after: 1" in head.lower() and json.loads(await reader.read())["error"]["code"] == "overloaded"
+    writer.close()
+    idle.pop()[1].close()
+    await asyncio.sleep(0.2)
+    found = [int(head.split()[1]), await one(port, 0)]
+    for _, writer in idle:
+        writer.close()
+    await asyncio.sleep(0.2)
+    return found
+
+
 def test_nothing_is_kept_of_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process: as many objects after a round of requests as before it, half of one for each at most. In the
     last round something is kept of each, and is seen."""
@@ -81,7 +99,7 @@ def test_nothing_is_kept_of_a_request(tmp_path: Path, monkeypatch: pytest.Monkey
 
     async def ask(port: int) -> None:
         try:
-            assert await crowd(port) == [503, 200]
+            assert await crowd(port) == await many(port) == [503, 200]
             for round in range(4):
                 if round == 3:
                     monkeypatch.setattr(Counted, "request", kept)
@@ -96,8 +114,9 @@ def test_nothing_is_kept_of_a_request(tmp_path: Path, monkeypatch: pytest.Monkey
     def told(served: Served, address: str) -> None:
         tasks.add(asyncio.ensure_future(ask(int(address.rpartition(":")[2]))))
 
+    limits = Limits(queue=2, body=1000, bodies=2000, connections=CONNECTIONS)
     source = Source(str(path), path.read_text(), str(path))
-    api.serve(source, port=0, key=KEY, limits=Limits(queue=2, body=1000, bodies=2000), told=told)
+    api.serve(source, port=0, key=KEY, limits=limits, told=told)
     for task in tasks:
         task.result()
     assert statuses.keys() >= {0, 200, 400, 413, 429} and not statuses.keys() & {500, 503}, statuses
