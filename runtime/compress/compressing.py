@@ -23,7 +23,7 @@ from runtime.compress.calibrating import At, Watched
 from runtime.compress.rounding import Rounded, by_size, calibrated, matrix, nearest, parts
 from runtime.compress.scaled_inputs import scaled_inputs
 from runtime.compress.scaling import Balanced, BySizes, ScaleJudge, balanced
-from runtime.compress.smoothing import ByRows
+from runtime.compress.smoothing import ByExamples
 from runtime.compress.source import PackedSource, whole_weight
 from runtime.data import open_data
 from runtime.numpy import STORAGE, CallContext, rounded
@@ -112,7 +112,7 @@ def compress(
     by = by_size if method == "awq" else calibrated
     changed = None
     if method in ("awq", "smooth"):
-        judge = BySizes(moments, _by_size) if method == "awq" else ByRows(seen.rows, activations)
+        judge = BySizes(moments, _by_size) if method == "awq" else ByExamples(seen.rows, activations)
         changed = _balanced(model, weights, whole, moments, judge)
         moments = changed.moments
         made |= {name: x for name, x in changed.weights.items() if name not in whole}

@@ -22,7 +22,7 @@ LARGEST = 127.0
 """Of the integers that inputs are rounded to, as `compiler.activations` has them."""
 
 
-class ByRows:
+class ByExamples:
     """Sizes of inputs over sizes of weights, in powers; what is lost is both roundings.
 
     rows: of each weight and layer rows of its inputs, `[rows, inputs]`. inputs: weights whose inputs are rounded; those

@@ -62,8 +62,8 @@ PLACES = ("write", "fsync", "manifest", "manifest fsync", "rename", "renamed", "
 """Where a run is in saving, as `save` tells: it kills itself there."""
 CHANCE = "by chance"
 """It is killed from outside, wherever it is once it saves; counted by the place that it told of last."""
-SOON = 0.04
-"""Seconds in which that comes, behind a run's first place: as long as some steps with their saving take."""
+LATEST, SOON = 100, 0.002
+"""That comes behind so many of a run's places at most, and within so many seconds of one."""
 TOLD = 20.0
 """Seconds between two lines of what came of them so far."""
 
@@ -97,13 +97,14 @@ def kills(
     them, now and then.
     """
     program = parc.compile(Source("net.par", TEXT)).program
+    fresh = Emulator(program)  # what each run begins with: it takes longer to make than to save
     found = found or Kills(seed)
     last = time.monotonic()
     for number in range(found.done, count):
         if end is not None and time.monotonic() > end:
             break
         place = (*PLACES, CHANCE)[number % (len(PLACES) + 1)]
-        said, met = _killed(program, folder, place, Random(f"{seed} {number}"))
+        said, met = _killed(fresh, folder, place, Random(f"{seed} {number}"))
         found.done += 1
         found.at[met] = found.at.get(met, 0) + 1
         _check(program, folder, number, met, said, found)
@@ -115,22 +116,23 @@ def kills(
     return found
 
 
-def _killed(program: Program, folder: Path, place: str, rng: Random) -> tuple[list[int], str]:
+def _killed(fresh: Emulator, folder: Path, place: str, rng: Random) -> tuple[list[int], str]:
     """The steps that a run said to have saved, and where it was killed."""
     read, write = os.pipe()
     nth = rng.randrange(1, 12) if place in ("write", "fsync") else rng.randrange(1, 5)
-    with mmap.mmap(-1, 1) as where:  # shared with the run: the number of its last place, from 1
+    with mmap.mmap(-1, 2) as where:  # shared with the run: its last place, from 1, and how many it met
         pid = os.fork()
         if not pid:
             os.close(read)
             try:
-                _run(program, folder, write, place, nth, where)
+                _run(fresh, folder, write, place, nth, where)
             finally:
                 os._exit(0)
         os.close(write)
         if place == CHANCE:
-            while not where[0] and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                time.sleep(0.001)
+            after = rng.randrange(1, LATEST)
+            while where[1] < after and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                time.sleep(0.0005)
             time.sleep(rng.random() * SOON)
             os.kill(pid, signal.SIGKILL)
         told = b""
@@ -144,26 +146,27 @@ def _killed(program: Program, folder: Path, place: str, rng: Random) -> tuple[li
     return [int(line) for line in told.split()], met
 
 
-def _run(program: Program, folder: Path, told: int, place: str, nth: int, where: mmap.mmap) -> None:
+def _run(run: Emulator, folder: Path, told: int, place: str, nth: int, where: mmap.mmap) -> None:
     """Train and save each step, and say so, until it is killed."""
     shard_file.CHUNK = 40  # several writes to a file
     seen = 0
 
     def watch(at: str) -> None:
         nonlocal seen
-        where[0] = PLACES.index(at) + 1
+        where[:] = bytes((PLACES.index(at) + 1, min(255, where[1] + 1)))
         seen += at == place
         if at == place and seen == nth:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run, shards = Emulator(program), ShardMap(program)
+    program = run.program
+    shards, text = ShardMap(program), digest(program)
     if whole(folder):
         last = Checkpoint.latest(folder)
         run.put(last.arrays())
         run.steps = last.manifest.moment.step
     for _ in range(40):
         run.step(batch(run.steps))
-        moment = RunPoint(program.name, digest(program), program.devices, run.steps, run.steps, 0)
+        moment = RunPoint(program.name, text, program.devices, run.steps, run.steps, 0)
         save(Saving(folder, 1, KEEP), moment, shards, run, watch=watch)
         os.write(told, b"%d\n" % run.steps)
 
@@ -178,12 +181,13 @@ _EXPECTED: dict[int, dict[str, np.ndarray]] = {}
 
 def expected(program: Program, step: int) -> dict[str, np.ndarray]:
     """Weights and states after so many steps of a run that nobody ends."""
-    first = max((s for s in _EXPECTED if s <= step), default=0)
-    run = Emulator(program, initial=_EXPECTED.get(first))
-    run.steps = first
-    while run.steps < step:
-        run.step(batch(run.steps))
-        _EXPECTED[run.steps] = {**run.weights(), **run.states()}
+    if step not in _EXPECTED:
+        first = max((s for s in _EXPECTED if s <= step), default=0)
+        run = Emulator(program, initial=_EXPECTED.get(first))
+        run.steps = first
+        while run.steps < step + 20:  # others will be asked for
+            run.step(batch(run.steps))
+            _EXPECTED[run.steps] = {**run.weights(), **run.states()}
     return _EXPECTED[step]
 
 

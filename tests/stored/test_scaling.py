@@ -22,7 +22,7 @@ from runtime.compress.compressing import exact_model, rounded_inputs
 from runtime.compress.rounding import Rounded, by_size
 from runtime.compress.scaled_inputs import ScaledInput, scaled_inputs
 from runtime.compress.scaling import BySizes, balanced
-from runtime.compress.smoothing import ByRows
+from runtime.compress.smoothing import ByExamples
 from runtime.compress.source import PackedSource
 from tests.stored.models import lowered
 from tests.stored.test_compress import done, folder
@@ -206,7 +206,7 @@ def test_smoothing_changes_nothing_but_rounding() -> None:
     assert before.rows["block.mlp.down"][(1,)].shape == (5, 128) and before.rows.keys() == whole.keys()
     names = {w.name: w.value.type.names for w in model.weights} | {s.name: s.type.names for s in model.stored}
     made = balanced(
-        scaled_inputs(model), weights, model.stored, names, before.moments, ByRows(before.rows, of_integers)
+        scaled_inputs(model), weights, model.stored, names, before.moments, ByExamples(before.rows, of_integers)
     )
     now = {**weights, **made.weights}
     assert made.count == 4 and "block.first.gain" not in made.weights  # both inputs of both layers' second part
