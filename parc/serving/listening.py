@@ -57,8 +57,8 @@ class ListeningSocket(socket.socket):
 
     def accept(self) -> tuple[socket.socket, Any]:
         """As usual. Raises ConnectionAbortedError for a connection too many, as if its client had gone meanwhile."""
-        descriptor, address = self._accept()  # type: ignore[attr-defined]
-        found = TakenSocket(self.family, self.type, self.proto, fileno=descriptor)
+        connection, address = super().accept()
+        found = TakenSocket(self.family, self.type, self.proto, fileno=connection.detach())
         if self.taken >= self.most:
             found.setblocking(False)
             try:

@@ -95,13 +95,13 @@ def _collected() -> Iterator[None]:
 
     A connection is a cycle of some 50 objects (hypercorn's server, protocol and stream know each other), so that only
     the collector lets go of it. As the command has it set, those that are open whenever it looks would be looked at
-    again 500,000 objects later, and then 5,000,000 later. Here it looks at all that is new, of all ages, each time:
-    what was loaded before is left out, so that this takes milliseconds with a thousand open connections.
+    again 500,000 objects later, and then 5,000,000 later. Here each third look is at everything but what was loaded
+    before, which takes milliseconds with a thousand open connections.
     """
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_OBJECTS, 1, 1)
+    gc.set_threshold(_OBJECTS, 0, 0)
     try:
         yield
     finally:
