@@ -62,8 +62,9 @@ def serve(
     from parc.importing.weights import tokenizer_beside
     from parc.machine import Asked, require_machine
     from parc.serving.limits import Limits
+    from parc.serving.listening import bound
     from parc.serving.offer import offer_of
-    from parc.serving.run import Served, bound, serve_front
+    from parc.serving.run import Served, serve_front
     from parc.serving.wire import WorkerSpec
 
     if engine == "torch":

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", required=True, metavar="DIR", help="The folder that is made.")
 @click.option(
     "--method",
-    type=click.Choice(["gptq", "awq", "nearest"]),
+    type=click.Choice(["gptq", "awq", "smooth", "nearest"]),
     default="gptq",
     help="`gptq` (default): by the inputs that layers have on the job's data; `awq`: these are scaled by their sizes, "
-    "and each number is rounded by itself; `nearest`: each number by itself.",
+    "and each number is rounded by itself; `smooth`: as `gptq`, with activations that the job rounds scaled for that; "
+    "`nearest`: each number by itself.",
 )
 @click.option(
     "--steps",
@@ -39,7 +40,7 @@ def command(
     checkpoint: str,
     file: str,
     output: str,
-    method: Literal["gptq", "awq", "nearest"],
+    method: Literal["gptq", "awq", "smooth", "nearest"],
     steps: int,
     params: tuple[tuple[str, str], ...],
     job: str | None,

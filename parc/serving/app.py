@@ -17,7 +17,7 @@ from parc.serving.answering import Completion, TextMaker
 from parc.serving.asking import TextsAsked, body_of, chat_of, completion_of
 from parc.serving.counting import Counted, Logged
 from parc.serving.embedding import Embedding, VectorMaker, vectors_of
-from parc.serving.faults import Fault, draining, restarting, too_late
+from parc.serving.faults import Fault, draining, overloaded, restarting, too_late
 from parc.serving.limits import Limits
 from parc.serving.offer import Maker
 
@@ -47,7 +47,7 @@ class Service:
         self.limits, self.local = limits, local
         self.counted, self.logged = Counted(), logged
         self._key = None if key is None else _digest(key)
-        self._open = 0
+        self._open = self._unread = 0
 
     def app(self) -> Any:
         """As an application of ASGI."""
@@ -191,7 +191,7 @@ class Service:
     def _allow(self, request: Any) -> None:
         """Raises Fault for who may not ask."""
         if self._open > self.limits.requests:
-            raise Fault(503, "too many requests at a time: try again in a moment", code="overloaded", again=1)
+            raise overloaded()
         host = request.headers.get("host", "")
         if self.local and host.rpartition(":")[0] not in _LOCAL and host not in _LOCAL:
             raise Fault(403, "this service is called by the name of its own machine", code="wrong_host")
@@ -217,13 +217,19 @@ class Service:
                     message = await request.receive()
                     if message["type"] != "http.request":
                         raise Gone
-                    found += message.get("body", b"")
+                    piece = message.get("body", b"")
+                    found += piece
+                    self._unread += len(piece)
                     if len(found) > most:
                         raise too_large
+                    if self._unread > max(self.limits.bodies, most):
+                        raise overloaded()
                     if not message.get("more_body", False):
                         return bytes(found)
         except TimeoutError:
             raise Fault(408, f"the body was not there after {self.limits.sending:g} seconds") from None
+        finally:
+            self._unread -= len(found)
 
 
 def _page() -> Callable[[Any], Awaitable[Any]]:

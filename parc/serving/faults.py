@@ -35,6 +35,11 @@ def busy() -> Fault:
     return Fault(429, "too many requests wait already: try again in a moment", code="queue_full", again=1)
 
 
+def overloaded() -> Fault:
+    """503: more is asked at a time than there is memory for."""
+    return Fault(503, "too many requests at a time: try again in a moment", code="overloaded", again=1)
+
+
 def restarting() -> Fault:
     """503: nobody computes at present."""
     return Fault(503, "the model is being loaded: try again in a moment", code="restarting", again=2)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
-import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import Any
 
@@ -16,17 +16,16 @@ from dsl.diagnostics import fail
 from parc.serving.app import Service
 from parc.serving.counting import Logged
 from parc.serving.limits import Limits
+from parc.serving.listening import BACKLOG, ListeningSocket, bound, close_behind_clients
 from parc.serving.offer import Offer
 from parc.serving.office import Office
 from parc.serving.wire import WorkerSpec
 
-_BACKLOG = 512
-
-_BUFFER = 2**17
-"""Bytes that wait for a client that takes them slowly, in the system; more wait for him here, as tokens."""
-
 _LAST = 5.0
 """Seconds in which the last bytes of answers are taken, at the end."""
+
+_OBJECTS = 10_000
+"""How many more objects there are before cycles among them are looked for."""
 
 
 def require_serve() -> None:
@@ -37,26 +36,6 @@ def require_serve() -> None:
     except ImportError as error:
         help = "`pip install 'parc-lang[serve]'`"
         raise fail("E0751", f"`parc serve` needs the package `{error.name}`, which is not there", help=help) from None
-
-
-def bound(host: str, port: int, limits: Limits) -> socket.socket:
-    """A socket that listens. Raises ParcError (E0751) where the address is not to be had."""
-    found = None
-    try:
-        ((family, kind, proto, _, address), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        found = socket.socket(family, kind, proto)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # who takes nothing any more is let go, with what was sent to him
-            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * limits.reading))
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-        found.bind(address)
-        found.listen(_BACKLOG)
-    except OSError as error:
-        if found is not None:
-            found.close()
-        help = "`--port` and `--host` say which; 0 takes any port that is free"
-        raise fail("E0751", f"cannot listen at {host}:{port}: {error.strerror or error}", help=help) from None
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +83,44 @@ def serve_front(
         logged = Logged(logs)
         office = Office(spec, served.rows, limits, logged.event)
         service = Service(served.name, int(time.time()), offer.maker(office), limits, logged, key, local)
-        await _run(service, listening.detach(), renewed, lambda: told(served, f"http://{shown}:{number}"))
+        await _run(service, listening, renewed, lambda: told(served, f"http://{shown}:{number}"))
 
-    asyncio.run(run())
+    with _collected():
+        asyncio.run(run())
 
 
-async def _run(service: Service, listening: int, renewed: Callable[[], WorkerSpec], told: Callable[[], None]) -> None:
-    """listening: the descriptor of the socket, which the server closes."""
+@contextlib.contextmanager
+def _collected() -> Iterator[None]:
+    """What has ended is let go soon, while this lasts.
+
+    A connection is a cycle of some 50 objects (hypercorn's server, protocol and stream know each other), so that only
+    the collector lets go of it. As the command has it set, those that are open whenever it looks would be looked at
+    again 500,000 objects later, and then 5,000,000 later. Here each third look is at everything but what was loaded
+    before, which takes milliseconds with a thousand open connections.
+    """
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_OBJECTS, 0, 0)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+async def _run(
+    service: Service, listening: ListeningSocket, renewed: Callable[[], WorkerSpec], told: Callable[[], None]
+) -> None:
+    """listening: the server closes it."""
     from hypercorn.asyncio import serve
-    from hypercorn.config import Config
+    from hypercorn.config import Config, Sockets
 
+    close_behind_clients()
     config = Config()
-    config.bind = [f"fd://{listening}"]
+    config.create_sockets = lambda: Sockets([], [listening], [])
     config.loglevel = "ERROR"
-    config.backlog = _BACKLOG
+    config.backlog = BACKLOG
     config.include_server_header = False
     config.graceful_timeout = _LAST
     config.keep_alive_timeout = service.limits.sending

@@ -24,13 +24,15 @@ class Watched:
     """A model some of whose weights are stored, as it computes with them as they were before: `whole`, by name.
 
     moments: of each weight and layer what x·xᵀ adds up to, over all inputs x of its products (`[inputs, inputs]`).
+    rows: some of these, as many of each run as are asked for (`[rows, inputs]`).
     """
 
-    def __init__(self, model: Model, whole: Arrays, measure: bool = False) -> None:
-        self.model, self.whole, self.measure = model, whole, measure
+    def __init__(self, model: Model, whole: Arrays, measure: bool = False, rows: int = 0) -> None:
+        self.model, self.whole, self.measure, self._some = model, whole, measure, rows
         words = {s.parts[WORDS]: s for s in model.stored}
         self.made = {name: words[of] for name, of in unpacked_in(model.graph).items() if of in words}
         self.moments: dict[str, dict[At, Array]] = {}
+        self.rows: dict[str, dict[At, Array]] = {}
         self._turn: dict[str, int] = {}
         self._at: dict[str, At] = {}
 
@@ -64,3 +66,7 @@ class Watched:
         flat = moved.reshape(int(np.prod(moved.shape[: len(rows)], dtype=np.int64)), -1).astype(np.float64)
         layers = self.moments.setdefault(of.name, {})
         layers[at] = layers.get(at, 0) + flat.T @ flat
+        if self._some:
+            some = flat[:: max(1, len(flat) // self._some)][: self._some]
+            before = self.rows.setdefault(of.name, {})
+            before[at] = np.concatenate([before[at], some]) if at in before else some.copy()

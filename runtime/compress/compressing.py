@@ -13,7 +13,8 @@ from compiler.driver import Compiled
 from compiler.graph import Type
 from compiler.model import Job, Model, State, Weight
 from compiler.program import InputDecl
-from compiler.weight_format import PackedWeight
+from compiler.stored import unpacked_in
+from compiler.weight_format import WORDS, PackedWeight
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.checkpoints.converting import convert
@@ -21,7 +22,8 @@ from runtime.checkpoints.reading import WeightSource, taken
 from runtime.compress.calibrating import At, Watched
 from runtime.compress.rounding import Rounded, by_size, calibrated, matrix, nearest, parts
 from runtime.compress.scaled_inputs import scaled_inputs
-from runtime.compress.scaling import Balanced, balanced
+from runtime.compress.scaling import Balanced, BySizes, ScaleJudge, balanced
+from runtime.compress.smoothing import ByExamples
 from runtime.compress.source import PackedSource, whole_weight
 from runtime.data import open_data
 from runtime.numpy import STORAGE, CallContext, rounded
@@ -29,7 +31,10 @@ from runtime.numpy.base import Array, quiet
 from runtime.numpy.initial import init_array
 from runtime.prove.serial import run_graph
 
-Method = Literal["nearest", "gptq", "awq"]
+Method = Literal["nearest", "gptq", "awq", "smooth"]
+
+ROWS = 512
+"""Of inputs, at least, on which roundings of both sides of a product are measured, where there are as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +71,28 @@ def compress(
         found: a checkpoint of whole weights, by any strategy.
         compiled: the job, which infers, and its program.
         method: `nearest`, each number by itself; `gptq`, by the inputs of each layer's products on `steps` batches;
-            `awq`, by the sizes of these inputs, which are scaled where the ops before them let that be.
+            `awq`, by the sizes of these inputs, which are scaled where the ops before them let that be; `smooth`, as
+            `gptq`, with inputs that the job rounds (`store activations as int8`) scaled so that both roundings lose
+            least.
         steps: batches to calibrate with, from the beginning of the data; and as many, behind what training had read,
             on which the loss is told.
 
-    Raises ParcError: E0772 where the job stores nothing, or the checkpoint has no whole weights or such as are no
-    numbers, E0770 to E0773.
+    Raises ParcError: E0772 where the job stores nothing, or, for `smooth`, rounds no activations, or the checkpoint has
+    no whole weights or such as are no numbers, E0770 to E0773.
     """
     job = compiled.job
     rounding = job.serial.model
-    model = replace(rounding, graph=rounding.exact or rounding.graph)
+    model = exact_model(rounding)
     stored = model.stored
     there = found.manifest.tensors
     if not stored:
         help = "say in its strategy what rests in fewer bits: `store weights as int4(group = 128)`"
         raise fail("E0772", f"the job `{job.name}` stores no weights in fewer bits", job.span, help=help)
+    activations = rounded_inputs(rounding)
+    if method == "smooth" and not activations:
+        help = "say so in its strategy, `store activations as int8`, or take another method"
+        message = f"the job `{job.name}` rounds no activations, whose outliers weights could take"
+        raise fail("E0772", message, job.span, help=help)
     lacking = next((s for s in stored if s.name not in there), None)
     if lacking is not None:
         words = next(iter(lacking.parts.values()))
@@ -90,14 +102,18 @@ def compress(
     weights = taken(PackedSource(found, stored, _nothing(stored)), compiled.program)
     _require_numbers(found, weights)
     data = _Data(job, model, weights, rounding)
-    moments = data.moments(whole, steps) if method != "nearest" else {}
+    seen = data.seen(whole, steps) if method != "nearest" else Watched(model, whole)
+    moments = seen.moments
     for name, layers_of in moments.items():
         if not all(np.isfinite(x).all() for x in layers_of.values()):
             message = f"products with `{name}` have inputs that are no numbers, on the job's data with `{found.folder}`"
             raise fail("E0772", message, help="`--method nearest` rounds each number by itself, whatever they are")
     plain, made = dict[str, Array](), dict[str, Array]()
-    by, changed = (by_size, _balanced(model, weights, whole, moments)) if method == "awq" else (calibrated, None)
-    if changed is not None:
+    by = by_size if method == "awq" else calibrated
+    changed = None
+    if method in ("awq", "smooth"):
+        judge = BySizes(moments, _by_size) if method == "awq" else ByExamples(seen.rows, activations)
+        changed = _balanced(model, weights, whole, moments, judge)
         moments = changed.moments
         made |= {name: x for name, x in changed.weights.items() if name not in whole}
     for s in stored:
@@ -114,17 +130,35 @@ def compress(
     return Compression(str(output), method, len(stored), before, after, told.bytes, steps, *losses)
 
 
+def exact_model(model: Model) -> Model:
+    """As it is with whole activations."""
+    return replace(model, graph=model.exact or model.graph)
+
+
+def rounded_inputs(model: Model) -> frozenset[str]:
+    """Stored weights whose products are of integers."""
+    if model.exact is None:
+        return frozenset()
+    words = {s.parts[WORDS]: s.name for s in model.stored}
+    whole = unpacked_in(model.graph).keys()
+    return frozenset(words[of] for made, of in unpacked_in(model.exact).items() if made not in whole and of in words)
+
+
+def _by_size(w: Array, moment: Array, of: PackedWeight) -> Rounded:
+    return by_size(w, moment, of.format, of.type.dtype)
+
+
 def _balanced(
-    model: Model, weights: Mapping[str, Array], whole: Mapping[str, Array], moments: Mapping[str, dict[At, Array]]
+    model: Model,
+    weights: Mapping[str, Array],
+    whole: Mapping[str, Array],
+    moments: Mapping[str, dict[At, Array]],
+    judge: ScaleJudge,
 ) -> Balanced:
     """All weights, those that are stored as they were, with their inputs scaled by what these are."""
     names = {w.name: w.value.type.names for w in model.weights} | {s.name: s.type.names for s in model.stored}
     kinds = {w.name: w.value.type.dtype for w in model.weights}
-
-    def round(w: Array, moment: Array, of: PackedWeight) -> Rounded:
-        return by_size(w, moment, of.format, of.type.dtype)
-
-    made = balanced(scaled_inputs(model), {**weights, **whole}, model.stored, names, moments, round)
+    made = balanced(scaled_inputs(model), {**weights, **whole}, model.stored, names, moments, judge)
     as_kept = {name: rounded(x, kinds[name]) if name in kinds else x for name, x in made.weights.items()}
     return replace(made, weights=as_kept)
 
@@ -165,12 +199,12 @@ class _Data:
             found = self.reader.batch(self.seed, number)
             yield {**self.fixed, **{name: np.asarray(x) for name, x in found.items()}}
 
-    def moments(self, whole: Mapping[str, Array], steps: int) -> dict[str, dict[At, Array]]:
+    def seen(self, whole: Mapping[str, Array], steps: int) -> Watched:
         """What the inputs of products with these weights are, on the first batches."""
-        watch = Watched(self.model, whole, measure=True)
+        watch = Watched(self.model, whole, measure=True, rows=-(-ROWS // steps))
         for env in self.batches(0, steps):
             watch.run(env, self.seed)
-        return watch.moments
+        return watch
 
     def losses(
         self, first: int, steps: int, whole: Mapping[str, Array], *packed: Mapping[str, Array]

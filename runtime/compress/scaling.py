@@ -4,7 +4,8 @@ inputs makes them as much smaller. Without rounding the model computes the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -17,10 +18,48 @@ from runtime.numpy.base import Array
 POWERS = tuple(i / 20 for i in range(21))
 """Of the inputs' sizes, that scales are tried for; 0 leaves all as it is."""
 
+LEAST = 1e-6
+"""Of the largest size, that all have at least."""
+
 At = tuple[int, ...]
 Moments = Mapping[str, Mapping[At, Array]]
 Round = Callable[[Array, Array, PackedWeight], Rounded]
 """Rounds a matrix, by the second moment of its inputs."""
+
+
+class ScaleJudge(Protocol):
+    """Which scales are tried, and what is lost with each."""
+
+    def tried(self, one: ScaledInput, readers: Mapping[str, tuple[PackedWeight, Array]], at: At) -> Iterator[Array]:
+        """Scales of one layer's inputs, as `one` has its dims. readers: weights of the products, and their matrices
+        `[inputs, outputs]` as they are now, which take the scales."""
+        ...
+
+    def lost(self, of: PackedWeight, w: Array, scale: Array, at: At) -> float:
+        """By how much the product's results change where the rows of its matrix take this scale."""
+        ...
+
+
+class BySizes:
+    """Powers of the inputs' sizes; what is lost is the weights' rounding, by the whole second moment ("AWQ")."""
+
+    def __init__(self, moments: Moments, round: Round) -> None:
+        self.moments, self.round = moments, round
+
+    def tried(self, one: ScaledInput, readers: Mapping[str, tuple[PackedWeight, Array]], at: At) -> Iterator[Array]:
+        size = np.zeros(one.sizes)
+        for name, (r, _) in readers.items():
+            size += along(r, one, np.diag(self.moments[name][at]), np.mean)
+        size = floored(np.sqrt(size))
+        for power in POWERS[1:]:
+            scale = size**power
+            yield scale / np.sqrt(scale.max() * scale.min())
+
+    def lost(self, of: PackedWeight, w: Array, scale: Array, at: At) -> float:
+        moment = self.moments[of.name][at]
+        moved = (w * scale[:, None]).astype(np.float32)
+        error = self.round(moved, moment / np.outer(scale, scale), of).value / scale[:, None] - w
+        return float(np.einsum("io,io->", error, moment @ error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +78,7 @@ def balanced(
     stored: Sequence[PackedWeight],
     names: Mapping[str, tuple[str, ...]],
     moments: Moments,
-    round: Round,
+    judge: ScaleJudge,
 ) -> Balanced:
     """The weights with the scales that lose least.
 
@@ -48,7 +87,7 @@ def balanced(
         weights: whole ones, by name; names: those of their dims.
         stored: the weights that are rounded.
         moments: of each of these and each layer what x·xᵀ adds up to.
-        round: how they are rounded.
+        judge: which scales are tried, and what they lose.
     """
     of = {s.name: s for s in stored}
     parts_of = dict.fromkeys(s.weight for f in inputs for s in (*f.readers, *f.makers))
@@ -60,7 +99,7 @@ def balanced(
         if not readers:
             continue
         for at in readers[0].layers:
-            scale = _best(one, readers, now, after, at, round)
+            scale = _best(one, readers, now, at, judge)
             if scale is None:
                 continue
             count += 1
@@ -76,33 +115,32 @@ def balanced(
 
 
 def _best(
-    one: ScaledInput, readers: Sequence[PackedWeight], now: Mapping[str, Array], moments: Moments, at: At, round: Round
+    one: ScaledInput, readers: Sequence[PackedWeight], now: Mapping[str, Array], at: At, judge: ScaleJudge
 ) -> Array | None:
     """The scales of one layer's inputs with which the products' results change least; None: as they are."""
-    size = np.zeros(one.sizes)
-    for r in readers:
-        names = [n for n in r.type.names[r.loops :] if n in r.inputs]
-        square = np.diag(moments[r.name][at]).reshape([r.type.size(n) for n in names])
-        others = tuple(i for i, n in enumerate(names) if n not in one.dims)
-        kept = [n for n in names if n in one.dims]
-        size += square.mean(others).transpose([kept.index(n) for n in one.dims])
-    if not (size > 0).any():
-        return None
-    size = np.sqrt(np.where(size > 0, size, size[size > 0].min()))
-    best, least = None, np.inf
-    for power in POWERS:
-        scale = size**power
-        scale = scale / np.sqrt(scale.max() * scale.min())
-        lost = 0.0
-        for r in readers:
-            each, moment = _inputs(r, one, scale), moments[r.name][at]
-            w = matrix(r, now[r.name][at])
-            moved = (w * each[:, None]).astype(np.float32)
-            error = round(moved, moment / np.outer(each, each), r).value / each[:, None] - w
-            lost += float(np.einsum("io,io->", error, moment @ error))
+    matrices = {r.name: (r, matrix(r, now[r.name][at])) for r in readers}
+    best, least = None, sum(judge.lost(r, w, np.ones(len(w)), at) for r, w in matrices.values())
+    for scale in judge.tried(one, matrices, at):
+        lost = sum(judge.lost(r, w, _inputs(r, one, scale), at) for r, w in matrices.values())
         if lost < least:
-            best, least = (scale if power else None), lost
+            best, least = scale, lost
     return best
+
+
+def floored(size: Array) -> Array:
+    """Sizes of inputs, of which those that are next to nothing beside the largest count as `LEAST` of it: what is
+    multiplied by scales stays a number."""
+    found: Array = np.maximum(size, size.max() * LEAST) if size.max() > 0 else np.ones_like(size)
+    return found
+
+
+def along(of: PackedWeight, one: ScaledInput, x: Array, reduce: Callable[..., Array]) -> Array:
+    """A number for each of a weight's inputs `[inputs]`, as one for each that is scaled."""
+    names = [n for n in of.type.names[of.loops :] if n in of.inputs]
+    kept = [n for n in names if n in one.dims]
+    others = tuple(i for i, n in enumerate(names) if n not in one.dims)
+    found: Array = reduce(x.reshape([of.type.size(n) for n in names]), axis=others)
+    return found.transpose([kept.index(n) for n in one.dims])
 
 
 def _inputs(of: PackedWeight, one: ScaledInput, scale: Array) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
 import importlib
 import os
@@ -11,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 BEGUN = time.monotonic()
@@ -23,7 +21,7 @@ from click.testing import CliRunner  # noqa: E402
 
 from parc.cli import cli  # noqa: E402
 from tests.fuzz.bundles import Scenes  # noqa: E402
-from tests.fuzz.campaign import Target, campaign, commit, furnish, text_of  # noqa: E402
+from tests.fuzz.campaign import Target, campaign, furnish, record, text_of  # noqa: E402
 from tests.fuzz.cell import cell  # noqa: E402
 from tests.fuzz.kills import TEXT  # noqa: E402
 from tests.fuzz.par import COMMANDS, MORE  # noqa: E402
@@ -113,9 +111,7 @@ def _judged(chosen: Target, text: str, what: object) -> int:
 def _record(options: argparse.Namespace, count: int, failures: int, note: str) -> None:
     """A line of the file of long runs, if that is asked for."""
     if options.record:
-        with (Path(__file__).parent / "totals.csv").open("a", encoding="utf-8", newline="") as file:
-            row = f"{datetime.now(UTC):%Y-%m-%d}", options.what, options.seed, count, failures, commit(), note
-            csv.writer(file, lineterminator="\n").writerow(row)
+        record(options.what, options.seed, count, failures, note)
 
 
 def _loaded() -> None:

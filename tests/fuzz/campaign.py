@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
@@ -192,6 +194,13 @@ def save(totals: Totals, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(asdict(totals), indent=1) + "\n")
     os.replace(temporary, path)
+
+
+def record(what: str, seed: int, count: int, failures: int, note: str) -> None:
+    """Add a line to the file of long runs."""
+    with (Path(__file__).parent / "totals.csv").open("a", encoding="utf-8", newline="") as file:
+        row = f"{datetime.now(UTC):%Y-%m-%d}", what, seed, count, failures, commit(), note
+        csv.writer(file, lineterminator="\n").writerow(row)
 
 
 def commit() -> str:

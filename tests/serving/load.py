@@ -3,9 +3,10 @@
     python -m tests.serving.load --clients 200 --seconds 60 --kill 10
     python -m tests.serving.load --clients 1000 --seconds 300 --queue 100   # more than it takes: some are refused
 
-Tells what was answered, how long first tokens and whole texts took, and the memory of both processes at the beginning,
-and after each quarter; fails for any answer of 500, for one of 429 or 503 that does not say when to come
-again, for a text that is not the one that it must be, and for a stream that was accepted and has no end.
+Tells what was answered, how long first tokens, whole texts and refusals took, and the memory of both processes at the
+beginning, and after each minute, or each quarter if that is shorter; fails for any answer of 500, for one of 429 or 503
+that does not say when to come again, for a text that is not the one that it must be, and for a stream that was accepted
+and has no end.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Tried:
         self.faults: list[str] = []
         self.first: list[float] = []
         self.last: list[float] = []
+        self.refused: list[float] = []
+        self.memory: list[tuple[int, int]] = []
         self.left = 0
 
 
@@ -74,6 +77,7 @@ async def client(port: int, rng: random.Random, until: float, wanted: dict[str, 
                 continue
             status = int((await reader.readline()).split()[1])
             tried.statuses[status] += 1
+            tried.refused += [time.monotonic() - begun] if status != 200 else []
             if status == 500 or (kind == "nonsense" and status not in (400, 404, 413, 503)):
                 tried.faults.append(f"{status} for {content[:60]!r}")
             if status != 200:
@@ -129,11 +133,19 @@ def both(server: Server) -> tuple[int, int]:
 
 async def load(server: Server, clients: int, seconds: float, kill: float, wanted: dict[str, str], tried: Tried) -> None:
     """All of them, for so long; the worker is killed meanwhile."""
-    until = time.monotonic() + seconds
+    begun = time.monotonic()
+    until = begun + seconds
     tasks = [asyncio.ensure_future(client(server.port, random.Random(i), until, wanted, tried)) for i in range(clients)]
-    while kill and time.monotonic() + kill < until:
-        await asyncio.sleep(kill)
-        server.kill_worker()
+    each = min(60.0, seconds / 4)
+    moments = sorted(
+        [(each * i, both) for i in range(round(seconds / each) + 1)]
+        + [(kill * i, Server.kill_worker) for i in range(1, int(seconds / kill) if kill else 0)],
+        key=lambda m: m[0],
+    )
+    for at, what in moments:
+        await asyncio.sleep(max(0.0, begun + at - time.monotonic()))
+        found = await asyncio.to_thread(what, server)
+        tried.memory += [found] if found is not None else []
     await asyncio.gather(*tasks)
 
 
@@ -149,20 +161,18 @@ def main() -> None:
         wanted = {p: alone(path, p, STEPS)[0] for p in PROMPTS}
         queue = asked.queue if asked.queue is not None else asked.clients
         with serving(path, "--queue", str(queue), "--patience", "20") as server:
-            memory, tried = [both(server)], Tried()
-            for _ in range(4):
-                asyncio.run(load(server, asked.clients, asked.seconds / 4, asked.kill, wanted, tried))
-                memory.append(both(server))
+            tried = Tried()
+            asyncio.run(load(server, asked.clients, asked.seconds, asked.kill, wanted, tried))
             code = server.end()
     print(
         f"answers by status: {dict(sorted(tried.statuses.items()))}; whole texts: {len(tried.last)}; left: {tried.left}"
     )
-    for what, times in (("first token", tried.first), ("whole text", tried.last)):
+    for what, times in (("first token", tried.first), ("whole text", tried.last), ("refusal", tried.refused)):
         seconds = sorted(times) or [0.0]
         print(f"{what}: p50 {seconds[len(seconds) // 2]:.3f} s, p99 {seconds[len(seconds) * 99 // 100]:.3f} s")
-    for what, sizes in zip(("front process", "worker"), zip(*memory)):
+    for what, sizes in zip(("front process", "worker"), zip(*tried.memory)):
         told = ", ".join(f"{m / 2**20:.0f}" for m in sizes)
-        print(f"{what}: {told} MiB at the beginning, and after each quarter")
+        print(f"{what}: {told} MiB at the beginning, and from time to time")
     print(f"ends with {code}")
     for fault in tried.faults[:20]:
         print(f"fault: {fault}")

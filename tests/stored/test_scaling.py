@@ -1,10 +1,12 @@
-"""Scaled inputs (`parc compress --method awq`): where there can be some, that nothing changes, that less is lost."""
+"""Scaled inputs (`parc compress --method awq`, `smooth`): where there can be some, that nothing changes, that less is
+lost."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+from click.testing import CliRunner
 
 from compiler.driver import compile_job
 from compiler.evaluate import evaluate
@@ -12,12 +14,15 @@ from compiler.model import Model
 from compiler.weight_format import WeightFormat
 from dsl.source import Source
 from parc.api.compiling import compile
+from parc.cli import cli
 from runtime.checkpoints.converting import convert
 from runtime.checkpoints.reading import Checkpoint
 from runtime.compress.calibrating import Watched
+from runtime.compress.compressing import exact_model, rounded_inputs
 from runtime.compress.rounding import Rounded, by_size
 from runtime.compress.scaled_inputs import ScaledInput, scaled_inputs
-from runtime.compress.scaling import balanced
+from runtime.compress.scaling import BySizes, balanced
+from runtime.compress.smoothing import ByExamples
 from runtime.compress.source import PackedSource
 from tests.stored.models import lowered
 from tests.stored.test_compress import done, folder
@@ -108,7 +113,7 @@ def test_without_rounding_nothing_changes() -> None:
     def coarse(w: np.ndarray, moment: np.ndarray, of: object) -> Rounded:
         return Rounded(w, w, w, np.round(w * 4) / 4)
 
-    made = balanced(scaled_inputs(model), weights, model.stored, names, wild, coarse)
+    made = balanced(scaled_inputs(model), weights, model.stored, names, wild, BySizes(wild, coarse))
     assert made.count == 8 and len(made.weights) == 9
     now = {**weights, **made.weights}
     assert np.abs(now["block.first.gain"] / weights["block.first.gain"]).max() > 10
@@ -127,7 +132,7 @@ def test_moments_follow_the_scales() -> None:
     def coarse(w: np.ndarray, moment: np.ndarray, of: object) -> Rounded:
         return Rounded(w, w, w, np.round(w * 2) / 2)
 
-    made = balanced(scaled_inputs(model), weights, model.stored, names, before.moments, coarse)
+    made = balanced(scaled_inputs(model), weights, model.stored, names, before.moments, BySizes(before.moments, coarse))
     now = {**weights, **made.weights}
     after = Watched(model, {s.name: now[s.name] for s in model.stored}, measure=True)
     after.run({**now, **batch}, 0)
@@ -136,7 +141,7 @@ def test_moments_follow_the_scales() -> None:
             np.testing.assert_allclose(made.moments[name][at], moment, rtol=1e-8, atol=1e-9 * np.abs(moment).max())
 
 
-def with_outliers(saved: Path, out: Path, file: str) -> None:
+def with_outliers(saved: Path, out: Path, file: str, large: float = 32.0) -> None:
     """The same model, of which some inputs of products are many times as large as others, as those of large models are:
     gains are, and the weights behind them that much smaller."""
     found = Checkpoint.latest(saved)
@@ -146,7 +151,7 @@ def with_outliers(saved: Path, out: Path, file: str) -> None:
         ("layer_norm", ("attention.wq", "attention.wk", "attention.wv")),
         ("layer_norm_1", ("mlp.w1",)),
     ):
-        size = np.where(rng.random((2, 64)) < 0.1, 32.0, 1.0).astype(np.float32)
+        size = np.where(rng.random((2, 64)) < 0.1, large, 1.0).astype(np.float32)
         for part in ("gain", "bias"):
             changed[f"block.{norm}.{part}"] = arrays[f"block.{norm}.{part}"] * size
         for name in (f"block.{n}" for n in behind):
@@ -176,3 +181,60 @@ def test_of_four_the_two_that_count_most_are_kept() -> None:
     w = np.array([[3.0], [2.0], [1.1], [-1.5]])
     found = by_size(w, np.diag([0.01, 1.0, 4.0, 4.0]), WeightFormat("sparse"), "f32")
     assert found.numbers[:, 0].tolist() == [0, 0, 1, 1] and found.value[:, 0].tolist() == [0, 0, 1.1, -1.5]
+
+
+# --- inputs that are rounded to 8 bits, too: `--method smooth`
+
+RULE = "store weights as int4(group = 32)"
+BOTH = "store weights as int8\n  store activations as int8"
+
+
+def test_smoothing_changes_nothing_but_rounding() -> None:
+    """In f64, where every other input is a thousand times as large as the others; those of one scope are rounded."""
+    text = GATED.replace(RULE, f"{BOTH} in block.mlp")
+    assert text != GATED
+    rounding = compile_job(evaluate(Source("gated.par", text))).job.serial.model
+    model = exact_model(rounding)
+    of_integers = rounded_inputs(rounding)
+    assert of_integers == {"block.mlp.gate", "block.mlp.up", "block.mlp.down"}
+    weights, batch = drawn(model)
+    for gain in ("block.first.gain", "block.second.gain"):
+        weights[gain][:, ::2] *= 1000.0
+    whole = {s.name: weights[s.name] for s in model.stored}
+    before = Watched(model, whole, measure=True, rows=5)
+    (want,) = before.run({**weights, **batch}, 0)
+    assert before.rows["block.mlp.down"][(1,)].shape == (5, 128) and before.rows.keys() == whole.keys()
+    names = {w.name: w.value.type.names for w in model.weights} | {s.name: s.type.names for s in model.stored}
+    made = balanced(
+        scaled_inputs(model), weights, model.stored, names, before.moments, ByExamples(before.rows, of_integers)
+    )
+    now = {**weights, **made.weights}
+    assert made.count == 4 and "block.first.gain" not in made.weights  # both inputs of both layers' second part
+    assert np.ptp(np.log(np.abs(now["block.second.gain"]))) < np.ptp(np.log(np.abs(weights["block.second.gain"]))) - 3
+    (found,) = Watched(model, {s.name: now[s.name] for s in model.stored}).run({**now, **batch}, 0)
+    assert np.abs(found - want).max() <= 1e-10 * np.abs(want).max()
+
+
+def test_outliers_cost_less(folder: Path) -> None:
+    """A trained model with inputs 300 times as large as others, weights and inputs in 8 bits: on batches that nothing
+    was made with, at most a third is lost of what is lost without scales."""
+    file, saved = folder / "smooth.par", folder / "rough"
+    text = (folder / "writer.par").read_text().replace("store weights as int4(group = 64)", BOTH)
+    file.write_text(text)
+    with_outliers(folder / "saved", saved, str(file), 300.0)
+    words = ("compress", str(saved), str(file), "--job", "write", "--strategy", "alone", "--steps", "8")
+    lost = {}
+    for method in ("gptq", "smooth"):
+        found = done(*words, "--method", method, "-o", str(folder / method))
+        lost[method] = found["made"] - found["loss"]
+    assert lost["gptq"] > 0.003 and lost["smooth"] < lost["gptq"] / 3, lost
+    before, after = (Checkpoint.latest(x).arrays() for x in (saved, folder / "smooth"))
+    gain = "block.layer_norm.gain"
+    assert np.ptp(np.abs(after[gain])) < 0.5 * np.ptp(np.abs(before[gain]))
+
+
+def test_whose_activations_are_whole_has_nothing_to_smooth(folder: Path) -> None:
+    words = ["compress", str(folder / "saved"), str(folder / "writer.par"), "--job", "write", "-o", str(folder / "x")]
+    found = CliRunner().invoke(cli, [*words, "--method", "smooth"])
+    assert found.exit_code == 1 and "E0772" in found.stderr and "`store activations as int8`" in found.stderr
+    assert not (folder / "x").exists()
