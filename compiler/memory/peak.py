@@ -53,6 +53,23 @@ def static_memory(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[tuple[str,
     return found
 
 
+@dataclass(slots=True, eq=False)
+class _Done:
+    """An effect, and how often a group's devices had it. memories: each with the bytes that are there besides at the
+    fullest moment (None: not asked), and those that are there afterwards."""
+
+    effect: MemoryEffect
+    memories: tuple[tuple[str, int | None, int], ...]
+    times: int = 0
+
+    @staticmethod
+    def of(effect: MemoryEffect) -> _Done:
+        """Before it has happened."""
+        delta = _by_memory(effect.delta)
+        tops = {memory: _by_memory(top.totals).get(memory, 0) for memory, top in effect.peaks.items()}
+        return _Done(effect, tuple((m, tops.get(m), delta.get(m, 0)) for m in dict.fromkeys((*tops, *delta))))
+
+
 class ClassMemory:
     """The memory of one class's devices; each function is replayed once, each group adds up its schedule."""
 
@@ -111,30 +128,44 @@ class ClassMemory:
         return size * parts
 
     def _add_up(self, schedule: Iterable[tuple[tuple[FunctionKey, ...], int]]) -> MemoryUse:
-        now: Totals = {key: sum(n for _, n in items) for key, items in self.static.items()}
-        sums = _by_memory(now)
+        began: Totals = {key: sum(n for _, n in items) for key, items in self.static.items()}
         peaks: MemoryUse = {}
-        self._record(peaks, now)
+        self._record(peaks, began)
+        most, sums = {memory: peak.bytes for memory, peak in peaks.items()}, _by_memory(began)
+        done: dict[int, _Done] = {}  # by identity of an effect
+        fullest: dict[str, tuple[_Done, list[tuple[_Done, int]]]] = {}  # what runs then, and what ran before it
+        settled: dict[FunctionKey, _Done] = {}  # of actions that find all their accumulators
         accumulated: set[str] = set()
-        known: dict[int, tuple[MemoryEffect, dict[str, int]]] = {}
         for steps, n in schedule:
             for i in range(min(n, 3)):
-                before = dict(now)
-                for phase, chunk in steps:
-                    effect = self.effect(phase, chunk, accumulated)
-                    for memory, top in effect.peaks.items():
-                        if id(top) not in known:
-                            known[id(top)] = effect, _by_memory(top.totals)
-                        total = sums.get(memory, 0) + known[id(top)][1].get(memory, 0)
-                        if memory not in peaks or total > peaks[memory].bytes:
-                            self._record(peaks, _sum(now, top.totals), memory)
-                    for (memory, role), size in effect.delta.items():
-                        now[memory, role] = now.get((memory, role), 0) + size
-                        sums[memory] = sums.get(memory, 0) + size
-                    accumulated |= self.touched[phase, chunk]
+                before, counts = dict(sums), [(d, d.times) for d in done.values()]
+                for key in steps:
+                    now = settled.get(key)
+                    if now is None:
+                        effect = self.effect(*key, accumulated)
+                        now = done.get(id(effect)) or done.setdefault(id(effect), _Done.of(effect))
+                        if self.touched[key] <= accumulated:
+                            settled[key] = now
+                        accumulated |= self.touched[key]
+                    for memory, top, delta in now.memories:
+                        total = sums.get(memory, 0)
+                        if top is not None and (memory not in most or total + top > most[memory]):
+                            most[memory] = total + top
+                            fullest[memory] = now, [(d, d.times) for d in done.values()]
+                        sums[memory] = total + delta
+                    now.times += 1
                 if i == 1 and n > 3:  # what the second round did, the rounds up to the last do too
-                    now = _sum(now, {k: (v - before.get(k, 0)) * (n - 3) for k, v in now.items()})
-                    sums = _by_memory(now)
+                    for memory, total in sums.items():
+                        sums[memory] = total + (total - before.get(memory, 0)) * (n - 3)
+                    ran = {id(d): times for d, times in counts}
+                    for d in done.values():
+                        d.times += (d.times - ran.get(id(d), 0)) * (n - 3)
+        for memory, (now, counts) in fullest.items():
+            at = dict(began)
+            for d, times in counts:
+                for of, size in d.effect.delta.items():
+                    at[of] = at.get(of, 0) + size * times
+            self._record(peaks, _sum(at, now.effect.peaks[memory].totals), memory)
         return dict(sorted(peaks.items(), key=lambda kind: kind[0] != FIRST))  # the devices' own first, in every run
 
     def _record(self, peaks: MemoryUse, now: Totals, only: str | None = None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from compiler.cost.kernels.templates import WorkTemplates
 from compiler.cost.memory.systems import Systems
+from compiler.cost.memory.templates import MemoryTemplates
 from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job, run_passes
 from compiler.memory.facts import KnownLives
@@ -47,6 +48,7 @@ class StrategyPricer:
         self.programs = SharedPrograms()
         self.templates, self.passes = WorkTemplates(), WorkTemplates(at_once=True)
         self.lives: KnownLives = {}
+        self.memories = MemoryTemplates()
         self.simulation: Simulation | None = None
         self.last: Compiled | None = None
         self.bytes = 0
@@ -58,7 +60,8 @@ class StrategyPricer:
         if len(self.lives) > BODIES:
             self.lives.clear()
         self.simulation = Simulation.of(compiled, self.templates)
-        self.bytes = Systems(compiled, self.simulation.features, lives=self.lives).fullest.needed
+        found = Systems(compiled, self.simulation.features, lives=self.lives, templates=self.memories)
+        self.bytes = found.fullest.needed
         return self.bytes
 
     def price(self) -> Price:
