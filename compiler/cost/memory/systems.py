@@ -7,29 +7,29 @@ update has fused kernels, which need no room but for what is moved in from other
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from compiler.cost.kernels.program import Features, features
 from compiler.cost.memory.footprint import Footprint, Shards, footprint, states
 from compiler.cost.memory.sizes import OURS, FunctionSizes
-from compiler.cost.memory.templates import Atoms, ClassForms, FormAction, Fullest, MemoryTemplates
+from compiler.cost.memory.templates import Atoms, ClassForms, FormAction, Fullest, bytes_in
 from compiler.cost.price.calibration import of_cluster
 from compiler.graph import ITEMSIZE, Graph, Node, Value
 from compiler.memory.action import MemoryEffect, Replay, Where
-from compiler.memory.facts import KnownLives
+from compiler.memory.facts import moved_by
 from compiler.memory.held import Buffer
 from compiler.memory.lifetimes import Traced, TracedMemory
-from compiler.memory.peak import ClassMemory, Peak
+from compiler.memory.peak import ClassMemory, Peak, Rounds
 from compiler.memory.tiers import FIRST
-from compiler.ops.move import Move
 from compiler.origin import Role
 from compiler.program import DeviceClass, Function, FunctionKey, FunctionPhase
-from compiler.walk import bodies, graph_values
+from compiler.walk import graph_values
 from dsl.data import dataclass
 
 if TYPE_CHECKING:
+    from compiler.cost.before import PricedBefore
     from compiler.driver import Compiled
 
 UPDATE = (FunctionPhase.UPDATE, 0)
@@ -58,13 +58,13 @@ class Systems:
         compiled: Compiled,
         found: Features | None = None,
         fused: bool | None = None,
-        lives: KnownLives | None = None,
-        templates: MemoryTemplates | None = None,
+        before: PricedBefore | None = None,
+        rounds: Sequence[Rounds] | None = None,
     ) -> None:
         """found: the program's features, if they are known. fused: whether attention is one kernel; if not stated, what
-        the prices of the software believe. lives: of bodies of programs before it, which may be its own; templates: of
-        their classes, for whoever asks for bytes alone."""
-        self.lives, self.templates = lives, templates
+        the prices of the software believe. before: what is known of programs before it, for whoever asks for bytes
+        alone; rounds: of each group, if they are known."""
+        self.before, self.rounds = before, rounds
         job = compiled.job
         self.program, self.strategy = compiled.program, job.strategy
         self.footprint = footprint(job.cluster.device, job.cluster.stack) if job.cluster else Footprint()
@@ -116,14 +116,8 @@ class Systems:
             found.body(next(f for f in cls.functions if f.key == key).body)
         elif mine := [f.body for f in cls.functions if f.key == UPDATE]:
             found.shares.update(dict.fromkeys((v.name for v in graph_values(mine[0])), 0.0))
-            found.shares.update(dict.fromkeys(_moves_in(mine[0]), 1.0))
+            found.shares.update(dict.fromkeys(moved_by(mine[0]), 1.0))
         return found
-
-
-def _moves_in(update: Graph) -> list[str]:
-    """What an update moves from one memory to another, by name: the only room that it needs."""
-    nodes = [n for body in bodies(update) for n in body.nodes if isinstance(n.op, Move) or n.far is not None]
-    return [n.output.name for n in nodes]
 
 
 # --- the accounting, with other sizes ---------------------------------------------------------------------------------
@@ -203,12 +197,14 @@ class SystemMemory(ClassMemory):
     replay = _Replay
 
     def __init__(self, systems: Systems, cls: DeviceClass) -> None:
-        super().__init__(systems.program, cls)
+        super().__init__(
+            systems.program, cls, systems.before.memories.facts(cls) if systems.before is not None else None
+        )
         self.systems, self.added, self.narrow = systems, systems.added(cls), systems.features.compute
-        self.known_lives = systems.lives
+        self.known_lives = before.lives if before is not None else None
         kept = states(cls, systems.shards, systems.footprint, systems.features.compute)
         self.static.update(((FIRST, role), items) for role, items in kept.items())
-        if UPDATE not in self.functions or not _moves_in(self.functions[UPDATE].body):
+        if UPDATE not in self.functions or not self.facts.moved:
             self.functions[UPDATE] = Function(*UPDATE, Graph("", (), (), ()))
         self.touched = {key: names - self.added for key, names in self.touched.items()} | {UPDATE: frozenset()}
         self.sized: dict[FunctionKey, FunctionSizes] = {}
@@ -219,8 +215,8 @@ class SystemMemory(ClassMemory):
     @cached_property
     def forms(self) -> ClassForms | None:
         """What actions do whatever the sizes, where that was asked of programs before."""
-        templates = self.systems.templates
-        return templates.of(self) if templates is not None and self.replay is _Replay else None
+        before = self.systems.before
+        return before.memories.of(self) if before is not None and self.replay is _Replay else None
 
     def effect(self, phase: FunctionPhase, chunk: int, accumulated: set[str]) -> MemoryEffect:
         if self.forms is None:
@@ -242,6 +238,22 @@ class SystemMemory(ClassMemory):
         if len(self._sizes_of) != len(forms.atoms.atoms):
             self._sizes_of = forms.atoms.sizes(self.sizes)
         return self._sizes_of
+
+    def saved(self, key: FunctionKey, counts: Callable[[str], bool]) -> int:
+        """Device memory of what an action leaves for later ones, of the slots that count, each buffer once."""
+        if self.forms is not None:
+            slots, sizes = self.action(key).saved, self.bytes_of(self.forms)
+            bytes_of = [(b, bytes_in(self.forms.atoms.terms(b.bytes), sizes)) for b in slots.values()]
+        else:
+            self.effect(*key, set())
+            slots = next(iter(self.replays.values())).saved
+            bytes_of = [(b, b.bytes) for b in slots.values()]
+        kept = {
+            id(b): size
+            for name, (b, size) in zip(slots, bytes_of, strict=True)
+            if b.memory == FIRST and b.role == Role.SAVED and not b.static and counts(name)
+        }
+        return sum(kept.values())
 
     def in_forms(self, key: FunctionKey, atoms: Atoms) -> FormReplay:
         """What replays a function in forms."""
@@ -266,6 +278,10 @@ class SystemMemory(ClassMemory):
             turning -= there
         reserved = kept + round(turning * (1 + of.reserve))
         return Need(peak, kept, turning, reserved, reserved + round(of.context))
+
+    def rounds(self, group: int) -> Rounds:
+        known = self.systems.rounds
+        return super().rounds(group) if known is None else known[group]
 
     def start(self, key: FunctionKey) -> Replay:
         found = super().start(key)

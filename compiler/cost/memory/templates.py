@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from compiler.graph import Type, Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.memory.action import MemoryEffect, Top, Totals, Where, declared
+from compiler.memory.facts import FunctionFacts
 from compiler.memory.held import Buffer, copies
-from compiler.program import FunctionKey, FunctionPhase, StateDecl
+from compiler.program import DeviceClass, FunctionKey, StateDecl
 
 if TYPE_CHECKING:
-    from compiler.cost.memory.systems import FormReplay, SystemMemory
+    from compiler.cost.memory.systems import SystemMemory
 
 BITS = 40
 """Of a digit: multiples stay far below."""
@@ -118,19 +119,20 @@ class FormAction(NamedTuple):
         """With these bytes of all sizes. Nothing is said of where the fullest moment is, nor of what is alive then."""
         peaks = {}
         for memory, moments in self.fullest:
-            most, fullest = _bytes(moments[0][0], sizes), moments[0]
+            most, fullest = bytes_in(moments[0][0], sizes), moments[0]
             for moment in moments[1:]:
-                if (of := _bytes(moment[0], sizes)) > most:
+                if (of := bytes_in(moment[0], sizes)) > most:
                     most, fullest = of, moment
-            totals: Totals = {key: _bytes(terms, sizes) for key, terms in fullest[1]}
+            totals: Totals = {key: bytes_in(terms, sizes) for key, terms in fullest[1]}
             peaks[memory] = Top(most, totals, NOWHERE, 0)
-        return MemoryEffect({key: _bytes(terms, sizes) for key, terms in self.delta}, peaks)
+        return MemoryEffect({key: bytes_in(terms, sizes) for key, terms in self.delta}, peaks)
 
 
 NOWHERE = Where()
 
 
-def _bytes(terms: Terms, sizes: Sequence[int]) -> int:
+def bytes_in(terms: Terms, sizes: Sequence[int]) -> int:
+    """How large it is."""
     return sum([sizes[place] * times for place, times in terms])
 
 
@@ -141,9 +143,7 @@ class ClassForms:
         self.memory, self.atoms = memory, Atoms()
         self.known: dict[tuple[object, ...], FormAction] = {}
 
-    def action(
-        self, key: FunctionKey, accumulated: frozenset[str], before: FormAction | None = None
-    ) -> FormAction:
+    def action(self, key: FunctionKey, accumulated: frozenset[str], before: FormAction | None = None) -> FormAction:
         """accumulated: what the step has set before; before: the action whose slots it finds."""
         of = (key, accumulated, id(before))
         if of not in self.known:
@@ -170,6 +170,16 @@ class MemoryTemplates:
 
     def __init__(self) -> None:
         self.known: dict[tuple[object, ...], ClassForms] = {}
+        self.facts_of: dict[int, tuple[object, FunctionFacts]] = {}
+
+    def facts(self, cls: DeviceClass) -> FunctionFacts:
+        """Of the functions of a class; found by their identity, and so kept with them."""
+        known = self.facts_of.get(id(cls.functions))
+        if known is None:
+            while len(self.facts_of) >= KEPT:
+                del self.facts_of[next(iter(self.facts_of))]
+            known = self.facts_of[id(cls.functions)] = cls.functions, FunctionFacts.of(cls)
+        return known[1]
 
     def of(self, memory: SystemMemory) -> ClassForms:
         """Those of the class, if another program has had its functions and states; found by their identity, and so

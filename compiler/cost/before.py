@@ -1,0 +1,20 @@
+"""What is kept of programs that are priced one after the other: all that the next may have as well."""
+
+from __future__ import annotations
+
+from compiler.cost.kernels.templates import WorkTemplates
+from compiler.cost.memory.templates import MemoryTemplates
+from compiler.cost.time.orders import KnownOrders
+from compiler.cost.time.segments import KnownSegments
+
+
+class PricedBefore:
+    """Of one cluster's programs, priced with its own calibration.
+
+    work: of functions, for any sizes; orders: of schedules; segments: of functions with the same work; memories: of
+    classes of devices, for any sizes; lives: of bodies.
+    """
+
+    def __init__(self) -> None:
+        self.work, self.orders, self.segments = WorkTemplates(), KnownOrders(), KnownSegments()
+        self.memories, self.lives = MemoryTemplates(), {}
