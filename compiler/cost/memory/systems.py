@@ -197,9 +197,8 @@ class SystemMemory(ClassMemory):
     replay = _Replay
 
     def __init__(self, systems: Systems, cls: DeviceClass) -> None:
-        super().__init__(
-            systems.program, cls, systems.before.memories.facts(cls) if systems.before is not None else None
-        )
+        before = systems.before
+        super().__init__(systems.program, cls, before.memories.facts(cls) if before is not None else None)
         self.systems, self.added, self.narrow = systems, systems.added(cls), systems.features.compute
         self.known_lives = before.lives if before is not None else None
         kept = states(cls, systems.shards, systems.footprint, systems.features.compute)
