@@ -17,4 +17,5 @@ class PricedBefore:
 
     def __init__(self) -> None:
         self.work, self.orders, self.segments = WorkTemplates(), KnownOrders(), KnownSegments()
-        self.memories, self.lives = MemoryTemplates(), {}
+        self.memories = MemoryTemplates()
+        self.lives: KnownLives = {}

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from compiler.cost.kernels.again import LeftOut
 from compiler.cost.kernels.drafts import Lifted
 from compiler.cost.kernels.group import Lifter
+from compiler.cost.kernels.said import said
 from compiler.cost.kernels.symbols import SizeTrace, Steps, Symbol
 from compiler.cost.kernels.work import Part, Work, WorkLoop, WorkNode
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
@@ -121,8 +122,9 @@ class WorkTemplates:
 
     def work(self, of: LiftedFunction) -> FunctionWork:
         """The same as `of.lift()`."""
-        body, sizes, numbers = of.function.body, of.program.sizes, list[float]()
-        key = (_text(body, numbers), of.function.phase, id(of.states), of.itemsize, tuple(sizes), _larger(sizes))
+        body, sizes = of.function.body, of.program.sizes
+        text, numbers = self._once("text", body, said)
+        key = (text, of.function.phase, id(of.states), of.itemsize, tuple(sizes), _larger(sizes))
         inputs: dict[str, Any] = sizes | {f"number {i}": number for i, number in enumerate(numbers)}
         met = self.known.pop(key, None)
         if met is None:
@@ -215,25 +217,6 @@ class _Made(NamedTuple):
 
 
 FIXED, NUMBER, OBJECTS = "fixed", "number", "objects"
-
-
-def _text(body: Graph, numbers: list[float]) -> tuple[object, ...]:
-    """What a body says, but for numbers of its regions, which are appended to `numbers`: by identity of its nodes."""
-    nodes: list[object] = []
-    for node in body.nodes:
-        op = node.op
-        if isinstance(op, Repeat):
-            of = op.count, op.carries, op.stacks, op.reverse, op.scan, op.label
-            nodes.append((_text(op.body, numbers), of, tuple(map(id, node.inputs)), tuple(map(id, node.outputs))))
-        else:
-            nodes.append(id(node))
-    regions = []
-    for r in body.regions:
-        regions.append((r.kind, r.values, r.over, r.copies, r.places))
-        if r.kind is RegionKind.ATTENTION:
-            numbers += (r.kept, r.most)
-    ends = tuple(map(id, body.inputs)), tuple(map(id, body.outputs))
-    return (body.name, tuple(nodes), tuple(regions), *ends)
 
 
 def _larger(sizes: Mapping[str, int]) -> tuple[bool, ...]:

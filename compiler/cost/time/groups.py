@@ -29,7 +29,7 @@ class Groups:
     @cached_property
     def features(self) -> Features:
         """What its functions ask of a machine."""
-        return features(self.program, self.before and self.before.work)
+        return features(self.program, self.before.work if self.before is not None else None)
 
     @cached_property
     def ranks(self) -> Ranks:

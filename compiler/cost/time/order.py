@@ -222,24 +222,6 @@ class OrderPlanner:
         found.lines.append(Line(group, key, index, cut, waits, sources, tuple(posts), met))
         return len(found.lines) - 1
 
-    @property
-    def shape(self) -> tuple[object, ...]:
-        """All that the order hangs on besides the rows."""
-        lines = [
-            (n.group, n.key, n.at, n.waits, n.posts, n.meet and (n.meet.key, n.meet.groups), n.met)
-            for n in self.found.lines
-        ]
-        return (self.found.lanes, self.least, *lines)
-
-    def as_in(self, other: Plan) -> Plan:
-        """The plan, where another of the same rows and shape is known."""
-        found = self.found
-        found.stretches, found.window, found.first = other.stretches, other.window, other.first
-        for line in other.first:
-            assert (meet := found.lines[line].meet) is not None
-            found.meets.append(meet)
-        return found
-
     def played(self) -> Plan:
         """The plan. Raises as `plan`."""
         require_short(self.rows)

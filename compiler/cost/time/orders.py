@@ -87,11 +87,28 @@ class KnownOrders:
         planner, known = OrderPlanner(rows.loops, classes, parts, homes), self.of_rows.get(id(rows))
         if known is None:
             return planner.played()
-        shape = planner.shape
+        shape = _shape(planner.found)
         if shape in known.plans:
-            return planner.as_in(known.plans[shape])
+            return _as_in(planner.found, known.plans[shape])
         found = known.plans[shape] = planner.played()
         return found
+
+
+def _shape(begun: Plan) -> tuple[object, ...]:
+    """All that the order hangs on besides the rows."""
+    lines = [
+        (n.group, n.key, n.at, n.waits, n.posts, n.meet and (n.meet.key, n.meet.groups), n.met) for n in begun.lines
+    ]
+    return (begun.lanes, *lines)
+
+
+def _as_in(begun: Plan, other: Plan) -> Plan:
+    """The plan, in the order of another of the same rows and shape."""
+    begun.stretches, begun.window, begun.first = other.stretches, other.window, other.first
+    for line in other.first:
+        assert (meet := begun.lines[line].meet) is not None
+        begun.meets.append(meet)
+    return begun
 
 
 def _steps(known: _Known) -> int:
