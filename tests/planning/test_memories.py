@@ -45,7 +45,8 @@ def test_memory_of_many(
 
 
 def agree(model: str, sizes: dict[str, float], number: int, seed: int, patch: pytest.MonkeyPatch) -> None:
-    """Hold so many to what each is by itself; fewer are replayed than are asked for."""
+    """Hold so many to what each is by itself; where functions are shared (of lists of rows they are not), fewer are
+    replayed than are asked for."""
     asked, replayed, action, replay = [0], [0], ClassForms.action, ClassForms._replayed
 
     def counted(self: ClassForms, *of: object) -> object:
@@ -77,7 +78,7 @@ def agree(model: str, sizes: dict[str, float], number: int, seed: int, patch: py
         rounds = simulation.groups.of_groups.rounds
         found = Systems(compiled, simulation.features, before=pricer.before, rounds=rounds).needs
         assert found == Systems(compiled).needs, of
-    assert 0 < replayed[0] < asked[0]
+    assert 0 < replayed[0] < asked[0] or model == "tables"
 
 
 def test_no_moment_that_is_left_out_is_the_fullest() -> None:
