@@ -229,7 +229,7 @@ class Layers:
     def _saved(self, compiled: Compiled, found: Features) -> int:
         """Bytes of what the loops' iterations keep for the backward pass, each buffer once."""
         (cls,) = compiled.program.classes
-        memory = SystemMemory(Systems(compiled, found, before=self.pricer.before), cls)
+        memory = SystemMemory(Systems(compiled, found, before=self.pricer.memories), cls)
         labels = {label for label, _ in self.space.split.loops}
         states = {s.name: s for s in cls.states}
         return memory.saved(FORWARD, lambda name: bool(labels & {*states[name].type.names}))

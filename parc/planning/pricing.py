@@ -5,9 +5,10 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import replace
 
-from compiler.cost.before import PricedBefore
 from compiler.cost.kernels.templates import WorkTemplates
 from compiler.cost.memory.systems import Systems
+from compiler.cost.memory.templates import MemoryTemplates
+from compiler.cost.time.before import PricedBefore
 from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job, run_passes
 from compiler.model import Job, Training
@@ -45,7 +46,7 @@ class StrategyPricer:
         self.closed: dict[object, Work] = {}
         self.placed: dict[object, list[tuple[SizesAsked, Placed]]] = {}
         self.programs = SharedPrograms()
-        self.before, self.passes = PricedBefore(), WorkTemplates(at_once=True)
+        self.before, self.memories, self.passes = PricedBefore(), MemoryTemplates(), WorkTemplates(at_once=True)
         self.simulation: Simulation | None = None
         self.last: Compiled | None = None
         self.bytes = 0
@@ -54,11 +55,11 @@ class StrategyPricer:
         """Bytes of the fullest device, which are found sooner than the time. Raises ParcError for what cannot be
         lowered."""
         self.last = compiled = self.compiled(strategy)
-        if len(self.before.lives) > BODIES:
-            self.before.lives.clear()
+        if len(self.memories.lives) > BODIES:
+            self.memories.lives.clear()
         self.simulation = Simulation.of(compiled, self.before)
         rounds = self.simulation.groups.of_groups.rounds
-        found = Systems(compiled, self.simulation.features, before=self.before, rounds=rounds)
+        found = Systems(compiled, self.simulation.features, before=self.memories, rounds=rounds)
         self.bytes = found.fullest.needed
         return self.bytes
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from compiler.cost.memory.systems import Systems
-from compiler.cost.memory.templates import Atoms, ClassForms, Fullest, bytes_in
+from compiler.cost.memory.templates import Atoms, ClassForms, FullestForms, bytes_in
 from compiler.cost.time.simulate import Simulation
 from compiler.graph import Dim, Type
 from compiler.layout import replicated
@@ -76,7 +76,7 @@ def agree(model: str, sizes: dict[str, float], number: int, seed: int, patch: py
             continue
         simulation = Simulation.of(compiled, pricer.before)
         rounds = simulation.groups.of_groups.rounds
-        found = Systems(compiled, simulation.features, before=pricer.before, rounds=rounds).needs
+        found = Systems(compiled, simulation.features, before=pricer.memories, rounds=rounds).needs
         assert found == Systems(compiled).needs, of
     assert 0 < replayed[0] < asked[0] or model == "tables"
 
@@ -87,7 +87,7 @@ def test_no_moment_that_is_left_out_is_the_fullest() -> None:
     for _ in range(200):
         atoms = Atoms()
         forms = [atoms.form((Type("f32", (Dim("n", i + 1),)), replicated(1), 1.0)) for i in range(draw.randint(1, 4))]
-        fullest, moments = Fullest(atoms), []
+        fullest, moments = FullestForms(atoms), []
         for i in range(draw.randint(1, 12)):
             total = sum(form * draw.randint(-2, 2) for form in forms)
             moments.append(total)

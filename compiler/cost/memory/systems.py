@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from compiler.cost.kernels.program import Features, features
 from compiler.cost.memory.footprint import Footprint, Shards, footprint, states
 from compiler.cost.memory.sizes import OURS, FunctionSizes
-from compiler.cost.memory.templates import Atoms, ClassForms, FormAction, Fullest, bytes_in
+from compiler.cost.memory.templates import Atoms, ClassForms, FormAction, FullestForms, MemoryTemplates, bytes_in
 from compiler.cost.price.calibration import of_cluster
 from compiler.graph import ITEMSIZE, Graph, Node, Value
 from compiler.memory.action import MemoryEffect, Replay, Where
@@ -29,7 +29,6 @@ from compiler.walk import graph_values
 from dsl.data import dataclass
 
 if TYPE_CHECKING:
-    from compiler.cost.before import PricedBefore
     from compiler.driver import Compiled
 
 UPDATE = (FunctionPhase.UPDATE, 0)
@@ -58,7 +57,7 @@ class Systems:
         compiled: Compiled,
         found: Features | None = None,
         fused: bool | None = None,
-        before: PricedBefore | None = None,
+        before: MemoryTemplates | None = None,
         rounds: Sequence[Rounds] | None = None,
     ) -> None:
         """found: the program's features, if they are known. fused: whether attention is one kernel; if not stated, what
@@ -172,7 +171,7 @@ class FormReplay(_Replay):
 
     def __init__(self, *of: Any, atoms: Atoms) -> None:
         super().__init__(*of)
-        self.atoms, self.moments = atoms, dict[str, Fullest]()
+        self.atoms, self.moments = atoms, dict[str, FullestForms]()
 
     def _bytes(self, var: Value) -> int:
         share = self.of.shares.get(var.name, 1.0)
@@ -187,7 +186,7 @@ class FormReplay(_Replay):
             sums[memory] = sums.get(memory, 0) + n
         for memory, total in sums.items():
             if memory not in self.moments:
-                self.moments[memory] = Fullest(self.atoms)
+                self.moments[memory] = FullestForms(self.atoms)
             self.moments[memory].add(total, self.totals)
 
 
@@ -198,7 +197,7 @@ class SystemMemory(ClassMemory):
 
     def __init__(self, systems: Systems, cls: DeviceClass) -> None:
         before = systems.before
-        super().__init__(systems.program, cls, before.memories.facts(cls) if before is not None else None)
+        super().__init__(systems.program, cls, before.facts(cls) if before is not None else None)
         self.systems, self.added, self.narrow = systems, systems.added(cls), systems.features.compute
         self.known_lives = before.lives if before is not None else None
         kept = states(cls, systems.shards, systems.footprint, systems.features.compute)
@@ -215,7 +214,7 @@ class SystemMemory(ClassMemory):
     def forms(self) -> ClassForms | None:
         """What actions do whatever the sizes, where that was asked of programs before."""
         before = self.systems.before
-        return before.memories.of(self) if before is not None and self.replay is _Replay else None
+        return before.of(self) if before is not None and self.replay is _Replay else None
 
     def effect(self, phase: FunctionPhase, chunk: int, accumulated: set[str]) -> MemoryEffect:
         if self.forms is None:

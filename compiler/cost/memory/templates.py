@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from compiler.graph import Type, Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.memory.action import MemoryEffect, Top, Totals, Where, declared
-from compiler.memory.facts import FunctionFacts
+from compiler.memory.facts import FunctionFacts, KnownLives
 from compiler.memory.held import Buffer, copies
 from compiler.program import DeviceClass, FunctionKey, StateDecl
 
@@ -90,7 +90,7 @@ class Atoms:
         return found
 
 
-class Fullest:
+class FullestForms:
     """The moments of an action in one memory that may be the fullest of all, the first first. Of two of which one has
     as much of everything the other is left out: the earlier one counts, unless the later has more."""
 
@@ -170,6 +170,7 @@ class MemoryTemplates:
 
     def __init__(self) -> None:
         self.known: dict[tuple[object, ...], ClassForms] = {}
+        self.lives: KnownLives = {}  # of bodies
         self.facts_of: dict[int, tuple[object, FunctionFacts]] = {}
 
     def facts(self, cls: DeviceClass) -> FunctionFacts:

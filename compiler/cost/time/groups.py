@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from compiler.cost.kernels.program import Features, features
 from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait
 from compiler.cost.time.order import Plan, plan
-from compiler.cost.time.orders import Rows
+from compiler.cost.time.orders import GroupRows
 from compiler.cost.time.timeline import Player
 from compiler.numbering import Ranks
 from compiler.program import FunctionKey, Program
@@ -16,7 +16,7 @@ from compiler.schedules import ActionLoop
 from dsl.data import dataclass
 
 if TYPE_CHECKING:
-    from compiler.cost.before import PricedBefore
+    from compiler.cost.time.before import PricedBefore
 
 
 @dataclass(eq=False)
@@ -42,9 +42,9 @@ class Groups:
         return self.program.groups
 
     @cached_property
-    def of_groups(self) -> Rows:
+    def of_groups(self) -> GroupRows:
         """What each of them runs."""
-        return Rows.of(self.program) if self.before is None else self.before.orders.rows(self.program)
+        return GroupRows.of(self.program) if self.before is None else self.before.orders.rows(self.program)
 
     @property
     def rows(self) -> tuple[tuple[ActionLoop, ...], ...]:

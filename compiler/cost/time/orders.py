@@ -25,7 +25,7 @@ LARGEST = 200_000
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class GroupRows:
     """Of a program's device groups: the loops of each; what these run; how often each function runs."""
 
     loops: tuple[tuple[ActionLoop, ...], ...]
@@ -33,12 +33,12 @@ class Rows:
     counts: tuple[dict[FunctionKey, int], ...]
 
     @staticmethod
-    def of(program: Program) -> Rows:
+    def of(program: Program) -> GroupRows:
         """Of its schedules."""
         classes = {g: c for c in program.classes for g in c.groups}
         found = tuple([loops(classes[g].schedule, g, Turn.of(program)) for g in range(program.groups)])
         rounds = tuple([tuple([(loop.keys, loop.count) for loop in row]) for row in found])
-        return Rows(found, rounds, tuple([_counts(of) for of in rounds]))
+        return GroupRows(found, rounds, tuple([_counts(of) for of in rounds]))
 
 
 def _counts(rounds: Rounds) -> dict[FunctionKey, int]:
@@ -52,7 +52,7 @@ def _counts(rounds: Rounds) -> dict[FunctionKey, int]:
 class _Known(NamedTuple):
     """The rows of a schedule, and the orders of its groups, by what segments wait for and send."""
 
-    rows: Rows
+    rows: GroupRows
     plans: dict[tuple[object, ...], Plan]
 
 
@@ -63,7 +63,7 @@ class KnownOrders:
         self.known: dict[tuple[object, ...], _Known] = {}
         self.of_rows: dict[int, _Known] = {}
 
-    def rows(self, program: Program) -> Rows:
+    def rows(self, program: Program) -> GroupRows:
         """Those of a program."""
         key = (Turn.of(program), *[(c.groups, c.schedule) for c in program.classes])
         found = self.known.pop(key, None)
@@ -71,14 +71,14 @@ class KnownOrders:
             while len(self.known) >= KEPT or sum(map(_steps, self.known.values())) > LARGEST:
                 gone = self.known.pop(next(iter(self.known)))
                 del self.of_rows[id(gone.rows)]
-            found = _Known(Rows.of(program), {})
+            found = _Known(GroupRows.of(program), {})
             self.of_rows[id(found.rows)] = found
         self.known[key] = found
         return found.rows
 
     def plan(
         self,
-        rows: Rows,
+        rows: GroupRows,
         classes: Sequence[int],
         parts: Sequence[Mapping[FunctionKey, Part]],
         homes: Homes,

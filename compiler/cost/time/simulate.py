@@ -35,7 +35,7 @@ from dsl.data import dataclass
 from dsl.diagnostics import fail
 
 if TYPE_CHECKING:
-    from compiler.cost.before import PricedBefore
+    from compiler.cost.time.before import PricedBefore
     from compiler.driver import Compiled
 
 UPDATE: FunctionKey = (FunctionPhase.UPDATE, 0)

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from compiler.cost.kernels.templates import WorkTemplates
-from compiler.cost.memory.templates import MemoryTemplates
 from compiler.cost.time.orders import KnownOrders
 from compiler.cost.time.segments import KnownSegments
 
 
 class PricedBefore:
-    """Of one cluster's programs, priced with its own calibration.
-
-    work: of functions, for any sizes; orders: of schedules; segments: of functions with the same work; memories: of
-    classes of devices, for any sizes; lives: of bodies.
-    """
+    """Of one cluster's programs, priced with its own calibration. work: of functions, for any sizes; orders: of
+    schedules; segments: of functions with the same work."""
 
     def __init__(self) -> None:
         self.work, self.orders, self.segments = WorkTemplates(), KnownOrders(), KnownSegments()
-        self.memories = MemoryTemplates()
-        self.lives: KnownLives = {}
