@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 
 from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import rounds
 from compiler.memory.action import STATIC, MemoryEffect, Replay, Totals, declared
-from compiler.memory.facts import ClassFacts, KnownLives
+from compiler.memory.facts import ClassFacts, FunctionFacts, KnownLives
 from compiler.memory.held import Buffer, copies
 from compiler.memory.tiers import FIRST
-from compiler.ops.effects import Accumulate, Input
 from compiler.origin import Role
 from compiler.program import DeviceClass, FunctionKey, FunctionPhase, Program
 from compiler.row_caches import cache_bytes
-from compiler.walk import walk
 from dsl.data import dataclass
 
 
@@ -27,12 +25,18 @@ class Peak:
     roles: Mapping[str, int]
 
 
+Rounds = tuple[tuple[tuple[FunctionKey, ...], int], ...]
+"""What a group does: functions of one round, and how often."""
+
 MemoryUse = dict[str, Peak]
 """Memory kind -> its peak."""
 
 
-def static_memory(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[tuple[str, str], list[tuple[str, int]]]:
-    """What is there all the time: (memory, role) -> (name, bytes). Inputs count for all micro-batches of a step."""
+def static_memory(
+    cls: DeviceClass, sizes: Mapping[str, int], facts: FunctionFacts | None = None
+) -> dict[tuple[str, str], list[tuple[str, int]]]:
+    """What is there all the time: (memory, role) -> (name, bytes). Inputs count for all micro-batches of a step.
+    facts: of the class's functions, if they are known."""
     found: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for s in cls.states:
         if s.role in STATIC:
@@ -42,15 +46,29 @@ def static_memory(cls: DeviceClass, sizes: Mapping[str, int]) -> dict[tuple[str,
             if s.cache is not None:
                 found.setdefault((FIRST, s.role), []).append((f"{s.name}, cached rows", cache_bytes(s, sizes)))
     inputs: dict[tuple[str, Layout], int] = {}
-    for f in cls.functions:
-        for instr, _ in walk(f.body):
-            if isinstance(instr.op, Input):
-                var = instr.outputs[0]
-                times = sizes[TIME] if TIME in var.layout.axes else 1
-                inputs[instr.op.name, var.layout] = times * local_type(var.type, var.layout, sizes).bytes
+    for name, var in (facts or FunctionFacts.of(cls)).inputs:
+        times = sizes[TIME] if TIME in var.layout.axes else 1
+        inputs[name, var.layout] = times * local_type(var.type, var.layout, sizes).bytes
     for (name, _), size in inputs.items():
         found.setdefault((FIRST, Role.INPUT), []).append((name, size))
     return found
+
+
+@dataclass(slots=True, eq=False)
+class _Done:
+    """An effect, and how often a group's devices had it. memories: each with the bytes that are there besides at the
+    fullest moment (None: not asked), and those that are there afterwards."""
+
+    effect: MemoryEffect
+    memories: tuple[tuple[str, int | None, int], ...]
+    times: int = 0
+
+    @staticmethod
+    def of(effect: MemoryEffect) -> _Done:
+        """Before it has happened."""
+        delta = _by_memory(effect.delta)
+        tops = {memory: _by_memory(top.totals).get(memory, 0) for memory, top in effect.peaks.items()}
+        return _Done(effect, tuple((m, tops.get(m), delta.get(m, 0)) for m in dict.fromkeys((*tops, *delta))))
 
 
 class ClassMemory:
@@ -62,27 +80,29 @@ class ClassMemory:
     known_lives: KnownLives | None = None
     """Of bodies that others have replayed."""
 
-    def __init__(self, program: Program, cls: DeviceClass) -> None:
+    def __init__(self, program: Program, cls: DeviceClass, facts: FunctionFacts | None = None) -> None:
+        """facts: of the class's functions, if they are known."""
+        self.facts = facts = facts or FunctionFacts.of(cls)
         self.program, self.cls, self.sizes = program, cls, program.sizes
         self.functions = {f.key: f for f in cls.functions}
-        self.static = static_memory(cls, self.sizes)
-        self.touched = {
-            key: frozenset(i.op.name for i in f.body.nodes if isinstance(i.op, Accumulate))
-            for key, f in self.functions.items()
-        }
+        self.static = static_memory(cls, self.sizes, facts)
+        self.touched = dict(facts.touched)
         self.states = {s.name: s for s in cls.states}
         self.replays: dict[tuple[FunctionPhase, int, frozenset[str]], Replay] = {}
         """By function, chunk, and which accumulators it is the first to set."""
         self._exits: dict[FunctionKey, dict[str, Buffer]] = {}  # the slots of a micro-batch after a function
-        self._done: dict[tuple[object, ...], MemoryUse] = {}
+        self._done: dict[Rounds, MemoryUse] = {}
 
     def use(self, group: int) -> MemoryUse:
         """The peaks of one group's devices in a step. Groups whose rounds are as many have the same."""
-        schedule = list(rounds(self.program, self.cls, group))
-        key = tuple(schedule)
+        key = self.rounds(group)
         if key not in self._done:
-            self._done[key] = self._add_up(schedule)
+            self._done[key] = self._add_up(key)
         return self._done[key]
+
+    def rounds(self, group: int) -> Rounds:
+        """What the group does in a step."""
+        return tuple(rounds(self.program, self.cls, group))
 
     def effect(self, phase: FunctionPhase, chunk: int, accumulated: set[str]) -> MemoryEffect:
         """What one action does; it depends on the accumulators that the step has set before."""
@@ -110,31 +130,45 @@ class ClassMemory:
         size, parts = declared(self.states[name], self.sizes)
         return size * parts
 
-    def _add_up(self, schedule: Iterable[tuple[tuple[FunctionKey, ...], int]]) -> MemoryUse:
-        now: Totals = {key: sum(n for _, n in items) for key, items in self.static.items()}
-        sums = _by_memory(now)
+    def _add_up(self, schedule: Rounds) -> MemoryUse:
+        began: Totals = {key: sum(n for _, n in items) for key, items in self.static.items()}
         peaks: MemoryUse = {}
-        self._record(peaks, now)
+        self._record(peaks, began)
+        most, sums = {memory: peak.bytes for memory, peak in peaks.items()}, _by_memory(began)
+        done: dict[int, _Done] = {}  # by identity of an effect
+        fullest: dict[str, tuple[_Done, list[tuple[_Done, int]]]] = {}  # what runs then, and what ran before it
+        settled: dict[FunctionKey, _Done] = {}  # of actions that find all their accumulators
         accumulated: set[str] = set()
-        known: dict[int, tuple[MemoryEffect, dict[str, int]]] = {}
         for steps, n in schedule:
             for i in range(min(n, 3)):
-                before = dict(now)
-                for phase, chunk in steps:
-                    effect = self.effect(phase, chunk, accumulated)
-                    for memory, top in effect.peaks.items():
-                        if id(top) not in known:
-                            known[id(top)] = effect, _by_memory(top.totals)
-                        total = sums.get(memory, 0) + known[id(top)][1].get(memory, 0)
-                        if memory not in peaks or total > peaks[memory].bytes:
-                            self._record(peaks, _sum(now, top.totals), memory)
-                    for (memory, role), size in effect.delta.items():
-                        now[memory, role] = now.get((memory, role), 0) + size
-                        sums[memory] = sums.get(memory, 0) + size
-                    accumulated |= self.touched[phase, chunk]
+                before, counts = dict(sums), [(d, d.times) for d in done.values()]
+                for key in steps:
+                    now = settled.get(key)
+                    if now is None:
+                        effect = self.effect(*key, accumulated)
+                        now = done.get(id(effect)) or done.setdefault(id(effect), _Done.of(effect))
+                        if self.touched[key] <= accumulated:
+                            settled[key] = now
+                        accumulated |= self.touched[key]
+                    for memory, top, delta in now.memories:
+                        total = sums.get(memory, 0)
+                        if top is not None and (memory not in most or total + top > most[memory]):
+                            most[memory] = total + top
+                            fullest[memory] = now, [(d, d.times) for d in done.values()]
+                        sums[memory] = total + delta
+                    now.times += 1
                 if i == 1 and n > 3:  # what the second round did, the rounds up to the last do too
-                    now = _sum(now, {k: (v - before.get(k, 0)) * (n - 3) for k, v in now.items()})
-                    sums = _by_memory(now)
+                    for memory, total in sums.items():
+                        sums[memory] = total + (total - before.get(memory, 0)) * (n - 3)
+                    ran = {id(d): times for d, times in counts}
+                    for d in done.values():
+                        d.times += (d.times - ran.get(id(d), 0)) * (n - 3)
+        for memory, (now, counts) in fullest.items():
+            at = dict(began)
+            for d, times in counts:
+                for of, size in d.effect.delta.items():
+                    at[of] = at.get(of, 0) + size * times
+            self._record(peaks, _sum(at, now.effect.peaks[memory].totals), memory)
         return dict(sorted(peaks.items(), key=lambda kind: kind[0] != FIRST))  # the devices' own first, in every run
 
     def _record(self, peaks: MemoryUse, now: Totals, only: str | None = None) -> None:

@@ -28,10 +28,8 @@ from compiler.cost.price.machine import machine
 from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer
 from compiler.driver import Compiled
 from compiler.layout import local_type
-from compiler.memory.tiers import FIRST
 from compiler.ops.effects import Accumulate
 from compiler.ops.repeat import Repeat
-from compiler.origin import Role
 from compiler.program import Function, FunctionKey, FunctionPhase, Program
 from dsl.diagnostics import ParcError
 from parc.planning.guess import Kin, SplitLayer
@@ -231,17 +229,10 @@ class Layers:
     def _saved(self, compiled: Compiled, found: Features) -> int:
         """Bytes of what the loops' iterations keep for the backward pass, each buffer once."""
         (cls,) = compiled.program.classes
-        memory = SystemMemory(Systems(compiled, found, lives=self.pricer.lives), cls)
-        memory.effect(*FORWARD, set())
-        (replay,) = memory.replays.values()
+        memory = SystemMemory(Systems(compiled, found, before=self.pricer.memories), cls)
         labels = {label for label, _ in self.space.split.loops}
         states = {s.name: s for s in cls.states}
-        kept = {
-            id(b): b.bytes
-            for name, b in replay.saved.items()
-            if b.memory == FIRST and b.role == Role.SAVED and not b.static and labels & {*states[name].type.names}
-        }
-        return sum(kept.values())
+        return memory.saved(FORWARD, lambda name: bool(labels & {*states[name].type.names}))
 
 
 def without_update(program: Program) -> Program:

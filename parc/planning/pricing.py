@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from compiler.cost.kernels.templates import WorkTemplates
 from compiler.cost.memory.systems import Systems
+from compiler.cost.memory.templates import MemoryTemplates
+from compiler.cost.time.before import PricedBefore
 from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job, run_passes
-from compiler.memory.facts import KnownLives
 from compiler.model import Job, Training
 from compiler.passes.pipeline import NAMES, Work
 from compiler.passes.place.alike import SizesAsked
@@ -45,8 +46,7 @@ class StrategyPricer:
         self.closed: dict[object, Work] = {}
         self.placed: dict[object, list[tuple[SizesAsked, Placed]]] = {}
         self.programs = SharedPrograms()
-        self.templates, self.passes = WorkTemplates(), WorkTemplates(at_once=True)
-        self.lives: KnownLives = {}
+        self.before, self.memories, self.passes = PricedBefore(), MemoryTemplates(), WorkTemplates(at_once=True)
         self.simulation: Simulation | None = None
         self.last: Compiled | None = None
         self.bytes = 0
@@ -55,10 +55,12 @@ class StrategyPricer:
         """Bytes of the fullest device, which are found sooner than the time. Raises ParcError for what cannot be
         lowered."""
         self.last = compiled = self.compiled(strategy)
-        if len(self.lives) > BODIES:
-            self.lives.clear()
-        self.simulation = Simulation.of(compiled, self.templates)
-        self.bytes = Systems(compiled, self.simulation.features, lives=self.lives).fullest.needed
+        if len(self.memories.lives) > BODIES:
+            self.memories.lives.clear()
+        self.simulation = Simulation.of(compiled, self.before)
+        rounds = self.simulation.groups.of_groups.rounds
+        found = Systems(compiled, self.simulation.features, before=self.memories, rounds=rounds)
+        self.bytes = found.fullest.needed
         return self.bytes
 
     def price(self) -> Price:

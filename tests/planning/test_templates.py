@@ -73,7 +73,7 @@ def agree(model: str, sizes: dict[str, float], number: int, seed: int, patch: py
             program = pricer.compiled(strategy).program
         except ParcError:
             continue
-        mine = features(program, pricer.templates)
+        mine = features(program, pricer.before.work)
         alone = compile_job(space.job_of(job, strategy)).program
         assert show(program) == show(alone), of
         his = features(alone)

@@ -29,7 +29,7 @@ class LeftOut:
         """The work of a loop's body. Of one of the backward pass with the products and messages of the forward pass
         that are not made again (`WorkNode.again`), where of an iteration nothing but its carries is kept."""
         name = op.body.name
-        self.known[phase, name] = op, part
+        self.note(phase, op, part)
         if phase is not FunctionPhase.BACKWARD or (FunctionPhase.FORWARD, name) not in self.known:
             return part
         forward, before = self.known[FunctionPhase.FORWARD, name]
@@ -54,6 +54,15 @@ class LeftOut:
                 nodes.append(WorkNode(node.name, node.work, at, (), True))
                 at = (len(nodes) - 1,)
         return Part(tuple(nodes))
+
+    def note(self, phase: FunctionPhase, op: Repeat, part: Part) -> None:
+        """The work of a loop's body, as it was lifted."""
+        self.known[phase, op.body.name] = op, part
+
+    @property
+    def before(self) -> tuple[Hashable, ...]:
+        """The loops so far, by identity."""
+        return tuple([(key, id(op), id(part)) for key, (op, part) in self.known.items()])
 
 
 ORDER = (FunctionPhase.FORWARD, FunctionPhase.WEIGHTS, FunctionPhase.BACKWARD)

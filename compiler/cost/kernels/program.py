@@ -83,9 +83,8 @@ def features(program: Program, templates: WorkTemplates | None = None) -> Featur
         made: dict[FunctionKey, Part] = {}
         chunks: dict[int, LeftOut] = {}
         for f in sorted(c.functions, key=lambda f: ORDER.index(f.phase) if f.phase in ORDER else -1):
-            whole = partial(chunks.setdefault(f.chunk, LeftOut()).loop, f.phase)
-            here = partial(_is_here, program, c, f.chunk)
-            lifted = LiftedFunction(program, c.states, regions, f, ITEMSIZE[compute], whole, here)
+            left, here = chunks.setdefault(f.chunk, LeftOut()), partial(_is_here, program, c, f.chunk)
+            lifted = LiftedFunction(program, c.states, regions, f, ITEMSIZE[compute], left, here)
             made[f.key], *within = lifted.lift() if templates is None else templates.work(lifted)
             inside[-1][f.key] = within[0], within[1]
         parts.append({f.key: made[f.key] for f in c.functions})

@@ -14,8 +14,10 @@ from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple, TypeVar
 
+from compiler.cost.kernels.again import LeftOut
 from compiler.cost.kernels.drafts import Lifted
 from compiler.cost.kernels.group import Lifter
+from compiler.cost.kernels.said import said
 from compiler.cost.kernels.symbols import SizeTrace, Steps, Symbol
 from compiler.cost.kernels.work import Part, Work, WorkLoop, WorkNode
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
@@ -31,6 +33,9 @@ from dsl.data import dataclass
 
 KEPT = 400
 """Functions that are remembered, those that were asked for last."""
+
+BUILT = 100
+"""Works that were made of a template and are remembered, those that were asked for last."""
 
 SHAPES = 4
 """Ways in which one is put together that are, at most."""
@@ -58,15 +63,20 @@ class FunctionWork(NamedTuple):
 
 
 class LiftedFunction(NamedTuple):
-    """What lifting a function asks for, besides the sizes of the program's axes. whole, here: see `Lifter`."""
+    """What lifting a function asks for, besides the sizes of the program's axes. left: of its chunk; here: see
+    `Lifter`."""
 
     program: Program
     states: Sequence[StateDecl]
     regions: Regions
     function: Function
     itemsize: int
-    whole: Callable[[Repeat, Part], Part]
+    left: LeftOut
     here: Callable[[int], bool]
+
+    def whole(self, op: Repeat, part: Part) -> Part:
+        """See `Lifter`."""
+        return self.left.loop(self.function.phase, op, part)
 
     def lifter(self, of: type[Lifter] = Lifter) -> Lifter:
         """What lifts it."""
@@ -112,8 +122,9 @@ class WorkTemplates:
 
     def work(self, of: LiftedFunction) -> FunctionWork:
         """The same as `of.lift()`."""
-        body, sizes, numbers = of.function.body, of.program.sizes, list[float]()
-        key = (_text(body, numbers), of.function.phase, id(of.states), of.itemsize, tuple(sizes), _larger(sizes))
+        body, sizes = of.function.body, of.program.sizes
+        text, numbers = self._once("text", body, said)
+        key = (text, of.function.phase, id(of.states), of.itemsize, tuple(sizes), _larger(sizes))
         inputs: dict[str, Any] = sizes | {f"number {i}": number for i, number in enumerate(numbers)}
         met = self.known.pop(key, None)
         if met is None:
@@ -143,18 +154,49 @@ class _Met(NamedTuple):
     shapes: dict[tuple[bool, ...], list[_Template]]
 
 
+class _Built(NamedTuple):
+    """What was made of a template. loops: of its bodies, as they were built; before: keeps what stood before them."""
+
+    work: FunctionWork
+    loops: list[tuple[Repeat, Part]]
+    before: tuple[tuple[Repeat, Part], ...]
+
+
 class _Template(NamedTuple):
+    """used: the numbers that its nodes have; built: what was made of them, by these."""
+
     steps: Steps
     nodes: tuple[_Node, ...]
     inside: frozenset[str]
     core: frozenset[str]
+    used: tuple[int, ...]
+    built: dict[tuple[object, ...], _Built]
 
     def work(self, inputs: Mapping[str, Any], of: LiftedFunction) -> FunctionWork | None:
-        """None if with these inputs the function is put together otherwise."""
+        """None if with these inputs the function is put together otherwise. With the same numbers it is the same
+        object."""
         values = self.steps.run(inputs)
         if values is None:
             return None
-        return FunctionWork(_built(self.nodes, values, of.function.body, of.whole), self.inside, self.core)
+        body = of.function.body
+        key = (id(body), tuple([values[i] for i in self.used]), of.left.before)
+        known = self.built.pop(key, None)
+        if known is None:
+            while len(self.built) >= BUILT:
+                del self.built[next(iter(self.built))]
+            before, loops = tuple(of.left.known.values()), list[tuple[Repeat, Part]]()
+
+            def whole(op: Repeat, part: Part) -> Part:
+                loops.append((op, part))
+                return of.whole(op, part)
+
+            part = _built(self.nodes, values, body, whole)
+            known = _Built(FunctionWork(part, self.inside, self.core), loops, before)
+        else:
+            for op, part in known.loops:
+                of.left.note(of.function.phase, op, part)
+        self.built[key] = known
+        return known.work
 
 
 class _Node(NamedTuple):
@@ -175,25 +217,6 @@ class _Made(NamedTuple):
 
 
 FIXED, NUMBER, OBJECTS = "fixed", "number", "objects"
-
-
-def _text(body: Graph, numbers: list[float]) -> tuple[object, ...]:
-    """What a body says, but for numbers of its regions, which are appended to `numbers`: by identity of its nodes."""
-    nodes: list[object] = []
-    for node in body.nodes:
-        op = node.op
-        if isinstance(op, Repeat):
-            of = op.count, op.carries, op.stacks, op.reverse, op.scan, op.label
-            nodes.append((_text(op.body, numbers), of, tuple(map(id, node.inputs)), tuple(map(id, node.outputs))))
-        else:
-            nodes.append(id(node))
-    regions = []
-    for r in body.regions:
-        regions.append((r.kind, r.values, r.over, r.copies, r.places))
-        if r.kind is RegionKind.ATTENTION:
-            numbers += (r.kept, r.most)
-    ends = tuple(map(id, body.inputs)), tuple(map(id, body.outputs))
-    return (body.name, tuple(nodes), tuple(regions), *ends)
 
 
 def _larger(sizes: Mapping[str, int]) -> tuple[bool, ...]:
@@ -290,7 +313,23 @@ def _traced(of: LiftedFunction, inputs: Mapping[str, Any]) -> _Template | None:
         nodes = tuple(_nodes(lifter.part(of.function.body)))
     except (TypeError, AttributeError):
         return None
-    return _Template(lifter.trace.steps, nodes, frozenset(lifter.inside), frozenset(lifter.core))
+    used = tuple(sorted({*_used(nodes)}))
+    return _Template(lifter.trace.steps, nodes, frozenset(lifter.inside), frozenset(lifter.core), used, {})
+
+
+def _used(nodes: Sequence[_Node]) -> Iterator[int]:
+    """Places of the numbers in nodes."""
+    for node in nodes:
+        yield from _used(node.loop) if node.work is None else _in(node.work)
+
+
+def _in(made: _Made) -> Iterator[int]:
+    for field, kind in made.fields:
+        if kind is NUMBER:
+            yield field
+        elif kind is OBJECTS:
+            for inner in field:
+                yield from _in(inner)
 
 
 def _nodes(part: Part) -> Iterator[_Node]:

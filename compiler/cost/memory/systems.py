@@ -7,25 +7,25 @@ update has fused kernels, which need no room but for what is moved in from other
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compiler.cost.kernels.program import Features, features
 from compiler.cost.memory.footprint import Footprint, Shards, footprint, states
 from compiler.cost.memory.sizes import OURS, FunctionSizes
+from compiler.cost.memory.templates import Atoms, ClassForms, FormAction, FullestForms, MemoryTemplates, bytes_in
 from compiler.cost.price.calibration import of_cluster
 from compiler.graph import ITEMSIZE, Graph, Node, Value
-from compiler.memory.action import MemoryEffect, Replay
-from compiler.memory.facts import KnownLives
+from compiler.memory.action import MemoryEffect, Replay, Where
+from compiler.memory.facts import moved_by
 from compiler.memory.held import Buffer
 from compiler.memory.lifetimes import Traced, TracedMemory
-from compiler.memory.peak import ClassMemory, Peak
+from compiler.memory.peak import ClassMemory, Peak, Rounds
 from compiler.memory.tiers import FIRST
-from compiler.ops.move import Move
 from compiler.origin import Role
 from compiler.program import DeviceClass, Function, FunctionKey, FunctionPhase
-from compiler.walk import bodies, graph_values
+from compiler.walk import graph_values
 from dsl.data import dataclass
 
 if TYPE_CHECKING:
@@ -57,11 +57,13 @@ class Systems:
         compiled: Compiled,
         found: Features | None = None,
         fused: bool | None = None,
-        lives: KnownLives | None = None,
+        before: MemoryTemplates | None = None,
+        rounds: Sequence[Rounds] | None = None,
     ) -> None:
         """found: the program's features, if they are known. fused: whether attention is one kernel; if not stated, what
-        the prices of the software believe. lives: of bodies of programs before it, which may be its own."""
-        self.lives = lives
+        the prices of the software believe. before: what is known of programs before it, for whoever asks for bytes
+        alone; rounds: of each group, if they are known."""
+        self.before, self.rounds = before, rounds
         job = compiled.job
         self.program, self.strategy = compiled.program, job.strategy
         self.footprint = footprint(job.cluster.device, job.cluster.stack) if job.cluster else Footprint()
@@ -69,6 +71,11 @@ class Systems:
         self.fused = believed if fused is None else fused
         self.features = found or features(compiled.program)
         self.shards = Shards(job.strategy.shards, compiled.program.sizes)
+
+    @cached_property
+    def loss(self) -> float:
+        """The share that what hangs on logits takes of what it takes with us."""
+        return self.footprint.logits(self.strategy, ITEMSIZE[self.features.compute]) / OURS
 
     @cached_property
     def needs(self) -> Mapping[int, Need]:
@@ -102,23 +109,14 @@ class Systems:
     def sizes(self, cls: DeviceClass, key: FunctionKey) -> FunctionSizes:
         """Of the values of a function of the class."""
         inside, core = self.features.inside[self.program.classes.index(cls)][key]
-        itemsize = ITEMSIZE[self.features.compute]
-        loss = self.footprint.logits(self.strategy, itemsize) / OURS
-        found = FunctionSizes(
-            inside | core if self.fused else inside, self.added(cls), itemsize, self.features.regions.wide, loss
-        )
+        nothing, itemsize = inside | core if self.fused else inside, ITEMSIZE[self.features.compute]
+        found = FunctionSizes(nothing, self.added(cls), itemsize, self.features.regions.wide, self.loss)
         if key != UPDATE:
             found.body(next(f for f in cls.functions if f.key == key).body)
         elif mine := [f.body for f in cls.functions if f.key == UPDATE]:
             found.shares.update(dict.fromkeys((v.name for v in graph_values(mine[0])), 0.0))
-            found.shares.update(dict.fromkeys(_moves_in(mine[0]), 1.0))
+            found.shares.update(dict.fromkeys(moved_by(mine[0]), 1.0))
         return found
-
-
-def _moves_in(update: Graph) -> list[str]:
-    """What an update moves from one memory to another, by name: the only room that it needs."""
-    nodes = [n for body in bodies(update) for n in body.nodes if isinstance(n.op, Move) or n.far is not None]
-    return [n.output.name for n in nodes]
 
 
 # --- the accounting, with other sizes ---------------------------------------------------------------------------------
@@ -168,21 +166,100 @@ class _TracedReplay(_Replay, Traced):
     """The same, with what lives when."""
 
 
+class FormReplay(_Replay):
+    """The same with forms in the place of bytes. moments: by memory, those that may be the fullest."""
+
+    def __init__(self, *of: Any, atoms: Atoms) -> None:
+        super().__init__(*of)
+        self.atoms, self.moments = atoms, dict[str, FullestForms]()
+
+    def _bytes(self, var: Value) -> int:
+        share = self.of.shares.get(var.name, 1.0)
+        return self.atoms.value(var, share) if share else 0
+
+    def _declared(self, name: str) -> int:
+        return self.atoms.form(self.states[name])
+
+    def _mark(self, where: Where, at: str) -> None:
+        sums: dict[str, int] = {}
+        for (memory, _), n in self.totals.items():
+            sums[memory] = sums.get(memory, 0) + n
+        for memory, total in sums.items():
+            if memory not in self.moments:
+                self.moments[memory] = FullestForms(self.atoms)
+            self.moments[memory].add(total, self.totals)
+
+
 class SystemMemory(ClassMemory):
     """Of a class's devices."""
 
     replay = _Replay
 
     def __init__(self, systems: Systems, cls: DeviceClass) -> None:
-        super().__init__(systems.program, cls)
+        before = systems.before
+        super().__init__(systems.program, cls, before.facts(cls) if before is not None else None)
         self.systems, self.added, self.narrow = systems, systems.added(cls), systems.features.compute
-        self.known_lives = systems.lives
+        self.known_lives = before.lives if before is not None else None
         kept = states(cls, systems.shards, systems.footprint, systems.features.compute)
         self.static.update(((FIRST, role), items) for role, items in kept.items())
-        if UPDATE not in self.functions or not _moves_in(self.functions[UPDATE].body):
+        if UPDATE not in self.functions or not self.facts.moved:
             self.functions[UPDATE] = Function(*UPDATE, Graph("", (), (), ()))
         self.touched = {key: names - self.added for key, names in self.touched.items()} | {UPDATE: frozenset()}
         self.sized: dict[FunctionKey, FunctionSizes] = {}
+        self.entered: dict[FunctionKey, FormAction] = {}  # by function of a micro-batch, the last that was asked for
+        self.effects: dict[tuple[FunctionKey, frozenset[str]], MemoryEffect] = {}
+        self._sizes_of: list[int] = []
+
+    @cached_property
+    def forms(self) -> ClassForms | None:
+        """What actions do whatever the sizes, where that was asked of programs before."""
+        before = self.systems.before
+        return before.of(self) if before is not None and self.replay is _Replay else None
+
+    def effect(self, phase: FunctionPhase, chunk: int, accumulated: set[str]) -> MemoryEffect:
+        if self.forms is None:
+            return super().effect(phase, chunk, accumulated)
+        key, first = (phase, chunk), self.touched[phase, chunk] - accumulated
+        if (key, first) not in self.effects:
+            self.effects[key, first] = self.action(key, frozenset(accumulated)).effect(self.bytes_of(self.forms))
+        return self.effects[key, first]
+
+    def action(self, key: FunctionKey, accumulated: frozenset[str] = frozenset()) -> FormAction:
+        """What one does, in forms."""
+        assert self.forms is not None
+        before = self.entered.get((key[0].before, key[1])) if key[0].before else None
+        found = self.entered[key] = self.forms.action(key, accumulated, before)
+        return found
+
+    def bytes_of(self, forms: ClassForms) -> list[int]:
+        """Of all that forms are made of, with these sizes of axes."""
+        if len(self._sizes_of) != len(forms.atoms.atoms):
+            self._sizes_of = forms.atoms.sizes(self.sizes)
+        return self._sizes_of
+
+    def saved(self, key: FunctionKey, counts: Callable[[str], bool]) -> int:
+        """Device memory of what an action leaves for later ones, of the slots that count, each buffer once."""
+        if self.forms is not None:
+            slots, sizes = self.action(key).saved, self.bytes_of(self.forms)
+            bytes_of = [(b, bytes_in(self.forms.atoms.terms(b.bytes), sizes)) for b in slots.values()]
+        else:
+            self.effect(*key, set())
+            slots = next(iter(self.replays.values())).saved
+            bytes_of = [(b, b.bytes) for b in slots.values()]
+        kept = {
+            id(b): size
+            for name, (b, size) in zip(slots, bytes_of, strict=True)
+            if b.memory == FIRST and b.role == Role.SAVED and not b.static and counts(name)
+        }
+        return sum(kept.values())
+
+    def in_forms(self, key: FunctionKey, atoms: Atoms) -> FormReplay:
+        """What replays a function in forms."""
+        if key not in self.sized:
+            self.sized[key] = self.systems.sizes(self.cls, key)
+        found = FormReplay(self.cls, self.sizes, self._known, atoms=atoms)
+        found.of = self.sized[key]
+        return found
 
     def need(self, peak: Peak) -> Need:
         """What allocator and driver make of a peak. Shards of gradients lie in a pool of the allocator's own: those
@@ -199,6 +276,10 @@ class SystemMemory(ClassMemory):
             turning -= there
         reserved = kept + round(turning * (1 + of.reserve))
         return Need(peak, kept, turning, reserved, reserved + round(of.context))
+
+    def rounds(self, group: int) -> Rounds:
+        known = self.systems.rounds
+        return super().rounds(group) if known is None else known[group]
 
     def start(self, key: FunctionKey) -> Replay:
         found = super().start(key)

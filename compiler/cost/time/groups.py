@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from compiler.cost.kernels.program import Features, features
-from compiler.cost.kernels.templates import WorkTemplates
 from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait
 from compiler.cost.time.order import Plan, plan
+from compiler.cost.time.orders import GroupRows
 from compiler.cost.time.timeline import Player
 from compiler.numbering import Ranks
 from compiler.program import FunctionKey, Program
-from compiler.schedules import ActionLoop, Turn, loops
+from compiler.schedules import ActionLoop
 from dsl.data import dataclass
+
+if TYPE_CHECKING:
+    from compiler.cost.time.before import PricedBefore
 
 
 @dataclass(eq=False)
 class Groups:
-    """Of one program. templates: of programs before it."""
+    """Of one program. before: what is known of programs before it."""
 
     program: Program
-    templates: WorkTemplates | None = None
+    before: PricedBefore | None = None
 
     @cached_property
     def features(self) -> Features:
         """What its functions ask of a machine."""
-        return features(self.program, self.templates)
+        return features(self.program, self.before.work if self.before is not None else None)
 
     @cached_property
     def ranks(self) -> Ranks:
@@ -38,11 +42,14 @@ class Groups:
         return self.program.groups
 
     @cached_property
+    def of_groups(self) -> GroupRows:
+        """What each of them runs."""
+        return GroupRows.of(self.program) if self.before is None else self.before.orders.rows(self.program)
+
+    @property
     def rows(self) -> tuple[tuple[ActionLoop, ...], ...]:
         """Per device group, the loops of its schedule."""
-        p = self.program
-        of = {g: c for c in p.classes for g in c.groups}
-        return tuple(loops(of[g].schedule, g, Turn.of(p)) for g in range(p.groups))
+        return self.of_groups.loops
 
     @cached_property
     def of_class(self) -> tuple[int, ...]:
@@ -54,22 +61,16 @@ class Groups:
         """The work of a group's functions."""
         return self.features.parts[self.of_class[group]]
 
-    @cached_property
+    @property
     def counts(self) -> tuple[dict[FunctionKey, int], ...]:
         """Per device group, how often each function runs in a step."""
-        found: list[dict[FunctionKey, int]] = []
-        for row in self.rows:
-            counts: dict[FunctionKey, int] = {}
-            for loop in row:
-                for key in loop.keys:
-                    counts[key] = counts.get(key, 0) + loop.count
-            found.append(counts)
-        return tuple(found)
+        return self.of_groups.counts
 
     @cached_property
     def plan(self) -> Plan:
         """The order in which their segments can be evaluated. Raises ValueError if they hang."""
-        return plan(self.rows, self.of_class, self.features.parts, self.program.homes)
+        of = self.of_class, self.features.parts, self.program.homes
+        return plan(self.rows, *of) if self.before is None else self.before.orders.plan(self.of_groups, *of)
 
     @cached_property
     def players(self) -> tuple[Player, ...]:

@@ -80,6 +80,7 @@ class Plan:
     meets: list[Meet] = field(default_factory=list)
     lanes: int = 0
     window: int = 1
+    first: list[int] = field(default_factory=list)  # per all-reduce, the line that comes to it first
 
     @property
     def length(self) -> int:
@@ -123,13 +124,10 @@ def plan(
 ) -> Plan:
     """rows: the loops of each group; `parts[class][function]`: work, of which only what it waits for and sends counts;
     least: repetitions that are worth it. Raises ValueError if groups hang, ParcError (E0931) for what is too long."""
-    require_short(rows)
-    planner = _Planner(rows, classes, parts, homes, least)
-    planner.play()
-    return planner.found
+    return OrderPlanner(rows, classes, parts, homes, least).played()
 
 
-class _Planner:
+class OrderPlanner:
     """Plays all groups, an action of each at a time.
 
     loop, iteration, step, cut: where each group is: of its row, of the loop, of the iteration, of the action. posted:
@@ -142,7 +140,7 @@ class _Planner:
         classes: Sequence[int],
         parts: Sequence[Mapping[FunctionKey, Part]],
         homes: Homes,
-        least: int,
+        least: int = LEAST,
     ) -> None:
         n = len(rows)
         self.rows, self.least = rows, least
@@ -206,6 +204,12 @@ class _Planner:
         found.lines.append(Line(group, key, index, cut, waits, sources, tuple(posts), met))
         return len(found.lines) - 1
 
+    def played(self) -> Plan:
+        """The plan. Raises as `plan`."""
+        require_short(self.rows)
+        self.play()
+        return self.found
+
     def play(self) -> None:
         """Until all have come to their ends."""
         runs = [self._run(g) for g in range(len(self.rows))]
@@ -257,7 +261,7 @@ class _Planner:
                     found.window = max(found.window, self.sent[lane] - mb)
                 for lane, _ in line.posts:
                     self._post(lane, mb)
-                meet = self._join(line.meet, mb) if line.meet is not None else -1
+                meet = self._join(line.meet, mb, number) if line.meet is not None else -1
                 self.steps.append(PlanStep(g, number, incoming, outgoing, before, meet, 0, action))
                 before = meet
             self.cut[g] = 0
@@ -293,11 +297,12 @@ class _Planner:
         if message in self.waiting:
             self.released += self.waiting.pop(message)
 
-    def _join(self, joins: Meet, mb: int) -> int:
+    def _join(self, joins: Meet, mb: int, line: int) -> int:
         meet = self.meets.setdefault((joins.key, mb), len(self.meets))
         if meet == len(self.coming):
             self.coming.append(len(joins.groups))
             self.found.meets.append(joins)
+            self.found.first.append(line)
         self.coming[meet] -= 1
         if not self.coming[meet]:
             self.released += self.waiting.pop(-1 - meet, ())

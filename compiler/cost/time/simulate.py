@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from compiler.cost.kernels.flops import model_flops
 from compiler.cost.kernels.program import Features
-from compiler.cost.kernels.templates import WorkTemplates
 from compiler.cost.kernels.work import Part
 from compiler.cost.price.calibration import Calibration, of_cluster
 from compiler.cost.price.machine import machine
-from compiler.cost.price.pricer import COMM, COMPUTE, PICOSECONDS, Pricer, picoseconds
+from compiler.cost.price.pricer import COMM, PICOSECONDS, Pricer, picoseconds
 from compiler.cost.time.breakdown import Varied, summarise, varied, with_slow_devices
 from compiler.cost.time.clock import Durations, Result, Timing, Watch, evaluate
 from compiler.cost.time.groups import Groups
 from compiler.cost.time.inside import Inside
 from compiler.cost.time.order import Plan
+from compiler.cost.time.segments import link_use
 from compiler.cost.time.slow import NOMINAL, Classes, Variation, colours
 from compiler.cost.time.step import Played, Recording, Together, play, step
 from compiler.cost.time.task import longest
@@ -35,6 +35,7 @@ from dsl.data import dataclass
 from dsl.diagnostics import fail
 
 if TYPE_CHECKING:
+    from compiler.cost.time.before import PricedBefore
     from compiler.driver import Compiled
 
 UPDATE: FunctionKey = (FunctionPhase.UPDATE, 0)
@@ -55,16 +56,16 @@ def simulate(
 
 @dataclass(eq=False)
 class Simulation:
-    """A program on a cluster, to be priced as often as wanted: `run` takes milliseconds. templates: of programs that
-    were priced before."""
+    """A program on a cluster, to be priced as often as wanted: `run` takes milliseconds. before: what is
+    known of programs that were priced before it, on this cluster."""
 
     program: Program
     cluster: Cluster
     training: Training
-    templates: WorkTemplates | None = None
+    before: PricedBefore | None = None
 
     @staticmethod
-    def of(compiled: Compiled, templates: WorkTemplates | None = None) -> Simulation:
+    def of(compiled: Compiled, before: PricedBefore | None = None) -> Simulation:
         """Raises ParcError (E0801) if the job states no cluster."""
         job = compiled.job
         if job.cluster is None:
@@ -74,12 +75,12 @@ class Simulation:
                 job.span,
                 help="`train model(…) on pod using strategy`, where `pod` is a `cluster`",
             )
-        return Simulation(compiled.program, job.cluster, compiled.training, templates)
+        return Simulation(compiled.program, job.cluster, compiled.training, before)
 
     @cached_property
     def groups(self) -> Groups:
         """What does not depend on the cluster."""
-        return Groups(self.program, self.templates)
+        return Groups(self.program, self.before)
 
     @property
     def features(self) -> Features:
@@ -98,7 +99,7 @@ class Simulation:
         for g, counts in enumerate(groups.counts):
             alike = (groups.of_class[g], tuple(counts.items()))
             if alike not in known:
-                known[alike] = slower_sends(groups.parts(g), counts, alone)
+                known[alike] = slower_sends(groups.parts(g), counts, alone, self.before)
             slower.append(known[alike])
         return alone.shared(slower)
 
@@ -117,7 +118,7 @@ class Simulation:
         if variation is not None and variation.devices:
             return self.run(calibration, variation).step_seconds
         pricer = self.pricer(calibration, variation or NOMINAL)
-        durations = self.durations(pricer, self.costs(pricer))
+        durations = self.durations(pricer, self.costs(pricer) if self.before is None else self.known(pricer))
         ends = self._pass(self.groups.plan, durations, pricer, range(self.groups.number)).ends
         return max(ends, default=0) / PICOSECONDS
 
@@ -141,6 +142,19 @@ class Simulation:
             found.append({key: [play(s, pricer.streams, recording) for s in mine] for key, mine in of})
         return found
 
+    def known(self, pricer: Pricer) -> Costs:
+        """The same as `costs`; what programs before had as well is not played again."""
+        assert self.before is not None
+        of = self.before.segments
+        found: list[dict[FunctionKey, Sequence[Played]]] = []
+        for parts in self.features.parts:
+            mine = {key: of.played(part, pricer) for key, part in parts.items() if key[0] != FunctionPhase.UPDATE}
+            found.append({**mine})
+            if UPDATE in parts:
+                less = relief(pricer, {key: sum(p.duration for p in played) for key, played in mine.items()})
+                found[-1][UPDATE] = [play(s, pricer.streams) for s in tasks(parts[UPDATE], pricer, True, less)]
+        return found
+
     def _tasks(self, pricer: Pricer) -> list[dict[FunctionKey, list[Segment]]]:
         """Per class of the program, its functions' segments; the update's is relieved of what the passes before and
         behind it hide."""
@@ -148,7 +162,12 @@ class Simulation:
         for parts in self.features.parts:
             mine = {key: tasks(part, pricer) for key, part in parts.items() if key[0] != FunctionPhase.UPDATE}
             if UPDATE in parts:
-                mine[UPDATE] = tasks(parts[UPDATE], pricer, True, relief(pricer, mine))
+                beside = (
+                    {key: sum(play(s, pricer.streams).duration for s in of) for key, of in mine.items()}
+                    if hides(pricer)
+                    else {}
+                )
+                mine[UPDATE] = tasks(parts[UPDATE], pricer, True, relief(pricer, beside))
             found.append(mine)
         return found
 
@@ -219,23 +238,30 @@ class Simulation:
 BACKWARD = (FunctionPhase.BACKWARD, FunctionPhase.WEIGHTS)
 
 
-def relief(pricer: Pricer, functions: Mapping[FunctionKey, Sequence[Segment]]) -> dict[str, int]:
+def hides(pricer: Pricer) -> bool:
+    """Whether messages of the update go beside passes."""
+    return bool(pricer.cal.hidden or pricer.cal.hidden_gather)
+
+
+def relief(pricer: Pricer, functions: Mapping[FunctionKey, int]) -> dict[str, int]:
     """Picoseconds of the update's messages that go beside passes, by their role: reductions of gradients beside the
     last backward pass of each chunk (`hidden`), gathers of updated weights beside its first forward pass of the next
-    step (`hidden_gather`)."""
+    step (`hidden_gather`). functions: how long each takes."""
     found = {}
     for role, share, phases in (
         ("gradients", pricer.cal.hidden, BACKWARD),
         ("weights", pricer.cal.hidden_gather, (FunctionPhase.FORWARD,)),
     ):
         if share:
-            beside = (segment for key, of in functions.items() if key[0] in phases for segment in of)
-            found[role] = round(share * sum(play(segment, pricer.streams).duration for segment in beside))
+            found[role] = round(share * sum(ps for key, ps in functions.items() if key[0] in phases))
     return found
 
 
 def slower_sends(
-    parts: Mapping[FunctionKey, Part], counts: Mapping[FunctionKey, int], pricer: Pricer
+    parts: Mapping[FunctionKey, Part],
+    counts: Mapping[FunctionKey, int],
+    pricer: Pricer,
+    before: PricedBefore | None = None,
 ) -> tuple[float, ...]:
     """Per level how much longer a send of a device group takes: 1/(1 - u/2), u = the share of the time outside of the
     update in which collectives use the level's links.
@@ -244,18 +270,18 @@ def slower_sends(
     of a pipeline goes whenever it is ready, beside the collectives of the activations that run meanwhile: while they
     use the links of its level it has half of them. (That they are slowed as well is not counted: sends are short.)
 
-    counts: how often each function runs in a step.
+    counts: how often each function runs in a step; before: what is
+    known of programs before.
     """
     used = [0] * pricer.streams
     time = 0
     for key, times in counts.items():
         if key[0] == FunctionPhase.UPDATE or key not in parts:
             continue
-        for _, priced, n in pricer.prices(parts[key], False, times):
-            if priced.stream == COMPUTE or priced.blocking:
-                time += n * priced.ps
-            for stream, ps in ((priced.stream, priced.ps), *priced.also):
-                used[stream] += n * ps
+        use = link_use(parts[key], pricer) if before is None else before.segments.use(parts[key], pricer)
+        time += times * use.time
+        for stream, ps in enumerate(use.used):
+            used[stream] += times * ps
     return tuple(1.0 / (1.0 - min(1.0, u / time) / 2) if time else 1.0 for u in used[COMM:])
 
 
