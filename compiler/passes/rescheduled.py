@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from compiler.layout import TIME
 from compiler.passes.classes import schedules
+from compiler.passes.lower_batch import Batch
 from compiler.passes.messages import NOTHING
 from compiler.passes.place.place import Placed
 from compiler.passes.program_axes import program_axes
 from compiler.passes.stage import Staged
-from compiler.program import DeviceClass, FunctionPhase, Program
+from compiler.program import MODEL_PASSES, DeviceClass, FunctionPhase, Program
 
-PASSES = (FunctionPhase.FORWARD, FunctionPhase.BACKWARD, FunctionPhase.WEIGHTS, FunctionPhase.UPDATE)
+PASSES = (*MODEL_PASSES, FunctionPhase.METRICS, FunctionPhase.UPDATE)
 
 
 def can_be_rescheduled(program: Program, staged: Staged) -> bool:
@@ -29,7 +31,11 @@ def rescheduled(program: Program, placed: Placed, staged: Staged) -> Program:
     members = [tuple(g for cls in alike for g in cls.groups) for alike in of.values()]
     found = []
     orders = schedules(placed, staged, (NOTHING, NOTHING), members)
+    count = placed.sizes.get(TIME, 1)
     for (cls, *_), order in zip(of.values(), orders, strict=True):
-        found += [DeviceClass(groups, cls.ranges, cls.states, cls.functions, schedule) for groups, schedule in order]
+        batch = Batch((), tuple([f for f in cls.functions if f.phase is FunctionPhase.METRICS]), ())
+        for groups, schedule in order:
+            mine = batch.scheduled(schedule, count)
+            found.append(DeviceClass(groups, cls.ranges, cls.states, cls.functions, mine))
     found.sort(key=lambda c: c.groups)
     return replace(program, axes=program_axes(placed)).with_classes(found)

@@ -30,7 +30,7 @@ from compiler.driver import Compiled
 from compiler.layout import local_type
 from compiler.ops.effects import Accumulate
 from compiler.ops.repeat import Repeat
-from compiler.program import Function, FunctionKey, FunctionPhase, Program
+from compiler.program import MODEL_PASSES, Function, FunctionKey, FunctionPhase, Program
 from dsl.diagnostics import ParcError
 from parc.planning.guess import Kin, SplitLayer
 from parc.planning.layer_work import LayerWork
@@ -237,10 +237,7 @@ class Layers:
 
 def without_update(program: Program) -> Program:
     """The program of the passes alone."""
-    classes = (
-        replace(c, functions=tuple(f for f in c.functions if f.phase is not FunctionPhase.UPDATE))
-        for c in program.classes
-    )
+    classes = (replace(c, functions=tuple(f for f in c.functions if f.phase in MODEL_PASSES)) for c in program.classes)
     return program.with_classes(tuple(classes))
 
 

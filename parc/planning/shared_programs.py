@@ -25,8 +25,8 @@ from compiler.regions.asked import RegionQuestions
 PLACED, LOWERED = "place", NAMES[NAMES.index("mark_regions") - 1]
 """The last passes that ask a strategy for all but the order in which stages run; and for sizes of axes."""
 
-KEPT = 100
-"""So many programs are kept."""
+KEPT = 400
+"""So many programs are kept, those that were asked for last."""
 
 
 class SharedProgram(NamedTuple):
@@ -51,8 +51,10 @@ class SharedPrograms:
     def run(self, work: Work) -> None:
         """All passes behind `place`."""
         strategy = work.job.strategy
-        known = self.known.get(of := _key(work))
-        if known is None:
+        known = self.known.pop(of := _key(work), None)
+        if known is not None:
+            self.known[of] = known
+        else:
             run_between(work, PLACED, LOWERED)
             if strategy.offloads or strategy.runs or not can_be_rescheduled(work.program, work.split.staged):
                 run_between(work, LOWERED, NAMES[-1])

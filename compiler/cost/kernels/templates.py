@@ -31,7 +31,7 @@ from compiler.regions.region import Region, RegionKind
 from compiler.walk import walk
 from dsl.data import dataclass
 
-KEPT = 400
+KEPT = 1600
 """Functions that are remembered, those that were asked for last."""
 
 BUILT = 100
