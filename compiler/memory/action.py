@@ -103,7 +103,7 @@ class Replay:
     def __init__(self, cls: DeviceClass, sizes: Mapping[str, int], known: ClassFacts | None = None) -> None:
         """known: of the class, from another replay."""
         self.sizes = sizes
-        known = known or ClassFacts.of(cls, sizes)
+        known = known or ClassFacts.of(cls, sizes, fuses=self.fuses)
         self.states, self.reuses, self.lives = known.states, known.reuses, known.lives
         self.totals: Totals = {}
         self.saved: dict[str, Buffer] = {}
@@ -221,6 +221,9 @@ class Replay:
         elif isinstance(op, Accumulate):
             self._accumulate(op.name, instr.inputs[0].name, env, dying)
             return
+        elif isinstance(op, FusedNodes):
+            self._fused(instr, op, env, dying)
+            return
         elif op.movement is Movement.VIEW:
             (out,) = instr.outputs
             b = env[instr.inputs[0].name]
@@ -234,9 +237,6 @@ class Replay:
                 early.left -= 1
                 self._hold(early.moved[-1], names=1)
             env[out.name] = early.moved.popleft()
-            return
-        elif isinstance(op, FusedNodes):
-            self._fused(instr, op, env, dying)
             return
         else:
             origin = Role.MESSAGE if op.message else Role.ACTIVATION
@@ -253,7 +253,8 @@ class Replay:
 
     def _fused(self, instr: Node, op: FusedNodes, env: dict[str, Buffer], dying: tuple[str, ...]) -> None:
         free = {k for k, v in enumerate(instr.inputs) if v.name in dying and env[v.name].sole}
-        for out, k in zip(instr.outputs, op.taken(free), strict=True):
+        renews = {k: r.operand for k in range(len(instr.outputs)) if (r := self.reuses.get((id(instr), k))) is not None}
+        for out, k in zip(instr.outputs, op.taken(free, renews), strict=True):
             b = self._new(out.name, self._bytes(out)) if k is None else env[instr.inputs[k].name]
             self._hold(b, names=1)
             env[out.name] = b

@@ -26,10 +26,13 @@ class ClassFacts(NamedTuple):
     lives: KnownLives
 
     @staticmethod
-    def of(cls: DeviceClass, sizes: Mapping[str, int], lives: KnownLives | None = None) -> ClassFacts:
-        """sizes: of the axes; lives: of other classes, that may have the same functions."""
+    def of(
+        cls: DeviceClass, sizes: Mapping[str, int], lives: KnownLives | None = None, fuses: bool = True
+    ) -> ClassFacts:
+        """sizes: of the axes; lives: of other classes, that may have the same functions; fuses: whether fused regions
+        are one instruction."""
         known = {} if lives is None else lives
-        return ClassFacts({s.name: s for s in cls.states}, reuses(cls, sizes.get(TIME, 1)), known)
+        return ClassFacts({s.name: s for s in cls.states}, reuses(cls, sizes.get(TIME, 1), fuses), known)
 
 
 class FunctionFacts(NamedTuple):

@@ -123,7 +123,7 @@ class ClassMemory:
 
     @cached_property
     def _known(self) -> ClassFacts:
-        return ClassFacts.of(self.cls, self.sizes, self.known_lives)
+        return ClassFacts.of(self.cls, self.sizes, self.known_lives, self.replay.fuses)
 
     def declared(self, name: str) -> int:
         """Bytes of a state on a device, of all its parts."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from compiler.graph import Graph
+from compiler.in_place import renewed_of
 from compiler.ops.call import Call
 from compiler.ops.repeat import Repeat
 from compiler.program import DeviceClass, Program
-from compiler.regions.fused import Growing, by_column, piecewise, readers, renewed_of, wrong
+from compiler.regions.fused import Growing, by_column, piecewise, readers, taken_away, wrong
 from compiler.regions.region import Region, RegionKind
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
@@ -54,7 +55,7 @@ class _Checker:
         growing: Growing | None = None
         for i, node in zip(places, nodes):
             why = piecewise(node, self.renewed)
-            if not why and by_column(node):
+            if not why and growing is None and by_column(node):
                 why = "a sum over the outermost dim is whole only when all rows are done"
             if not why and growing is not None:
                 why = growing.takes(node)
@@ -62,7 +63,7 @@ class _Checker:
                 self.report.error("E0652", site.inner(i), f"{head(node)} cannot be in a fused region: {why}", HELP)
                 return
             if growing is None:
-                growing = Growing(node)
+                growing = Growing(node, taken_away(nodes))
             else:
                 growing.add(node)
         why = wrong(nodes, {v for v in region.values if last.get(v, -1) > places[-1]})

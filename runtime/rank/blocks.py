@@ -10,13 +10,16 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from compiler.graph import Dim, Node, Type, names_of
+from compiler.graph import ITEMSIZE, Dim, Node, Type, names_of
 from compiler.regions.fused import FusedNodes
 from runtime.backend import Array, Kernel, LocalValue, Position, Shape
 from runtime.rank.buffers import HeldArray
 
 if TYPE_CHECKING:
     from runtime.rank.interpreter import Rank
+
+WIDE = "f32"
+"""Sums of narrower numbers are added up in these, and rounded at the end."""
 
 BLOCK = 1 << 14
 """Elements of the largest value in a block, at most (but for values of which a single row has more)."""
@@ -31,9 +34,12 @@ def fused(
         rank.plans[key] = instr, BlockedRegion(op, instr, rank)
     free = {k for k, v in enumerate(instr.inputs) if v.name in dying and operands[k].buffer.holders == 1}
     made: dict[str, HeldArray] = {}
-    for out, k in zip(instr.outputs, op.taken(free), strict=True):
+    renews = {k: r.operand for k in range(len(instr.outputs)) if (r := rank.reuses.get((id(instr), k))) is not None}
+    for out, k in zip(instr.outputs, op.taken(free, renews), strict=True):
         if k is None:
-            made[out.name] = rank.new(rank.backend.empty(rank.local(out).shape, out.type.dtype), out.type.dtype)
+            shape, dtype = rank.local(out).shape, out.type.dtype
+            new = rank.backend.full(shape, dtype, 0.0) if out.name in op.sums else rank.backend.empty(shape, dtype)
+            made[out.name] = rank.new(new, dtype)
         else:
             made[out.name] = HeldArray(operands[k].array, operands[k].buffer.hold())
     rank.plans[key][1].run(rank.ctx, [h.array for h in operands], {n: h.array for n, h in made.items()})
@@ -54,6 +60,7 @@ class BlockedRegion:
         sizes = {n: {t.size(n) for t in types if t.has(n)} for n in op.rows}
         self.rows = {n: min(found) for n, found in sizes.items() if len(found) == 1}
         self.largest = max(t.elements for t in types)
+        self.narrow = [n for n in op.sums if ITEMSIZE[self.values[n].type.dtype] < ITEMSIZE[WIDE]]
         self.kernels: dict[Shape, list[Kernel]] = {}
 
     def run(self, ctx: Any, operands: Sequence[Array], results: Mapping[str, Array]) -> None:
@@ -70,14 +77,19 @@ class BlockedRegion:
                 for name in self.gone[i]:
                     del here[name]
             for name, into in results.items():
-                self.backend.assign(part(into, index[name]), here[name])
+                if name in self.op.sums:
+                    self.backend.accumulate(part(into, index[name]), here[name], "sum")
+                else:
+                    self.backend.assign(part(into, index[name]), here[name])
+        for name in self.narrow:
+            self.backend.assign(results[name], self.backend.rounded(results[name], self.values[name].type.dtype))
 
     def _planned(self, block: Mapping[str, slice]) -> list[Kernel]:
         """The kernels of blocks of this size."""
         size = {n: s.stop - s.start for n, s in block.items()}
         key = tuple(size.values())
         if key not in self.kernels:
-            of = {name: _cut(v, size) for name, v in self.values.items()}
+            of = {name: _cut(v, size, WIDE if name in self.narrow else "") for name, v in self.values.items()}
             self.kernels[key] = [
                 self.backend.plan(n.op, [of[v.name] for v in n.inputs], [of[v.name] for v in n.outputs], self.position)
                 for n in self.op.nodes
@@ -85,11 +97,11 @@ class BlockedRegion:
         return self.kernels[key]
 
 
-def _cut(value: LocalValue, part: Mapping[str, int]) -> LocalValue:
-    """A block of the value: `part` elements along these dims."""
+def _cut(value: LocalValue, part: Mapping[str, int], dtype: str = "") -> LocalValue:
+    """A block of the value: `part` elements along these dims. dtype: of its numbers, if not its own."""
     own = value.type
     dims = tuple(Dim(d.name, part.get(d.name, d.size)) for d in own.dims)
-    return replace(value, type=Type(own.dtype, dims))
+    return replace(value, type=Type(dtype or own.dtype, dims))
 
 
 def _blocks(size: Mapping[str, int], elements: int) -> Iterator[dict[str, slice]]:

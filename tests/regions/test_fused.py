@@ -103,8 +103,8 @@ def test_blocks_are_small_and_nothing_hangs_on_their_size(monkeypatch: pytest.Mo
         largest: list[int] = []
         cut = blocks._cut
 
-        def watched(value: Any, part: Any, cut: Any = cut, largest: list[int] = largest) -> Any:
-            made = cut(value, part)
+        def watched(value: Any, part: Any, dtype: str = "", cut: Any = cut, largest: list[int] = largest) -> Any:
+            made = cut(value, part, dtype)
             if len(part) and value.type.has(next(iter(part))):
                 largest.append(made.type.elements)
             return made
@@ -167,8 +167,18 @@ stage 0: devices 0..1 {
 """
 
 WRONG = {
-    "a sum over the outermost dim": ("    }\n    %f: f32[] p", "      %f: f32[] p", "    %loss", "    }\n    %loss"),
-    "reads nothing": ("%d: f32[b=2/dp] = rsqrt %c", "%d: f32[b=2/dp, d=8] = rsqrt %x", "", ""),
+    "takes away other dims": (
+        "    }\n    %f: f32[] pending(dp sum) = reduce %e sum",
+        "      %f: f32[] pending(dp max) = reduce %e max",
+        "    %loss: f32[] = all_reduce %f sum over dp",
+        "    }\n    %loss: f32[] = all_reduce %f max over dp",
+    ),
+    "reads a sum": (
+        "    }\n    %f",
+        "      %f",
+        "    %loss: f32[] = all_reduce %f",
+        "      %g: f32[] pending(dp sum) = mul %f, 2.0\n    }\n    %loss: f32[] = all_reduce %g",
+    ),
     "no element-wise": ("    }\n", "", "    accumulate %loss", "    }\n    accumulate %loss"),
     "more than one": ("      %b:", "    }\n    %b:", "    }\n    %f:", "    %f:"),
     "no dim is left": ("%d: f32[b=2/dp] = rsqrt %c", "%d: f32[d=8] = add %w, 1.0", "", ""),

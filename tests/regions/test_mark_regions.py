@@ -187,7 +187,7 @@ def test_marks_are_read_back() -> None:
 )
 def test_marks_that_make_no_sense(line: str, code: str) -> None:
     text = show(program("loss mean(x * x)"))
-    at = text.index("  }", text.index("fn F"))
+    at = text.index("\n  }", text.index("fn F")) + 1
     with pytest.raises(ParcError) as found:
         parse_program(f"{text[:at]}  {line}\n{text[at:]}")
     assert found.value.diagnostics[0].code == code

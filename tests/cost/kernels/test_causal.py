@@ -22,7 +22,9 @@ from compiler.ops.contract import Contract
 from compiler.program import Program
 from compiler.walk import walk
 from dsl.source import Source
+from runtime.backend import Kernel
 from runtime.data.synthetic import synthetic
+from runtime.rank.blocks import BlockedRegion
 from runtime.rank.executor import RankExecutor
 from runtime.rank.interpreter import Rank
 
@@ -48,15 +50,29 @@ def priced(p: Program) -> Product:
 def counted(p: Program, monkeypatch: pytest.MonkeyPatch, name: str = r"block\.attention\.mixed") -> list[int]:
     """Per device, how many multiplications of a share that is not 0 there are in that product, in a real step."""
     found: Counter[tuple[tuple[str, int], ...]] = Counter()
-    compute = Rank._compute
+    compute, planned = Rank._compute, BlockedRegion._planned
 
-    def count(rank: Rank, instr: Node, scope: Mapping[str, Value], arrays: Sequence[Any]) -> Sequence[Any]:
+    def add(at: Mapping[str, int], instr: Node, left: Any) -> None:
         if isinstance(instr.op, Contract) and re.fullmatch(name, instr.outputs[0].name):
             width = instr.outputs[0].type.dims[-1].size  # of a head
-            found[tuple(rank.at.items())] += int(np.count_nonzero(arrays[0])) * width
+            found[tuple(at.items())] += int(np.count_nonzero(left)) * width
+
+    def count(rank: Rank, instr: Node, scope: Mapping[str, Value], arrays: Sequence[Any]) -> Sequence[Any]:
+        add(rank.at, instr, arrays[0] if arrays else None)
         return compute(rank, instr, scope, arrays)
 
+    def count_blocks(region: BlockedRegion, block: Mapping[str, slice]) -> list[Kernel]:
+        def counting(instr: Node, kernel: Kernel) -> Kernel:
+            def run(ctx: Any, *arrays: Any) -> Any:
+                add(region.position.coords, instr, arrays[0])
+                return kernel(ctx, *arrays)
+
+            return run
+
+        return list(map(counting, region.op.nodes, planned(region, block)))
+
     monkeypatch.setattr(Rank, "_compute", count)
+    monkeypatch.setattr(BlockedRegion, "_planned", count_blocks)
     run = RankExecutor(p)
     run.step(synthetic(p.inputs, 1, 0))
     return list(found.values())
