@@ -220,7 +220,7 @@ def test_kinds() -> None:
     assert whole["optimizer"] == 2 * whole["weight"] == 2 * whole["gradient"]
     shared = memory_use(example("gpt", SMALL + " dp=2 zero=1 microbatches=4").program)[0][FIRST].roles
     assert shared["optimizer"] == whole["optimizer"] // 2 and shared["weight"] == whole["weight"]
-    assert set(whole) <= {*STATIC, "gradient", "loss", "metric", "saved", "activation", "message", "input"}
+    assert set(whole) <= {*STATIC, "gradient", "loss", "statistic", "metric", "saved", "activation", "message", "input"}
 
 
 def test_nothing_is_unrolled() -> None:
