@@ -15,9 +15,10 @@ from compiler.model import Job, Training
 from compiler.passes.pipeline import NAMES, Work
 from compiler.passes.place.alike import SizesAsked
 from compiler.passes.place.place import Placed, Undivided, place
-from compiler.passes.place.rules import place_axes
+from compiler.passes.place.rules import Rules, place_axes
 from compiler.passes.sparse import Unlisted
 from compiler.strategy import PipelineRule, Strategy
+from dsl.diagnostics import Diagnostics
 from parc.planning.implementing import Implementing
 from parc.planning.shared_programs import PLACED, SharedPrograms, run_between
 from parc.price import Price, room_elsewhere
@@ -28,7 +29,7 @@ computed again and where stages begin."""
 
 LAST = NAMES[NAMES.index(PLACED) - 1]
 
-KEPT = 200
+KEPT = 300
 """Graphs in which so many strategies are laid out are kept, of each kind of strategies."""
 
 
@@ -44,7 +45,7 @@ class StrategyPricer:
         self.others: dict[int, StrategyPricer] = {}  # of models with something written by hand, by identity
         self.known: dict[bool, Work | None] = {}
         self.closed: dict[object, Work] = {}
-        self.placed: dict[object, list[tuple[SizesAsked, Placed]]] = {}
+        self.placed: dict[object, tuple[tuple[SizesAsked, Placed], ...]] = {}
         self.programs = SharedPrograms()
         self.before, self.memories, self.passes = PricedBefore(), MemoryTemplates(), WorkTemplates(at_once=True)
         self.simulation: Simulation | None = None
@@ -102,15 +103,19 @@ class StrategyPricer:
             strategy, name="", mesh=(), microbatches=min(2, strategy.microbatches), pipelines=_rows(strategy)
         )
         key = (alike, of_axes, update)
-        known = () if listed else self.placed.setdefault(key, [])
+        known = () if listed else self.placed.pop(key, ())
+        if known:
+            self.placed[key] = known  # those that were asked for last are kept
+        rules = Rules(job, Diagnostics()) if known else None
         for asked, placed in known:
-            if placed.training.dense == work.training.dense and (sizes := asked.sizes(job)) is not None:
+            assert rules is not None
+            if placed.training.dense == work.training.dense and (sizes := asked.sizes(rules)) is not None:
                 work.placed = replace(placed, training=work.training, sizes=sizes)
                 return work
         asked = SizesAsked()
-        work.placed = place(work.training, asked)
+        work.placed = replace(place(work.training, asked), choices=(), moves=())  # which are for people
         if not listed:
-            self.placed[key] = [(asked, work.placed), *known[: KEPT - 1]]
+            self.placed[key] = ((asked, work.placed), *known[: KEPT - 1])
             while len(self.placed) > KEPT:
                 del self.placed[next(iter(self.placed))]
         return work

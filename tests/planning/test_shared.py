@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from compiler.model import Job
 from compiler.passes.place.alike import SizesAsked
+from compiler.passes.place.rules import Rules
 from dsl.diagnostics import ParcError
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import POSITIONS, STAGES, PlanChoice, PlanSpace
@@ -76,8 +76,8 @@ def agree(model: str, sizes: dict[str, float], number: int, seed: int) -> list[b
     space, _ = space_of(job)
     found, pricer, sizes_of = list(candidates(space)), StrategyPricer(job, space.by_hand), SizesAsked.sizes
 
-    def asked(self: SizesAsked, job: Job) -> dict[str, int] | None:
-        answers.append((found := sizes_of(self, job)) is not None)
+    def asked(self: SizesAsked, other: Rules) -> dict[str, int] | None:
+        answers.append((found := sizes_of(self, other)) is not None)
         return found
 
     with pytest.MonkeyPatch.context() as patch:

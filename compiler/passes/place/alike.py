@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from compiler.model import Job
 from compiler.passes.place.questions import Questions, answered_alike
 from compiler.passes.place.rules import Rules
+from compiler.strategy import SplitRule
 from dsl.data import dataclass
-from dsl.diagnostics import Diagnostics
 
 
 @dataclass(slots=True)
 class SizesAsked:
-    """What placing went by: the rules, and what it asked of the sizes of their axes; None if of something else, too."""
+    """What placing went by: axes and what they split, and what it asked of their sizes; None if of something else,
+    too."""
 
-    rules: Rules | None = None
+    axes: tuple[str, ...] = ()
+    splits: dict[str, tuple[SplitRule, ...]] | None = None
     questions: Questions | None = None
 
-    def sizes(self, job: Job) -> dict[str, int] | None:
-        """Of the axes of a job whose strategy differs in sizes alone, if what it trains is placed the very same; None
-        if not."""
-        if self.rules is None or self.questions is None:
+    def sizes(self, other: Rules) -> dict[str, int] | None:
+        """Of the axes of a strategy that differs in sizes alone, by its rules, if what it trains is placed the very
+        same; None if not."""
+        if self.questions is None:
             return None
-        other = Rules(job, Diagnostics())
-        alike = other.axes == self.rules.axes and other.splits == self.rules.splits
+        alike = other.axes == self.axes and other.splits == self.splits
         return other.sizes if alike and answered_alike(self.questions, other.sizes) else None

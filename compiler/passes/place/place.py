@@ -241,7 +241,7 @@ def place(training: Training, notes: SizesAsked | None = None) -> Placed:
         tuple(placed_rounds), finish,
     )  # fmt: skip
     if notes is not None:
-        notes.rules, notes.questions = rules, rules.questions
+        notes.axes, notes.splits, notes.questions = rules.axes, rules.splits, rules.questions
     return _laid(found, shared.layouts)
 
 
