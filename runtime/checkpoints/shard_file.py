@@ -107,13 +107,36 @@ def write_shard(
 def blocks(
     parts: Sequence[tuple[str, Spans]], tensors: dict[str, SavedTensor], array: Callable[[str, Spans], Array]
 ) -> Iterator[memoryview]:
-    """The bytes of a file of these parts, as `write_shard` has them, some at a time."""
+    """The bytes of a file of these parts, as `write_shard` has them, some at a time: what is not laid out so yet is
+    copied to memory that is used again, `_Hashing.AHEAD` blocks after."""
     yield memoryview(header(parts, tensors))
+    ring = [np.empty(0, np.uint8) for _ in range(_Hashing.AHEAD + 2)]
     for name, spans in parts:
-        stored = np.ascontiguousarray(array(name, spans), STORED[tensors[name].dtype])
-        if stored.size:
-            view = stored.reshape(-1).view(np.uint8).data
-            yield from (view[at : at + CHUNK] for at in range(0, len(view), CHUNK))
+        stored = STORED[tensors[name].dtype]
+        for piece in _pieces(np.asarray(array(name, spans)), stored.itemsize):
+            if piece.flags.c_contiguous and piece.dtype == stored:
+                view = piece.reshape(-1).view(np.uint8).data
+                yield from (view[at : at + CHUNK] for at in range(0, len(view), CHUNK))
+                continue
+            ring.append(ring.pop(0))
+            size = piece.size * stored.itemsize
+            if len(ring[-1]) < size:
+                ring[-1] = np.empty(size, np.uint8)
+            taken = ring[-1][:size]
+            np.copyto(taken.view(stored).reshape(piece.shape), piece, casting="unsafe")
+            yield taken.data
+
+
+def _pieces(x: Array, itemsize: int) -> Iterator[Array]:
+    """The array, in its order, in pieces of `CHUNK` bytes at most, or as a whole where nothing is to be copied."""
+    if not x.size:
+        return
+    if x.size * itemsize <= CHUNK or not x.ndim or x.flags.c_contiguous and x.itemsize == itemsize:
+        yield x
+        return
+    rows = CHUNK // (x.size // len(x) * itemsize)
+    for at in range(0, len(x), max(1, rows)):
+        yield from [x[at : at + rows]] if rows else _pieces(x[at], itemsize)
 
 
 class Disk:

@@ -15,8 +15,9 @@ import parc
 from compiler.shards import ShardMap, cut, elements, files
 from dsl.diagnostics import ParcError
 from parc.keeping import Keeper, Keeping
+from runtime.checkpoints import shard_file
 from runtime.checkpoints.converting import convert
-from runtime.checkpoints.manifest import NAME, Manifest
+from runtime.checkpoints.manifest import NAME, Manifest, SavedTensor
 from runtime.checkpoints.reading import Checkpoint, resumed, taken
 from runtime.checkpoints.saving import Saving, whole
 from runtime.data.headers import safetensors
@@ -289,6 +290,27 @@ def test_that_it_cannot_be_written_is_told_before_the_run_begins(folder: str, tm
     keeper = Keeper(Keeping(Saving(tmp_path / folder)), program("dp"))
     with pytest.raises(ParcError, match="E0773"):
         keeper.begin()
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 2**20])
+def test_bytes_are_those_of_arrays_however_they_lie(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a block stays as it is while as many more are made as are hashed beside."""
+    monkeypatch.setattr(shard_file, "CHUNK", chunk)
+    x = np.arange(7 * 6 * 5, dtype=np.float32).reshape(7, 6, 5)
+    arrays = {
+        "whole": ("f32", x), "columns": ("f32", x[:, :, 1:4]), "turned": ("f32", x.T), "backwards": ("f32", x[::-1]),
+        "shorter": ("bf16", x), "number": ("f32", x[1, 2, 3]), "nothing": ("f32", x[:0]),
+        "spread": ("f32", x[:1, :, :1]), "words": ("uint32", x.astype(np.uint32)[::2]), "tests": ("bool", x[0] > 3),
+    }  # fmt: skip
+    parts = [(name, tuple((0, n) for n in np.shape(a))) for name, (_, a) in arrays.items()]
+    tensors = {name: SavedTensor("weight", dtype, np.shape(a), "") for name, (dtype, a) in arrays.items()}
+    found, before = b"", []
+    for block in shard_file.blocks(parts, tensors, lambda name, spans: np.asarray(arrays[name][1])):
+        found += block
+        before = [*before[-4:], (block, bytes(block))]
+        assert all(bytes(view) == was for view, was in before)
+    want = [np.ascontiguousarray(a, shard_file.STORED[dtype]).tobytes() for dtype, a in arrays.values()]
+    assert found == shard_file.header(parts, tensors) + b"".join(want)
 
 
 def test_nothing_is_lost_when_a_run_is_killed(tmp_path: Path) -> None:
