@@ -34,7 +34,7 @@ from dsl.data import dataclass
 KEPT = 1600
 """Functions that are remembered, those that were asked for last."""
 
-BUILT = 100
+BUILT = 12
 """Works that were made of a template and are remembered, those that were asked for last."""
 
 SHAPES = 4

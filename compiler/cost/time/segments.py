@@ -15,7 +15,7 @@ from compiler.cost.time.step import Played, play
 from compiler.cost.time.tasks import tasks
 from compiler.traffic import in_mesh_order
 
-KEPT = 2000
+KEPT = 600
 """Functions that are remembered, those that were asked for last."""
 
 
