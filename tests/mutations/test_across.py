@@ -46,7 +46,10 @@ def missing_chunks(program: Program) -> Iterator[tuple[str, Program]]:
             if isinstance(instr.op, Map) and instr.op.fn in ("add", "maximum") and len(instr.inputs) == 2:
                 row += instr.inputs
                 for kept in instr.inputs:
-                    yield f"{value.name} is {kept.name} ({c})", _with(program, c, f, _edited(replace(body, regions=()), (i,), kept))
+                    yield (
+                        f"{value.name} is {kept.name} ({c})",
+                        _with(program, c, f, _edited(replace(body, regions=()), (i,), kept)),
+                    )
 
 
 @pytest.mark.parametrize(("name", "rule"), TAKEN)
