@@ -39,17 +39,20 @@ def stored(model: Model, rules: Sequence[StoreRule], parts: dict[str, Value], li
     """The model with what the rules say of its matrices: weights that products alone take. parts: values by name that
     models of one job share. like: the model before anything of it was written by hand, which says what products take.
 
-    Raises ParcError: E0471 for one that is trained, or does not divide into words or groups, E0472 for a rule of some
-    layers of a loop, E0473 for a part whose name is taken, E0542 for a rule that finds no matrix.
+    Raises ParcError: E0471 for a rule that finds trained ones only, or one that does not divide into words or groups,
+    E0472 for a rule of some layers of a loop, E0473 for a part whose name is taken, E0542 for one that finds no matrix.
     """
     products = {v.name: inputs for v, inputs in products_of(like.graph).items()}
     chosen: dict[Value, PackedWeight] = {}
     useful: set[StoreRule] = set()
+    trained: dict[StoreRule, Weight] = {}  # the first that each finds, and leaves as it is
     names = {v.name: "value" for v in graph_values(model.graph)}
     names |= {s.name: "state" for s in model.states} | {w.name: "weight" for w in model.weights}
     for weight in model.weights:
         found = [r for r in rules if r.scope is None or within(weight.name, r.scope)]
-        if not found or weight.name not in products:
+        if weight.trained and len(weight.value.type.dims) > len(weight.loops) + 1:
+            trained = {r: weight for r in found} | trained
+        if not found or weight.trained or weight.name not in products:
             continue
         useful.update(found)
         made = chosen[weight.value] = _stored(weight, found[-1], products[weight.name])
@@ -62,6 +65,10 @@ def stored(model: Model, rules: Sequence[StoreRule], parts: dict[str, Value], li
                 raise fail("E0473", message, found[-1].by or found[-1].span, help=help)
     for rule in rules:
         if rule not in useful:
+            if rule in trained:
+                help = "a job that infers trains none; `frozen` weights of a job that trains can be stored, too"
+                message = f"`{trained[rule].name}` is trained, which takes more bits than `{rule.format.code}` has"
+                raise fail("E0471", message, rule.by or rule.span, help=help)
             where = f"in `{model.with_numbers(rule.scope)}`" if rule.scope is not None else f"in `{model.name}`"
             message = f"there is no matrix {where} that products alone take"
             help = "tables of which rows are taken, biases and scales of norms stay as they are"
@@ -94,12 +101,8 @@ def products_of(graph: Graph) -> dict[Value, tuple[str, ...]]:
 
 
 def _stored(weight: Weight, rule: StoreRule, inputs: tuple[str, ...]) -> PackedWeight:
-    span = rule.by or rule.span
-    if weight.trained:
-        help = "a job that infers trains none; `frozen` weights of a job that trains can be stored, too"
-        message = f"`{weight.name}` is trained, which takes more bits than `{rule.format.code}` has"
-        raise fail("E0471", message, span, help=help)
-    return packed_weight(weight.name, weight.value.type, len(weight.loops), inputs, rule.format, span)
+    own, span = weight.value.type, rule.by or rule.span
+    return packed_weight(weight.name, own, len(weight.loops), inputs, rule.format, span)
 
 
 def packed_weight(

@@ -6,7 +6,7 @@ Bytes are what one device sends with ring algorithms. With n devices and S bytes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from compiler.graph import Graph, Type
 from compiler.layout import Layout, local_type
@@ -93,10 +93,13 @@ def in_mesh_order(axes: Iterable[str], mesh: Iterable[str]) -> tuple[str, ...]:
     return tuple(a for a in mesh if a in wanted)
 
 
-def messages(body: Graph, sizes: Mapping[str, int]) -> Iterator[Message]:
-    """All communication of one run of a function, in its order; what is in a loop counts for all iterations."""
+def messages(body: Graph, sizes: Mapping[str, int], near: Collection[int] = ()) -> Iterator[Message]:
+    """All communication of one run of a function, in its order; what is in a loop counts for all iterations. near:
+    stages on the same devices, by how far off they are, to which values go without a message."""
     for instr, times in walk(body):
         op, source = instr.op, next(iter(instr.inputs), None)
+        if isinstance(op, Send) and op.to in near:
+            continue
         sent = sent_bytes(op, source.type, source.layout, sizes) if source is not None else None
         if sent is not None:
             axes, dim = (op.over(), op.along()) if isinstance(op, Comm) else ((), "")
@@ -124,7 +127,9 @@ def collectives(program: Program) -> tuple[CollectiveCalls, ...]:
     for cls in program.classes:
         for f in cls.functions:
             runs = program.runs(f)
-            for m in messages(f.body, program.sizes):
+            stages = program.homes.of(cls.groups[0])
+            near = [s - stages[f.chunk] for s in stages] if f.chunk < len(stages) else []
+            for m in messages(f.body, program.sizes, near):
                 key = (cls.groups, f.phase, f.chunk, m.op, m.axes, m.dim)
                 found[key] = found.get(key, Traffic()) + Traffic(1, m.bytes).times(m.times * runs)
     return tuple(CollectiveCalls(*key, t.calls, t.bytes) for key, t in found.items())

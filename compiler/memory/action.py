@@ -11,8 +11,8 @@ follows with its real buffers:
 - `input`, `read`, `load` share the buffer that they name, `save` makes its operand's buffer a saved one: bytes count
   once as long as any name or slot holds the buffer; a last `load` frees its slot.
 - Every buffer lies in one memory, and so do the values that share it. `move` allocates its result in another one.
-- The first `accumulate` of a step takes its operand's buffer if nothing else holds it, and else a copy; later ones add
-  in place. These buffers are let go at the end of the step.
+- The first `accumulate` of a step takes its operand's buffer if nothing else holds it and no `broadcast` (it has more
+  numbers) is made of it, and else a copy; later ones add in place. These buffers are let go at the end of the step.
 - What lies in the memory of an operand (`compiler.in_place`: new contents of a state) shares its buffer.
 - Where micro-batches put parts of their own into an accumulator (lists of rows), it is made whole by the first.
 - `save` copies what is in a state's buffer, which is renewed before the saved value is loaded.
@@ -40,6 +40,7 @@ from compiler.memory.tiers import FIRST
 from compiler.ops.base import Movement
 from compiler.ops.call import Call
 from compiler.ops.effects import Accumulate, Input, Load, Read, Save
+from compiler.ops.elementwise import Broadcast
 from compiler.ops.move import Move
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
@@ -227,6 +228,7 @@ class Replay:
         elif op.movement is Movement.VIEW:
             (out,) = instr.outputs
             b = env[instr.inputs[0].name]
+            b.repeated |= isinstance(op, Broadcast)
         elif (reuse := self.reuses.get((id(instr), 0))) is not None:
             (out,) = instr.outputs
             b = env[instr.inputs[reuse.operand].name]

@@ -20,6 +20,7 @@ class Buffer:
     names: int = 0
     slots: int = 0
     accumulator: str = ""
+    repeated: bool = False  # a value that is larger lies in it: one that repeats its numbers
 
     @property
     def role(self) -> str:
@@ -27,8 +28,9 @@ class Buffer:
 
     @property
     def sole(self) -> bool:
-        """Whether one name holds it, and nothing else."""
-        return not self.static and self.names == 1 and not self.slots and not self.accumulator
+        """Whether one name holds it, and nothing else, and what is held may be written to."""
+        once = self.names == 1 and not self.slots and not self.accumulator
+        return once and not self.static and not self.repeated
 
 
 @dataclass(slots=True)

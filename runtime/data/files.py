@@ -70,8 +70,8 @@ class TextFile:
             raise fail("E0704", f"cannot read the data file `{self.path}`: {error}", self.span) from None
 
     def blocks(self) -> Iterator[str]:
-        """The text, from its beginning."""
-        decoder = codecs.getincrementaldecoder("utf-8")()
+        """The text, from its beginning; a byte-order mark is none of it."""
+        decoder = codecs.getincrementaldecoder("utf-8-sig")()
         done = 0
         try:
             for block in self._bytes():

@@ -32,7 +32,7 @@ def fused(
     key = id(instr), rank.chunk
     if key not in rank.plans:
         rank.plans[key] = instr, BlockedRegion(op, instr, rank)
-    free = {k for k, v in enumerate(instr.inputs) if v.name in dying and operands[k].buffer.holders == 1}
+    free = {k for k, v in enumerate(instr.inputs) if v.name in dying and operands[k].buffer.sole}
     made: dict[str, HeldArray] = {}
     renews = {k: r.operand for k in range(len(instr.outputs)) if (r := rank.reuses.get((id(instr), k))) is not None}
     for out, k in zip(instr.outputs, op.taken(free, renews), strict=True):

@@ -6,6 +6,8 @@ from dataclasses import field
 
 from compiler.graph import Value
 from compiler.layout import TIME
+from compiler.ops.base import Op
+from compiler.ops.elementwise import Broadcast
 from dsl.data import dataclass
 from runtime.backend import Array, Backend
 from runtime.comm import Handle, Wait
@@ -31,6 +33,7 @@ class RankBuffer:
     memory: str
     size: int
     holders: int = 1
+    repeated: bool = False
     coming: tuple[Handle[Array], Array] | None = None  # what is not there yet, and where it will lie
 
     def __post_init__(self) -> None:
@@ -41,6 +44,16 @@ class RankBuffer:
         if self.coming is not None:
             (handle, place), self.coming = self.coming, None
             backend.assign(place, (yield from handle.wait()))
+
+    @property
+    def sole(self) -> bool:
+        """Whether one value holds it, which may be written to."""
+        return self.holders == 1 and not self.repeated
+
+    def seen(self, op: Op) -> RankBuffer:
+        """Hold it for a view of what lies in it: one that repeats its numbers has more than there is room for."""
+        self.repeated |= isinstance(op, Broadcast)
+        return self.hold()
 
     def hold(self) -> RankBuffer:
         self.holders += 1

@@ -196,7 +196,7 @@ class Rank:
                 values[instr.output.name] = next(self.early[id(instr)])
             case _ if op.movement is Movement.VIEW:
                 (out,) = instr.outputs
-                values[out.name] = HeldArray(self._compute(instr, scope, arrays)[0], operands[0].buffer.hold())
+                values[out.name] = HeldArray(self._compute(instr, scope, arrays)[0], operands[0].buffer.seen(op))
             case _ if (reuse := self.reuses.get((id(instr), 0))) is not None:
                 values[instr.output.name] = self._renewed(instr, scope, operands, reuse)
             case _:
@@ -320,7 +320,7 @@ class Rank:
             self.put_part(name, self.micro, held.array)
             return
         if name not in self.states:
-            if held.buffer.holders == 1 and operand in dying:
+            if held.buffer.sole and operand in dying:
                 self.states[name] = HeldArray(held.array, held.buffer.hold())
             else:
                 self.states[name] = self.copy(held.array, decl.type.dtype, decl.memory)

@@ -21,6 +21,8 @@ from compiler.model import Precision
 from compiler.program import Program
 from dsl.diagnostics import ParcError
 from dsl.source import Source
+from runtime.prove import prove
+from runtime.rank.executor import RankExecutor
 from tests.matrix.cells import Cell, cells, each_once, expected, spread
 from tests.memory.measured import exact
 from tests.some import by_all_cores
@@ -212,6 +214,34 @@ def test_all_tactics_and_pairs() -> None:
 @pytest.mark.nightly
 def test_some_triples() -> None:
     judged(spread(cells(3), 20))
+
+
+REPEATED = """\
+use std.optimizers (sgd)
+model line {
+  dim b = 8, d = 4
+  input x : f32[b]
+  weight w[d] ~ ones
+  loss mean(x * x * sum(w))
+}
+strategy s for line {
+  mesh (dp = 2)
+  split b on dp
+  microbatches 2 over b
+}
+job fit {
+  train line using s
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+
+def test_a_gradient_that_repeats_one_number() -> None:
+    """It is a view of a scalar, to which the second micro-batch cannot add: its sum needs room of its own."""
+    compiled = compile_job(evaluate(Source("line.par", REPEATED)))
+    assert memory_use(compiled.program)[0][FIRST].roles["gradient"] == 4 * 4
+    exact(compiled.program)
+    assert prove(compiled.training, compiled.program, 1, executor=RankExecutor).ok
 
 
 def test_kinds() -> None:

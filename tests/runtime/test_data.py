@@ -67,6 +67,11 @@ def test_an_epoch_visits_every_row_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.concatenate([r["y"] for r in rows]), seen * np.float32(0.5))
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("y\n" + "0.5\n" * 10, encoding="utf-8-sig")
+    assert (open_data(spec("csv", "t.csv", folder=tmp_path), [numbers()]).batch(0, 0)["y"] == 0.5).all()
+
+
 def test_an_input_of_several_columns(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,c,b\n" + "".join(f"{i},{i * i},{-i}\n" for i in range(10)))
     wide = InputDecl("x", Type("f32", (Dim("batch", 4), Dim("n", 2))))

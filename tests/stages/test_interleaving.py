@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import parc
+from compiler.traffic import collectives
 from compiler.verify import verify
 from dsl.source import Source
 from tests.stages.build import CLUSTER, judged
@@ -68,3 +69,15 @@ def test_many_micro_batches_are_checked_with_fewer(stages: int, micro: int) -> N
     pipeline = f"  pipeline block on pp, schedule interleaved(microbatches = {micro}, chunks = 2, over = b)"
     text = model(stages, f"pp = {stages}", pipeline, micro, 2 * stages)
     assert not verify(parc.compile(Source("main.par", text)).program)
+
+
+def test_what_stays_on_a_place_is_not_sent() -> None:
+    """Down and up again on two places: the second stage hands on to the third, on the same devices. A run counts what
+    goes over links, as the price does: 3 rows of 4 numbers, there and back, in each of four micro-batches."""
+    rules = "  pipeline block on pp, schedule one_f_one_b(microbatches = 4), chunks [0, 1, 1, 0]"
+    compiled = parc.compile(Source("m.par", model(2, "pp = 2", rules, layers=4)))
+    sent = {c.groups: 0.0 for c in collectives(compiled.program)}
+    for c in collectives(compiled.program):
+        sent[c.groups] += c.bytes if c.op == "send" else 0.0
+    assert set(sent.values()) == {4 * 2 * 3 * 4 * 4}
+    assert compiled.program.homes.groups == (0, 1, 1, 0)

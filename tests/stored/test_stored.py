@@ -191,13 +191,20 @@ FROZEN = MODEL[: MODEL.index("job serve")] + (
 
 
 def test_frozen_weights_can_be_stored_and_trained_ones_cannot() -> None:
-    """As QLoRA has it: gradients go through what rests in 4 bits."""
+    """As QLoRA has it: gradients go through what rests in 4 bits. What is trained stays as it is, whatever the types; a
+    rule that finds nothing else is an error."""
     text = FROZEN.replace("STRATEGY", rules("tensor", "int4(group = 32)", " in block"))
     c = compile_job(evaluate(Source("net.par", text)), TRAIN_STEP)
     assert verify(c.program) == () and prove(c.training, c.program, 2).ok
-    with pytest.raises(ParcError) as error:
-        evaluate(Source("net.par", text.replace(" in block", "", 1).replace("as int4(group = 32)", "as int4")))
-    assert [d.code for d in error.value.diagnostics] == ["E0471"]
+    for precision in ("f64", "bf16, master f32"):
+        of = text.replace("precision f64", f"precision {precision}")
+        mixed = of.replace(" in block", "", 1).replace("as int4(group = 32)", "as int4")
+        weights = {w.name: w for w in evaluate(Source("net.par", mixed)).model.weights}
+        assert all(weights[w].trained for w in ("table", "head"))
+        assert any(w.endswith(".words") for w in weights)
+        with pytest.raises(ParcError) as error:
+            evaluate(Source("net.par", of.replace(" in block", " in head", 1)))
+        assert [d.code for d in error.value.diagnostics] == ["E0471"]
 
 
 NAMED = """\
