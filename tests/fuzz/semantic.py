@@ -47,8 +47,8 @@ BLIND: dict[str, str] = {
     r"max: reduce accuracy\.where": "at most one addend is not 0, and no largest logit is negative",
     r"seed 9, function: map accuracy\.iota, label": "of the few that are right the largest is compared with "
     "itself: rounding may turn each of them, for all that is known of it, as the proof says of most seeds of data",
-    r"seed 11, swap: block\.abs\.saved(#1)? and block\.x_1\.saved(#1)? \(class 1": "the same where x is not negative, as "
-    "there",
+    r"seed 11, swap: block\.abs\.saved(#1)? and block\.x_1\.saved(#1)? \(class 1": "the same where x is not "
+    "negative, as there",
     r"seed 16, swap: moe3\.routed_experts": "the same as long as no expert has more than its capacity",
     r"seed 17, scale: map block\.x_2\.grad\.full_1": "the same to the bit with three other seeds of data",
     r"seed 3, (scale|function): map block\.(x|mul), .*\(class 1": "a side of `where` that no element takes in the "

@@ -37,7 +37,7 @@ def updates(program: Program) -> Iterator[tuple[int, int, Graph]]:
 
 
 def missing_chunks(program: Program) -> Iterator[tuple[str, Program]]:
-    """One addend is left out of what a class brings to a reduction between stages; fused regions would lack a result."""
+    """One addend is left out of what a class brings to a reduction between stages; regions might lack a result."""
     for c, f, body in updates(program):
         made = {v: (i, instr) for i, instr in enumerate(body.nodes) for v in instr.outputs}
         row = [n for instr in body.nodes if isinstance(instr.op, StageReduce) for n in instr.inputs]
