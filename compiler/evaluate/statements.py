@@ -248,7 +248,7 @@ def _weight(target: ast.Target, statement: ast.WeightDecl, scope: Scope) -> None
     if target.axes:
         raise not_by_hand(target.span, f"the weight `{target.name.id}` in pieces")
     if target.dims is None or target.rest:
-        help = f"`weight {target.name.id}[…]`"
+        help = f"`weight {target.name.id}[…]`, with its dims, or `{target.name.id}[]` for a single number"
         raise fail("E0208", f"the weight `{target.name.id}` needs dims", target.span, help=help)
     making, name = scope.making, target.name.id
     init = initializer(statement.init, scope)

@@ -54,7 +54,7 @@ def _own_type(target: ast.Target, statement: ast.StateDecl, scope: Scope) -> Typ
     name = target.name.id
     if statement.dtype is None:
         if target.dims is None or target.rest:
-            help = f"`state {name}[…]`, or `state {name} : int32[…]`"
+            help = f"`state {name}[…]`, or `state {name} : int32[…]`; without dims `{name}[]` is a single number"
             raise fail("E0208", f"the state `{name}` of a model needs dims", target.span, help=help)
         return Type(scope.making.precision.master, scope.dim_list(target.dims))
     if target.dims is not None or target.rest:

@@ -167,7 +167,8 @@ def own_weight(target: ast.Target, scope: Scope, by_hand: ByHand) -> WeightVar:
         message = f"the weight `{path}` is one of a loop in the scope"
         raise fail("E0428", message, target.span, help="implement what the loop calls")
     if target.dims is None or target.rest:
-        raise fail("E0208", f"the weight `{name}` needs dims", target.span, help=f"`weight {name}[…]`")
+        help = f"`weight {name}[…]`, or `{name}[]` for a single number"
+        raise fail("E0208", f"the weight `{name}` needs dims", target.span, help=help)
     if scope.frame.parent is not None:
         raise fail("E0428", f"the weight `{name}` is read in a loop", target.span, help="declare it before the loop")
     if path in by_hand.variables:
