@@ -26,14 +26,18 @@ EQUIVALENT: dict[str, str] = {
     "layer norm's derivative takes constants out",
     r"seed 48, (scale|function): map update\w*\.(sum|k\w*), update\w*\.mean": "the next line of the optimizer takes "
     "constants out",
-    r"seed 32, max: reduce block\.tanh": "the dim has size 1",
-    r"seed 23, scale: map encoder\.mla2\.rotary\.cast": "two dims turn, at the one frequency whose index is 0",
+    r"seed (32, max: reduce block\.tanh|34, max: reduce block\.bn3\.moved_1\.mul_2)": "the dim has size 1",
+    r"seed 49, scale: map update\.sum, update\.mean": "the sum of what a layer norm has made is 0",
+    r"seed 49, other: block\.att3\.bv for block\.att3\.bq": "two frozen weights of zeros",
+    r"seed (23|45|49), scale: map (encoder\.)?mla\d\.rotary\.cast": "two dims turn, at the "
+    "one frequency whose index is 0",
     r"seed 24, function: map block\.layer_norm\..*\(class 0": "the gradient of data, which nobody reads",
-    r"seed 5, twice: accumulate x_1\.grad\.sum": "rows of a sparse gradient are put where their "
-    "micro-batch's are, not added",
+    r"seed (5, twice: accumulate x_1\.grad\.sum|24, twice: accumulate who)": "rows of a sparse gradient "
+    "are put where their micro-batch's are, not added",
     r"seed 11, order: elements (1, 2|5, 6) \(class 0": "passes of two chunks that do not wait for each other",
     r"seed 11, other: table#1 for table \(class 1, U": "two copies of one weight",
-    r"seed 20, function: map block_1_2\.drop2\.random, ": "`gt` for `ge`: no random number is the rate itself",
+    r"seed (20|36), function: map block\w*\.(drop2|att5\.dropout)\.random, ": "`gt` for `ge`: no "
+    "random number is the rate itself",
     r"seed 20, function: map block_0_1\.x_1\.grad, block_0_1\.u5": "the gradient of data, which nobody reads",
     r"seed 52, .*\batt\d\.([bw]?q|[bw]?k|q\.saved|bv for att1\.bq|bq for att1\.bv)": "attention over one position: "
     "queries and keys count for nothing",
@@ -43,8 +47,10 @@ EQUIVALENT: dict[str, str] = {
 """Mutations that change nothing (patterns of `seed N, what was done`), and why."""
 
 BLIND: dict[str, str] = {
-    r"max: reduce \w*pool\d+\.(max|low)\.grad\.cast": "counts the largest of a window: no two are equal",
+    r"max: reduce (\w*pool\d+\.)?(max|low)\.grad\.cast": "counts the largest of a window: no two are equal",
     r"max: reduce accuracy\.where": "at most one addend is not 0, and no largest logit is negative",
+    r"seed 49, function: map update_5\.g, ": "nothing is clipped (the factor is 1), and the next line "
+    "takes constants out",
     r"seed 9, function: map accuracy\.iota, label": "of the few that are right the largest is compared with "
     "itself: rounding may turn each of them, for all that is known of it, as the proof says of most seeds of data",
     r"seed 11, swap: block\.abs\.saved(#1)? and block\.x_1\.saved(#1)? \(class 1": "the same where x is not "
