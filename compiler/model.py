@@ -238,11 +238,11 @@ class Job:
     span: Span = field(default=NOWHERE, compare=False)
     evaluated: Model | None = None
     """The model in entries that train nothing, where it differs: in jobs of the kind `infer` what makes the outputs."""
-    written: tuple[Model, Model | None] | None = None
-    """Both as they are written, before implementations, cuts of loops and orders: for proofs."""
+    written: tuple[Model, Model | None] | None = None  # both, before implementations, cuts and orders: for proofs
     written_updates: tuple[WeightUpdate, ...] | None = None  # of that, where loops are cut
     decoding: Decoding | None = None
     by_hand: Model | None = None  # `model` behind implementations, before any dim lies in another order
+    cut: Model | None = None  # before implementations, where loops are cut
 
     @property
     def entry(self) -> str:
@@ -256,7 +256,7 @@ class Job:
             return self
         model, evaluated = self.written
         updates = self.updates if self.written_updates is None else self.written_updates
-        plain = replace(self, written=None, written_updates=None, by_hand=None)
+        plain = replace(self, written=None, written_updates=None, by_hand=None, cut=None)
         return replace(plain, model=model, evaluated=evaluated, strategy=SERIAL, updates=updates)
 
     def model_of(self, entry: str) -> Model:

@@ -16,7 +16,8 @@ from compiler.walk import walk
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic
 from dsl.replacing import replacing
-from dsl.source import Source
+from dsl.source import Source, Span
+from parc.small_facts import SHORT, axes_by_hand, axis_sizes
 from runtime.cache_folder import cache_folder
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ AFFORDABLE = 2e8
 KEPT = "implementations"
 """What the cache folder calls notes of those that are equal."""
 
+TRIALS = 2
+"""Raised where trials see more than they did: what was noted before is tried again."""
+
 INSTRUCTION = 1000
 """Elements that are computed in the time that it takes to begin an instruction: so loops of small tensors count."""
 
@@ -38,15 +42,18 @@ EFFORT = 5000
 
 @dataclass(frozen=True, slots=True)
 class TriedByHand:
-    """An implementation of a scope of a job. equal: whether it computes what the scope does; None: too large to try."""
+    """An implementation of a scope of a job. equal: whether it computes what the scope does; None: not tried. shorter:
+    axes that it is given which had fewer devices in that: their sizes (stated, tried)."""
 
     job: str
     scope: str
     equal: bool | None
+    shorter: tuple[tuple[str, int, int], ...] = ()
 
     def __str__(self) -> str:
-        found = {True: "equal to what it replaces", False: "something else", None: "not tried: it is too large"}
-        return f"{self.job}: {self.scope}, written by hand: {found[self.equal]}"
+        found = {True: "equal to what it replaces", False: "something else", None: "not tried by itself"}
+        on = ", ".join(f"{axis} = {n:,} of {full:,}" for axis, full, n in self.shorter)
+        return f"{self.job}: {self.scope}, written by hand: {found[self.equal]}" + (f" (tried with {on})" if on else "")
 
 
 def tried_by_hand(
@@ -75,28 +82,36 @@ def tried(
         return (), ()
     key = _key(sources, (job.name, options))
     if _noted(key):
-        return tuple(TriedByHand(job.name, r.scope, True) for r in rules), ()
+        return tuple(TriedByHand(job.name, job.model.with_numbers(r.scope), True) for r in rules), ()
     outcomes: list[TriedByHand] = []
     found: list[Diagnostic] = []
-    for one in _affordable(sized):
-        equal, diagnostic = _judged(one)
-        outcomes.append(TriedByHand(job.name, one.rule.scope, equal))
+    chosen = _affordable(sized)
+    by_scope, own, now = {one.rule.scope: one for one in alone(chosen)}, axis_sizes(job), axis_sizes(chosen)
+    for rule in rules:
+        scope = job.model.with_numbers(rule.scope)
+        equal, diagnostic = _judged(by_scope.get(rule.scope), scope, rule.by or rule.span)
+        shorter = tuple((axis, own[axis], now[axis]) for axis, _ in rule.axes if now[axis] != own[axis])
+        outcomes.append(TriedByHand(job.name, scope, equal, shorter if equal is not None else ()))
         if diagnostic is not None:
             found.append(diagnostic)
-    if all(o.equal for o in outcomes):
+    if all(o.equal and not o.shorter for o in outcomes):
         _note(key)
     return tuple(outcomes), tuple(found)
 
 
-def _affordable(sized: Callable[[Sizes], Job]) -> list[ScopeAlone]:
-    """All implementations, in the stated sizes or, where one takes long there, in the smallest."""
+def _affordable(sized: Callable[[Sizes], Job]) -> Job:
+    """The job in the stated sizes or, where an implementation takes long there, in the smallest: with as many devices
+    on the axes that implementations are given or, where that takes long, with fewer."""
     from parc.small import smallest
 
-    full = list(alone(sized(Sizes(bare=True))))
-    if _cheap(full):
+    full = sized(Sizes(bare=True))
+    if _cheap(alone(full)):
         return full
-    axes = {axis for one in full for axis, _ in one.rule.axes}
-    return list(alone(smallest(sized, EFFORT, axes, lambda job: _cheap(alone(job)))))
+    axes = axes_by_hand(full)
+    found = smallest(sized, EFFORT, axes, lambda job: _cheap(alone(job)))
+    if _cheap(alone(found)) or all(n <= SHORT for a, n in axis_sizes(full).items() if a in axes):
+        return found
+    return smallest(sized, EFFORT, axes, lambda job: _cheap(alone(job)), 0)
 
 
 def _cheap(scopes: Iterable[ScopeAlone]) -> bool:
@@ -115,12 +130,13 @@ def work(one: ScopeAlone) -> float:
     return total
 
 
-def _judged(one: ScopeAlone) -> tuple[bool | None, Diagnostic | None]:
+def _judged(one: ScopeAlone | None, scope: str, span: Span) -> tuple[bool | None, Diagnostic | None]:
+    """scope: as the strategy writes it."""
     from runtime.prove.alone import differences
 
-    scope, span = one.rule.scope, one.rule.by or one.rule.span
-    if work(one) > AFFORDABLE:
-        message = f"the implementation of `{scope}` was not tried by itself: it takes too long at these sizes"
+    if one is None or work(one) > AFFORDABLE:
+        why = "it takes too long at these sizes" if one is not None else "the job computes nothing of it"
+        message = f"the implementation of `{scope}` was not tried by itself: {why}"
         help = "`parc verify --small` proves the job, and it with it, in the smallest sizes"
         return None, Diagnostic("E0434", message, span, help=help, severity="warning")
     rows = differences(one)
@@ -128,9 +144,8 @@ def _judged(one: ScopeAlone) -> tuple[bool | None, Diagnostic | None]:
         return True, None
     worst = max((r for r in rows if r.derivative == rows[0].derivative), key=lambda r: r.error)
     what = "the derivative by" if worst.derivative else "the result"
-    message = (
-        f"the implementation computes something else than `{scope}`: {what} `{worst.name.removeprefix(scope + '.')}`"
-    )
+    name = worst.name.removeprefix(one.rule.scope + ".")
+    message = f"the implementation computes something else than `{scope}`: {what} `{name}`"
     message += f" differs by {worst.error:.2g} of its largest value"
     help = "types do not see a block that is left out, a wrong order or a wrong scale: look for one"
     return False, Diagnostic("E0430", message, span, help=help)
@@ -144,7 +159,7 @@ def _key(sources: Iterable[Source], options: object) -> str:
     from parc import __version__
 
     texts = sorted((s.name, s.text) for s in sources)
-    return sha256(repr((__version__, texts, options)).encode("utf-8", "surrogatepass")).hexdigest()
+    return sha256(repr((__version__, TRIALS, texts, options)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _noted(key: str) -> bool:

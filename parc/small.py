@@ -27,7 +27,8 @@ from compiler.walk import bodies
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Span
-from parc.small_facts import NUMBER, SHORT, Fact, amounts, axis_sizes, facts
+from parc.small_facts import KEPT, NUMBER, SHORT, Fact, amounts, axes_by_hand, axis_sizes, facts
+from parc.smaller import elements
 
 EFFORT = 200_000
 """Nodes of graphs, evaluated, after which what was found so far counts: some 30 s. Not a time, so that all machines
@@ -38,6 +39,9 @@ LEAP = 16
 
 LOWERED = 10
 """What lowering a graph takes, in evaluations of it."""
+
+LARGE = 20_000_000
+"""Elements of all values of a job from which on axes of something written by hand are made shorter, too."""
 
 Evaluate = Callable[[Sizes], Job]
 Outline = frozenset[tuple[Any, ...]]
@@ -55,8 +59,9 @@ class Shrunk:
 
 @dataclass(frozen=True, slots=True)
 class Small:
-    """A job in its smallest sizes. axes: sizes (before, after) of those that are shorter. devices: before. other: how
-    many operations of the lowered program are not those of the full size. complete: everything was tried.
+    """A job in its smallest sizes. axes: sizes (before, after) of those that are shorter; given: which of these
+    something written by hand is given. devices: before. other: how many operations of the lowered program are not those
+    of the full size. complete: everything was tried.
     """
 
     compiled: Compiled
@@ -65,22 +70,31 @@ class Small:
     devices: int
     other: int
     complete: bool
+    given: tuple[str, ...] = ()
 
 
 def small(evaluate: Evaluate) -> Small:
     """Shrink a job. Raises ParcError for what is wrong with it at its own sizes."""
-    search = _Search(evaluate, EFFORT)
-    search.outline = outline(compile_job(evaluate(Sizes())).program)
-    search.shrink_all()
-    search.mend()
-    return search.result(search.legal())
+    whole = outline(compile_job(evaluate(Sizes())).program)
+    for kept in (KEPT, 0):
+        search = _Search(evaluate, EFFORT, kept=kept)
+        search.outline = whole
+        search.shrink_all()
+        search.mend()
+        found = search.legal()
+        if elements(search.job) <= LARGE or not axes_by_hand(search.full):
+            break
+    return search.result(found)
 
 
-def smallest(evaluate: Evaluate, effort: int, axes: Collection[str], enough: Callable[[Job], bool]) -> Job:
+def smallest(
+    evaluate: Evaluate, effort: int, axes: Collection[str], enough: Callable[[Job], bool], kept: int = KEPT
+) -> Job:
     """The job in sizes as small as are found with so much effort (nodes evaluated), or in such as are small enough,
-    whatever it lowers to. axes: the only ones of which it counts what divides by them. Raises ParcError for what is
-    wrong with it at its own sizes."""
-    search = _Search(evaluate, effort, axes)
+    whatever it lowers to. axes: the only ones of which it counts what divides by them; kept: how long may be those that
+    stay as they are since something written by hand is given them. Raises ParcError for what is wrong with it at its
+    own sizes."""
+    search = _Search(evaluate, effort, axes, kept)
     search.leap()
     if not enough(search.job):
         search.shrink_all()
@@ -95,12 +109,12 @@ class _Search:
     lowered; where that is another program (a layout that is chosen by bytes), sizes are made larger again.
     """
 
-    def __init__(self, evaluate: Evaluate, effort: int, axes: Collection[str] | None = None) -> None:
-        self.evaluate, self.left, self.axes = evaluate, effort, axes
+    def __init__(self, evaluate: Evaluate, effort: int, axes: Collection[str] | None = None, kept: int = KEPT) -> None:
+        self.evaluate, self.left, self.axes, self.kept = evaluate, effort, axes, kept
         sizes = Sizes(bare=True)
         self.full = evaluate(sizes)
         self.nodes = sum(len(graph.nodes) for graph in bodies(self.full.model.graph))
-        self.decided, self.facts = tuple(sizes.decided), facts(self.full, self.full, axes)
+        self.decided, self.facts = tuple(sizes.decided), facts(self.full, self.full, axes, kept)
         self.outline: Outline = frozenset()  # of the program of the full size
         self.instead: dict[Span, int] = {}
         self.job = self.full
@@ -199,7 +213,7 @@ class _Search:
             return None
         if tuple(sizes.decided) != self.decided:
             return None
-        found = facts(job, self.full, self.axes)
+        found = facts(job, self.full, self.axes, self.kept)
         broken = frozenset(k for k in self.facts.keys() | found.keys() if self.facts.get(k) != found.get(k))
         if not broken:
             self.instead, self.job = dict(sizes.instead), job
@@ -262,7 +276,9 @@ class _Search:
         before, after = axis_sizes(self.full), axis_sizes(self.job)
         axes = tuple((name, n, after[name]) for name, n in before.items() if after[name] != n)
         other = difference(outline(compiled.program), self.outline)
-        return Small(compiled, tuple(shrunk), axes, self.full.strategy.devices, other, not self.late)
+        by_hand = axes_by_hand(self.full)
+        given = tuple(name for name, _, _ in axes if name in by_hand)
+        return Small(compiled, tuple(shrunk), axes, self.full.strategy.devices, other, not self.late, given)
 
 
 def _smaller(now: int, stated: int) -> Iterator[int]:

@@ -24,6 +24,10 @@ Fact = tuple[str, str]
 SHORT = 4
 """Axes of at most so many devices stay as they are, and no dim is made shorter."""
 
+KEPT = 64
+"""Axes of at most so many devices stay as they are where something written by hand is given them: it computes with
+their number and with ranks."""
+
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 SIZED = ("name", "mesh", "pipelines", "microbatches", "microbatch_dim", "pages")
@@ -33,12 +37,17 @@ PAGED: Fact = ("pages", "")
 """The fact of how caches lie in pages."""
 
 
-def facts(job: Job, full: Job, axes: Collection[str] | None = None) -> dict[Fact, Any]:
+def facts(job: Job, full: Job, axes: Collection[str] | None = None, kept: int = KEPT) -> dict[Fact, Any]:
     """What a job says but for its sizes: its graph, its rules, what divides by what. axes: by which, but for
-    what ZeRO splits (None: by all)."""
+    what ZeRO splits (None: by all). kept: see `KEPT`; such axes that are longer have at least one device more than
+    those that never change."""
     strategy, sizes, whole = job.strategy, axis_sizes(job), axis_sizes(full)
     dims, loops, micro = _by_name(job), _loops(job.model.graph), job.strategy.microbatches
-    found: dict[Fact, Any] = {("axis", a): n if whole[a] <= SHORT else "longer" for a, n in sizes.items()}
+    given = axes_by_hand(full)
+    same = {a for a, n in whole.items() if n <= SHORT or (a in given and n <= kept)}
+    found: dict[Fact, Any] = {
+        ("axis", a): n if a in same else ("longer", a in given and n <= SHORT) for a, n in sizes.items()
+    }
     everywhere = {rule.axis for rule in strategy.shards} if axes is None else set[str]()
     by_dim = {dim: set(everywhere) for dim in dims}
     choices = _choices(job.model.graph)
@@ -116,6 +125,11 @@ def _pages(form: Paging, job: Job) -> tuple[Any, ...]:
     by = tuple(form.slots % n == 0 for n in axis_sizes(job).values())
     more = (pages > whole) - (pages < whole)
     return form.slots > 1, form.each > 1, form.places % form.slots == 0, form.pieces > 1, by, more
+
+
+def axes_by_hand(job: Job) -> set[str]:
+    """The axes that something written by hand is given."""
+    return {axis for rule in job.strategy.implementations for axis, _ in rule.axes}
 
 
 def axis_sizes(job: Job) -> dict[str, int]:

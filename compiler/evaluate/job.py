@@ -101,10 +101,11 @@ def build_job(
             session.cuts = {}
         model, other = trained_as(model, written[0]), other and trained_as(other, written[0])
         plan = _try(session, lambda: _strategy(session, module, task, strategy, model, cluster))
-    plain = model
+    plain, cut = model, None
     if plan is not None and plan.by_hand and model is not None:
         from compiler.evaluate.implement import implemented
 
+        cut = (model, other) if written else None
         written = written or (model, other)
         model, other = implemented(model, plan.by_hand), other and implemented(other, plan.by_hand)
     if plan is not None and model is not None and plan.strategy.stores:
@@ -113,17 +114,19 @@ def build_job(
         stores, given, parts = plan.strategy.stores, (model, other), dict[str, Value]()
         model, other = _try(session, lambda: stored_pair(stores, given, model, parts, plain or model)) or given
         written = written and _try(session, lambda: stored_pair(stores, written, model, parts, written[0]))
+        cut = cut and _try(session, lambda: stored_pair(stores, cut, model, dict[str, Value](), plain or model))
         plan = replace(plan, strategy=of_parts(plan.strategy, model.stored))
     if plan is not None and model is not None and plan.strategy.activations:
         whole, obeyed, infers = (model, other), plan.strategy, task.kind.id == "infer"
         model, other = _try(session, lambda: rounded_pair(obeyed, whole, whole[0], infers)) or whole
         written = written and (_try(session, lambda: rounded_pair(obeyed, written, whole[0], infers)) or written)
+        cut = cut and (_try(session, lambda: rounded_pair(obeyed, cut, whole[0], infers)) or cut)
     if plan is not None and model is not None and plan.strategy.caches:
         from compiler.caches import caches_in_bits
 
-        kept, pairs = plan.strategy.caches, [(model, other), *([written] if written else [])]
+        kept, pairs = plan.strategy.caches, [pair for pair in ((model, other), written, cut) if pair]
         made = _try(session, lambda: [caches_in_bits(pair, kept, decoding) for pair in pairs]) or pairs
-        (model, other), written = made[0], written and made[1]
+        (model, other), written, cut = made[0], written and made[1], cut and made[2]
     decoding = _try(session, lambda: in_pages(decoding, plan.strategy if plan else None, model))
     by_hand = model
     if plan is not None and model is not None and plan.strategy.zigzags:
@@ -160,6 +163,7 @@ def build_job(
         serial[0] if serial is not None else None,
         decoding,
         by_hand,
+        cut[0] if cut else None,
     )
 
 

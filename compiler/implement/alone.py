@@ -31,7 +31,7 @@ class ScopeAlone:
 
 def alone(job: Job) -> Iterator[ScopeAlone]:
     """Each scope that the job's strategy implements."""
-    before, after = job.serial.model, job.by_hand or job.model
+    before, after = job.cut or job.serial.model, job.by_hand or job.model
     for rule in job.strategy.implementations:
         pair = [_part(m.graph, rule.scope) for m in (before, after)]
         if None in pair:

@@ -245,15 +245,14 @@ def _verify(
         here: list[str] = [executor]
     else:  # the emulator beside it, and the processes, unless they are on other machines, too
         here = ["stacked", "private"] if engine.place is None else ["stacked"]
+    compiled = compile(file, **options) if small is None else small.compiled
+    if compiled.job.strategy.implementations:  # of a small job, too: they may be tried with more devices
+        _require_equal_alone(file, options)
     if small is None:
-        compiled = compile(file, **options)
-        if compiled.job.strategy.implementations:
-            _require_equal_alone(file, options)
         require_machine(Asked(compiled.program, here, compiled.training, compiled.job.span, sizes(file, options)))
         own: Options = {**options, "double": False}
         require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
     else:
-        compiled = small.compiled
         if (entry := options.get("entry", compiled.training.entry)) != compiled.training.entry:
             compiled = compile_job(compiled.job, entry)
         require_machine(Asked(compiled.program, here, compiled.training, compiled.job.span, sizes(file, options)))

@@ -219,6 +219,8 @@ def _smaller(small: Small, out: Output) -> str:
     if small.other:
         same = f"{plural(small.other, 'operation')} of the lowered program are others than at full size"
     more = "not proved: what depends on the sizes themselves, such as memory, overflow and rounding of longer sums"
+    if small.given:
+        more += f", and what is written by hand on more devices of {', '.join(small.given)}"
     if not small.complete:
         more += " (it is too large to try all that might be smaller)"
     return "\n".join(line for text in (head, same, more) for line in wrap(text, _WIDTH, subsequent_indent="  "))
