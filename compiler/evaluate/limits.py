@@ -43,3 +43,6 @@ MAX_LIST = 4096
 
 MAX_FILES = 100
 """Files that one file uses, directly or through others."""
+
+LESS = "make it smaller: `-D name=value` sets a parameter of the file"
+"""The help of whoever is beyond one of these."""
