@@ -67,8 +67,8 @@ def _places(statement: ast.Order, axis: AxisRef, scope: Scope) -> range:
     else:
         low = static.integer(evaluate(at, scope), "the place", at.span)
         high = low + 1
-    if axis.size > limits.MAX_STAGES:
-        message = f"`{axis.name}` has {axis.size} places, the most is {limits.MAX_STAGES:,}"
+    if axis.size > limits.MAX_ORDERS:
+        message = f"`{axis.name}` has {axis.size} places, the most with orders by hand is {limits.MAX_ORDERS:,}"
         raise fail("E0908", message, statement.axis.span, help=limits.LESS)
     if not 0 <= low < high <= axis.size:
         told = f"{low}..{high}" if isinstance(at, ast.Range) else str(low)
