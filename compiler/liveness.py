@@ -94,6 +94,12 @@ def rolled_up(program: Program, schedule: Schedule, group: int) -> tuple[ActionL
     return loops(schedule, group, Turn.of(program))
 
 
+def passes(program: Program) -> int:
+    """How many actions a step has, those of all groups together."""
+    rows = (rolled_up(program, cls.schedule, g) for cls in program.classes for g in cls.groups)
+    return sum(loop.count * len(loop.steps) for row in rows for loop in row)
+
+
 def unrolled(program: Program, schedule: Schedule, group: int) -> Iterator[Action]:
     """The group's actions in order: (kind, chunk, micro-batch). They are made one by one: there may be millions."""
     for loop in rolled_up(program, schedule, group):

@@ -9,6 +9,8 @@ Functions that can find several errors collect them in a `Diagnostics` and raise
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Literal
 
@@ -49,6 +51,17 @@ class ParcError(Exception):
     def __init__(self, *diagnostics: Diagnostic) -> None:
         super().__init__("\n".join(str(d) for d in diagnostics))
         self.diagnostics = diagnostics
+
+
+@contextmanager
+def at_span(span: Span | None) -> Iterator[None]:
+    """What is told inside without a place is told at this one."""
+    try:
+        yield
+    except ParcError as error:
+        if span is None or all(d.span is not None for d in error.diagnostics):
+            raise
+        raise ParcError(*(d if d.span is not None else replace(d, span=span) for d in error.diagnostics)) from error
 
 
 class Diagnostics:

@@ -87,7 +87,7 @@ def explain(
     after = tokens[at + 1] if at + 1 < len(tokens) else None
     if after and after.text == "=" and "EQUAL" in expected and token.text in ("+", "-", "*", "/", "@") and before:
         return error("E0001", message, f"written out: `{_short(before.text)} = {_short(before.text)} {token.text} …`")
-    return error("E0001", message, _help(token, before, expected, words))
+    return error("E0001", message, _one_axis(tokens, at, line) or _help(token, before, expected, words))
 
 
 def digit_first(text: str, span: Span, known: Sequence[str] = ()) -> Diagnostic:
@@ -126,6 +126,20 @@ def _help(token: Token, before: Token | None, expected: set[str], words: list[st
     if token.text.isidentifier() and "NAME" in expected:
         return f"`{token.text}` is a word of the language, it cannot be a name here"
     return None
+
+
+def _one_axis(tokens: list[Token], at: int, line: int) -> str | None:
+    """What to write for `split b on dp, tp` and `split b on (dp, tp)`."""
+    if tokens[line].text not in ("split", "shard") or tokens[at].text not in (",", "(", "[", "*"):
+        return None
+    head = [t.text for t in tokens[line:at]]
+    if "on" not in head:
+        return None
+    names = [t.text for t in tokens[line + head.index("on") + 1 : at + 4] if t.type == "NAME"][:2]
+    what = _short(" ".join(head[: head.index("on")]).replace(" ,", ","))
+    if len(names) < 2:
+        return "each statement names one axis"
+    return "each statement names one axis: " + " and below it ".join(f"`{what} on {_short(n)}`" for n in names)
 
 
 def _meant(word: str, words: list[str]) -> str | None:

@@ -23,6 +23,7 @@ from compiler.numbering import Ranks, Runs, joined
 from compiler.origin import Role
 from compiler.program import Program
 from dsl.data import dataclass
+from dsl.diagnostics import at_span
 from parc.decoding import EntryPrice, entry_prices
 from parc.memory import capacities, elsewhere
 from parc.setup import parameters
@@ -262,9 +263,10 @@ def _devices(ranks: Runs) -> dict[str, Any]:
 
 
 def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate:
-    """Raises ParcError (E0801) if the job has no cluster."""
+    """Raises ParcError: E0801 if the job has no cluster, E0931 if too much would be played."""
     simulation = Simulation.of(compiled)
-    timeline = simulation.run(None, variation)
+    with at_span(compiled.job.span):
+        timeline = simulation.run(None, variation)
     seconds = timeline.step_seconds
     found = [Help(what, simulation.seconds(c, v)) for what, c, v in _better(simulation, variation)]
     if not (variation and variation.devices):

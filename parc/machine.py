@@ -8,7 +8,7 @@ from compiler.driver import Compiled
 from compiler.evaluate.sizes import Sizes
 from compiler.graph import Graph
 from compiler.limits import DRAWN, INSTRUCTIONS, RUN, LengthLimit
-from compiler.liveness import rolled_up, rounds
+from compiler.liveness import passes, rounds
 from compiler.model import Job, Training
 from compiler.program import Program
 from compiler.walk import walk
@@ -78,8 +78,7 @@ def require_drawn(compiled: Compiled) -> None:
 def _require_short(
     program: Program, limit: LengthLimit, span: Span | None, evaluate: Callable[[Sizes], Job] | None = None
 ) -> int:
-    rows = [rolled_up(program, cls.schedule, g) for cls in program.classes for g in cls.groups]
-    length = sum(loop.count * len(loop.steps) for row in rows for loop in row)
+    length = passes(program)
     too_long = limit.exceeded(program.groups, program.microbatches, length, span)
     if too_long is not None:
         raise ParcError(told_smaller(too_long, evaluate))

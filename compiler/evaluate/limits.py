@@ -8,6 +8,9 @@ from dsl.limits import MAX_ELEMENTS as MAX_ELEMENTS
 from dsl.limits import MAX_PREFETCH as MAX_PREFETCH
 from dsl.limits import MAX_STAGES as MAX_STAGES
 
+MAX_ORDERS = 2048
+"""Places of an axis with orders by hand: the order of each is evaluated by itself, all of them within two seconds."""
+
 MAX_NODES = 50_000
 """Nodes of all graphs of one evaluation; a rolled loop's body counts once."""
 
@@ -43,3 +46,6 @@ MAX_LIST = 4096
 
 MAX_FILES = 100
 """Files that one file uses, directly or through others."""
+
+LESS = "make it smaller: `-D name=value` sets a parameter of the file"
+"""The help of whoever is beyond one of these."""

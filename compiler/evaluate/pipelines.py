@@ -87,7 +87,9 @@ def pipeline_rule(
             message = f"{what} {plural(count, of)}, too few for {parted}"
             raise fail("E0408", message, span, help=_fewer(axis, chunks, count))
     if stages > limits.MAX_STAGES:
-        raise fail("E0908", f"the pipeline has {stages} stages, the most is {limits.MAX_STAGES:,}", span)
+        raise fail(
+            "E0908", f"the pipeline has {stages} stages, the most is {limits.MAX_STAGES:,}", span, help=limits.LESS
+        )
     homes, copies = (ways[0], ways[1:]) if ways else ((), ())
     return PipelineRule(parts, axis.name, schedule, chunks, cuts, span, homes, copies=copies)
 

@@ -32,15 +32,16 @@ def classes(staged: Staged, ways: Sequence[Ways]) -> list[tuple[int, ...]]:
         *(s for s in staged.anchors.values() if s not in (None, ALL)),
     }
     homes, handed = staged.homes, _handed(staged.homes, ways)
+    cuts = [(cut, cut.firsts) for cut in staged.cuts]
     found: list[list[int]] = []
     steps: tuple[int, ...] | None = None  # by how many iterations the chunks of the class' groups lie apart
     for g in range(groups):
         mine = homes.of(g)
         if found:
             theirs = homes.of(found[-1][-1])
-            pairs = [(cut, a, b) for cut in staged.cuts for a, b in zip(mine, theirs)]
-            apart = tuple(cut.firsts[a] - cut.firsts[b] for cut, a, b in pairs)
-            alike = len(mine) == len(theirs) and all(cut.counts[a] == cut.counts[b] for cut, a, b in pairs)
+            pairs = [(cut, firsts, a, b) for cut, firsts in cuts for a, b in zip(mine, theirs)]
+            apart = tuple(firsts[a] - firsts[b] for _, firsts, a, b in pairs)
+            alike = len(mine) == len(theirs) and all(cut.counts[a] == cut.counts[b] for cut, _, a, b in pairs)
             alike = alike and all(handed.get(a) == handed.get(b) for a, b in zip(mine, theirs))
             if not own & {*mine, *theirs} and alike and steps in (None, apart):
                 found[-1].append(g)

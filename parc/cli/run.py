@@ -258,6 +258,8 @@ def _progress(out: Output, steps: int, what: str) -> Iterator[Callable[[Progress
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
+        from parc.cli.bars import PassesColumn
+
         columns = (
             TextColumn("{task.fields[what]}"),
             BarColumn(),
@@ -265,6 +267,7 @@ def _progress(out: Output, steps: int, what: str) -> Iterator[Callable[[Progress
             TextColumn("{task.fields[loss]}"),
             TextColumn("{task.fields[clocks]}"),
             TimeRemainingColumn(),
+            PassesColumn(),
         )
         with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
             out.end_bar = bar.stop

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
@@ -126,19 +127,20 @@ def command(
     chosen_engine = engine_of(engine, device, patience)
     source = read_source(out, file)
     shrunk = api.shrink(source, **chosen) if small else None
-    proof = api.verify(
-        source,
-        steps,
-        tolerance=tolerance,
-        exact=exact,
-        executor=executor,
-        at_step=at_step,
-        small=shrunk,
-        told=out.begin,
-        engine=chosen_engine,
-        backend=backend,
-        **chosen,
-    )
+    with _proving(out):
+        proof = api.verify(
+            source,
+            steps,
+            tolerance=tolerance,
+            exact=exact,
+            executor=executor,
+            at_step=at_step,
+            small=shrunk,
+            told=out.begin,
+            engine=chosen_engine,
+            backend=backend,
+            **chosen,
+        )
     out.result = proof.as_json()
     for found, unreached in zip(out.result["not_reached"], proof.unreached, strict=True):
         found["place"] = place_json(unreached.span, out.sources)
@@ -151,6 +153,18 @@ def command(
     if not double and not exact and (not proof.equal or any(b.rounding for b in proof.blind)):
         out.say("note: `--double` computes in float64, and tells rounding from error")
     return proof.equal if allow_vacuous else proof.ok
+
+
+@contextmanager
+def _proving(out: Output) -> Iterator[None]:
+    """That it goes on, where somebody watches whose terminal can show a bar."""
+    if out.json or not color(sys.stderr):
+        yield
+        return
+    from parc.cli.bars import proving
+
+    with proving(out):
+        yield
 
 
 def _shown(proof: Proof, out: Output, style: bool, engine: Engine | None) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from compiler.declared import logical
 from compiler.layout import Layout
-from compiler.liveness import unrolled
+from compiler.liveness import passes, unrolled
 from compiler.memory.capacity import check_capacity
 from compiler.memory.peak import MemoryUse, memory_use
 from compiler.origin import Role
@@ -25,6 +25,7 @@ from dsl.data import dataclass
 from runtime.backend import Planner
 from runtime.distribute import Array, distribute
 from runtime.executor import CacheUse, LocalExecutor, cache_use, check_hang, inputs_of
+from runtime.going import NOW
 from runtime.mesh import parted
 from runtime.numpy import CallContext, plan, rounded
 from runtime.numpy.disk import DiskArray
@@ -125,6 +126,7 @@ class Emulator(LocalExecutor):
         self._contexts = [CallContext(m, program.seed, self._pool.empty) for m in range(program.microbatches)]
         self._reductions: dict[str, _Reduction] = {}
         self.turns: Turns[_Group, Hashable] = Turns()
+        self._passes = passes(program)
         super().__init__(program, initial, shares)
 
     @property
@@ -188,6 +190,7 @@ class Emulator(LocalExecutor):
                 g.inputs.append(made[key])
 
     def play(self) -> None:
+        NOW.start(self._passes)
         hanging = self.turns.play({g: self._actions(g) for g in self.groups.values()})
         check_hang("device group", [self._told(g, key) for g, key in hanging])
 
@@ -206,6 +209,7 @@ class Emulator(LocalExecutor):
             g.doing = f"{name}.{chunk} of micro-batch {micro}" if name.per_microbatch else name
             function = g.stage.functions[name, chunk]
             run = function.run(g, self._contexts[micro])
+            NOW.begun += 1
             if run is not None:
                 yield from run
             add_volumes(traffic, g.stage.traffic[name, chunk])

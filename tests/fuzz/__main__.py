@@ -37,6 +37,10 @@ def target(name: str) -> Target:
 
         made = par.corpus()
         return Target("par", ".par", lambda rng: par.drawn(made, rng), par.case)
+    if name == "counts":
+        from tests.fuzz import counts
+
+        return Target("counts", ".par", counts.drawn, counts.case)
     if name in OTHERS:
         scenes: Scenes = importlib.import_module(f"tests.fuzz.{name}").scenes()
         return Target(name, f".{name}", scenes.draw, scenes.case, scenes.warm)
@@ -51,7 +55,7 @@ def target(name: str) -> Target:
 def main() -> int:
     """0 if nothing failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("what", choices=("par", "npu", *OTHERS, "mutations", "kills"))
+    parser.add_argument("what", choices=("par", "npu", "counts", *OTHERS, "mutations", "kills"))
     parser.add_argument("--count", type=int, default=2000, help="number of mutants")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--each", type=int, help="mutations of a program, if not all")

@@ -59,6 +59,12 @@ def test_files_of_others(what: str, count: int, tmp_path: Path) -> None:
     assert f"{what}: {count} mutants from seed {SEED}: 0 failures" in said
 
 
+@pytest.mark.nightly
+def test_counts_of_all_sizes(tmp_path: Path) -> None:
+    said = fuzz("counts", "--count", "60", "--seed", SEED, "--found", str(tmp_path), "--show")
+    assert f"counts: 60 mutants from seed {SEED}: 0 failures" in said
+
+
 def test_minutes_are_those_of_the_whole_command() -> None:
     """In 0.6 seconds nothing is loaded yet."""
     assert "par: 0 mutants" in fuzz("par", "--minutes", "0.01")
