@@ -179,7 +179,7 @@ def test_what_was_equal_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     text = file("mlp", "tensor_parallel_mlp(tp)", "tp = 2")
     tried: list[str] = []
-    monkeypatch.setattr("parc.by_hand._judged", lambda one: (tried.append(one.rule.scope), (True, None))[1])
+    monkeypatch.setattr("parc.by_hand._judged", lambda one, scope, span: (tried.append(scope), (True, None))[1])
     for source in (text, text, text + "\n# changed\n"):
         found = parc.check(Source("main.par", source))
         assert [(t.scope, t.equal) for t in found.by_hand] == [("block.mlp", True)]
