@@ -276,16 +276,23 @@ def _disorder(mine: Iterable[Action], cls: DeviceClass) -> str | None:
     most: dict[int, int] = {}
     done = DoneActions()
     last: Action | None = None
+    known: dict[tuple[FunctionPhase, int], tuple[tuple[int, int], FunctionPhase | None]] = {}
+    """Of a function its rank, and the phase that goes before it, if the class has that: actions are many."""
+    highest = (0, 0)
     for action in mine:
-        if last is not None and action.kind.rank(action.chunk) < last.kind.rank(last.chunk):
+        key = action.kind, action.chunk
+        if key not in known:
+            before = action.kind.before
+            known[key] = action.kind.rank(action.chunk), before if (before, action.chunk) in functions else None
+        rank, before = known[key]
+        if last is not None and rank < highest:
             return f"{last} comes before {action}"
-        last = action
+        last, highest = action, rank
         if action.kind is FunctionPhase.FORWARD and action.chunk in shared:
             if action.mb < most.get(action.chunk, -1):
                 return f"{action} comes behind later micro-batches, which share the state {shared[action.chunk]}"
             most[action.chunk] = action.mb
-        before = action.kind.before
-        if before is not None and (before, action.chunk) in functions:
+        if before is not None:
             needed = Action(before, action.chunk, action.mb)
             if needed not in done:
                 return f"{action} comes before {needed}"
