@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from enum import Enum
 
@@ -23,6 +23,7 @@ from compiler.regions.fused import (
     is_view,
     piecewise,
     readers,
+    refused,
     taken_away,
     wrong,
 )
@@ -83,7 +84,19 @@ class _Fuser:
         if order != nodes and others:
             at = {n.outputs[0].name: i for i, n in enumerate(order) if n.outputs}
             others = tuple(replace(r, values=tuple(sorted(r.values, key=at.__getitem__))) for r in others)
-        return replace(body, nodes=tuple(order), regions=(*regions, *others))
+        made = replace(body, nodes=tuple(order))
+        return replace(made, regions=(*self.legal(regions, made), *others))
+
+    def legal(self, regions: Sequence[Region], body: Graph) -> Iterator[Region]:
+        """Those of the regions that are such in the body as it is now: what stands beside one, and goes to its other
+        side, may leave another without what it was for."""
+        at = {v.name: i for i, node in enumerate(body.nodes) for v in node.outputs}
+        last = readers(body)
+        for region in regions:
+            first, end = at[region.values[0]], at[region.values[-1]] + 1
+            leaving = {v for v in region.values if last.get(v, -1) >= end}
+            if not refused(body.nodes[first:end], self.renewed, leaving)[1]:
+                yield region
 
     def node(self, node: Node, update: bool) -> Node:
         op = node.op

@@ -217,6 +217,27 @@ def wrong(nodes: Sequence[Node], leaving: Collection[str]) -> str:
     return "" if computing > len(left) else "nothing that it makes is read inside only"
 
 
+def refused(nodes: Sequence[Node], renewed: Collection[int], leaving: Collection[str]) -> tuple[int | None, str]:
+    """What speaks against a region of neighbouring nodes, and at which of them, if at one; "" if nothing does.
+
+    renewed: nodes that renew states, by identity; leaving: as of `wrong`.
+    """
+    growing: Growing | None = None
+    for i, node in enumerate(nodes):
+        why = piecewise(node, renewed)
+        if not why and growing is None and by_column(node):
+            why = "a sum over the outermost dim is whole only when all rows are done"
+        if not why and growing is not None:
+            why = growing.takes(node)
+        if why:
+            return i, why
+        if growing is None:
+            growing = Growing(node, taken_away(nodes))
+        else:
+            growing.add(node)
+    return None, wrong(nodes, leaving)
+
+
 class Parties:
     """Nodes, as they are added, by what hangs together of them: what one makes and others read."""
 

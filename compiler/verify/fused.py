@@ -7,7 +7,7 @@ from compiler.in_place import renewed_of
 from compiler.ops.call import Call
 from compiler.ops.repeat import Repeat
 from compiler.program import DeviceClass, Program
-from compiler.regions.fused import Growing, by_column, piecewise, readers, taken_away, wrong
+from compiler.regions.fused import readers, refused
 from compiler.regions.region import Region, RegionKind
 from compiler.text.locations import Site
 from compiler.verify.report import Report, head
@@ -52,20 +52,9 @@ class _Checker:
             self.report.error("E0652", site, "a fused region is made of neighbouring instructions", HELP)
             return
         nodes = body.nodes[first : first + len(places)]
-        growing: Growing | None = None
-        for i, node in zip(places, nodes):
-            why = piecewise(node, self.renewed)
-            if not why and growing is None and by_column(node):
-                why = "a sum over the outermost dim is whole only when all rows are done"
-            if not why and growing is not None:
-                why = growing.takes(node)
-            if why:
-                self.report.error("E0652", site.inner(i), f"{head(node)} cannot be in a fused region: {why}", HELP)
-                return
-            if growing is None:
-                growing = Growing(node, taken_away(nodes))
-            else:
-                growing.add(node)
-        why = wrong(nodes, {v for v in region.values if last.get(v, -1) > places[-1]})
-        if why:
+        which, why = refused(nodes, self.renewed, {v for v in region.values if last.get(v, -1) > places[-1]})
+        if which is not None:
+            message = f"{head(nodes[which])} cannot be in a fused region: {why}"
+            self.report.error("E0652", site.inner(first + which), message, HELP)
+        elif why:
             self.report.error("E0652", site.inner(first), f"a fused region that is none: {why}", HELP)

@@ -115,3 +115,9 @@ def test_failures_are_reduced() -> None:
     assert [r.lines for r in small.rules] == [("split nonsense on nowhere",)]
     assert not small.before and not small.after and not small.loop
     assert "split nonsense" in report(wrong, outcome)
+
+
+@pytest.mark.parametrize("seed", [200069, 200827])
+def test_what_failed_once_is_mended(seed: int) -> None:
+    """Regions that lost what they were for when what stood beside others moved."""
+    assert judge(seed).what == "proved"
