@@ -53,6 +53,11 @@ def reuses(cls: DeviceClass, microbatches: int, run: bool = True) -> Reuses:
     return found
 
 
+def operands_of(reuses: Reuses, node: Node) -> dict[int, int]:
+    """In the memory of which operands the results of a node lie, where in any."""
+    return {k: r.operand for k in range(len(node.outputs)) if (r := reuses.get((id(node), k))) is not None}
+
+
 def _given(body: Graph, found: Reuses) -> None:
     """Adds what the regions of called functions make in the memory of what they are given, where that is made for each
     call and nobody needs it any more (states that rest elsewhere, and have been moved here)."""

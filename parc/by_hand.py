@@ -105,17 +105,17 @@ def _affordable(sized: Callable[[Sizes], Job]) -> Job:
     from parc.small import smallest
 
     full = sized(Sizes(bare=True))
-    if _cheap(alone(full)):
+    if _cheap(full):
         return full
     axes = axes_by_hand(full)
-    found = smallest(sized, EFFORT, axes, lambda job: _cheap(alone(job)))
-    if _cheap(alone(found)) or all(n <= SHORT for a, n in axis_sizes(full).items() if a in axes):
+    found = smallest(sized, EFFORT, axes, _cheap)
+    if _cheap(found) or all(n <= SHORT for a, n in axis_sizes(full).items() if a in axes):
         return found
-    return smallest(sized, EFFORT, axes, lambda job: _cheap(alone(job)), 0)
+    return smallest(sized, EFFORT, axes, _cheap, 0)
 
 
-def _cheap(scopes: Iterable[ScopeAlone]) -> bool:
-    return all(work(one) <= AFFORDABLE for one in scopes)
+def _cheap(job: Job) -> bool:
+    return all(work(one) <= AFFORDABLE for one in alone(job))
 
 
 def work(one: ScopeAlone) -> float:

@@ -32,6 +32,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 
 from compiler.graph import Graph, Node, Value
+from compiler.in_place import operands_of
 from compiler.layout import TIME, local_type
 from compiler.liveness import liveness
 from compiler.memory.facts import ClassFacts
@@ -255,8 +256,7 @@ class Replay:
 
     def _fused(self, instr: Node, op: FusedNodes, env: dict[str, Buffer], dying: tuple[str, ...]) -> None:
         free = {k for k, v in enumerate(instr.inputs) if v.name in dying and env[v.name].sole}
-        renews = {k: r.operand for k in range(len(instr.outputs)) if (r := self.reuses.get((id(instr), k))) is not None}
-        for out, k in zip(instr.outputs, op.taken(free, renews), strict=True):
+        for out, k in zip(instr.outputs, op.taken(free, operands_of(self.reuses, instr)), strict=True):
             b = self._new(out.name, self._bytes(out)) if k is None else env[instr.inputs[k].name]
             self._hold(b, names=1)
             env[out.name] = b

@@ -248,14 +248,12 @@ def _verify(
     compiled = compile(file, **options) if small is None else small.compiled
     if compiled.job.strategy.implementations:  # of a small job, too: they may be tried with more devices
         _require_equal_alone(file, options)
+    if small is not None and (entry := options.get("entry", compiled.training.entry)) != compiled.training.entry:
+        compiled = compile_job(compiled.job, entry)
+    require_machine(Asked(compiled.program, here, compiled.training, compiled.job.span, sizes(file, options)))
     if small is None:
-        require_machine(Asked(compiled.program, here, compiled.training, compiled.job.span, sizes(file, options)))
         own: Options = {**options, "double": False}
         require_room(compiled, (lambda: compile(file, **own)) if options.get("double") else None, told)
-    else:
-        if (entry := options.get("entry", compiled.training.entry)) != compiled.training.entry:
-            compiled = compile_job(compiled.job, entry)
-        require_machine(Asked(compiled.program, here, compiled.training, compiled.job.span, sizes(file, options)))
     chosen: Callable[..., Executing] = RankExecutor if executor == "private" else emulator(backend)
     if engine is not None:
         chosen = engine.executor

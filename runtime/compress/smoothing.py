@@ -25,8 +25,8 @@ LARGEST = 127.0
 class ByExamples:
     """Sizes of inputs over sizes of weights, in powers; what is lost is both roundings.
 
-    rows: of each weight and layer rows of its inputs, `[rows, inputs]`. inputs: weights whose inputs are rounded; those
-    of others are as they are.
+    rows: of each weight and layer rows of its inputs, `[rows, inputs]`. rounded: weights whose inputs are rounded;
+    those of others are as they are.
     """
 
     def __init__(self, rows: Mapping[str, Mapping[At, Array]], rounded: frozenset[str]) -> None:

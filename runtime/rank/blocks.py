@@ -11,6 +11,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from compiler.graph import ITEMSIZE, Dim, Node, Type, names_of
+from compiler.in_place import operands_of
 from compiler.regions.fused import FusedNodes
 from runtime.backend import Array, Kernel, LocalValue, Position, Shape
 from runtime.rank.buffers import HeldArray
@@ -34,8 +35,7 @@ def fused(
         rank.plans[key] = instr, BlockedRegion(op, instr, rank)
     free = {k for k, v in enumerate(instr.inputs) if v.name in dying and operands[k].buffer.sole}
     made: dict[str, HeldArray] = {}
-    renews = {k: r.operand for k in range(len(instr.outputs)) if (r := rank.reuses.get((id(instr), k))) is not None}
-    for out, k in zip(instr.outputs, op.taken(free, renews), strict=True):
+    for out, k in zip(instr.outputs, op.taken(free, operands_of(rank.reuses, instr)), strict=True):
         if k is None:
             shape, dtype = rank.local(out).shape, out.type.dtype
             new = rank.backend.full(shape, dtype, 0.0) if out.name in op.sums else rank.backend.empty(shape, dtype)
