@@ -41,6 +41,7 @@ _OTHER_LANGUAGES = {
     "elif": "write `} else if test {`",
     "lambda": "functions are declared with `fn`, at the top level of the file",
 }
+_MESSAGES = ("all_gather", "all_reduce", "all_to_all", "reduce_scatter", "shard", "shift")
 _MOST_SHOWN = 8
 _PARTS = re.compile(r"[0-9]+|[a-z_]+")
 _DIGITS = dict(zip("0123456789", ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]))
@@ -87,7 +88,8 @@ def explain(
     after = tokens[at + 1] if at + 1 < len(tokens) else None
     if after and after.text == "=" and "EQUAL" in expected and token.text in ("+", "-", "*", "/", "@") and before:
         return error("E0001", message, f"written out: `{_short(before.text)} = {_short(before.text)} {token.text} …`")
-    return error("E0001", message, _one_axis(tokens, at, line) or _help(token, before, expected, words))
+    help = _one_axis(tokens, at, line) or _each_axis(tokens, at, line, expected)
+    return error("E0001", message, help or _help(token, before, expected, words))
 
 
 def digit_first(text: str, span: Span, known: Sequence[str] = ()) -> Diagnostic:
@@ -140,6 +142,24 @@ def _one_axis(tokens: list[Token], at: int, line: int) -> str | None:
     if len(names) < 2:
         return "each statement names one axis"
     return "each statement names one axis: " + " and below it ".join(f"`{what} on {_short(n)}`" for n in names)
+
+
+def _each_axis(tokens: list[Token], at: int, line: int, expected: set[str]) -> str | None:
+    """What to write for `all_reduce(x, (r, c))`."""
+    if "ARROW" not in expected or tokens[at].text not in (")", ","):
+        return None
+    opened = next((k for k in reversed(range(line, at)) if tokens[k].text == "("), line)
+    call = next((k for k in reversed(range(line, opened)) if tokens[k].text == "("), None)
+    help = "names in parentheses before `->` are dims, of which `rename` and others make new ones"
+    if call is None or tokens[call - 1].text not in _MESSAGES:
+        return help
+    axes = [t.text for t in tokens[opened:at] if t.type == "NAME"]
+    if tokens[call - 1].text != "all_reduce":
+        return f"a message goes along one axis: write one for each of {', '.join(f'`{_short(a)}`' for a in axes)}"
+    what = _short(" ".join(t.text for t in tokens[call + 1 : opened - 1]))
+    for axis in axes:
+        what = f"{tokens[call - 1].text}({what}, {_short(axis)})"
+    return f"a message goes along one axis: `{what}`"
 
 
 def _meant(word: str, words: list[str]) -> str | None:

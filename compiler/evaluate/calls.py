@@ -12,7 +12,7 @@ from compiler.evaluate.modules import suggest_std
 from compiler.evaluate.scope import Making, Scope
 from compiler.evaluate.session import Session, listed
 from compiler.evaluate.values import BROKEN, Bound, Broken, CallResults, Defined, DimList, Skip, kind_of
-from compiler.evaluate.written import state_pieces
+from compiler.evaluate.written import MESSAGES, state_pieces
 from compiler.graph import Dim, Value
 from dsl import ast
 from dsl.data import dataclass
@@ -238,6 +238,10 @@ def _unknown(expr: ast.Call, scope: Scope) -> ParcError:
     known = [*BUILTINS, *(n for k, n in scope.module.entries if k == "function")]
     found = suggest_std("function", name)
     help = f"`use {found[0]} ({name})`" if found and found[1] == name else did_you_mean(name, known)
+    if scope.making.by_hand is not None and not (found and found[1] == name):
+        near = [m for m in MESSAGES if name and (name in m or m in name)]
+        help = f"did you mean `{near[0]}`?" if near else help
+        help = f"{help + ' ' if help else ''}messages are {listed(MESSAGES, most=16)}"
     if help is None and found:
         help = f"did you mean `{found[1]}` of `{found[0]}`?"
     return fail("E0103", f"there is no function `{name}`", expr.function.span, help=help)

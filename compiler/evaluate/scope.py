@@ -307,6 +307,8 @@ class Scope:
             raise
         except OpError as error:
             help = (error.code == "E0202" and self._widened(operands)) or error.help
+            if error.code == "E0203" and self.making.by_hand is not None:
+                help = self._pieces(operands) or help
             raise fail(error.code, error.message, span, help=help) from None
         frame.own.update(values)
         for value, extent in zip(values, found, strict=True):
@@ -329,6 +331,13 @@ class Scope:
             return tuple(masked(op, inputs, self, span))
         except OpError:
             return inputs  # told where the node is made
+
+    def _pieces(self, operands: Sequence[Value]) -> str | None:
+        """The help where a piece of a dim meets another, or all of it, in an implementation."""
+        from compiler.evaluate.written import pieces_meet
+
+        by_hand, frame = self.making.by_hand, self.frame
+        return pieces_meet(operands, by_hand, frame.builder.nodes) if by_hand and frame.parent is None else None
 
     def _widened(self, operands: Sequence[Value]) -> str | None:
         """The help where scalars of two float types meet: they are sums, such as losses, so the narrower is cast."""

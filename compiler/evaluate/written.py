@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef, Bound, WeightVar, kind_of
-from compiler.graph import Dim, Type, Value
+from compiler.graph import Dim, Node, Type, Value
+from compiler.implement.messages import one_is_whole
+from compiler.implement.pieces import of_dims
 from compiler.implement.written import (
     UnevenPieces,
     WrittenAllGather,
     WrittenAllReduce,
     WrittenAllToAll,
     WrittenClaim,
+    WrittenMessage,
     WrittenPositions,
     WrittenRank,
     WrittenReduceScatter,
@@ -111,6 +114,30 @@ def uneven(error: UnevenPieces, span: Span) -> ParcError:
     return fail(
         "E0429", message, span, help="pieces of implementations are even: choose another size or another degree"
     )
+
+
+def pieces_meet(operands: Sequence[Value], by_hand: ByHand, nodes: Sequence[Node]) -> str | None:
+    """What makes operands fit of which one has pieces of a dim along more axes than another; nodes: all before."""
+    from compiler.implement.check import Checker
+
+    sizes = {a.name: a.size for _, axes in by_hand.pieces.values() for a in axes}
+    sizes |= {node.op.axis: node.op.devices for node in nodes if isinstance(node.op, WrittenMessage)}
+    checker = Checker(sizes)
+    checker.known.update(
+        (v, of_dims(dims, lies)) for (v, _, dims), lies in zip(by_hand.inputs, by_hand.lies, strict=True)
+    )
+    try:
+        checker.run(nodes)
+    except ParcError:
+        return None  # something before is wrong, too: nothing is known of what follows from it
+    for dim in dict.fromkeys(n for v in operands for n in v.type.names):
+        sized = sorted((v.type.size(dim), i) for i, v in enumerate(operands) if v.type.has(dim))
+        small, large = operands[sized[0][1]], operands[sized[-1][1]]
+        if sized[0][0] != sized[-1][0] and small in checker.known and large in checker.known:
+            more, fewer = checker.known[small].split(dim), checker.known[large].split(dim)
+            if more[: len(fewer)] == fewer and prod(sizes[a] for a in more[len(fewer) :]) * sized[0][0] == sized[-1][0]:
+                return one_is_whole(small, dim, more[len(fewer) :])
+    return None
 
 
 def state_pieces(target: ast.Target, x: Value, scope: Scope, span: Span) -> Value:

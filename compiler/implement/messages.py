@@ -76,9 +76,12 @@ def do_not_match(node: Node, loop: Loop, one: tuple[int, Split], other: tuple[in
         message = (
             f"{_op(node.op)} meets {name_of(a)} and {name_of(b)} along `{dim}`, {shown[0]} there and {shown[1]} here"
         )
-        split, whole, of = (a, b, axes[0]) if len(axes[0]) > len(axes[1]) else (b, a, axes[1])
-        help = f"`shard({last(whole.origin.path)}, {of[-1]}, over {dim})` takes the piece that belongs to it; "
-        help += f"`all_gather({last(split.origin.path)}, {of[-1]}, over {dim})` makes the other whole"
+        more, fewer = sorted(axes, key=len, reverse=True)
+        if more[: len(fewer)] == fewer:
+            help = one_is_whole(a if axes[0] == more else b, str(dim), more[len(fewer) :])
+        else:
+            help = f"the first axis cuts the whole, each next one those pieces: `{'/'.join((str(dim), *axes[0]))}` is "
+            help += f"another piece than `{'/'.join((str(dim), *axes[1]))}`; write both in one order, or gather both"
         return fail("E0422", message, node.span, notes=_made(a, b), help=help)
     axis, owners = next((x, (p, q)) for (x, p), (_, q) in zip(one[1], other[1]) if p != q)
     if owners[0].zigzag != owners[1].zigzag:
@@ -89,6 +92,17 @@ def do_not_match(node: Node, loop: Loop, one: tuple[int, Split], other: tuple[in
     message = f"{_op(node.op)} meets pieces of different devices of `{axis}` along `{dim}`: "
     message += f"{name_of(a)} has that of {owners[0]}, {name_of(b)} that of {owners[1]}"
     return fail("E0423", message, node.span, notes=_made(a, b), help=f"`shift` both along `{axis}` by the same")
+
+
+def one_is_whole(split: Value, dim: str, axes: Sequence[str]) -> str:
+    """What makes a piece fit something that is whole along `axes`, major first."""
+    gathered, cut = last(split.origin.path), "…"
+    for axis in reversed(axes):
+        gathered = f"all_gather({gathered}, {axis}, over {dim})"
+    for axis in axes:
+        cut = f"shard({cut}, {axis}, over {dim})"
+    of = f"{name_of(split)} is a piece of `{dim}` along {' and '.join(f'`{a}`' for a in axes)}"
+    return f"{of}: `{gathered}` makes it whole; `{cut}` takes the same piece of the other"
 
 
 def _lies(owner: Owner) -> str:
@@ -124,7 +138,10 @@ def stated_otherwise(node: Node, x: Value, dim: str, said: tuple[str, ...], foun
     """A type that is written does not hold."""
     there = "/".join((dim, *found.split(dim)))
     message = f"{name_of(x)} has the pieces `{there}` of `{dim}`, not `{'/'.join((dim, *said))}`"
-    return fail("E0422", message, node.span, notes=_made(x), help="write how they lie, or send them")
+    help = f"write how they lie, `{there}`, or send them"
+    if sorted(said) == sorted(found.split(dim)):
+        help = f"write `{there}`: the first axis cuts the whole, each next one those pieces"
+    return fail("E0422", message, node.span, notes=_made(x), help=help)
 
 
 def others_result(value: Value, dim: str, axis: str, owner: Owner, span: Span) -> ParcError:
