@@ -14,22 +14,13 @@ from compiler.graph import Graph, Value
 from compiler.lists import row_lists
 from compiler.loop_pieces import LoopPiece as LoopPiece
 from compiler.loop_pieces import by_path, whole_path, with_numbers
-from compiler.origin import Role
 from compiler.strategy import SERIAL, PageRule, Strategy
 from compiler.weight_format import PackedWeight
+from compiler.weight_update import Init as Init
+from compiler.weight_update import State as State
+from compiler.weight_update import WeightUpdate as WeightUpdate
 from dsl.data import dataclass
 from dsl.source import NOWHERE, Span
-
-
-@dataclass(frozen=True, slots=True)
-class Init:
-    """How a state begins: kind `zeros | ones | constant | normal | uniform | bits` (random, of those of the number)."""
-
-    kind: str
-    args: tuple[float, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.kind}({', '.join(map(repr, self.args))})" if self.args else self.kind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,25 +44,6 @@ class Weight:
     init: Init
     loops: tuple[str, ...] = ()
     trained: bool = True
-
-    @property
-    def name(self) -> str:
-        return self.value.name
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class State:
-    """A tensor that lives across steps besides the weights: role `optimizer` (of weight `of`), `counter` or `state`.
-    loops: its leading dims that come from `repeat`s, of a model's state. within: its integers stay in [low, high).
-    pool: the dim of the lines in which pages lie, of one that has these."""
-
-    value: Value
-    init: Init
-    role: Role
-    of: str | None = None
-    loops: tuple[str, ...] = ()
-    within: tuple[int, int] | None = None
-    pool: str | None = None
 
     @property
     def name(self) -> str:
@@ -160,24 +132,6 @@ class Precision:
 
 STEP_DTYPE = "f64"
 """What optimizers compute in, where only the number of the step and other numbers go in."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class WeightUpdate:
-    """One weight's optimizer. Weights of one kind have the same graph, with states of their own in the place of its.
-
-    graph.inputs = step (an f64 scalar, from 1), weight, gradient, states… (and, where it asks for them, which rows the
-    step has taken: `touched`); outputs = new weight, new states.
-    """
-
-    weight: str
-    states: tuple[State, ...]
-    graph: Graph
-
-    @property
-    def touched(self) -> Value | None:
-        """What stands for the rows that the step has taken."""
-        return next(iter(self.graph.inputs[3 + len(self.states) :]), None)
 
 
 @dataclass(frozen=True, slots=True)

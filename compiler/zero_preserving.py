@@ -31,6 +31,8 @@ UNKNOWN, NOT_NEGATIVE, POSITIVE = 0, 1, 2
 
 def why_not(update: WeightUpdate, dim: str) -> str | None:
     """Why rows along `dim` without a gradient have to be updated, too; None if they need not be."""
+    if update.beside:
+        return "its loop is cut, and its optimizer looks at all iterations"
     graph = update.graph
     weight, *states = graph.outputs
     own = graph.inputs[3 : 3 + len(states)]

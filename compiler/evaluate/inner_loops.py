@@ -9,12 +9,11 @@ from itertools import groupby
 
 from compiler.evaluate import limits
 from compiler.evaluate.index import ModelIndex
-from compiler.evaluate.layers import LoopCuts, check_updates, joins
+from compiler.evaluate.layers import LoopCuts
 from compiler.evaluate.pipelines import part_named
-from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef
 from compiler.loop_pieces import by_path, whole_path
-from compiler.model import LoopPiece, Model, WeightUpdate
+from compiler.model import LoopPiece, Model
 from compiler.origin import scopes
 from compiler.strategy import MeshAxis, PipelineRule, PlaceRule
 from dsl import ast
@@ -99,29 +98,3 @@ def trained_as(cut: Model, written: Model) -> Model:
     trained, pieces = {w.name for w in written.trained}, by_path(cut.pieces)
     weights = (replace(w, trained=whole_path(w.name, pieces) in trained) for w in cut.weights)
     return replace(cut, weights=tuple(weights))
-
-
-Updated = tuple[Model, Sequence[WeightUpdate]]
-"""A model, and how its weights are renewed."""
-
-
-def check_cut(written: Updated, cut: Updated, optimizer: str, span: Span) -> None:
-    """Refuse what does not go piece by piece. written, cut: before loops are cut or taken apart, and afterwards.
-
-    Raises ParcError: E0442 for optimizers that put iterations together.
-    """
-    check_updates(cut[1], cut[0].pieces, optimizer, span)
-    _check_apart(*written, cut[0], optimizer, span)
-
-
-def _check_apart(model: Model, updates: Sequence[WeightUpdate], cut: Model, optimizer: str, span: Span) -> None:
-    whole = {p.of: p for p in cut.pieces if p.apart}
-    for update in updates:
-        names = update.graph.inputs[1].type.names
-        for label in (n for n in names if n in whole):
-            of = whole[label].of_path
-            if joins(update.graph, label) or not all(s.value.type.has(label) for s in update.states):
-                message = f"`{optimizer}` updates `{update.weight}` by what all iterations of `{of}` have together"
-                help = f"cut the loop `{of}` itself, or take an optimizer that has each iteration's weights by"
-                help += f" themselves; there are {listed(['sgd', 'adam', 'adamw'])}"
-                raise fail("E0442", message, span, help=help)

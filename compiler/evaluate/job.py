@@ -14,7 +14,7 @@ from compiler.evaluate.cluster import build_cluster
 from compiler.evaluate.expressions import evaluate, static_of
 from compiler.evaluate.frozen import Everything, Patterns
 from compiler.evaluate.index import ModelIndex, index_model
-from compiler.evaluate.inner_loops import check_cut, trained_as
+from compiler.evaluate.inner_loops import trained_as
 from compiler.evaluate.layers import edges_of
 from compiler.evaluate.model import build_model
 from compiler.evaluate.modules import Module
@@ -139,9 +139,12 @@ def build_job(
         rules, pair = plan.strategy, (model, other)
         model, other = _try(session, lambda: [m and ordered(m, rules) for m in pair]) or pair
     updates = _try(session, lambda: _updates(session, module, entry, tasks, model, names, precision))
-    if serial and written and updates is not None and model is not None and tasks.optimizer is not None:
-        both, by = ((written[0], serial[0]), (model, updates[0])), tasks.optimizer.call.function.id
-        _try(session, lambda: check_cut(*both, by, next(iter(cuts.values())).span))
+    if serial and written and updates is not None and model is not None:
+        from compiler.evaluate.in_parts import in_parts
+
+        both = (written[0], serial[0]), (model, updates[0])
+        made = _try(session, lambda: in_parts(*both, names, next(iter(cuts.values())).span))
+        updates = (made or updates[0], updates[1])
     data = _try(session, lambda: _data(tasks.data, module, model)) if session.sizes is None else None
     seed = _try(session, lambda: _seed(tasks.seed, module))
     if session.failures > before or model is None or plan is None or updates is None or seed is None:

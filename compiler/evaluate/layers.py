@@ -9,10 +9,7 @@ from compiler.evaluate import static
 from compiler.evaluate.expressions import evaluate
 from compiler.evaluate.index import ModelIndex
 from compiler.evaluate.scope import Scope
-from compiler.evaluate.session import listed
-from compiler.graph import Graph
-from compiler.model import LoopPiece, WeightUpdate
-from compiler.ops.call import Call
+from compiler.model import LoopPiece
 from compiler.ops.repeat import Repeat
 from compiler.origin import within
 from dsl import ast
@@ -109,30 +106,3 @@ def edges_of(cuts: Mapping[str, LoopCuts], index: ModelIndex) -> dict[str, tuple
     """By loop: where its pieces begin, and where the last ends; whether each iteration is to stand by itself."""
     counts = {n.op.body.name: n.op.count for n in index.model.graph.nodes if isinstance(n.op, Repeat)}
     return {loop: (tuple(sorted({0, counts[loop], *cut.edges})), cut.apart) for loop, cut in cuts.items()}
-
-
-def check_updates(updates: Sequence[WeightUpdate], pieces: Sequence[LoopPiece], optimizer: str, span: Span) -> None:
-    """Refuse optimizers that look at all iterations of a loop at once (E0442): pieces are updated one by one.
-
-    span: where it is said that the loop is cut.
-    """
-    labels = {p.label: p for p in pieces}
-    for update in updates:
-        weight = update.graph.inputs[1].type
-        for label in (n for n in weight.names if n in labels):
-            if joins(update.graph, label):
-                piece = labels[label]
-                message = f"`{optimizer}` updates `{piece.of_path + update.weight[len(piece.path) :]}` by what all"
-                message += f" iterations of `{piece.of_path}` have together"
-                help = "leave out the numbers of iterations, or take an optimizer that has a loop's weights one by one"
-                raise fail("E0442", message, span, help=f"{help}; there are {listed(['sgd', 'adam', 'adamw'])}")
-
-
-def joins(graph: Graph, label: str) -> bool:
-    """Whether an op takes something along the dim and gives nothing that has it."""
-    for node in graph.nodes:
-        body = node.op.body if isinstance(node.op, (Call, Repeat)) else None
-        taken = any(v.type.has(label) for v in node.inputs)
-        if (taken and not all(v.type.has(label) for v in node.outputs)) or (body is not None and joins(body, label)):
-            return True
-    return False

@@ -64,7 +64,7 @@ class _Update:
         self.addends = dict(zip(buffers.added, staged.addends, strict=True))
         self.deps: dict[str, Deps] = {}
         self.roots: set[str] = set()
-        self.chain: set[str] = set()
+        self.chain: dict[str, str] = {}  # value -> "sum" or "max": what the parts of weights make of it
         self.partial: dict[str, Value | None] = {}  # of chain values and roots: this class's part
         self.readers: dict[str, list[Node]] = {}
         self._here: dict[str, list[int]] = {}
@@ -73,28 +73,31 @@ class _Update:
                 self.readers.setdefault(v.name, []).append(node)
         self._depend(frozenset())
         if over.closing:
-            self._depend(frozenset(name for name in over.closing if not self._joins(name)))
+            self._depend(frozenset(name for name, fn in over.closing.items() if not self._joins(name, fn)))
 
-    def _joins(self, name: str) -> bool:
-        """Whether a value is but an addend of a sum over weights, which groups agree on."""
+    def _joins(self, name: str, fn: str) -> bool:
+        """Whether a value is but an addend of a sum over weights (or one of a maximum), which groups agree on."""
         found = self.readers.get(name, ())
         return bool(found) and all(
-            r.outputs[0].name in self.chain or (isinstance(r.op, Relayout) and self._joins(r.output.name))
+            self.chain.get(r.outputs[0].name) == fn or (isinstance(r.op, Relayout) and self._joins(r.output.name, fn))
             for r in found
         )
 
     def _depend(self, closing: frozenset[str]) -> None:
-        """Weights that each value depends on; a scalar sum over several weights is a root that groups agree on.
+        """Weights that each value depends on; a sum (or maximum) over several weights is a root that groups agree on.
 
         So is `closing`, of which the stages of a loop that is cut have parts, and the one sum that there is for a
         single weight, if counters or reports depend on it.
         """
-        self.roots, self.chain = set(closing), set()
+        self.roots, self.chain = set(closing), {}
         for v in self.graph.inputs:
             weight = self.total.get(v.name) or (v.name if v.name in self.placed.weights else self.owner.get(v.name))
             self.deps[v.name] = frozenset((weight,)) if weight else frozenset()
         shared = self._shared() if len(self.trained) == 1 else set()
         for node in self.graph.nodes:
+            fn = self._joining(node)
+            if fn is None:  # it needs what all parts make
+                self.roots.update(v.name for v in node.inputs if v.name in self.chain)
             union = Deps()
             for v in node.inputs:
                 if v.name not in self.roots and self.deps[v.name] is not union:
@@ -108,11 +111,21 @@ class _Update:
                 self.roots.add(out.name)
             if len(union) < 2:
                 continue
-            if not _adds(node, self.readers):
-                raise NotImplementedError(f"{out.name}: only sums of scalars join the updates of several weights")
-            self.chain.add(out.name)
-            if not all(_adds(r, self.readers) for r in self.readers.get(out.name, ())):
-                self.roots.add(out.name)
+            if fn is None:
+                raise NotImplementedError(f"{out.name}: only sums and maxima join the updates of several weights")
+            self.chain[out.name] = fn
+        self.roots.update(v.name for v in self.graph.outputs if v.name in self.chain)
+
+    def _joining(self, node: Node) -> str | None:
+        """What an op makes of parts of several weights: "sum" or "max", if that is all that it does; None: more."""
+        fn = _adds(node, self.readers)
+        if fn is None:
+            return None
+        for v in node.inputs:
+            part = len(self.deps[v.name]) == 1 or self.chain.get(v.name) in (fn, *([] if fn else ["sum", "max"]))
+            if v.name in self.roots or not part:
+                return None
+        return fn or self.chain.get(node.inputs[0].name)
 
     def _shared(self) -> set[str]:
         """Values that outputs which belong to no weight (counters, reports) depend on."""
@@ -288,11 +301,15 @@ class _Update:
 
     def _sum(self, parts: Sequence[Value], value: Value, layout: Layout, emit: Emitter) -> Value:
         """The sum (or, of parts of a maximum, that) of values of one type and layout."""
-        fn = "maximum" if self.over.closing.get(value.name) == "max" else "add"
+        fn = "maximum" if self._fn(value) == "max" else "add"
         current = parts[0]
         for part in parts[1:]:
             current = emit.add(Map(fn, (None, None)), (current, part), f"{value.name}.part", value, layout)
         return current
+
+    def _fn(self, value: Value) -> str:
+        """What stages and weights make of their parts of it."""
+        return self.chain.get(value.name) or self.over.closing.get(value.name, "sum")
 
     def _part(self, leaf: Value, emits: Mapping[int, Emitter]) -> Value | None:
         """What this class adds for one weight, if it does. A weight held by several stages counts in the first, and
@@ -319,7 +336,7 @@ class _Update:
 
     def _agree(self, root: Value, emits: Mapping[int, Emitter]) -> None:
         """The sum (or maximum) of this class's parts, then over all groups."""
-        main, fn = emits[0], self.over.closing.get(root.name, "sum")
+        main, fn = emits[0], self._fn(root)
         layout = root.layout
         current = self.partial[root.name]
         if current is None:
@@ -332,11 +349,14 @@ class _Update:
             emit.defined[root.name] = current
 
 
-def _adds(node: Node, readers: Mapping[str, list[Node]]) -> bool:
-    """True for a sum of two scalars, and for a change of layout that is read by such sums only."""
-    if node.outputs[0].type.dims:
-        return False
+def _adds(node: Node, readers: Mapping[str, list[Node]]) -> str | None:
+    """What an op makes of two values of one type, "sum" or "max"; "": nothing, it changes the layout of what is read by
+    such ops alone. None for all others."""
     if isinstance(node.op, Relayout):
         found = readers.get(node.output.name, ())
-        return bool(found) and all(_adds(r, readers) for r in found)
-    return isinstance(node.op, Map) and node.op.fn == "add" and len(node.inputs) == 2
+        return "" if found and all(_adds(r, readers) is not None for r in found) else None
+    if not isinstance(node.op, Map) or len(node.inputs) != 2:
+        return None
+    if any(v.type != node.output.type for v in node.inputs):
+        return None
+    return {"add": "sum", "maximum": "max"}.get(node.op.fn)

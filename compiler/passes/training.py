@@ -21,6 +21,7 @@ from compiler.passes.differentiate import Differentiated
 from compiler.passes.divide import Divided
 from compiler.passes.prune import prune_nodes
 from compiler.passes.sparse import Sparse, SparseGradient, beside
+from compiler.passes.written_out import written_out
 from compiler.walk import graph_values
 from dsl.data import dataclass
 
@@ -243,17 +244,27 @@ class _Update:
         new_states: list[Value] = []
         self.of_step.add(step)
         made: dict[tuple[object, ...], _Function] = {}
+        by_weight = {update.weight: update for update in self.job.updates}
+        results: dict[str, tuple[Value, ...]] = {}  # of those that are renewed with others before
         for update in self.job.updates:
-            weight, grad = of[update.weight]
+            weight = of[update.weight][0]
             table = self.lists.get(weight.name)
             key = id(update.graph), table and table.kind
             function = made.get(key)
             if function is None:
-                function = made[key] = self._function(update.graph, step, table)
-            further = [self.numbers[weight.name]] if table is not None else self._touched(update, weight)
-            values = (step, weight, grad, *(s.value for s in update.states), *further)
-            given = dict(zip(function.inputs, values, strict=True))
-            new_weights[weight.name], *more = self._call(function, given, weight)
+                function = made[key] = self._function(update, step, table)
+            if weight.name not in results:
+                further = [self.numbers[weight.name]] if table is not None else self._touched(update, weight)
+                owned = [(*of[name], *(s.value for s in by_weight[name].states)) for name in update.weights]
+                given = dict(zip(function.inputs, (step, *(v for own in owned for v in own), *further), strict=True))
+                if update.beside:
+                    outer = tuple(given.get(v, v) for v in function.given)
+                    nodes, found = written_out(function.body, outer, owned, self.names)
+                    self.b.nodes += nodes
+                    results |= found
+                else:
+                    results[weight.name] = self._call(function, given, weight)
+            new_weights[weight.name], *more = results[weight.name]
             new_states += more
         return [new_weights[w.name] for w in self.weights], new_states
 
@@ -267,10 +278,10 @@ class _Update:
         self.b.origin = Origin(weight.origin.path, Phase.UPDATE, weight.name)
         return [self.b.add(Full(1.0, "bool", update.touched.type.dims), name=f"{weight.name}.touched")]
 
-    def _function(self, graph: Graph, step: Value, table: SparseGradient | None) -> _Function:
+    def _function(self, update: WeightUpdate, step: Value, table: SparseGradient | None) -> _Function:
         """The optimizer of a kind of weight as a function. What depends on the step alone (a schedule of the learning
         rate) is computed once for all weights, before. table: it is done for rows of the weight and its states."""
-        tables = graph.inputs[1:2] + graph.inputs[3 : 2 + len(graph.outputs)]
+        graph, tables = update.graph, update.renewed
         rows = by_rows(graph, table) if table is not None else None
         graph = rows.graph if rows is not None else graph
         params: dict[Value, Value] = {}  # what it is given: a value of the update, or of `graph`
@@ -315,9 +326,9 @@ class _Update:
             return made
 
         env |= {v: param(v) for v in graph.inputs[1:]}
-        if self.clip is not None:
-            grad = env[graph.inputs[2]]
-            env[graph.inputs[2]] = elementwise("mul", "clipped", grad, grad, param(self.clip))
+        for grad in update.gradients if rows is None else graph.inputs[2:3]:
+            if self.clip is not None:
+                env[grad] = elementwise("mul", "clipped", env[grad], env[grad], param(self.clip))
         for node in prune_nodes(graph.nodes, graph.outputs):
             inputs = tuple(env[v] for v in node.inputs)
             if not all(v in self.of_step for v in inputs) or any(v.type.dims for v in node.outputs):

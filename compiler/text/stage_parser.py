@@ -301,6 +301,7 @@ class _Parser(FactParser, BodyParser, SpanParser):
             states = self._states()
             self.word("of")
             weight = self.text("a weight")
+            beside = self.fact_of(tuple[str, ...]) if self.take_word("beside") else ()
             if self.take_word("as"):
                 start = self.token
                 first = found.get(self.text("a weight"))
@@ -313,7 +314,7 @@ class _Parser(FactParser, BodyParser, SpanParser):
                 self.end_line()
                 self.word("optimizer")
                 graph = self.graph("optimizer")
-            found[weight] = WeightUpdate(weight, states, graph)
+            found[weight] = WeightUpdate(weight, states, graph, beside)
         return found.values()
 
     def _listed(self, word: str, one: bool = True) -> list[Value]:

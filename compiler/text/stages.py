@@ -122,6 +122,7 @@ def _updates(job: Job) -> Iterable[str]:
         first = shown.setdefault(id(u.graph), u.weight)
         alike = first != u.weight
         head = "".join(f"{_state(s)}\n" for s in u.states) + f"of {quote(u.weight)}"
+        head += f" beside {show_fact(u.beside)}" if u.beside else ""
         yield f"{head} as {quote(first)}\n" if alike else f"{head}\n{show_graph(u.graph, 'optimizer')}"
 
 

@@ -34,8 +34,9 @@ def _of_job(job: Job) -> Iterator[Found]:
     for u in job.updates:
         if u.weight not in trained or renewed.count(u.weight) > 1:
             yield u.graph, f"`{u.weight}` is no trained weight, or has another optimizer"
-        inputs = 3 + len(u.states) + (u.touched is not None)
-        if (len(u.graph.inputs), len(u.graph.outputs)) != (inputs, 1 + len(u.states)):
+        each, touched = 1 + len(u.states), u.touched is not None
+        inputs = 1 + len(u.weights) * (1 + each) + touched
+        if (len(u.graph.inputs), len(u.graph.outputs)) != (inputs, len(u.weights) * each):
             states = plural(len(u.states), "state")
             yield (
                 u.graph,

@@ -65,8 +65,12 @@ def _taken(path: str) -> str:
 
 
 _WHOLE = """
+fn whole_of(x[l, r, c]) {
+  return cumsum(x, over l)
+}
+
 optimizer whole(lr) {
-  w = w - lr * g / (1.0 + sum(w * w))
+  w = w - lr * whole_of(g)
 }
 """
 
@@ -245,11 +249,13 @@ CODES: tuple[Code, ...] = (
     ),
     Code(
         "E0442",
-        "an update that looks at all iterations of a loop",
-        "Where rules speak of some iterations of a loop, its weights are updated in parts. An optimizer that takes a\n"
-        "sum over a whole weight, with the loop's dim in it, has no parts.",
+        "an update that needs all iterations of a loop side by side",
+        "Where rules speak of some iterations of a loop, its weights are updated in parts. An optimizer may take\n"
+        "sums, means and maxima over all of them: each part takes its own, and these are put together. What needs\n"
+        "them side by side (a cumulative sum, an order, products of one iteration with another) has no parts.",
         _file("recompute block[0..2]").replace("optimizer sgd", "optimizer whole") + _WHOLE,
-        _file("recompute block").replace("optimizer sgd", "optimizer whole") + _WHOLE,
+        _file("recompute block[0..2]").replace("optimizer sgd", "optimizer whole")
+        + _WHOLE.replace("cumsum(x, over l)", "x - mean(x, over l)"),
     ),
     Code(
         "E0443",

@@ -200,11 +200,28 @@ def test_wrong_ones(rule: str, sizes: str, code: str, part: str) -> None:
         assert "group_" not in " ".join([d.message, d.help or "", *(note for note, _ in d.notes)])
 
 
-def test_updates_by_all_groups_together_are_refused() -> None:
-    own = "\noptimizer together(lr) {\n  w = w - lr * g / (1.0 + sum(w * w))\n}\n"
-    with pytest.raises(ParcError) as caught:
-        parc.compile(Source("main.par", text("pp = 2", (PIPELINE,), "together(lr = 0.1)") + own))
-    assert [d.code for d in caught.value.diagnostics] == ["E0442"]
+TOGETHER = """
+optimizer together(lr) {
+  state m ~ zeros
+  m = 0.9 * m + g
+  u = m * (norm(w) + sqrt(sum(w * w))) / (sqrt(sum(m * m)) + 0.01)
+  w = w - lr * (u / (max(abs(u)) + 0.1) - 0.1 * mean(u))
+}
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("beside", WITH)
+def test_updates_that_look_at_all_groups(beside: str) -> None:
+    mesh, rules = WITH[beside]
+    own = (*rules, ORDERS["interleaved"])
+    judged(text(", ".join(filter(None, ("pp = 2", mesh))), own, "together(lr = 0.1, clip = 0.5)") + TOGETHER)
+
+
+def test_sums_over_all_groups_are_those_of_the_loop() -> None:
+    rules = ("fsdp(z)", "pipeline layer on pp, schedule gpipe(microbatches = 2)")
+    source = text("pp = 2, z = 2", rules, "together(lr = 0.1, clip = 0.5)", sizes="2, 1") + TOGETHER
+    assert parc.verify(Source("main.par", source), double=True).ok
 
 
 @pytest.mark.parametrize("executor", ["stacked", "private"])

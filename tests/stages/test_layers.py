@@ -177,11 +177,119 @@ def test_wrong_ones(rule: str, code: str, part: str) -> None:
         assert "block_" not in " ".join([d.message, d.help or "", *(note for note, _ in d.notes)])
 
 
-def test_updates_by_all_iterations_together_are_refused() -> None:
-    own = "\noptimizer together(lr) {\n  w = w - lr * g / (1.0 + sum(w * w))\n}\n"
+TOGETHER = """
+optimizer together(lr) {
+  state m ~ zeros
+  m = 0.9 * m + g
+  u = m * sqrt(sum(w * w)) / (sqrt(sum(m * m)) + 0.01)
+  u = u / (max(abs(u)) + 0.1) - 0.1 * mean(u)
+  w = w - lr * u
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in ("interleaved", "zero") else pytest.param(n, marks=pytest.mark.nightly) for n in TACTICS]
+)
+def test_optimizers_that_look_at_all_iterations(name: str) -> None:
+    """Each part of a loop takes its own sums and maxima, which are put together, over stages too."""
+    mesh, rules = TACTICS[name]
+    own = (*rules, *(() if any("[" in r for r in rules) else ("recompute block[1..3]",)))
+    judged(text(mesh, own, "together(lr = 0.1, clip = 0.5)") + TOGETHER)
+
+
+GAINS = """
+use std.optimizers
+
+fn row_max(x[l, c]) {
+  return x / (0.1 + max(abs(x), over l)) - mean(x, over l) * l
+}
+
+fn turned(x[l, c]) {
+  return flip(x, over l)
+}
+
+fn paired(x[l, c]) {
+  y[l, o] = x @ rename(x, l -> o)
+  return y
+}
+
+fn numbered(x[l, c]) {
+  return x / (1.0 + cast(iota(l), master))
+}
+
+fn bent(x[..., c]) {
+  y = x / (sqrt(sum(x * x, over c)) + 0.1)
+  repeat 2 as newton {
+    y = 1.5 * y - 0.5 * y * y * y / (1.0 + norm(y))
+  }
+  return y
+}
+
+optimizer mine(lr) {
+  u = STEP
+  w = w - lr * u
+}
+
+model m {
+  dim b = 8, d = 4
+  input x : compute[b, d]
+  repeat 6 as block {
+    weight w[d] ~ normal(0.5)
+    x = x + tanh(x * w)
+  }
+  loss mean(x * x)
+}
+
+strategy plan for m {
+  mesh (MESH)
+  RULES
+}
+
+job j {
+  train m using plan
+  optimizer mine(lr = 0.1)
+}
+"""
+WAYS = """pipeline block on pp, schedule by_hand(microbatches = 4), chunks both_ways
+  order pp[0] {
+    F[0] F1[2] F[1] B1[2] F1[3] B[0] B1[3] B[1]
+  }
+  order pp[1] {
+    F1[2] F[0] F1[3] B[0] F[1] B1[2] B[1] B1[3]
+  }
+  recompute block[1..2]"""
+UNEVEN = "split b on dp\n  split d on tp in block[1..4] pad\n  shard optimizer, weights on dp in block[2..5]"
+BUBBLE = "pipeline block on pp, schedule zero_bubble(microbatches = 2), cuts [2, 5]\n  split b on dp in block[1..4]"
+
+
+@pytest.mark.parametrize(
+    ("step", "mesh", "rules"),
+    [
+        ("row_max(g)", "pp = 3, dp = 2", BUBBLE),
+        ("bent(g) * sum(abs(w))", "pp = 2", WAYS),
+        ("row_max(g) + numbered(g) - bent(w) * min(g)", "dp = 2, tp = 3", UNEVEN),
+        ("numbered(g)", "dp = 2", "split b on dp\n  offload optimizer, weights to host\n  recompute block[1..2]"),
+    ],
+)
+def test_what_an_optimizer_takes_along_a_loop_that_is_cut(step: str, mesh: str, rules: str) -> None:
+    judged(GAINS.replace("STEP", step).replace("MESH", mesh).replace("RULES", rules))
+
+
+@pytest.mark.parametrize(
+    ("step", "part"),
+    [
+        ("turned(g)", "`flip` reads all iterations of `block`"),
+        ("turned(sum(g) * w)", "`flip` reads"),
+        ("g * sum(paired(g))", "`@` pairs iterations of `block` with each other"),
+    ],
+)
+def test_updates_that_need_iterations_side_by_side_are_refused(step: str, part: str) -> None:
+    source = GAINS.replace("STEP", step).replace("MESH", "dp = 1").replace("RULES", "recompute block[0..2]")
     with pytest.raises(ParcError) as caught:
-        parc.compile(Source("main.par", text("", ("recompute block[0..2]",), "together(lr = 0.1)") + own))
-    assert [d.code for d in caught.value.diagnostics] == ["E0442"]
+        parc.compile(Source("main.par", source))
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0442" and part in found.message and found.help and found.notes
 
 
 LAST = """\
