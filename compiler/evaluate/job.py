@@ -107,7 +107,8 @@ def build_job(
 
         cut = (model, other) if written else None
         written = written or (model, other)
-        model, other = implemented(model, plan.by_hand), other and implemented(other, plan.by_hand)
+        by, pair = plan, (model, other)
+        model, other = _try(session, lambda: [m and implemented(m, by.by_hand, by.strategy) for m in pair]) or pair
     if plan is not None and model is not None and plan.strategy.stores:
         from compiler.stored import of_parts
 
