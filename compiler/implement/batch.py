@@ -6,16 +6,25 @@ that are gathered are a part of what is split; else either would need the sample
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from math import prod
 
 from compiler.graph import Dim, Graph, Names, Node, Value
-from compiler.implement.written import WrittenAllGather, WrittenMessage, WrittenPositions, WrittenType
+from compiler.implement.written import (
+    WrittenAllGather,
+    WrittenAllToAll,
+    WrittenMessage,
+    WrittenPositions,
+    WrittenReduceScatter,
+    WrittenShard,
+    WrittenType,
+)
 from compiler.model import Model
 from compiler.ops.base import majors
 from compiler.ops.repeat import Repeat
 from compiler.origin import within
 from compiler.strategy import Strategy
-from compiler.walk import graph_values
+from compiler.walk import graph_values, walk
 from dsl.data import dataclass
 from dsl.source import Span
 
@@ -27,7 +36,7 @@ Entered = tuple[Value, Value, Sequence[tuple[str, Sequence[str]]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class PartedBatch:
     """The batch of a local graph, which is in parts before it is in pieces.
 
     parts: their dim; piece: the name of that of a device's piece of one. micro: how many micro-batches there are, made
@@ -54,24 +63,26 @@ class BatchBefore:
         names = Names(taken | {d for r in strategy.implementations for _, d in r.axes})
         self._parts, self._piece = names.fresh(f"{self.dim}_parts"), names.fresh(f"{self.dim}_piece")
 
-    def inside(self, scope: str, graph: Graph, entered: Sequence[Entered]) -> Batch | None:
-        """What it is to the implementation of a scope; None where nothing is cut before, or no pieces are taken of it."""
-        cut = [(v, whole, d) for v, whole, dims in entered for d, axes in dims if axes and (whole, d) in self._places]
-        if not cut:
+    def inside(self, scope: str, graph: Graph, own: Collection[str], entered: Sequence[Entered]) -> PartedBatch | None:
+        """What it is to the implementation of a scope, with axes of its own; None where nothing is cut before, or no
+        pieces are taken of it."""
+        there = [(v, whole, d) for v, whole, _ in entered for d in v.type.names if (whole, d) in self._places]
+        places = along(graph, [(v, d) for v, _, d in there])
+        pieces = [(v, d) for v, _, dims in entered for d, axes in dims if axes]
+        if not places.intersection((*pieces, *_sent(graph))):
             return None
-        first, whole, dim = cut[0]
-        micro = count = self._strategy.microbatches
-        own = {a for _, _, dims in entered for _, axes in dims for a in axes}
+        (_, whole, dim), micro = there[0], self._strategy.microbatches
+        count, most = micro, whole.type.size(dim) // prod(a.size for a in self._strategy.mesh if a.name in own)
         for n in self._degrees(scope, whole, dim, own):
-            if first.type.size(dim) % (count * n) == 0:
+            if most % (count * n) == 0:
                 count *= n
         if count == 1:
             return None
-        places = [(v, d) for v, whole, _ in entered for d in v.type.names if (whole, d) in self._places]
-        parts = Dim(self._parts, count)
-        return Batch(self.dim, parts, self._piece, micro, self._strategy.microbatch_span, along(graph, places))
+        return PartedBatch(
+            self.dim, Dim(self._parts, count), self._piece, micro, self._strategy.microbatch_span, places
+        )
 
-    def _degrees(self, scope: str, whole: Value, dim: str, own: set[str]) -> list[int]:
+    def _degrees(self, scope: str, whole: Value, dim: str, own: Collection[str]) -> list[int]:
         """The sizes of the axes, other than its own, by which a value that it is given is split along the dim."""
         found, rules = [], [r for r in self._strategy.splits if within(scope, r.scope) and "activations" in r.classes]
         for axis in self._strategy.mesh:
@@ -90,6 +101,18 @@ def along(graph: Graph, entered: Iterable[Place]) -> frozenset[Place]:
     same.walk(graph)
     first = {same.root(place) for place in entered}
     return frozenset(place for place in same.known() if same.root(place) in first)
+
+
+def _sent(graph: Graph) -> Iterator[Place]:
+    """The dims of which messages put pieces together or take them."""
+    for node, _ in walk(graph):
+        op = node.op
+        if isinstance(op, WrittenAllGather):
+            yield node.output, op.into
+        elif isinstance(op, WrittenReduceScatter | WrittenShard | WrittenAllToAll):
+            yield node.output, op.dim
+        if isinstance(op, WrittenAllToAll):
+            yield node.output, op.into
 
 
 class _Same:

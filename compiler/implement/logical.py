@@ -14,7 +14,7 @@ from dataclasses import replace
 from math import prod
 
 from compiler.graph import Dim, Graph, Names, Node, Type, Value
-from compiler.implement.batch import Batch
+from compiler.implement.batch import PartedBatch
 from compiler.implement.written import (
     WrittenAllGather,
     WrittenAllReduce,
@@ -59,7 +59,7 @@ class Together:
         self,
         names: Names,
         dims: Sequence[DeviceDim],
-        batch: Batch | None = None,
+        batch: PartedBatch | None = None,
     ) -> None:
         self.names, self.batch = names, batch
         self.dims = {d.axis: d.dim for d in dims}
@@ -170,15 +170,17 @@ class Together:
 
     # --- the batch ------------------------------------------------------------------------------------------
 
-    def _batch(self, of: Value, dim: str) -> Batch | None:
+    def _batch(self, of: Value, dim: str) -> PartedBatch | None:
         """How a dim of a local value is in parts before it is in pieces, if it is."""
         return self.batch if self.batch is not None and (of, dim) in self.batch.places else None
 
-    def _piece(self, size: int, batch: Batch, dim: str, span: Span) -> int:
+    def _piece(self, size: int, batch: PartedBatch, dim: str, span: Span) -> int:
         """How many elements of a device's piece of this size are in each part. Raises E0420."""
         count = batch.parts.size
         if size % count:
-            what = f"a device's piece of `{dim}` has {plural(size, 'element')}, which {count} micro-batches do not divide"
+            what = (
+                f"a device's piece of `{dim}` has {plural(size, 'element')}, which {count} micro-batches do not divide"
+            )
             notes = [("micro-batches are made here", batch.span)]
             help = f"choose fewer micro-batches or devices, or leave `{batch.dim}` whole there"
             raise fail("E0420", what, span, notes=notes, help=help)

@@ -114,7 +114,9 @@ def logical(what: Implementation, place: ReplacedScope, names: Names, batch: Bat
     inputs = zip(what.graph.inputs, what.inputs, strict=True)
     entered_as = [(param, place.given[name], dims) for param, (name, dims) in inputs]
     left_as = zip(what.graph.outputs, place.results, what.results, strict=True)
-    together = Together(names, what.devices, batch.inside(what.scope, what.graph, [*entered_as, *left_as]))
+    own = [d.axis for d in what.devices]
+    before = batch.inside(what.scope, what.graph, own, [*entered_as, *left_as])
+    together = Together(names, what.devices, before)
     for (param, whole, dims), lies in zip(entered_as, what.lies[0], strict=True):
         together.pieces(whole, param, dims, lies, what.span)
     entered = set(together.env.values())
