@@ -22,7 +22,7 @@ from compiler.implement.replacing import Implementation, ReplacedScope, replaced
 from compiler.model import Model
 from compiler.origin import Origin, within
 from compiler.passes.copying import copy_graph
-from compiler.strategy import ImplementRule, MeshAxis, SplitRule
+from compiler.strategy import ImplementRule, MeshAxis, SplitRule, Strategy
 from compiler.walk import graph_values
 from dsl import ast
 from dsl.diagnostics import did_you_mean, fail
@@ -267,17 +267,6 @@ def named(found: Sequence[Implementation], index: ModelIndex) -> tuple[Implement
     )
 
 
-def check_batch(found: Sequence[Implementation], dim: str, span: Span) -> None:
-    """Micro-batches cut a dim before anything else does. Raises E0420."""
-    for i in found:
-        for name, dims in i.inputs:
-            for d, axes in dims:
-                if axes and d == dim:
-                    message = f"micro-batches divide `{dim}`, of which `{name}` of `{i.scope}` is in pieces"
-                    help = f"leave it whole there: `split {dim} on {axes[0]}` is for all ops alike"
-                    raise fail("E0420", message, i.span, notes=[("micro-batches are made here", span)], help=help)
-
-
 def rule(found: Implementation, by: Span | None, span: Span) -> ImplementRule:
     """What later passes have to know."""
     weights = tuple((name, dims) for name, dims in found.inputs if within(name, found.scope))
@@ -285,14 +274,11 @@ def rule(found: Implementation, by: Span | None, span: Span) -> ImplementRule:
     return ImplementRule(found.scope, axes, weights, span, by)
 
 
-def implemented(model: Model, found: Sequence[Implementation]) -> Model:
-    """The model with all implementations in the places of their scopes."""
-    pairs = []
-    for i in found:
-        record: CallRecord | None = model.calls.get(i.scope)
-        if record is not None:
-            pairs.append((i, _place(i, record)))
-    return replaced(model, pairs)
+def implemented(model: Model, found: Sequence[Implementation], strategy: Strategy) -> Model:
+    """The model with all implementations in the places of their scopes. Raises E0420 where micro-batches have no part
+    of a piece."""
+    called = [i for i in found if i.scope in model.calls]
+    return replaced(model, list(zip(called, [_place(i, model.calls[i.scope]) for i in called])), strategy)
 
 
 def _place(what: Implementation, record: CallRecord) -> ReplacedScope:

@@ -107,7 +107,9 @@ def build_job(
 
         cut = (model, other) if written else None
         written = written or (model, other)
-        model, other = implemented(model, plan.by_hand), other and implemented(other, plan.by_hand)
+        chosen, both = plan, (model, other)
+        made = _try(session, lambda: [m and implemented(m, chosen.by_hand, chosen.strategy) for m in both])
+        model, other = made or both
     if plan is not None and model is not None and plan.strategy.stores:
         from compiler.stored import of_parts
 

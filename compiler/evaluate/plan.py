@@ -108,12 +108,9 @@ def build_plan(
 
 def _by_hand(rules: StrategyRules, index: ModelIndex) -> tuple[Implementation, ...]:
     """All implementations, with their device dims; what later passes know of them follows. Raises E0420."""
-    from compiler.evaluate.implement import check_batch, named, rule
+    from compiler.evaluate.implement import named, rule
 
     found = named(rules.by_hand, index)
-    if rules.microbatches is not None and rules.microbatches.count > 1:
-        first = next((i.value.type.names[0] for i in index.model.inputs if i.value.type.dims), "")
-        check_batch(found, rules.microbatches.dim or first, rules.microbatches.span)
     rules.implementations = [rule(i, r.by, r.span) for i, r in zip(found, rules.implementations)]
     return found
 

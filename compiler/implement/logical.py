@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from math import prod
 
 from compiler.graph import Dim, Graph, Names, Node, Type, Value
+from compiler.implement.batch import PartedBatch
 from compiler.implement.written import (
     WrittenAllGather,
     WrittenAllReduce,
@@ -37,7 +39,7 @@ from compiler.ops.shape import Concat, Merge, Shift, Split
 from compiler.ops.zigzag import ZigZag
 from compiler.origin import Origin
 from dsl.data import dataclass
-from dsl.diagnostics import fail
+from dsl.diagnostics import fail, plural
 from dsl.source import NOWHERE, Span
 
 
@@ -50,10 +52,16 @@ class DeviceDim:
 
 
 class Together:
-    """Nodes of all devices together, one after the other. dims: of the axes, in the order of the mesh."""
+    """Nodes of all devices together, one after the other. dims: of the axes, in the order of the mesh. batch: of
+    which dims of local values micro-batches have parts, if there are any."""
 
-    def __init__(self, names: Names, dims: Sequence[DeviceDim]) -> None:
-        self.names = names
+    def __init__(
+        self,
+        names: Names,
+        dims: Sequence[DeviceDim],
+        batch: PartedBatch | None = None,
+    ) -> None:
+        self.names, self.batch = names, batch
         self.dims = {d.axis: d.dim for d in dims}
         self.order = {d.dim.name: d.dim for d in dims}
         self.nodes: list[Node] = []
@@ -129,10 +137,14 @@ class Together:
         if zigzag:
             x = self.add(ZigZag(dim, self.dims[axes[0]].size), x, of=of, span=span, word="zigzag")
         devices = [self.dims[a] for a in axes]
-        size = x.type.size(dim)
-        for d in devices:
-            size //= d.size
-        return self.add(Split(dim, (*devices, Dim(dim, size))), x, of=of, span=span, word=word)
+        size = x.type.size(dim) // prod(d.size for d in devices)
+        batch = self._batch(of, dim)
+        if batch is None:
+            return self.add(Split(dim, (*devices, Dim(dim, size))), x, of=of, span=span, word=word)
+        piece = Dim(batch.piece, self._piece(size, batch, dim, span))
+        x = self.add(Split(dim, (batch.parts, *devices, piece)), x, of=of, span=span, word="parts")
+        x = self._moved(x, (batch.parts.name, *(d.name for d in devices)), -1, of, span)
+        return self.add(Merge((batch.parts.name, piece.name), dim), x, of=of, span=span, word=word)
 
     def _joined(
         self,
@@ -145,8 +157,42 @@ class Together:
         word: str = "",
         zigzag: bool = False,
     ) -> Value:
-        x = self.add(Merge((*(self.dims[a].name for a in axes), dim), into), x, of=of, span=span, word=word)
+        devices = tuple(self.dims[a].name for a in axes)
+        batch = self._batch(of, into)
+        if batch is None:
+            x = self.add(Merge((*devices, dim), into), x, of=of, span=span, word=word)
+        else:
+            piece = Dim(batch.piece, self._piece(x.type.size(dim), batch, into, span))
+            x = self.add(Split(dim, (batch.parts, piece)), x, of=of, span=span, word="parts")
+            x = self._moved(x, (*devices, batch.parts.name), 1, of, span)
+            x = self.add(Merge((batch.parts.name, *devices, piece.name), into), x, of=of, span=span, word=word)
         return self.add(ZigZag(into, self.dims[axes[0]].size, True), x, of=of, span=span) if zigzag else x
+
+    # --- the batch ------------------------------------------------------------------------------------------
+
+    def _batch(self, of: Value, dim: str) -> PartedBatch | None:
+        """How a dim of a local value is in parts before it is in pieces, if it is."""
+        return self.batch if self.batch is not None and (of, dim) in self.batch.places else None
+
+    def _piece(self, size: int, batch: PartedBatch, dim: str, span: Span) -> int:
+        """How many elements of a device's piece of this size are in each part. Raises E0420."""
+        count = batch.parts.size
+        if size % count:
+            what = (
+                f"a device's piece of `{dim}` has {plural(size, 'element')}, which {count} micro-batches do not divide"
+            )
+            notes = [("micro-batches are made here", batch.span)]
+            help = f"choose fewer micro-batches or devices, or leave `{batch.dim}` whole there"
+            raise fail("E0420", what, span, notes=notes, help=help)
+        return size // count
+
+    def _moved(self, x: Value, dims: Sequence[str], by: int, of: Value, span: Span) -> Value:
+        """The dims turned round by one place, where the first of them stands: the first (-1) to the end, or back."""
+        turned = (*dims[1:], dims[0]) if by < 0 else (dims[-1], *dims[:-1])
+        order = [n for n in x.type.names if n not in dims]
+        at = min(x.type.index(n) for n in dims)
+        order[at:at] = turned
+        return self.add(Transpose(tuple(order)), x, of=of, span=span, word="turned")
 
     # --- nodes ----------------------------------------------------------------------------------------------
 
@@ -249,7 +295,7 @@ class Together:
 
     def _body(self, op: Repeat, given: Sequence[Value], carried: Sequence[tuple[Dim, ...]], names: Names) -> Together:
         """The body, run with operands of these types; carried: the device dims of its carries."""
-        inner = Together(names, [DeviceDim(a, d) for a, d in self.dims.items()])
+        inner = Together(names, [DeviceDim(a, d) for a, d in self.dims.items()], self.batch)
         for i, (param, v) in enumerate(zip(op.body.inputs, given, strict=True)):
             type = v.type
             if i < op.carries:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
+from compiler.implement.batch import BatchBefore
 from compiler.implement.logical import DeviceDim, Together
 from compiler.model import Model
 from compiler.ops.elementwise import Cast
 from compiler.ops.repeat import Repeat
 from compiler.origin import within
 from compiler.passes.prune import prune
+from compiler.strategy import Strategy
 from compiler.walk import graph_values
 from dsl.data import dataclass
 from dsl.source import Span
@@ -51,19 +53,19 @@ class ReplacedScope:
     results: tuple[Value, ...]
 
 
-def replaced(model: Model, found: Sequence[tuple[Implementation, ReplacedScope]]) -> Model:
-    """The model with implementations in the place of scopes."""
-    graph = model.graph
+def replaced(model: Model, found: Sequence[tuple[Implementation, ReplacedScope]], strategy: Strategy) -> Model:
+    """The model with implementations in the place of scopes. strategy: which has split the batch before they do."""
+    batch, graph = BatchBefore(model, strategy, [i.graph for i, _ in found]), model.graph
     for implementation, place in found:
-        graph = _Replacing(graph, implementation, place).graph()
+        graph = _Replacing(graph, implementation, place, batch).graph()
     return replace(model, graph=graph)
 
 
 class _Replacing:
     """One scope of a graph, in which the call stands or the body of a loop."""
 
-    def __init__(self, whole: Graph, what: Implementation, place: ReplacedScope) -> None:
-        self.whole, self.what, self.place = whole, what, place
+    def __init__(self, whole: Graph, what: Implementation, place: ReplacedScope, batch: BatchBefore) -> None:
+        self.whole, self.what, self.place, self.batch = whole, what, place, batch
         self.results = set(place.results)
 
     def graph(self) -> Graph:
@@ -71,7 +73,7 @@ class _Replacing:
         without = self._in(self.whole, self._without)
         kept = (*graph_values(prune(without)), *self.results, *self.place.given.values())
         names = Names(v.name for v in kept)
-        made = logical(self.what, self.place, names)
+        made = logical(self.what, self.place, names, self.batch)
         return prune(self._in(without, lambda g: self._with(g, made)))
 
     def _in(self, graph: Graph, change: Callable[[Graph], Graph]) -> Graph:
@@ -107,11 +109,16 @@ class _Replacing:
         return replace(graph, nodes=(*nodes[:at], *made, *nodes[at:]))
 
 
-def logical(what: Implementation, place: ReplacedScope, names: Names) -> list[Node]:
+def logical(what: Implementation, place: ReplacedScope, names: Names, batch: BatchBefore) -> list[Node]:
     """The implementation's nodes, which make the values that the scope's own made."""
-    together = Together(names, what.devices)
-    for param, (name, dims), lies in zip(what.graph.inputs, what.inputs, what.lies[0], strict=True):
-        together.pieces(place.given[name], param, dims, lies, what.span)
+    inputs = zip(what.graph.inputs, what.inputs, strict=True)
+    entered_as = [(param, place.given[name], dims) for param, (name, dims) in inputs]
+    left_as = zip(what.graph.outputs, place.results, what.results, strict=True)
+    own = [d.axis for d in what.devices]
+    before = batch.inside(what.scope, what.graph, own, [*entered_as, *left_as])
+    together = Together(names, what.devices, before)
+    for (param, whole, dims), lies in zip(entered_as, what.lies[0], strict=True):
+        together.pieces(whole, param, dims, lies, what.span)
     entered = set(together.env.values())
     together.run(what.graph.nodes)
     env: dict[Value, Value] = {}

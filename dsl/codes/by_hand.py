@@ -76,8 +76,8 @@ CODES: tuple[Code, ...] = (
         "E0420",
         "a scope that cannot be implemented",
         "`implement SCOPE by FN(…)` replaces the call of a function, by its path: not a loop, not a tensor, not a\n"
-        "scope that renews a state, and no scope twice. What it makes are tensors. Micro-batches divide a dim\n"
-        "before all else: pieces of that dim cannot be taken by hand.",
+        "scope that renews a state, and no scope twice. What it makes are tensors. Micro-batches divide the\n"
+        "batch before all else: of a piece of it that is taken by hand each of them has an equal part.",
         _file(("implement block.mlp by", "implement block by")),
         _file(),
     ),

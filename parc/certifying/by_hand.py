@@ -93,7 +93,7 @@ class WrittenByHand:
         size = next(a.size for a in strategy.mesh if a.name == axis)
         if (by, size) not in self.jobs:
             plan, job = self.plan(by, size), self.job
-            models = [m and implemented(m, plan.by_hand) for m in (job.model, job.evaluated)]
+            models = [m and implemented(m, plan.by_hand, plan.strategy) for m in (job.model, job.evaluated)]
             before = models[0]
             if plan.strategy.zigzags:
                 models = [m and ordered(m, plan.strategy) for m in models]

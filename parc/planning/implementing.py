@@ -92,8 +92,8 @@ class Implementing:
                 if n == size and choice.zigzag == zigzag and p.strategy.implementations == rules
             )
             job = self.job
-            by_hand = model = implemented(job.model, plan.by_hand)
-            other = job.evaluated and implemented(job.evaluated, plan.by_hand)
+            by_hand = model = implemented(job.model, plan.by_hand, plan.strategy)
+            other = job.evaluated and implemented(job.evaluated, plan.by_hand, plan.strategy)
             if zigzag:
                 model, other = ordered(model, plan.strategy), other and ordered(other, plan.strategy)
             written = job.model, job.evaluated

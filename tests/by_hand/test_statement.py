@@ -117,17 +117,6 @@ def test_what_cannot_be_implemented(name: str) -> None:
     assert found.value.diagnostics[0].code == code, found.value
 
 
-def test_micro_batches_divide_before_all_else() -> None:
-    """Pieces of their dim are not by hand, as each device would have others in each of them."""
-    own = "fn here(x[b/tp, s, d], tp) {\n  weight w1[d, f], b1[f], w2[f, d], b2[d]\n"
-    own += "  return gelu(x @ w1 + b1) @ w2 + b2\n}\n"
-    text = file("mlp", "here(tp)", "tp = 2", own=own, uses="use std.layers (gelu)\n")
-    evaluate(Source("main.par", text))
-    with pytest.raises(ParcError) as found:
-        evaluate(Source("main.par", text.replace("mesh (tp = 2)", "mesh (tp = 2)\n  microbatches 2")))
-    assert found.value.diagnostics[0].code == "E0420"
-
-
 def test_tactics_implement() -> None:
     """Narrowed to a scope, with a parameter for the axis; functions are those that the tactic's file sees."""
     tactic = "tactic narrow(a) {\n  implement mlp by tensor_parallel_mlp(a)\n}\n\nstrategy"

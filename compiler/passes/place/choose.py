@@ -9,7 +9,7 @@ from compiler.graph import Node, Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.ops.base import Loop, behind, majors
 from compiler.origin import Phase
-from compiler.passes.place.questions import Piece, Sizes, bytes_of, has_room, largest
+from compiler.passes.place.questions import Piece, Sizes, as_a_whole, bytes_of, has_room, largest
 from compiler.passes.place.region import Choice, GraphPlacer, LoopAxes, Reason
 from compiler.passes.place.rules import Wish
 
@@ -72,9 +72,8 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
             region.shared.choices += [Choice(out.name, c.axis, c.loop, c.reason, c.candidates) for c in known.choices]
             return known
     reported, made = len(region.shared.diagnostics), len(region.shared.choices)
-    written = _devices(region, out, plan)
     for axis in region.axes:
-        if axis in written or axis in by_hand:
+        if axis in _devices(region, out, plan) or axis in by_hand:
             continue
         carriers = _passing(region, node, held, axis) if sums else frozenset()
         if carriers:
@@ -96,6 +95,7 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
             if loop is not None or node.op.renews == follows:
                 continue
         _by_cost(region, node, plan, held, declared, axis, wishes[axis])
+    _devices(region, out, plan)
     _order(region, node, plan, held)
     if key is not None and len(region.shared.diagnostics) == reported:
         plan.choices = tuple(region.shared.choices[made:])
@@ -104,15 +104,17 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
 
 
 def _devices(region: GraphPlacer, out: Value, plan: LoopAxes) -> set[str]:
-    """The axes whose devices the op has in a dim of their own: they split that, and nothing else."""
+    """The axes whose devices the op has in a dim of their own: they split that, and nothing else. Behind other parts of
+    a dim it is split as soon as these are as a whole (if they never are, the next op takes its pieces)."""
     found = set()
     for k, loop in enumerate(plan.loops) if region.rules.device_dims else ():
         for name in loop.names:
             axis = region.rules.device_dims.get(name)
-            if axis in region.axes and axis not in found:
-                plan.axes[k].append(axis)
+            if axis is not None and axis in region.axes and axis not in found:
                 found.add(axis)
-                region.shared.choices.append(Choice(out.name, axis, loop.names, Reason.WRITTEN))
+                if axis not in plan.axes[k] and region.rules.ask(as_a_whole, _before(plan, k)):
+                    plan.axes[k].append(axis)
+                    region.shared.choices.append(Choice(out.name, axis, loop.names, Reason.WRITTEN))
     return found
 
 
@@ -185,12 +187,16 @@ def _room(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str
     if loop.kind == "whole" or (loop.kind in ("halo", "move") and axis == TIME):
         return False
     axes, others = (*plan.axes[index], axis), frozenset[int]()
-    before: tuple[tuple[tuple[str, ...], int], ...] = ()
-    if loop.kind == "minor":
-        before = tuple([(tuple(plan.axes[k]), plan.loops[k].size) for k in majors(plan.loops, index)])
+    before = _before(plan, index)
     if region.rules.questions is not None or loop.size % prod([region.sizes[a] for a in axes]):
         others = frozenset(behind(plan.loops, index, [size for _, size in _walked(node, loop)]) - {loop.size})
     return region.rules.ask(has_room, loop.size, axes, padded_ok, others, before)
+
+
+def _before(plan: LoopAxes, index: int) -> tuple[tuple[tuple[str, ...], int], ...]:
+    """The axes and sizes of the parts of a dim before the one that the loop walks."""
+    found = majors(plan.loops, index) if plan.loops[index].kind == "minor" else ()
+    return tuple([(tuple(plan.axes[k]), plan.loops[k].size) for k in found])
 
 
 def _room_behind(region: GraphPlacer, node: Node, plan: LoopAxes, index: int, axis: str, pad: bool) -> bool:

@@ -37,7 +37,7 @@ def has_room(
 ) -> bool:
     """Whether the last of the axes can split a loop of a size besides the others. others: sizes of parts of it, and of
     what strides pass over; majors: axes and sizes of the parts of its dim that have to be split as a whole before."""
-    if any(prod(sizes[a] for a in of) != whole for of, whole in majors):
+    if not as_a_whole(sizes, majors):
         return False
     counts = [sizes[a] for a in axes]
     if size % prod(counts) == 0:
@@ -47,6 +47,11 @@ def has_room(
         return False
     # The order of the axes is not known yet, in which they would fit.
     return not others or (len(counts) == 1 and all(correspond(size, other, counts) for other in others))
+
+
+def as_a_whole(sizes: Sizes, parts: tuple[tuple[tuple[str, ...], int], ...]) -> bool:
+    """Whether axes split parts of a dim, given with their sizes, into single elements."""
+    return all(prod(sizes[a] for a in of) == whole for of, whole in parts)
 
 
 def even(sizes: Sizes, size: int, axes: tuple[str, ...]) -> bool:
