@@ -103,9 +103,8 @@ def close_behind_clients() -> None:
 
 def speak_http_1() -> None:
     """Have hypercorn speak HTTP/1 alone: without TLS no client of this service speaks HTTP/2 unasked. By itself (0.18)
-    it never closes a connection that began with the first bytes of HTTP/2 and has no request: 24 bytes would take a place
-    for good. Who begins so is told 505; who asks for an upgrade is answered without one."""
-
+    it never closes a connection that began with HTTP/2 and has no request: 24 bytes would take a place for good. Who
+    begins so is told 505; who asks for an upgrade is answered without one."""
     from hypercorn.events import Closed, Event
     from hypercorn.protocol import ProtocolWrapper
     from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol

@@ -155,7 +155,9 @@ class Client:
             writer.close()
 
 
-async def send(ports: Sequence[int], seed: int, numbers: range, clients: int, judged: Judged, until: float) -> None:
+async def send(
+    ports: Sequence[int], seed: int | str, numbers: range, clients: int, judged: Judged, until: float
+) -> None:
     """All of them, side by side; those that are left when it is time are not sent."""
     left = iter(numbers)
 

@@ -83,7 +83,7 @@ class Malformed:
     keeps: bool = False
 
 
-def drawn(seed: int, number: int) -> Malformed:
+def drawn(seed: int | str, number: int) -> Malformed:
     """The one of this number, the same always."""
     rng = random.Random(f"{seed}/{number}")
     kind = rng.choices(tuple(_KINDS), tuple(w for w, _ in _KINDS.values()))[0]
