@@ -3,27 +3,31 @@
 What goes into such a product is rounded to integers -127 … 127, with a scale for each of its rows (of each token),
 found as it computes: the largest size of the row over 127. Products of integers are added up in 32 bits, and multiplied
 by the scales of the row and of the output ("W8A8", dynamic and per token: Dettmers and others 2022, "LLM.int8()"; Xiao
-and others 2023, "SmoothQuant"). A row is all inputs that a product sums over, on however many devices they lie.
+and others 2023, "SmoothQuant"). A row is all inputs that a product sums over, on however many devices they lie; where a
+scope is written by hand, it is what one device sums over, as it is written there, in the serial program too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
+from math import prod
 
-from compiler.graph import Builder, Graph, Names, Node, Value
+from compiler.graph import Builder, Dim, Graph, Names, Node, Value
 from compiler.model import Model
 from compiler.ops.contract import Contract
-from compiler.ops.elementwise import Cast, Map
+from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.packed import Dequantise, Integers, Pack
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
+from compiler.ops.shape import Rename, Split
 from compiler.origin import within
 from compiler.stored import unpacked_in
-from compiler.strategy import ImplementRule, StoreRule
+from compiler.strategy import ImplementRule, MeshAxis, StoreRule
 from compiler.walk import graph_values
 from compiler.weight_format import WORDS, PackedWeight, levels, unit
-from dsl.diagnostics import fail
+from dsl.data import dataclass
+from dsl.diagnostics import ParcError, fail
 
 CODE = "int8"
 TINY = 1e-30
@@ -31,11 +35,29 @@ TINY = 1e-30
 MOST = (2**31 - 1) // (127 * 128)
 """Inputs of an output, at most: more products might not fit into 32 bits."""
 
-Unpacked = Mapping[Value, tuple[Node, PackedWeight]]
+Pieces = Mapping[str, Mapping[str, tuple[Dim, ...]]]
+"""Of weights, by the name of their words: the inputs of which each device has a piece by hand, with the dims of the
+devices, major first."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UnpackedValue:
+    """What is made of a stored weight, or of a piece: its parts, the dim of its words, and those that products sum."""
+
+    of: PackedWeight
+    words: Value
+    scale: Value
+    dim: str
+    inputs: tuple[str, ...]
 
 
 def activations_in_bits(
-    model: Model, rules: Sequence[StoreRule], by_hand: Sequence[ImplementRule], infers: bool
+    model: Model,
+    rules: Sequence[StoreRule],
+    by_hand: Sequence[ImplementRule],
+    infers: bool,
+    mesh: Sequence[MeshAxis] = (),
+    serial: bool = False,
 ) -> Model:
     """The model with products of integers where the rules say so, of weights that rest as int8.
 
@@ -43,19 +65,19 @@ def activations_in_bits(
         model: some of whose weights are stored.
         by_hand: scopes that are computed as somebody wrote them for one device.
         infers: whether the job does nothing but infer.
+        mesh: the axes, with their sizes.
+        serial: whether the model is as it was before anything of it was written by hand.
 
     Raises ParcError: E0474 where a product cannot be one of integers, E0542 for a rule that finds no such weight.
     """
     chosen: dict[str, StoreRule] = {}
     useful: set[StoreRule] = set()
-    written = {name for rule in by_hand for name, _ in rule.weights}
-    scopes = [rule.scope for rule in by_hand]
+    pieces = pieces_by_hand(by_hand, mesh)
     for of in model.stored:
         found = [r for r in rules if r.scope is None or within(of.name, r.scope)]
         if found and of.format.code == CODE:
             useful.update(found)
-            own = not written.isdisjoint((of.name, *of.parts.values())) or any(within(of.name, s) for s in scopes)
-            _require(of, found[-1], infers, own)
+            _require(of, found[-1], infers, bool(model.pieces) and of.parts[WORDS] in pieces)
             chosen[of.parts[WORDS]] = found[-1]
     for rule in rules:
         if rule not in useful:
@@ -67,11 +89,25 @@ def activations_in_bits(
     packed = {s.parts[WORDS]: s for s in model.stored if s.parts[WORDS] in chosen}
     weights = {name: packed[words] for name, words in made.items() if words in packed}
     names = Names(v.name for v in graph_values(model.graph))
-    graph = _Rounding(weights, chosen, names).graph(model.graph)
+    devices = {d.name for of in pieces.values() for dims in of.values() for d in dims}
+    graph = _Rounding(weights, chosen, names, pieces if serial else {}, devices).graph(model.graph)
     return replace(model, graph=graph, exact=model.graph)
 
 
-def _require(of: PackedWeight, rule: StoreRule, infers: bool, by_hand: bool) -> None:
+def pieces_by_hand(by_hand: Sequence[ImplementRule], mesh: Sequence[MeshAxis]) -> Pieces:
+    """Of weights of which devices have pieces by hand: of each of these a row of inputs is rounded by itself."""
+    sizes = {a.name: a.size for a in mesh}
+    found: dict[str, dict[str, tuple[Dim, ...]]] = {}
+    for rule in by_hand:
+        names = dict(rule.axes)
+        for weight, dims in rule.weights:
+            cut = {d: tuple(Dim(names[a], sizes[a]) for a in axes if sizes[a] > 1) for d, axes in dims}
+            if any(cut.values()):
+                found[weight] = {d: devices for d, devices in cut.items() if devices}
+    return found
+
+
+def _require(of: PackedWeight, rule: StoreRule, infers: bool, by_layers: bool) -> None:
     """Raise E0474 for a weight whose products are no products of integers."""
     span, help = rule.by or rule.span, "leave it out with `in SCOPE`"
     if not infers:
@@ -88,71 +124,164 @@ def _require(of: PackedWeight, rule: StoreRule, infers: bool, by_hand: bool) -> 
         sizes = " x ".join(str(of.type.size(n)) for n in of.inputs)
         message = f"of the inputs of `{of.name}`, {sizes}, no dim is a multiple of {unit(CODE)}, which fill a word"
         raise fail("E0474", message, span, help=help)
-    if by_hand:
-        message = f"`{of.name}` is in a scope that is written by hand, which says itself what a device has of a row"
-        raise fail("E0474", message, span, help=f"{help}, or leave out the `implement`")
+    if by_layers:
+        message = f"`{of.name}` is in pieces by hand, in a loop of which rules name some layers"
+        raise fail("E0474", message, span, help=f"{help}, or write all layers of the loop by hand")
 
 
 class _Rounding:
-    """A model on its way. weights: those whose products take integers, by what is made of them in the graph."""
+    """A model on its way. weights: those whose products take integers, by what is made of them in the graph; pieces: of
+    which inputs by hand each device has a row; devices: the names of dims of devices."""
 
-    def __init__(self, weights: Mapping[str, PackedWeight], rules: Mapping[str, StoreRule], names: Names) -> None:
-        self.weights, self.rules, self.names = weights, rules, names
+    def __init__(
+        self,
+        weights: Mapping[str, PackedWeight],
+        rules: Mapping[str, StoreRule],
+        names: Names,
+        pieces: Pieces,
+        devices: Set[str],
+    ) -> None:
+        self.weights, self.rules, self.names, self.pieces, self.devices = weights, rules, names, pieces, devices
 
-    def graph(self, graph: Graph) -> Graph:
+    def wrong(self, of: PackedWeight, message: str) -> ParcError:
+        """A product that is none of integers."""
+        rule = self.rules[of.parts[WORDS]]
+        return fail("E0474", message, rule.by or rule.span, help="leave it out with `in SCOPE`")
+
+    def graph(self, graph: Graph, known: Mapping[Value, UnpackedValue] | None = None) -> Graph:
+        """known: inputs that are parts now, which are among the inputs."""
         nodes: list[Node] = []
-        unpacked: dict[Value, Node] = {}
+        unpacked: dict[Value, UnpackedValue] = dict(known or {})
         rows: dict[tuple[Value, tuple[str, ...]], tuple[Value, Value]] = {}
         numbers: dict[Value, Value] = {}
         for node in graph.nodes:
             if isinstance(node.op, Repeat):
-                node = replace(node, op=replace(node.op, body=self.graph(node.op.body)))
-            if isinstance(node.op, Dequantise) and node.output.name in self.weights:
-                unpacked[node.output] = node
-                b = Builder(self.names, node.output.name)
-                numbers[node.output] = b.add(Integers(node.op.dim, CODE), node.inputs[0], span=node.span)
-                nodes += b.nodes
-                continue
-            of = [v for v in node.inputs if v in unpacked]
-            if not of:
+                nodes.append(self.loop(node, node.op, unpacked))
+            elif isinstance(node.op, Dequantise) and node.output.name in self.weights:
+                of, (words, scale) = self.weights[node.output.name], node.inputs
+                unpacked[node.output] = UnpackedValue(of, words, scale, node.op.dim, of.inputs)
+            elif not (taken := [v for v in node.inputs if v in unpacked]):
                 nodes.append(node)
-                continue
-            nodes += self.product(node, of[0], unpacked[of[0]].inputs[1], numbers, rows)
+            elif isinstance(node.op, Contract):
+                nodes += self.product(node, node.op, taken, unpacked, numbers, rows)
+            else:
+                nodes += self.moved(node, unpacked[taken[0]], unpacked)
+        for v in graph.outputs:
+            if v in unpacked:
+                raise self.wrong(
+                    unpacked[v].of, f"`{unpacked[v].of.name}` is given on as it is, to others than products"
+                )
         return replace(graph, nodes=tuple(nodes))
+
+    def loop(self, node: Node, op: Repeat, unpacked: Mapping[Value, UnpackedValue]) -> Node:
+        """The loop, which takes parts of what all of its iterations read."""
+        inputs, params = list[Value](), list[Value]()
+        known: dict[Value, UnpackedValue] = {}
+        for i, (v, param) in enumerate(zip(node.inputs, op.body.inputs, strict=True)):
+            whole = unpacked.get(v)
+            if whole is None:
+                inputs.append(v)
+                params.append(param)
+                continue
+            if i < op.carries + op.stacks:
+                raise self.wrong(whole.of, f"`{whole.of.name}` goes from one iteration of a loop to the next")
+            b = Builder(self.names, param.name)
+            own = (b.value("words", whole.words.type, param.span), b.value("scale", whole.scale.type, param.span))
+            known[param] = UnpackedValue(whole.of, *own, whole.dim, whole.inputs)
+            inputs += [whole.words, whole.scale]
+            params += own
+        body = self.graph(replace(op.body, inputs=tuple(params)), known)
+        return replace(node, op=replace(op, body=body), inputs=tuple(inputs))
+
+    def moved(self, node: Node, x: UnpackedValue, unpacked: dict[Value, UnpackedValue]) -> list[Node]:
+        """What does to the parts of a weight what is done to it: whatever is written by hand for one device begins with
+        a piece."""
+        op, b = node.op, Builder(self.names, node.output.name)
+        inputs = x.inputs
+        if isinstance(op, Split):
+            whole, parts = x.words.type.size(op.dim), op.into
+            if op.dim == x.dim:
+                per = prod(d.size for d in parts[:-1])
+                if whole % per:
+                    size = f"{parts[-1].size} of `{op.dim}`"
+                    raise self.wrong(x.of, f"a piece of `{x.of.name}` has {size}, which are no words of {unit(CODE)}")
+                parts = (*parts[:-1], Dim(parts[-1].name, whole // per))
+            words = b.add(Split(op.dim, parts), x.words, name="words", span=node.span)
+            there = x.scale.type.has(op.dim)
+            scale = b.add(Split(op.dim, op.into), x.scale, name="scale", span=node.span) if there else x.scale
+            own = tuple(d.name for d in op.into if d.name not in self.devices)
+            inputs = tuple(n for i in inputs for n in (own if i == op.dim else (i,)))
+            dim = parts[-1].name if op.dim == x.dim else x.dim
+        elif isinstance(op, Rename):
+            new = dict(op.pairs)
+            words = b.add(op, x.words, name="words", span=node.span)
+            pairs = tuple((old, to) for old, to in op.pairs if x.scale.type.has(old))
+            scale = b.add(Rename(pairs), x.scale, name="scale", span=node.span) if pairs else x.scale
+            inputs, dim = tuple(new.get(n, n) for n in inputs), new.get(x.dim, x.dim)
+        elif isinstance(op, Transpose):
+            words, scale, dim = b.add(op, x.words, name="words", span=node.span), x.scale, x.dim
+        else:
+            message = f"`{x.of.name}` is taken by `{op.mnemonic}`, by hand, before a product takes it"
+            raise self.wrong(x.of, message)
+        unpacked[node.output] = UnpackedValue(x.of, words, scale, dim, inputs)
+        return b.nodes
 
     def product(
         self,
         node: Node,
-        w: Value,
-        scale: Value,
-        numbers: Mapping[Value, Value],
+        op: Contract,
+        taken: Sequence[Value],
+        unpacked: Mapping[Value, UnpackedValue],
+        numbers: dict[Value, Value],
         rows: dict[tuple[Value, tuple[str, ...]], tuple[Value, Value]],
     ) -> list[Node]:
         """What makes the product's result: of the integers of both, with their scales behind."""
-        of = self.weights[w.name]
+        w, of = taken[0], unpacked[taken[0]]
         (x,) = [v for v in node.inputs if v is not w] or [w]
-        assert isinstance(node.op, Contract)
-        summed = tuple(n for n in x.type.names if n not in node.op.dims)
-        if x in numbers or set(summed) != set(of.inputs):
-            rule = self.rules[of.parts[WORDS]]
-            message = f"a product with `{of.name}` does not sum over its inputs alone"
-            raise fail("E0474", message, rule.by or rule.span, help="leave it out with `in SCOPE`")
-        b = Builder(self.names, node.output.name)
-        if (x, summed) not in rows:
+        summed = tuple(n for n in x.type.names if n not in op.dims)
+        if x in unpacked or set(summed) != set(of.inputs):
+            raise self.wrong(of.of, f"a product with `{of.of.name}` does not sum over its inputs alone")
+        b, own = Builder(self.names, node.output.name), Builder(self.names, w.name)
+        pieces = self.pieces.get(of.of.parts[WORDS], {})
+        cut = {d: pieces[d] for d in of.inputs if d in pieces}
+        if w not in numbers:
+            words = _cut(own, of.words, cut)
+            numbers[w] = own.add(Integers(of.dim, CODE), words, span=node.span)
+        b.nodes += own.nodes
+        devices = tuple(d.name for of_dim in cut.values() for d in of_dim)
+        key = (x, (*devices, *summed))
+        if key not in rows:
             own = Builder(self.names, x.name)
-            rows[x, summed] = rounded_rows(own, x, summed)
+            row = _cut(own, x, cut)
+            if not any(row.type.size(n) % unit(CODE) == 0 for n in summed):
+                sizes = " x ".join(f"{n}={row.type.size(n)}" for n in summed)
+                message = f"what a device has of the inputs of `{of.of.name}`, {sizes}, fills no words of {unit(CODE)}"
+                raise self.wrong(of.of, message)
+            rows[key] = rounded_rows(own, row, summed)
             b.nodes += own.nodes
-        quantised, size = rows[x, summed]
+        quantised, size = rows[key]
         wide = size.type.dtype
         operands = tuple(quantised if v is x else numbers[w] for v in node.inputs)
-        found = b.add(Cast(wide), b.add(node.op, *operands, name="sum", span=node.span), span=node.span)
+        contract = replace(op, dims=(*devices, *op.dims))
+        found = b.add(Cast(wide), b.add(contract, *operands, name="sum", span=node.span), span=node.span)
         found = b.add(Map("mul", (None, None)), found, size, span=node.span)
+        if devices:
+            found = b.add(Reduce("sum", devices), found, name="pieces", span=node.span)
+        scale = of.scale
         column = scale if scale.type.dtype == wide else b.add(Cast(wide), scale, name="scale", span=node.span)
         last = Node(Map("mul", (None, None)), (found, column), (node.output,), node.span)
         if node.output.type.dtype != wide:
             found = b.add(last.op, found, column, span=node.span)
             last = Node(Cast(node.output.type.dtype), (found,), (node.output,), node.span)
         return [*b.nodes, last]
+
+
+def _cut(b: Builder, x: Value, pieces: Mapping[str, tuple[Dim, ...]]) -> Value:
+    """The value with dims of devices, along which its inputs are in pieces."""
+    for dim, devices in pieces.items():
+        size = x.type.size(dim) // prod(d.size for d in devices)
+        x = b.add(Split(dim, (*devices, Dim(dim, size))), x, name="piece", span=x.span)
+    return x
 
 
 def rounded_rows(b: Builder, x: Value, summed: tuple[str, ...]) -> tuple[Value, Value]:

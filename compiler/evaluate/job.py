@@ -22,7 +22,7 @@ from compiler.evaluate.optimizer import build_updates
 from compiler.evaluate.plan import PlannedStrategy, build_plan
 from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
-from compiler.evaluate.stores import in_pages, rounded_pair, stored_pair
+from compiler.evaluate.stores import in_pages, rounded_pairs, stored_pair
 from compiler.evaluate.values import Defined, Skip
 from compiler.graph import BEYOND_F32, FLOATS, Graph, Names, Value
 from compiler.model import Cluster, DataSpec, Decoding, Job, Model, Precision, WeightUpdate
@@ -116,13 +116,13 @@ def build_job(
         stores, given, parts = plan.strategy.stores, (model, other), dict[str, Value]()
         model, other = _try(session, lambda: stored_pair(stores, given, model, parts, plain or model)) or given
         written = written and _try(session, lambda: stored_pair(stores, written, model, parts, written[0]))
-        cut = cut and _try(session, lambda: stored_pair(stores, cut, model, dict[str, Value](), plain or model))
+        cut = cut and _try(session, lambda: stored_pair(stores, cut, cut[0], dict[str, Value](), plain or model))
         plan = replace(plan, strategy=of_parts(plan.strategy, model.stored))
     if plan is not None and model is not None and plan.strategy.activations:
-        whole, obeyed, infers = (model, other), plan.strategy, task.kind.id == "infer"
-        model, other = _try(session, lambda: rounded_pair(obeyed, whole, whole[0], infers)) or whole
-        written = written and (_try(session, lambda: rounded_pair(obeyed, written, whole[0], infers)) or written)
-        cut = cut and (_try(session, lambda: rounded_pair(obeyed, cut, whole[0], infers)) or cut)
+        given_all, obeyed, infers = ((model, other), written, cut), plan.strategy, task.kind.id == "infer"
+        names_in = (model, model, cut[0] if cut else model)
+        rounded = _try(session, lambda: rounded_pairs(obeyed, given_all, names_in, infers))
+        (model, other), written, cut = rounded or given_all
     if plan is not None and model is not None and plan.strategy.caches:
         from compiler.caches import caches_in_bits
 

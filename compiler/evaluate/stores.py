@@ -157,15 +157,24 @@ def _of_whole_loops(rules: Sequence[StoreRule], cut: Model) -> Sequence[StoreRul
     return [rule for rule, _ in found]
 
 
-def rounded_pair(
-    strategy: Strategy, models: tuple[Model, Model | None], cut: Model, infers: bool
-) -> tuple[Model, Model | None]:
-    """Both, with products of integers where the strategy says so. cut: the model in which its rules name scopes."""
+ModelPair = tuple[Model, Model | None]
+
+
+def rounded_pairs(
+    strategy: Strategy, pairs: Sequence[ModelPair | None], cut: Sequence[Model], infers: bool
+) -> list[ModelPair | None]:
+    """All pairs, with products of integers where the strategy says so: the first is what is lowered, others are as they
+    were before anything of them was written by hand. cut: of each the model in which the rules name scopes."""
     from compiler.activations import activations_in_bits
 
-    rules, by_hand = strategy.activations, strategy.implementations
-    if cut is not models[0]:
-        rules = tuple(_of_whole_loops(rules, cut))
-    found = [m and activations_in_bits(m, rules, by_hand, infers) for m in models]
-    assert found[0] is not None
-    return found[0], found[1]
+    by_hand, mesh, found = strategy.implementations, strategy.mesh, list[ModelPair | None]()
+    for pair, names_in in zip(pairs, cut, strict=True):
+        if pair is None:
+            found.append(None)
+            continue
+        rules, serial = strategy.activations, bool(found)
+        if names_in is not pair[0]:
+            rules = tuple(_of_whole_loops(rules, names_in))
+        made = activations_in_bits(pair[0], rules, by_hand, infers, mesh, serial)
+        found.append((made, pair[1] and activations_in_bits(pair[1], rules, by_hand, infers, mesh, serial)))
+    return found

@@ -30,10 +30,10 @@ class ScopeAlone:
 
 
 def alone(job: Job) -> Iterator[ScopeAlone]:
-    """Each scope that the job's strategy implements."""
+    """Each scope that the job's strategy implements, with whole activations: what rounds them was put in behind."""
     before, after = job.cut or job.serial.model, job.by_hand or job.model
     for rule in job.strategy.implementations:
-        pair = [_part(m.graph, rule.scope) for m in (before, after)]
+        pair = [_part(m.exact or m.graph, rule.scope) for m in (before, after)]
         if None in pair:
             continue
         (old, _), (new, results) = (p for p in pair if p is not None)

@@ -340,8 +340,9 @@ CODES: tuple[Code, ...] = (
         "products that cannot take 8-bit activations",
         "`store activations as int8`: what goes into products with weights that rest as int8 is rounded to 8 bits,\n"
         "with a scale for each row, and integers are added up in 32 bits. So these weights have one scale for each\n"
-        "output (no `group`, no `zeros`), inputs of which a dim is a multiple of 4, 132,104 of them at most, and are\n"
-        "in no scope that is written by hand; and the job trains nothing.",
+        "output (no `group`, no `zeros`), inputs of which a dim is a multiple of 4, 132,104 of them at most; and the\n"
+        "job trains nothing. In a scope that is written by hand a row is what a device has of it, in pieces that are\n"
+        "multiples of 4, and a weight is taken by products as it is, or in pieces: none that travel.",
         _infer("store weights as int8(group = 4)\n  store activations as int8"),
         _infer("store weights as int8\n  store activations as int8"),
     ),

@@ -78,7 +78,9 @@ class Service:
         async def bug(request: Any, error: Exception) -> Any:
             return _Starlette(_Json(500, Fault(500, "an internal error").body()))
 
-        return Starlette(routes=routes, exception_handlers={HTTPException: other, Exception: bug})
+        app = Starlette(routes=routes, exception_handlers={HTTPException: other, Exception: bug})
+        app.router.redirect_slashes = False  # it would send clients to where their own `Host` says
+        return app
 
     # --- addresses
 

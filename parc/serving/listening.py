@@ -101,6 +101,29 @@ def close_behind_clients() -> None:
     TCPServer._read_data = read_and_close
 
 
+def speak_http_1() -> None:
+    """Have hypercorn speak HTTP/1 alone: without TLS no client of this service speaks HTTP/2 unasked. By itself (0.18)
+    it never closes a connection that began with HTTP/2 and has no request: 24 bytes would take a place for good. Who
+    begins so is told 505; who asks for an upgrade is answered without one."""
+    from hypercorn.events import Closed, Event
+    from hypercorn.protocol import ProtocolWrapper
+    from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
+
+    async def look(protocol: Any, request: Any) -> None:
+        if request.http_version == b"2.0":
+            raise H2ProtocolAssumedError(b"")
+
+    async def handle(wrapper: Any, event: Event) -> None:
+        try:
+            await wrapper.protocol.handle(event)
+        except H2ProtocolAssumedError:
+            await wrapper.protocol._send_error_response(505)
+            await wrapper.send(Closed())
+
+    H11Protocol._check_protocol = look
+    ProtocolWrapper.handle = handle
+
+
 def bound(host: str, port: int, limits: Limits) -> ListeningSocket:
     """A socket that listens. Raises ParcError (E0751) where the address is not to be had."""
     found = None

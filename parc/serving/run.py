@@ -16,7 +16,7 @@ from dsl.diagnostics import fail
 from parc.serving.app import Service
 from parc.serving.counting import Logged
 from parc.serving.limits import Limits
-from parc.serving.listening import BACKLOG, ListeningSocket, bound, close_behind_clients
+from parc.serving.listening import BACKLOG, ListeningSocket, bound, close_behind_clients, speak_http_1
 from parc.serving.offer import Offer
 from parc.serving.office import Office
 from parc.serving.wire import WorkerSpec
@@ -117,6 +117,7 @@ async def _run(
     from hypercorn.config import Config, Sockets
 
     close_behind_clients()
+    speak_http_1()
     config = Config()
     config.create_sockets = lambda: Sockets([], [listening], [])
     config.loglevel = "ERROR"

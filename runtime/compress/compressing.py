@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from compiler.activations import pieces_by_hand
 from compiler.driver import Compiled
-from compiler.graph import Type
+from compiler.graph import Dim, Type
 from compiler.model import Job, Model, State, Weight
 from compiler.program import InputDecl
 from compiler.stored import unpacked_in
+from compiler.strategy import Strategy
 from compiler.weight_format import WORDS, PackedWeight
 from dsl.data import dataclass
 from dsl.diagnostics import fail
@@ -88,7 +91,7 @@ def compress(
     if not stored:
         help = "say in its strategy what rests in fewer bits: `store weights as int4(group = 128)`"
         raise fail("E0772", f"the job `{job.name}` stores no weights in fewer bits", job.span, help=help)
-    activations = rounded_inputs(rounding)
+    activations = rounded_inputs(rounding, job.strategy)
     if method == "smooth" and not activations:
         help = "say so in its strategy, `store activations as int8`, or take another method"
         message = f"the job `{job.name}` rounds no activations, whose outliers weights could take"
@@ -135,13 +138,25 @@ def exact_model(model: Model) -> Model:
     return replace(model, graph=model.exact or model.graph)
 
 
-def rounded_inputs(model: Model) -> frozenset[str]:
-    """Stored weights whose products are of integers."""
+def rounded_inputs(model: Model, strategy: Strategy) -> dict[str, Array]:
+    """Stored weights whose products are of integers, with the piece of a row in which each of their inputs is: one that
+    is written by hand for one device rounds what this has of a row."""
     if model.exact is None:
-        return frozenset()
-    words = {s.parts[WORDS]: s.name for s in model.stored}
+        return {}
+    words = {s.parts[WORDS]: s for s in model.stored}
     whole = unpacked_in(model.graph).keys()
-    return frozenset(words[of] for made, of in unpacked_in(model.exact).items() if made not in whole and of in words)
+    found = (words[of] for made, of in unpacked_in(model.exact).items() if made not in whole and of in words)
+    by_hand = pieces_by_hand(strategy.implementations, strategy.mesh)
+    return {s.name: _pieces(s, by_hand.get(s.parts[WORDS], {})) for s in found}
+
+
+def _pieces(of: PackedWeight, by_hand: Mapping[str, Sequence[Dim]]) -> Array:
+    """The number of its piece for each input of a weight."""
+    number = np.zeros((), np.int64)
+    for d in (d for d in of.type.dims if d.name in of.inputs):
+        count = prod(n.size for n in by_hand.get(d.name, ()))
+        number = number[..., None] * count + np.arange(d.size) // (d.size // count)
+    return number.ravel()
 
 
 def _by_size(w: Array, moment: Array, of: PackedWeight) -> Rounded:
