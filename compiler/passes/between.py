@@ -59,9 +59,9 @@ def needed_at(graph: Graph, cuts: Sequence[CutLoop], fixed: Callable[[Node], int
         at = fixed(node)
         if at is None:
             at = min((found[v] for v in node.outputs if v in found), default=None)
-        for i, v in enumerate(node.inputs):
-            if cut is not None and isinstance(node.op, Repeat):
-                at = cut.begin if i < node.op.carries else min(cut.stages)
+        if cut is not None:  # what all its iterations read, too: its gradient goes back to where the loop begins
+            at = cut.begin
+        for v in node.inputs:
             if at is not None:
                 found[v] = min(at, found.get(v, at))
     return found

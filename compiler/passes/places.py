@@ -77,9 +77,9 @@ def check_flow(graph: Graph, rules: Sequence[PlaceRule], staged: Staged, where: 
         if rule is not None and cut is not None and rule.scope == node_path(node):
             message = f"`{rule.scope}` is cut into stages: it is not on one of them"
             raise ParcError(Diagnostic("E0415", message, rule.span, help="place what is not cut"))
-        for i, v in enumerate(node.inputs):
-            if cut is not None and isinstance(node.op, Repeat):
-                here = cut.begin if i < node.op.carries else min(cut.stages)
+        if cut is not None:
+            here = cut.begin
+        for v in node.inputs:
             there, why = where.get(v.name), rule or by.get(v)
             if here is not None and there is not None and min(here, there) >= 0 and there > here and why is not None:
                 message = (

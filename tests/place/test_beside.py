@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from compiler.driver import Compiled, compile_job
-from compiler.evaluate import evaluate_file
+from compiler.evaluate import evaluate, evaluate_file
 from compiler.model import EVALUATE
 from compiler.text import parse_program, show
 from compiler.verify import verify
@@ -128,3 +128,59 @@ def test_a_place_on_each_axis(rules: tuple[str, ...], message: str) -> None:
     with pytest.raises(ParcError, match=message) as caught:
         distilled("pp = 2, at = 2", "gpipe(2)", *rules)
     assert all(d.span is not None for d in caught.value.diagnostics)
+
+
+READ_BY_ALL = """
+use std.layers (mlp)
+use std.optimizers (sgd)
+
+fn gain(x[..., d]) {
+  weight g[d] ~ ones
+  return x * g
+}
+
+model net {
+  dim b = 8, d = 4
+  input x : f32[b,d]
+  m = mlp(gain(x), 3, std = 0.5) as encoder
+  h = gain(x) as first
+  repeat 4 as block {
+    h = tanh(gain(h) + m)
+  }
+  loss mean(h * h)
+}
+
+strategy plan for net {
+  mesh (%s)
+  pipeline block on pp, schedule %s
+%s
+}
+
+job fit {
+  train net using plan
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("mesh", "schedule", "rules", "homes"),
+    [
+        (
+            "at = 2, pp = 2",
+            "one_f_one_b(2), cuts [0]",
+            ("place encoder on at[1]", "place block on at[0]", "place first on at[0]"),
+            (2, 0, 1, 3),
+        ),
+        ("pp = 3", "one_f_one_b(3, pad = true, over = b), cuts [0, 2]", ("place encoder on pp[1]",), (1, 0, 1, 2)),
+        ("pp = 3", "zero_bubble(4), cuts [0, 2]", ("place encoder on pp[2]", "place first on pp[1]"), (2, 1, 0, 1, 2)),
+    ],
+)
+def test_what_all_layers_read_comes_before_a_first_stage_without_layers(
+    mesh: str, schedule: str, rules: tuple[str, ...], homes: tuple[int, ...]
+) -> None:
+    """Its gradient goes back through that stage, as what the loop carries does."""
+    text = READ_BY_ALL % (mesh, schedule, "\n".join(f"  {rule}" for rule in rules))
+    found = compile_job(evaluate(Source("net.par", text)))
+    assert found.program.homes.groups == homes
+    whole(found)
