@@ -24,7 +24,7 @@ def test_passes_of_a_step_are_counted(executed: object) -> None:
 
 
 def test_rank_by_rank_those_of_each_device_are_counted() -> None:
-    """Two stages of two devices each: a forward and a backward pass of each micro-batch, an update; the last adds up the loss."""
+    """Two stages of two devices: a forward and a backward pass of each micro-batch, an update; one adds up the loss."""
     NOW.start(0)
     text = stages(2, 8).replace("param devices = 2", "param devices = 4")
     text = text.replace("dim b = micro", "dim b = 2 * micro")
