@@ -10,7 +10,8 @@ from dsl.data import dataclass
 
 @dataclass(slots=True)
 class Going:
-    """Passes that have been begun in this step, and all there are, those of all groups of devices together."""
+    """Passes that have been begun in this step, and all there are: those of all groups of devices together, rank by
+    rank those of each device."""
 
     begun: int = 0
     all: int = 0

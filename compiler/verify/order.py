@@ -209,10 +209,10 @@ def _shorten(
     fixed: dict[int, Schedule], homes: dict[int, tuple[int, DeviceClass]], program: Program, m: int, v: int
 ) -> tuple[dict[int, Schedule], int]:
     """The schedules with fewer micro-batches where there are many, as they are where there are few; how many."""
-    few = 3 * (program.stages + 4)
-    near = few // 3
+    near = program.stages + 4
+    few = 3 * near
     if v > 1:
-        few, near = _fewer_rounds(Turn.of(program), few)
+        few, near = _fewer_rounds(Turn.of(program), 3 * (2 * program.groups + 4))
     if m > 2 * few and program.homes.ways == 1:
         short = {g: _shrunk(s, m, few, v, near) for g, s in fixed.items()}
         good = {g: s for g, s in short.items() if s is not None and _uncovered(s, homes[g][1], few, v) is None}
@@ -223,7 +223,12 @@ def _shorten(
 
 def _fewer_rounds(turn: Turn, few: int) -> tuple[int, int]:
     """At least so many micro-batches in rounds of the same lengths, and how near to an end a number has to be. At one
-    place rounds get shorter: both of its sides need as much, and what is near an end is far from there."""
+    place rounds get shorter: both of its sides need as much, and what is near an end is far from there.
+
+    A group begins with no more than 2 (groups - 1) actions and those of a round, of all chunks but one: however many
+    chunks there are, less than of twice as many micro-batches as there are groups. Of those that wait for each other in
+    a circle each group has one action.
+    """
     size, longer = turn.rounds
     rounds = turn.microbatches // size
     most = -(-few // (2 * size))

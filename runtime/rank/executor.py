@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from compiler.layout import TIME
+from compiler.liveness import passes
 from compiler.program import LASTING, Program, StateDecl, listed
 from runtime.backend import Backend
 from runtime.comm import Hub
 from runtime.distribute import Array, piece_of
 from runtime.executor import CacheUse, LocalExecutor, cache_use, check_hang
+from runtime.going import NOW
 from runtime.mesh import Mesh, parted
 from runtime.numpy.backend import Numpy
 from runtime.rank.buffers import HeldArray
@@ -47,6 +49,7 @@ class RankExecutor(LocalExecutor):
             ]
             for g, cls in sorted(((g, cls) for cls in program.classes for g in cls.groups), key=lambda x: x[0])
         }
+        self._passes = passes(program) * len(mesh.devices)
         super().__init__(program, initial, shares)
 
     @property
@@ -111,6 +114,7 @@ class RankExecutor(LocalExecutor):
 
     def play(self) -> None:
         tasks = {d: d.step() for devices in self.devices.values() for d in devices}
+        NOW.start(self._passes)
         check_hang("device", [self._told(d, key) for d, key in self.hub.turns.play(tasks)])
 
     def end_step(self) -> None:

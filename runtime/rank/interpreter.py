@@ -32,6 +32,7 @@ from compiler.program import FunctionPhase, listed
 from compiler.regions.fused import FusedNodes, as_run
 from runtime.backend import Array, LocalValue, Position, Renewing
 from runtime.comm import Handle, Then, Wait
+from runtime.going import NOW
 from runtime.mesh import Mesh, parted
 from runtime.rank.blocks import fused
 from runtime.rank.buffers import Destination, HeldArray, Ledger, RankBuffer, adds
@@ -131,6 +132,7 @@ class Rank:
         """The device's schedule, up to the point where all that it sent has left."""
         for name, chunk, micro in unrolled(self.program, self.cls.schedule, self.group):
             self.doing = f"{name}.{chunk} of micro-batch {micro}" if name.per_microbatch else name
+            NOW.begun += 1
             yield from self.run(name, chunk, micro)
             self.sent = [h for h in self.sent if not h.done()]
         for handle in self.sent:
@@ -188,8 +190,7 @@ class Rank:
                 (out,) = instr.outputs
                 values[out.name] = yield from self._source(op, out)
             case Recv() | StageReduce() | Comm():
-                (out,) = instr.outputs
-                values[out.name] = self.coming(self._started(op, arrays, scope, instr), out)
+                values[instr.output.name] = self.coming(self._started(op, arrays, scope, instr), instr.output)
             case FusedNodes():
                 values.update(fused(self, instr, op, operands, dying))
             case Move() if op.ahead and id(instr) in self.early:
@@ -220,8 +221,7 @@ class Rank:
         self, op: Recv | StageReduce | Comm, arrays: Sequence[Array], scope: Mapping[str, Value], instr: Node
     ) -> Handle[Array]:
         """What gives the result of an exchange with other devices."""
-        (out,) = instr.outputs
-        dtype = out.type.dtype
+        dtype = (out := instr.output).type.dtype
         match op:
             case Recv():
                 own, everyone = self._stage, self.network.between(range(self.program.groups))

@@ -23,6 +23,16 @@ def test_passes_of_a_step_are_counted(executed: object) -> None:
     assert NOW.begun == NOW.all == 2 * (2 * 8 + 1)
 
 
+def test_rank_by_rank_those_of_each_device_are_counted() -> None:
+    """Two stages of two devices: a forward and a backward pass of each micro-batch, an update; one adds up the loss."""
+    NOW.start(0)
+    text = stages(2, 8).replace("param devices = 2", "param devices = 4")
+    text = text.replace("dim b = micro", "dim b = 2 * micro")
+    text = text.replace("mesh (pp = devices)", "mesh (pp = 2, dp = 2)\n  split b on dp")
+    api.verify(Source("job.par", text), 1, executor="private")
+    assert NOW.begun == NOW.all == 2 * (2 * (2 * 8 + 1) + 1)
+
+
 def test_few_passes_are_not_told() -> None:
     going = Going()
     column = PassesColumn(going)

@@ -302,7 +302,7 @@ def chunked(p: int, v: int, m: int, schedules: list[str]) -> str:
 
 
 @settings(max_examples=40)
-@given(st.integers(2, 3), st.integers(2, 3), st.integers(1, 200), st.data())
+@given(st.integers(2, 3), st.integers(2, 6), st.integers(1, 200), st.data())
 def test_rounds_that_are_left_out_hang_as_all_of_them_do(p: int, v: int, m: int, data: st.DataObject) -> None:
     """Interleaved chunks, in rounds of one length or of two, with other numbers of forwards ahead than should be."""
     turn = Turn(p, v, m)

@@ -156,7 +156,7 @@ class OrderPlanner:
         self.released: list[int] = []
         self.meets: dict[tuple[str, int], int] = {}
         self.coming: list[int] = []
-        self.seen: dict[tuple[tuple[int, int, int], ...], tuple[list[int], int]] = {}
+        self.seen: dict[tuple[tuple[int, int, int], ...], tuple[list[int], int, frozenset[int]]] = {}
         self.entered = True  # whether a group has come into another loop
         self.rolls = False  # whether a loop is long enough
 
@@ -320,16 +320,17 @@ class OrderPlanner:
             return
         where = tuple(zip(self.loop, self.step, self.cut))
         known = self.seen.get(where)
-        self.seen[where] = self.iteration[:], len(self.steps)
+        self.seen[where] = self.iteration[:], len(self.steps), frozenset(self.early)
         if known is None:
             return
-        before, first = known
+        before, first, early = known
         moved = {g: n for g, (now, then) in enumerate(zip(self.iteration, before)) if (n := now - then)}
         shifts = {n * self.rows[g][self.loop[g]].by for g, n in moved.items()}
         waits = {g for groups in self.waiting.values() for g in groups}
         times = min((self._room(g, n, g in waits) for g, n in moved.items()), default=0)
         by = max(shifts, default=0)
-        if len(shifts) == 1 and times >= self.least and self._regular(first, by):
+        alike = len(shifts) == 1 and self.early == {m + by * self.found.lanes for m in early}
+        if alike and times >= self.least and self._regular(first, by):
             self._repeat(first, times, by, moved)
 
     def _room(self, g: int, iterations: int, waits: bool) -> int:
@@ -338,7 +339,7 @@ class OrderPlanner:
         return (self.rows[g][self.loop[g]].count - begun - self.iteration[g]) // iterations
 
     def _regular(self, first: int, by: int) -> bool:
-        """Whether the steps from there on send `by` messages of a lane, one after the other, and await as many."""
+        """Whether the steps from there on send `by` messages of a lane, and await as many, in whatever order."""
         lanes = self.found.lanes
         posts: dict[int, list[int]] = {}
         waits: dict[int, list[int]] = {}
@@ -349,25 +350,20 @@ class OrderPlanner:
                 posts.setdefault(message % lanes, []).append(message // lanes)
             if step.meet >= 0 or step.after >= 0:
                 return False
-        in_order = all(mbs == list(range(mbs[0], mbs[0] + by)) for mbs in (*posts.values(), *waits.values()))
-        return in_order and posts.keys() == waits.keys() and not self.early
+        whole = all(len(mbs) == by == len({mb % by for mb in mbs}) for mbs in (*posts.values(), *waits.values()))
+        return whole and posts.keys() == waits.keys()
 
     def _repeat(self, first: int, times: int, by: int, moved: Mapping[int, int]) -> None:
+        """What was done since then comes `times` more."""
         lanes, done = self.found.lanes, self.steps[first:]
+        del self.steps[first:]
         self._close()
         later = by * lanes
-        steps = [
-            step._replace(
-                waits=tuple([m + later for m in step.waits]),
-                posts=tuple([(m + later, route) for m, route in step.posts]),
-                action=step.action._replace(mb=step.action.mb + by),
-            )
-            for step in done
-        ]
-        self.found.stretches.append(Stretch(steps, times, by))
+        self.found.stretches.append(Stretch(done, 1 + times, by))
         for lane in {m % lanes for step in done for m, _ in step.posts}:
             self.posted[lane] += times * by
             self.sent[lane] += times * by
+        self.early = {m + times * later for m in self.early}
         for key, groups in list(self.waiting.items()):
             if groups[0] in moved and key >= 0:
                 self.waiting[key + times * later] = self.waiting.pop(key)

@@ -48,25 +48,22 @@ class Stretch:
     def messages(self, lanes: int) -> StretchMessages:
         """Who sends what to whom; the same in all passes. lanes: of the plan."""
         if self._messages is None:
-            self._messages = _messages(self.steps, lanes)
+            self._messages = _messages(self.steps, lanes, self.by * lanes)
         return self._messages
 
 
-def _messages(steps: Sequence[PlanStep], lanes: int) -> StretchMessages:
+def _messages(steps: Sequence[PlanStep], lanes: int, later: int) -> StretchMessages:
+    """later: by how much the numbers of messages are higher the next time."""
     sender: dict[int, int] = {}
-    sent: dict[int, int] = {}
+    sent: dict[int, int] = {}  # of those that come in the place of each other, the last
     for step in steps:
         for message, _ in step.posts:
-            lane = message % lanes
-            sender[lane], sent[lane] = step.cls, max(sent.get(lane, 0), message)
-    taken: dict[tuple[int, int], int] = {}
-    edges = []
+            sender[message % lanes] = step.cls
+            sent[message % later] = message
+    edges, flying = [], []
     for step in steps:
         for message in step.waits:
-            key = message % lanes, step.cls
-            taken[key] = max(taken.get(key, -1), message)
-            edges.append((sender[key[0]], message, step.cls))
-    flying = [
-        (message, cls) for (lane, cls), last in taken.items() for message in range(last + lanes, sent[lane] + 1, lanes)
-    ]
+            edges.append((sender[message % lanes], message, step.cls))
+            on_its_way = range(message + later, sent[message % later] + 1, later)
+            flying += [(each, step.cls) for each in on_its_way]
     return StretchMessages(sender, flying, edges)

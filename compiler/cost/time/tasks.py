@@ -175,7 +175,7 @@ def _rolled(
         task: Tasks
         if isinstance(node.work, WorkLoop):
             task = _rolled(node.work, node.deps, node.carried, pricer, update, slower)
-            streams.update(range(pricer.streams))
+            streams.update(task.streams)
             over |= task.over
         else:
             task = _task(node, node.deps, node.carried, pricer, update, slower, inside=True)

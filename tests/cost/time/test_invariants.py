@@ -209,3 +209,43 @@ job j {{
     found = api.cost(Source("slow.par", text), variation=Variation({1: 2.0}))
     assert 1e24 < found.timeline.step_seconds < 1e200
     assert api.report(found) and len(api.trace(found.compiled).as_json()["traceEvents"]) > 10
+
+
+@pytest.mark.parametrize("rules", ["", "split f on tp", "split b on tp"])
+def test_loops_in_loops_take_as_much_longer_as_they_are_longer(rules: str) -> None:
+    """Whatever links they leave alone, they come into a rhythm: a million iterations cost what a thousand tell."""
+    text = f"""use std.devices (a100_80)
+use std.optimizers (sgd)
+param t = 4
+cluster pod {{
+  device gpu = a100_80
+  level server = 2 gpu over 300 GB/s, 2 us
+  level pod = 1 server over 25 GB/s, 5 us
+}}
+model m {{
+  dim b = 256, d = 256, f = 256
+  input x : f32[b,d]
+  repeat t as outer {{
+    repeat 3 as inner {{
+      weight w[d,f], v[f,d]
+      x = tanh((x @ w) @ v)
+    }}
+  }}
+  loss mean(x)
+}}
+strategy s for m {{
+  mesh (tp = 2)
+  {rules}
+}}
+job j {{
+  train m on pod using s
+  optimizer sgd(lr = 0.1)
+}}
+"""
+
+    def seconds(t: int) -> float:
+        compiled = compile_job(evaluate(Source("m.par", text.replace("t = 4", f"t = {t}"))))
+        return Simulation.of(compiled).run().step_seconds
+
+    some, twice = seconds(1000), seconds(2000)
+    assert seconds(10**6) == pytest.approx(some + 999 * (twice - some), rel=1e-5)

@@ -46,12 +46,15 @@ class Drawn:
             chunks = r.randint(1, 3) if kind in CHUNKED else 1
             self.homes = Homes.dealt(p, p * chunks)
             ahead = {(i, i + 1) for i in range(p * chunks - 1)}
-            schedules = list(rolled("one_f_one_b" if kind == "ways" else kind, p, chunks, m))
+            schedules = list(rolled("one_f_one_b" if kind in ("ways", "shuffled") else kind, p, chunks, m))
         turn = Turn(p, self.homes.chunks, m)
         self.rows: list[Sequence[ActionLoop]] = [loops(s, g, turn) for g, s in enumerate(schedules)]
         if kind == "ways":
             self.homes, ahead = Homes((*range(p), *reversed(range(p))), 2), ahead | {(p + i, p + j) for i, j in ahead}
             self.rows = [(*row[:-1], *_back(back[:-1], m), row[-1]) for row, back in zip(self.rows, self.rows[::-1])]
+        if kind == "shuffled":
+            first = r.choice([0, m])  # forward passes before all backward ones
+            self.rows = [_shuffled(r, row[-1], first + p - g, max(1, m // 12)) for g, row in enumerate(self.rows)]
         self.parts = [self._parts(g, p, ahead) for g in range(p)]
         self.random = r
 
@@ -88,6 +91,24 @@ def _back(row: Sequence[ActionLoop], first: int) -> list[ActionLoop]:
     return [replace(of, steps=tuple(Action(a.kind, 1, first + a.mb) for a in of.steps)) for of in row]
 
 
+def _shuffled(r: random.Random, last: ActionLoop, ahead: int, dozens: int) -> list[ActionLoop]:
+    """1F1B of a dozen micro-batches at a time, or all forward passes first, in any order within each dozen or a part of
+    it: what a group sends comes in another order than it is awaited."""
+
+    def some(kind: FunctionPhase, first: int, count: int) -> list[ActionLoop]:
+        size = r.choice([1, 2, 3, 4, 6, 12])
+        return [ActionLoop(_mixed(r, kind, 12 * first, size), count * 12 // size, size)] if count > 0 else []
+
+    ahead = min(dozens, ahead)
+    both = ActionLoop((*_mixed(r, F, 12 * ahead, 12), *_mixed(r, B, 0, 12)), dozens - ahead, 12)
+    middle = [both] if both.count else []
+    return [*some(F, 0, ahead), *middle, *some(B, dozens - ahead, ahead), last]
+
+
+def _mixed(r: random.Random, kind: FunctionPhase, first: int, count: int) -> tuple[Action, ...]:
+    return tuple(Action(kind, 0, first + i) for i in r.sample(range(count), count))
+
+
 def agree(seed: int, kind: str) -> None:
     drawn = Drawn(seed, kind)
     short, whole = drawn.plan(drawn.random.choice([1, 2, 4])), drawn.plan(NEVER)
@@ -98,7 +119,7 @@ def agree(seed: int, kind: str) -> None:
     assert evaluate(short, durations, whole=True) == found
 
 
-KINDS = [*NAMES, "visits", "ways"]
+KINDS = [*NAMES, "visits", "ways", "shuffled"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
