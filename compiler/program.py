@@ -113,6 +113,10 @@ class FunctionPhase(StrEnum):
         """Whether there is one for each chunk of the rolled loop."""
         return self in MODEL_PASSES
 
+    def at(self, chunk: int) -> int:
+        """Of which chunk of its group a function with this number is: a round that sends something, of the only one."""
+        return chunk if self.of_chunk else 0
+
     @property
     def of_round(self) -> bool:
         """Whether it belongs to a round of statistics, which `chunk` counts."""

@@ -128,7 +128,8 @@ def collectives(program: Program) -> tuple[CollectiveCalls, ...]:
         for f in cls.functions:
             runs = program.runs(f)
             stages = program.homes.of(cls.groups[0])
-            near = [s - stages[f.chunk] for s in stages] if f.chunk < len(stages) else []
+            chunk = f.phase.at(f.chunk)
+            near = [s - stages[chunk] for s in stages] if chunk < len(stages) else []
             for m in messages(f.body, program.sizes, near):
                 key = (cls.groups, f.phase, f.chunk, m.op, m.axes, m.dim)
                 found[key] = found.get(key, Traffic()) + Traffic(1, m.bytes).times(m.times * runs)

@@ -57,8 +57,8 @@ def cut_parts(
     """
     cuts: list[CutLoop] = []
     scopes: list[PlaceRule] = []
-    loops = {n.op.label: n.op.count for n in placed.forward.nodes if isinstance(n.op, Repeat)}
-    top = {n.op.label: set(_labels(n.op.body)) for n in placed.forward.nodes if isinstance(n.op, Repeat)}
+    there = [n.op for g in placed.ahead for n in g.nodes if isinstance(n.op, Repeat)]
+    loops, top = {op.label: op.count for op in there}, {op.label: set(_labels(op.body)) for op in there}
     model = {n.op.label: n.op.count for n in placed.training.job.model.graph.nodes if isinstance(n.op, Repeat)}
     for rule in rules:
         wrong = next((part for part in rule.parts if any(part in body for body in top.values())), None)

@@ -22,6 +22,7 @@ from compiler.passes.cuts import CutLoop
 from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.entering import nodes_of
 from compiler.passes.lower_batch import lower_batch, part_decls, sum_decls
+from compiler.passes.lower_rounds import RoundStages, lower_rounds, staged_rounds
 from compiler.passes.lower_states import Renewed, adding, contents, declared, reached, renew
 from compiler.passes.lower_update import lower_update
 from compiler.passes.messages import NOTHING, Ways, messages
@@ -48,16 +49,19 @@ def lower(placed: Placed, staged: Staged, over: Across) -> Program:
     job, entry = placed.training.job, placed.training.entry
     names = buffer_names(placed)
     ways = _messages(placed, staged)
-    lowered = [_Class(placed, staged, over, names, groups, *ways) for groups in classes(staged, ways)]
+    rounds = staged_rounds(placed, staged)
+    members = classes(staged, (*ways, *(r.ways for r in rounds)))
+    lowered = [_Class(placed, staged, over, names, groups, ways) for groups in members]
+    for one, of_rounds in zip(lowered, lower_rounds(placed, names, staged, rounds, lowered), strict=True):
+        one.batch = of_rounds.beside(one.batch)
     orders = schedules(placed, staged, ways, [c.groups for c in lowered])
     homes = _homes(placed, staged, lowered)
-    made = [c.build(homes) for c in lowered]
-    found = []
-    count = placed.sizes.get(TIME, 1)
-    for cls, order, of in zip(made, orders, lowered, strict=True):
-        for groups, schedule in order:
-            schedule = of.batch.scheduled(schedule, count)
-            found.append(DeviceClass(groups, cls.ranges, cls.states, cls.functions, schedule))
+    made, count = [c.build(homes) for c in lowered], placed.sizes.get(TIME, 1)
+    found = [
+        DeviceClass(groups, cls.ranges, cls.states, cls.functions, of.batch.scheduled(schedule, count))
+        for cls, order, of in zip(made, orders, lowered, strict=True)
+        for groups, schedule in order
+    ]
     found.sort(key=lambda c: c.groups)
     check_states_in_order(found, staged.rule if placed.training.trains else None)
     inputs = tuple(map(InputDecl.of, placed.training.model.inputs))
@@ -111,12 +115,11 @@ class _Class:
         over: Across,
         names: BufferNames,
         groups: tuple[int, ...],
-        ahead: Ways,
-        back: Ways,
+        ways: tuple[Ways, Ways],
     ) -> None:
-        """ahead, back: what stages send each other in the forward pass, and in the backward pass."""
+        """ways: what stages send each other in the forward pass, and in the backward pass."""
         self.placed, self.staged, self.over, self.names, self.groups = placed, staged, over, names, groups
-        self.ahead, self.back = ahead, back
+        self.ahead, self.back = ways
         self.training = placed.training
         self.functions: list[Function] = []
         self.states: list[StateDecl] = []
@@ -135,10 +138,21 @@ class _Class:
             }
             self.functions += [Function(phase, chunk, body) for phase, body in made.items() if body is not None]
         filled = {s.name for s in self.states}
-        self.batch = lower_batch(placed, names, self.totals, filled, self.finishes(), self.summed)
-        read = {name for f in self.batch.before for name in f.reads}
-        if first := read & placed.weights.keys():
-            self.reads.setdefault(0, set()).update(first)
+        self.batch = lower_batch(placed, names, filled, self.finishes(), self.summed)
+
+    @property
+    def needed(self) -> set[str]:
+        """Names of the totals that its functions read."""
+        return self.totals | self.batch.needed
+
+    def statistics(self, graph: Graph, stages: RoundStages, ends: Sequence[tuple[Op, Value]]) -> Graph:
+        """P: what it computes of a round, for others too."""
+        (stage,) = self.staged.of_chunk(self.groups[:1], 0)
+        emit = Emitter(self.placed, Names(), FunctionPhase.STATISTICS, self.part(stage))
+        self._body(emit, graph, stages.where, stage, 0, [v for _, v in ends], stages.ways, True)
+        for op, v in ends:
+            emit.do(op, v)
+        return emit.body()
 
     def build(self, homes: Mapping[str, tuple[int, ...]]) -> DeviceClass:
         """homes: the virtual stages that hold each weight."""
@@ -173,9 +187,8 @@ class _Class:
             slope = firsts[-1] - firsts[0]
             first = Affine(firsts[0] - slope * self.groups[0], slope)
             (count,) = (cut.counts[s] for s in self.staged.of_chunk(self.groups[:1], chunk))
-            if not count:
-                continue
-            found.append(LoopRange(cut.label, chunk, first, count, cut.total))
+            if count:
+                found.append(LoopRange(cut.label, chunk, first, count, cut.total))
         return tuple(found)
 
     # --- forward and backward ----------------------------------------------------------------------

@@ -33,11 +33,12 @@ from dsl.data import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`before` and `after` are in the order in which they run."""
+    """`before` and `after` are in the order in which they run. needed: totals, by name, that those behind read."""
 
     before: tuple[Function, ...]
     after: tuple[Function, ...]
     states: tuple[StateDecl, ...]
+    needed: frozenset[str] = frozenset()
 
     def scheduled(self, schedule: Schedule, microbatches: int) -> Schedule:
         """The schedule with these functions in it."""
@@ -52,42 +53,25 @@ class Batch:
 def lower_batch(
     placed: Placed,
     names: BufferNames,
-    read: Collection[str],
     made: Collection[str],
     finishes: bool,
     summed: Mapping[str, StateDecl],
 ) -> Batch:
-    """read: names of the totals that the class' functions read; made: of the buffers that its forward passes fill, from
-    which what waits is finished; finishes: whether the other metrics are made here; summed: by state, the buffer in
-    which its new contents are summed up."""
-    needed = set(read)
+    """What runs behind the last micro-batch; what runs before the first: `lower_rounds`. made: names of the buffers
+    that the class' forward passes fill, from which what waits is finished; finishes: whether the other metrics are
+    made here; summed: by state, the buffer in which its new contents are summed up."""
+    needed = set[str]()
     states: list[StateDecl] = []
     after: list[Function] = []
     roots, ends = _ends(placed, names, made, finishes)
     if placed.finish is not None and roots:
-        needed |= {v.name for v in _used(prune_nodes(placed.finish.nodes, roots), roots)} & _totals(placed)
+        needed = {v.name for v in _used(prune_nodes(placed.finish.nodes, roots), roots)} & _totals(placed)
         after.append(_function(FunctionPhase.METRICS, 0, placed, names, placed.finish, roots, [s.name for s in ends]))
         states += ends
     if summed:
         body = after.pop().body.nodes if after else ()
         after.append(Function(FunctionPhase.METRICS, 0, Graph("", (), (*body, *_renewed(body, summed)), ())))
-    before: list[Function] = []
-    for k, (round, logical) in reversed(list(enumerate(zip(placed.rounds, placed.training.rounds, strict=True)))):
-        mine = [i for i, total in enumerate(logical.totals) if total.name in needed]
-        if not mine:
-            continue
-        parts = [names.totals[round.settle.inputs[i].name] for i in mine]
-        roots = [round.batch.outputs[i] for i in mine]
-        totals = [names.totals[logical.totals[i].name] for i in mine]
-        settled = [round.settle.outputs[i] for i in mine]
-        before += [
-            _function(FunctionPhase.TOTALS, k, placed, names, round.settle, settled, totals),
-            _function(FunctionPhase.STATISTICS, k, placed, names, round.batch, roots, parts),
-        ]
-        for name, v in (*zip(parts, (round.settle.inputs[i] for i in mine)), *zip(totals, settled)):
-            states.append(StateDecl(name, Role.STATISTIC, v.type, v.layout, logical=name))
-        needed |= {v.name for v in _used(prune_nodes(round.batch.nodes, roots), roots)}
-    return Batch(tuple(reversed(before)), tuple(after), tuple(states))
+    return Batch((), tuple(after), tuple(states), frozenset(needed))
 
 
 def _ends(

@@ -22,7 +22,8 @@ def places(
 ) -> dict[str, int | None]:
     """Scopes and their places (None: wherever it is read). Raises ParcError for one that has no effect.
 
-    apart: what the model does besides, of whole batches. It is where it is needed, whatever place its scope has.
+    apart: what the model does besides, of whole batches. What needs data alone is where it is needed, whatever place
+    its scope has.
     """
     made: set[str] = set()
     for n in (*graph.nodes, *(n for other in apart for n in other.nodes)):

@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 from math import prod
 
-from compiler.graph import Graph, Node, Value
+from compiler.graph import Node, Value
 from compiler.homes import Homes
-from compiler.ops.comm import MaskPad
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
@@ -34,13 +33,13 @@ from compiler.passes.places import (
     visits,
 )
 from compiler.passes.readers import readers, readers_of_inputs
+from compiler.passes.stages_ahead import ALL as ALL
+from compiler.passes.stages_ahead import Stage as Stage
+from compiler.passes.stages_ahead import all_of, forward_stages, masked_at_readers, of_cut, round_stages
 from compiler.passes.ways import ways
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostics
-
-ALL = -1
-Stage = int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +59,7 @@ class Staged:
     homes: Homes = Homes()  # where the stages are
     everywhere: Homes = Homes()  # where they and their copies are, of all ways through the model
     visited: bool = False  # whether values come back to groups otherwise than from chunk to chunk of a pipeline
+    rounds: tuple[Mapping[str, Stage], ...] = ()  # stages of what is made before the first micro-batch
     once: frozenset[Value] = frozenset()  # what the first stage makes for others that could make it themselves
 
     @property
@@ -148,7 +148,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         if visit:
             return visit.get(node.outputs[0].name)
         scope, own = scope_of(node, fixed), in_row(node)
-        if own is not None:
+        if own is not None and not any(v.type.has(c.label) for v in node.outputs for c in cuts):
             return row.own[own]
         if scope is None or fixed[scope] is None or rule is None:
             return None if scope is None else fixed[scope]
@@ -167,7 +167,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         visited = visited or (rule is not None and bool(rule.homes or rule.orders))
         here = row.cuts(cuts)
         found = Staged(groups, here, rule, {}, {}, (), {}, ranked, homes=row.homes, visited=visited, once=once)
-        first = _forward(placed.forward, found, place, found.rank)
+        first = forward_stages(placed.forward, found, place, found.rank)
         more += ((g, len(row.homes)) for g in range(groups) if not more and not row.homes.of(g))
         if not more:
             break
@@ -195,7 +195,8 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         for v, (name, _) in zip(placed.backward.outputs, added, strict=True)
     )
     anchors = _anchors(placed, found, first, second, addends, found.rank)
-    found = replace(found, forward=first, backward=second, addends=addends, anchors=anchors)
+    rounds = round_stages(placed, found, first, place)
+    found = replace(found, forward=first, backward=second, addends=addends, anchors=anchors, rounds=rounds)
     found = replace(found, everywhere=ways(placed, found.homes, rule, groups))
     if listed:
         check_one_stage(placed, found, _readers_of_weights(placed, found, first))
@@ -211,31 +212,6 @@ def _made_once(placed: Placed, lane: Lanes) -> frozenset[Value]:
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
     return placed.forward.outputs[placed.training.results :]
-
-
-def _forward(
-    graph: Graph, staged: Staged, place: Callable[[Node, int | None], Stage], rank: Callable[[Stage], int]
-) -> dict[str, Stage]:
-    """Explicit places, else the last stage of the operands, in the order in which values pass through them.
-
-    What is made once, on the first stage, binds none of its readers."""
-    found: dict[str, Stage] = {}
-    for node in graph.nodes:
-        cut = staged.cut_at(node)
-        if cut is not None:
-            found.update(_of_cut(node, cut.end))
-            continue
-        stages = {s for v in node.inputs if v not in staged.once and (s := found.get(v.name)) is not None}
-        last = max(stages, key=rank, default=None)
-        where = place(node, last)
-        if node.outputs[0] in staged.once:
-            where = 0
-        elif ALL in stages:
-            where = _all(node, stages)
-        elif where is None:
-            where = last
-        found.update((v.name, where) for v in node.outputs)
-    return _masked_at_readers(graph, found)
 
 
 def _backward(
@@ -270,44 +246,18 @@ def _backward(
     for node, wish in zip(graph.nodes, reversed(wishes), strict=True):
         cut = staged.cut_at(node)
         if cut is not None:
-            found.update(_of_cut(node, cut.begin))
+            found.update(of_cut(node, cut.begin))
             continue
         stages = {s for v in node.inputs if (s := found.get(v.name)) is not None}
         where: Stage = min(stages, key=rank) if stages else None
         if ALL in stages:
-            where = _all(node, stages)
+            where = all_of(node, stages)
         elif not isinstance(node.op, Repeat) and all(v.name in constant for v in node.inputs):
             constant.update(v.name for v in node.outputs)
         elif wish is not None:
             where = wish if where is None else min(wish, where, key=rank)
         found.update((v.name, where) for v in node.outputs)
-    return _masked_at_readers(graph, found)
-
-
-def _masked_at_readers(graph: Graph, found: dict[str, Stage]) -> dict[str, Stage]:
-    """The same, but padding is masked where it is read: a message does not tell what the unused elements hold."""
-    readers: dict[str, set[Stage]] = {}
-    for node in graph.nodes:
-        for v in node.inputs:
-            readers.setdefault(v.name, set()).add(found.get(node.outputs[0].name))
-    for node in graph.nodes:
-        if isinstance(node.op, MaskPad):
-            stages = readers.get(node.output.name, set()) - {None, ALL}
-            if len(stages) == 1:
-                found[node.output.name] = stages.pop()
-    return found
-
-
-def _of_cut(node: Node, end: int) -> dict[str, Stage]:
-    """Stages of the cut loop's results: what it carries leaves it at `end`."""
-    assert isinstance(node.op, Repeat)
-    return {v.name: ALL if i >= node.op.carries else end for i, v in enumerate(node.outputs)}
-
-
-def _all(node: Node, stages: set[int]) -> Stage:
-    # A loop hands on its carried variables only; what each stage holds a part of stays inside.
-    assert stages == {ALL}, node.outputs[0].name
-    return ALL
+    return masked_at_readers(graph, found)
 
 
 def _check_states(placed: Placed, staged: Staged, where: Mapping[str, Stage]) -> None:

@@ -23,7 +23,7 @@ def in_whole_loops(cls: DeviceClass, model: Model) -> DeviceClass:
     ranges = [_within(r, pieces[r.dim]) if r.dim in pieces else r for r in cls.ranges]
     ranges = [_of(r, inner[r.dim]) if r.dim in inner else r for r in ranges]
     known = {(r.dim, r.chunk) for r in ranges}
-    for chunk in sorted({*(s.chunk for s in cls.states), *(f.chunk for f in cls.functions)}):
+    for chunk in sorted({*(s.chunk for s in cls.states), *(f.phase.at(f.chunk) for f in cls.functions)}):
         for label in _labels(cls, chunk, pieces):
             if (label, chunk) not in known:
                 count = pieces[label].count
@@ -56,7 +56,7 @@ def _named(decl: StateDecl, pieces: Mapping[str, LoopPiece]) -> StateDecl:
 def _labels(cls: DeviceClass, chunk: int, pieces: Collection[str]) -> Iterator[str]:
     """The loops of which a chunk has iterations, in their order."""
     there = {n for s in cls.states if s.chunk == chunk for n in s.type.names}
-    there |= {label for f in cls.functions if f.chunk == chunk for label in _loops(f.body)}
+    there |= {label for f in cls.functions if f.phase.at(f.chunk) == chunk for label in _loops(f.body)}
     return (label for label in pieces if label in there)
 
 
@@ -64,7 +64,7 @@ def _counts(cls: DeviceClass, chunk: int, labels: Collection[str]) -> dict[str, 
     """How many iterations a chunk has of these loops, of those that are there."""
     found = {d.name: d.size for s in cls.states if s.chunk == chunk for d in s.type.dims if d.name in labels}
     for f in cls.functions:
-        if f.chunk == chunk:
+        if f.phase.at(f.chunk) == chunk:
             loops = [n.op for g in bodies(f.body) for n in g.nodes if isinstance(n.op, Repeat)]
             found |= {op.label: op.count for op in loops if op.label in labels}
     return found

@@ -141,7 +141,8 @@ class _Checker:
 
     def passes(self, function: Function, frame: _Frame, declared: Mapping[str, StateDecl]) -> None:
         """F, B and the like: the loop walks its pieces, nothing else reads across them; no reduction would close it."""
-        own = {r.dim for r in frame.cls.ranges if r.chunk == function.chunk and r.count < r.total}
+        chunk = function.phase.at(function.chunk)
+        own = {r.dim for r in frame.cls.ranges if r.chunk == chunk and r.count < r.total}
         pieces: dict[str, StagePiece] = {}
         for i, instr in enumerate(function.body.nodes if own else ()):
             frame.vars.update((v.name, v) for v in instr.outputs)
@@ -166,7 +167,7 @@ class _Checker:
                     self.report.error("E0632", frame.site.inner(i), f"{head(instr)}: {why}", _ONE_BY_ONE)
                     continue
                 made = [(v, name) for v, name in zip(instr.outputs, loop.outs, strict=True) if name is not None]
-            pieces.update((v.name, StagePiece(dim, function.chunk, frozenset())) for v, dim in made)
+            pieces.update((v.name, StagePiece(dim, chunk, frozenset())) for v, dim in made)
 
     # --- buffers and reductions ----------------------------------------------------------------------
 

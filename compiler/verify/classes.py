@@ -9,6 +9,7 @@ from math import prod
 from compiler.declared import logical
 from compiler.graph import Value
 from compiler.layout import TIME
+from compiler.ops.effects import Send, StageReduce
 from compiler.origin import DECLARED, Role
 from compiler.program import LASTING, DeviceClass, FunctionPhase, LoopRange, Program, StateDecl
 from compiler.text.locations import Site
@@ -141,7 +142,8 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
     for i, f in enumerate(cls.functions):
         if f.phase.of_round:
             other = settles if f.phase is adds else adds
-            if f.chunk < 0 or (other, f.chunk) not in known:
+            crosses = any(isinstance(n.op, Send if f.phase is adds else StageReduce) for n in f.body.nodes)
+            if f.chunk < 0 or ((other, f.chunk) not in known and not crosses):
                 message = f"there is no {other} to {f.phase} of round {f.chunk}"
                 how = f"a round has {adds}, which adds up, and {settles}, which settles"
                 report.error("E0650", Site(c, "fn", i), message, how)

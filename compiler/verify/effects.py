@@ -55,6 +55,12 @@ class Rights(NamedTuple):
         ]
 
 
+SENDING = (FunctionPhase.STATISTICS, *MODEL_PASSES)
+"""The phases in which stages send each other values."""
+
+REDUCING = (FunctionPhase.TOTALS, FunctionPhase.UPDATE)
+"""Those in which they add up."""
+
 RIGHTS = {
     FunctionPhase.STATISTICS: Rights(read=(*LASTING, Role.STATISTIC), add=(Role.STATISTIC,)),
     FunctionPhase.TOTALS: Rights(read=(Role.STATISTIC,), add=(Role.STATISTIC,)),
@@ -147,11 +153,12 @@ class _Class:
             self.input(op, value, instr, site)
         elif isinstance(op, (Read, Write, Accumulate, Save, Load)):
             self.buffer(op, value, instr, function, site)
-        elif isinstance(op, (Send, Recv)) and function.phase not in MODEL_PASSES:
-            where = f"{', '.join(MODEL_PASSES[:-1])} and {MODEL_PASSES[-1]}"
+        elif isinstance(op, (Send, Recv)) and function.phase not in SENDING:
+            where = f"{', '.join(SENDING[:-1])} and {SENDING[-1]}"
             self.report.error("E0620", site, f"{head(instr)}: values go between stages in {where} only")
-        elif isinstance(op, StageReduce) and function.phase is not FunctionPhase.UPDATE:
-            self.report.error("E0620", site, f"{head(instr)}: stages are added up in {FunctionPhase.UPDATE} only")
+        elif isinstance(op, StageReduce) and function.phase not in REDUCING:
+            where = " and ".join(REDUCING)
+            self.report.error("E0620", site, f"{head(instr)}: stages are added up in {where} only")
 
     def input(self, op: Input, value: Value, instr: Node, site: Site) -> None:
         decl = self.inputs.get(op.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from compiler.graph import Value
 from compiler.ops.effects import Recv, Send, StageReduce
@@ -23,6 +23,7 @@ class _End:
     name: str
     sends: bool
     kind: FunctionPhase
+    round: int
     var: Value
     site: Site
 
@@ -39,9 +40,9 @@ def _ends(program: Program) -> Iterator[_End]:
                 var = known[instr.inputs[0].name] if isinstance(op, Send) else instr.outputs[0]
                 offset = op.to if isinstance(op, Send) else op.source
                 for g in cls.groups:
-                    stage = program.homes.stage(g, f.chunk) if f.phase.of_chunk else g
+                    stage = program.homes.stage(g, f.phase.at(f.chunk))
                     site = Site(c, "fn", i, (k,))
-                    yield _End(stage, stage + offset, op.name, isinstance(op, Send), f.phase, var, site)
+                    yield _End(stage, stage + offset, op.name, isinstance(op, Send), f.phase, f.chunk, var, site)
 
 
 def _tables(program: Program) -> tuple[dict[tuple[int, int, str], _End], dict[tuple[int, int, str], _End], list[_End]]:
@@ -61,8 +62,8 @@ def _tables(program: Program) -> tuple[dict[tuple[int, int, str], _End], dict[tu
 def message_edges(program: Program) -> list[Edge]:
     """Who waits for whom, of a program whose sends and receives pair up."""
     sends, receives, _ = _tables(program)
-    edges = {Edge(s.stage, s.kind, r.stage, r.kind) for key, s in sends.items() if (r := receives.get(key)) is not None}
-    return sorted(edges)
+    pairs = [(s, r) for key, s in sends.items() if (r := receives.get(key)) is not None]
+    return sorted({Edge(s.stage, s.kind, r.stage, r.kind) for s, r in pairs if s.kind.of_chunk})
 
 
 def check_stages(program: Program, report: Report) -> None:
@@ -88,11 +89,25 @@ def check_stages(program: Program, report: Report) -> None:
             tell(s, message, "the offsets of `send` and `recv` are negatives of each other")
         elif (r.var.type, r.var.layout) != (s.var.type, s.var.layout):
             tell(r, f"stage {r.stage} receives {r.name} in another type or layout than stage {s.stage} sends it")
+        elif FunctionPhase.STATISTICS in (s.kind, r.kind) and (s.kind, s.round) != (r.kind, r.round):
+            tell(r, f"stage {r.stage} receives {r.name} in {r.kind}, and stage {s.stage} sends it in {s.kind}")
     for key, r in receives.items():
         if key not in sends:
             message = f"stage {r.stage} receives {r.name} from stage {r.peer}, which does not send it"
             tell(r, message, "the offsets of `send` and `recv` are negatives of each other")
+    around = _circle({(s.stage, s.peer) for s in sends.values() if s.kind is FunctionPhase.STATISTICS})
+    if around is not None:
+        end = next(s for s in sends.values() if s.kind is FunctionPhase.STATISTICS and s.stage == around)
+        tell(end, f"stage {around} waits for itself: what {end.kind} sends comes back to it in another {end.kind}")
     _check_reductions(program, report)
+
+
+def _circle(edges: Collection[tuple[int, int]]) -> int | None:
+    """A stage from which messages lead back to it; None if there is none."""
+    left = {*edges}
+    while ends := {to for _, to in left} - {source for source, _ in left}:
+        left = {(source, to) for source, to in left if to not in ends}
+    return min((source for source, _ in left), default=None)
 
 
 def _check_reductions(program: Program, report: Report) -> None:

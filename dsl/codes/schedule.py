@@ -5,6 +5,7 @@ from __future__ import annotations
 from dsl.codes.code import Code
 
 _PIPE = "pipeline block on pp, schedule gpipe(microbatches = 2)"
+_ROOT = "sqrt(mean(z * z))"
 _PROLOGUE = "  weight e[d,k], f[k,d]\n  p[b,d] = (x @ e) @ f\n"
 
 _SCAN = """\
@@ -309,11 +310,12 @@ CODES: tuple[Code, ...] = (
     ),
     Code(
         "E0563",
-        "two passes over stages",
-        "With `two passes` every device computes what the loss needs of the whole batch before the first micro-batch,\n"
-        "from the data on. A stage has weights of its own only.",
-        _file("microbatches 2 over b, two passes\nplace left on pp[0]", loss="sqrt(mean(z * z))"),
-        _file("microbatches 2 over b\nplace left on pp[0]"),
+        "two passes through places that have several stages",
+        "With `two passes` all micro-batches compute what the loss needs of the whole batch before the first of them,\n"
+        "one after the other from stage to stage. So each place has one stage: no chunks, no values that come back to\n"
+        "a place, one way through the model.",
+        _file("pipeline block on pp, schedule interleaved(chunks = 2)\nmicrobatches 2 over b, two passes", loss=_ROOT),
+        _file("pipeline block on pp, schedule one_f_one_b\nmicrobatches 2 over b, two passes", loss=_ROOT),
     ),
     Code(
         "E0570",

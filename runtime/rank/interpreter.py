@@ -141,7 +141,7 @@ class Rank:
 
     def run(self, action: FunctionPhase, chunk: int, micro: int) -> Wait[None]:
         """One action of the schedule."""
-        self.chunk, self.micro, self.ctx = chunk, micro, self.backend.context(micro, self.program.seed)
+        self.chunk, self.micro, self.ctx = action.at(chunk), micro, self.backend.context(micro, self.program.seed)
         self.last = self.program.microbatches - 1 if action.per_microbatch else 0
         yield from self._body(self.functions[action, chunk].body, {}, {})
 

@@ -74,7 +74,7 @@ class RankWriter(StraightLine):
         """Accumulators whose reductions have been started slice by slice."""
 
     def run(self) -> Callable[[CompiledRank, int, Any], None]:
-        self.rank.chunk = self.function.chunk
+        self.rank.chunk = self.function.phase.at(self.function.chunk)
         body = without_calls(self.function.body)
         self.renewed = renewed(body, self.rank)
         self.body(body, {}, 1)
@@ -157,7 +157,7 @@ class RankWriter(StraightLine):
                 self.put(depth, f"{stack.slices}[{stack.index}] = {value}")
 
     def instr(self, instr: Node, scope: Mapping[str, Value], names: dict[str, str], depth: int) -> None:
-        op, rank, chunk = instr.op, self.rank, self.function.chunk
+        op, rank, chunk = instr.op, self.rank, self.function.phase.at(self.function.chunk)
         if isinstance(op, Accumulate) and instr.inputs[0].name in self.sunk:
             name = self.there(names[instr.inputs[0].name], depth, whole=False)
             self.put(depth, f"if {name} is not None: {self.accumulated(op.name, instr.inputs[0].name, name)}")

@@ -184,13 +184,13 @@ class _Writer(StraightLine):
                 self.put(depth, f"{self.bind(tally)}(g, ctx, {names[instr.inputs[-1].name]})")
         call = f"{self.bind(kernel)}({', '.join(['ctx', *args, *into])})"
         if isinstance(op, Iota):
-            first = self.slots.firsts.get((op.dim.name, op.dim.size, self.function.chunk))
+            first = self.slots.firsts.get((op.dim.name, op.dim.size, self.function.phase.at(self.function.chunk)))
             call += f" + g.firsts[{first}]" if first is not None else ""
         self.put(depth, f"{result} = {call}")
 
     def effect(self, instr: Node, args: Sequence[str], result: str) -> list[str] | None:
         """The lines of an instruction that touches buffers, data or other stages; None for all others."""
-        op, slots, chunk = instr.op, self.slots, self.function.chunk
+        op, slots, chunk = instr.op, self.slots, self.function.phase.at(self.function.chunk)
         match op:
             case Input():
                 layout = instr.outputs[0].layout

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
 
 import parc
+from compiler.graph import Node
+from compiler.ops.effects import Recv, Send
+from compiler.program import Program
+from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from tests.place.test_whole_batch import COUNTED
+from tests.stages.build import judged
 
 TOWERS = """\
 use std.layers (batch_norm, dropout, linear, log_softmax, relu_mlp)
@@ -182,8 +189,89 @@ def test_where_nothing_is_needed_it_is_an_error() -> None:
     parc.check(Source("c.par", TWICE.replace("sum(each * each * m) / sum(m)", "mean(each)")), params={"n": 1})
 
 
-def test_stages_are_refused() -> None:
-    text = TOWERS.replace("AXES", "at = 2").replace("RULES", "place text on at[1]").replace("N over", "2 over")
+HEADS = "place one on at[1]\n  place two on at[1]"
+STAGES = {
+    "towers": ("at = 2", "place text on at[1]"),
+    "towers_and_head": ("at = 2", f"place text on at[1]\n  {HEADS}"),
+    "head_alone": ("at = 3", "place text on at[1]\n  place one on at[2]\n  place two on at[2]"),
+    "data_parallel": ("at = 2, z = 2", f"place text on at[1]\n  fsdp(z)\n  {HEADS}"),
+    "split": ("at = 2, tp = 2", "place image on at[1]\n  split f, d on tp\n  offload optimizer to host"),
+    "gpipe": ("pp = 3", "pipeline block on pp, schedule gpipe, cuts [1, 3]"),
+    "one_f_one_b": ("pp = 2", "pipeline block on pp, schedule one_f_one_b\n  place text on pp[1]\n  recompute"),
+    "zero_bubble": ("pp = 2, z = 2", "pipeline block on pp, schedule zero_bubble\n  optimizer_parallel(z, 2)"),
+    "row": ("pp = 3", "pipeline image, block, one on pp, schedule one_f_one_b, cuts [2, 4]\n  place two on pp[2]"),
+    "beside": (
+        "pp = 2, at = 2",
+        "pipeline block on pp, schedule one_f_one_b\n  place image on at[0]\n  place block on at[0]\n"
+        f"  place text on at[1]\n  {HEADS}",
+    ),
+}
+
+
+def on_stages(name: str, rules: str = "") -> str:
+    """Towers of which each stage has a part."""
+    axes, own = STAGES[name]
+    text = TOWERS.replace("AXES", axes).replace("RULES", own + rules).replace("N over", "4 over")
+    text = text.replace("loss contrast(i, t, sum(heat)) +", "loss contrast(i, t, sum(heat)) as one +")
+    return text.replace("contrast(t, i, sum(heat)) +", "contrast(t, i, sum(heat)) as two +").replace(
+        "repeat 2", "repeat 4"
+    )
+
+
+ALWAYS = ("towers_and_head", "zero_bubble", "beside")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in ALWAYS else pytest.mark.nightly) for n in STAGES])
+def test_stages(name: str) -> None:
+    """Each computes in the first pass what it computes in the second, and hands it on."""
+    judged(on_stages(name))
+
+
+def test_a_stage_has_its_own_weights_only() -> None:
+    """Towers on places of their own: what they make of the whole batch is all that goes from one to the other."""
+    text = on_stages("towers", "\n  place image on at[0]\n  place block on at[0]")
+    program = parc.compile(Source("towers.par", text.replace("  metric apart = max(abs(i - t))\n", ""))).program
+    weights = [{s.name.partition(".")[0] for s in c.states if s.role == "weight"} for c in program.classes]
+    assert weights == [{"heat", "image", "block"}, {"heat", "text"}]
+    sent = [type(n.op).__name__ for c in program.classes for f in c.functions if f.phase != "U" for n in f.body.nodes]
+    assert sent.count("StageReduce") == 8 and not {"Send", "Recv"} & {*sent}
+
+
+def test_messages_of_the_first_pass_that_go_wrong_are_found() -> None:
+    program = parc.compile(Source("towers.par", on_stages("gpipe"))).program
+    assert not verify(program)
+
+    def with_sends(change: Callable[[Node], Node]) -> Program:
+        classes = []
+        for cls in program.classes:
+            functions = [
+                replace(f, body=replace(f.body, nodes=tuple(map(change, f.body.nodes)))) if f.phase == "P" else f
+                for f in cls.functions
+            ]
+            classes.append(replace(cls, functions=tuple(functions)))
+        return program.with_classes(tuple(classes))
+
+    def turned(node: Node) -> Node:
+        return replace(node, op=replace(node.op, to=-node.op.to)) if isinstance(node.op, Send) else node
+
+    def backwards(node: Node) -> Node:
+        if isinstance(node.op, Recv):
+            return replace(node, op=replace(node.op, source=-node.op.source))
+        return turned(node)
+
+    assert {d.code for d in verify(with_sends(turned))} == {"E0630"}
+    assert {d.code for d in verify(with_sends(backwards))} == {"E0630"}
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "pipeline block on pp, schedule interleaved(chunks = 2)",
+        "pipeline block on pp, schedule one_f_one_b\n  place text on pp[1]\n  place one on pp[0]\n  place two on pp[0]",
+    ],
+)
+def test_places_with_several_stages_are_refused(rules: str) -> None:
+    text = on_stages("gpipe").replace(STAGES["gpipe"][1], rules).replace("pp = 3", "pp = 2")
     with pytest.raises(ParcError) as caught:
         parc.check(Source("towers.par", text))
     assert {d.code for d in caught.value.diagnostics} == {"E0563"}

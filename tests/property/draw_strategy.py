@@ -165,7 +165,7 @@ def _strategy(rng: Random, d: Drawing, loops: dict[str, int]) -> tuple[tuple[tup
         on = "dp" if "dp" in mesh and rng.random() < 0.8 else rng.choice(shardable)
         zero = rng.choice([1, 2, 3])
         rules.append(Piece(f"zero_{zero}", (f"optimizer_parallel({on}, {zero})",)))
-    if shardable and d.weights and rng.random() < 0.2:
+    if shardable and any(dims for _, dims in d.weights) and rng.random() < 0.2:
         made = _override(rng, d, mesh, shardable)
         if made is not None:
             rules.append(made)
@@ -284,7 +284,7 @@ def _wild(rng: Random, d: Drawing, name: str) -> Piece:
 
 
 def _override(rng: Random, d: Drawing, mesh: dict[str, int], axes: list[str]) -> Piece | None:
-    path, dims = rng.choice(d.weights)
+    path, dims = rng.choice([w for w in d.weights if w[1]])
     axis, at = rng.choice(axes), rng.randrange(len(dims))
     written = ", ".join(f"{n}/{axis}" if i == at else n for i, n in enumerate(dims))
     return Piece("layout", (f"layout {path}[{written}]",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from random import Random
 
@@ -9,6 +10,7 @@ from tests.property.case import Case, Piece
 from tests.property.drawing import Drawing
 
 SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble")
+ONE_STAGE_EACH = ("gpipe", "one_f_one_b", "zero_bubble")
 
 
 def later_words(rng: Random, case: Case, d: Drawing) -> Case:
@@ -38,17 +40,24 @@ def _by_micro_batch(rng: Random, case: Case, d: Drawing) -> Case:
 
 
 def _two_passes(rng: Random, case: Case, d: Drawing) -> Case:
-    """A loss that needs the whole batch, under micro-batches."""
-    whole = [rule for rule in case.rules if rule.kind == "microbatches"]
-    placed = any("places" in rule.kind for rule in case.rules)
-    if not whole or placed or rng.random() >= 0.5:
+    """A loss that needs the whole batch, under micro-batches, of a pipeline too."""
+    whole = next((r for r in case.rules if r.kind == "microbatches" or r.kind in ONE_STAGE_EACH), None)
+    if whole is None or rng.random() >= (0.5 if whole.kind == "microbatches" else 0.2):
         return case
     *before, loss = case.tail.lines
     value = loss.removeprefix("loss ")
     made = rng.choice(["sqrt(0.1 + ({}) * ({}))", "log1p(abs({}))", "({}) * ({})"]).replace("{}", value)
-    rules = tuple(
-        Piece("microbatches+two_passes", (f"{r.lines[0]}, two passes",)) if r in whole else r for r in case.rules
-    )
+    count = f"{whole.lines[0]}, two passes"
+    if whole.kind != "microbatches":
+        found = re.search(r"\(microbatches = (\d+), over = b(, pad = true)?\)", whole.lines[0])
+        if found is None:
+            return case
+        count = f"microbatches {found[1]} over b{' pad' if found[2] else ''}, two passes"
+        stages = replace(whole, lines=(whole.lines[0].replace(found[0], ""), *whole.lines[1:]))
+        case = replace(case, rules=tuple(stages if r is whole else r for r in case.rules))
+        rules = (*case.rules, Piece("microbatches+two_passes", (count,)))
+    else:
+        rules = tuple(Piece("microbatches+two_passes", (count,)) if r is whole else r for r in case.rules)
     return replace(case, rules=rules, tail=Piece(case.tail.kind, (*before, f"loss {made}")))
 
 

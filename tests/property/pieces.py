@@ -214,12 +214,13 @@ def recurrent(d: Drawing) -> Piece:
     """Position by position along a dim, with a weight that all positions share."""
     over = d.rng.choice([n for n in d.sizes if n != "b"])
     rest = [n for n in d.sizes if n != over]
-    w, h, label = d.weight((rest[-1],)), d.name("h"), d.name("scan")
+    own = tuple(n for n in rest[-1:] if n != "b")  # a weight for each sample is nothing that anyone has
+    w, h, label = d.weight(own), d.name("h"), d.name("scan")
     step = d.rng.choice([f"tanh(x + {w} * {h})", f"0.5 * {h} + {w} * x", f"sin({h}) * {w} + x"])
     return Piece(
         "scan",
         (
-            f"weight {w}[{rest[-1]}] ~ normal(0.5)",
+            f"weight {w}[{', '.join(own)}] ~ normal(0.5)",
             f"{h} = zeros({', '.join(rest)})",
             f"scan over {over} as {label} {{",
             f"  {h} = {step}",

@@ -178,7 +178,7 @@ def _spent(
             for axes, (stream, *rest) in function.links.items():
                 _add(links, axes, stream, *(n * x for x in rest))
             for post, times in function.posts:
-                to = homes.group(homes.stage(group, key[1]) + post.to)
+                to = homes.group(homes.stage(group, key[0].at(key[1])) + post.to)
                 if to != group:
                     sent, runs = pricer.part(post), n * times
                     ps, level = pricer.post(sent, group, to), pricer.machine.between(group, to)

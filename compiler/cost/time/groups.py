@@ -95,12 +95,12 @@ class Groups:
     def _talks(self, group: int) -> set[int]:
         found: set[int] = set()
         homes = self.program.homes
-        for (_, chunk), part in self.parts(group).items():
+        for (phase, chunk), part in self.parts(group).items():
             for node, _ in part.each():
                 work = node.work
                 if isinstance(work, (Wait, Post)):
                     other = work.source if isinstance(work, Wait) else work.to
-                    found.add(homes.group(homes.stage(group, chunk) + other))
+                    found.add(homes.group(homes.stage(group, phase.at(chunk)) + other))
                 elif isinstance(work, Meet):
                     found.update(work.groups)
         return found

@@ -192,7 +192,7 @@ class OrderPlanner:
         lanes: dict[tuple[str, int, int], int],
     ) -> int:
         found = self.found
-        stage = homes.stage(group, key[1]) if cut.waits or cut.posts else group
+        stage = homes.stage(group, key[0].at(key[1])) if cut.waits or cut.posts else group
         waits = tuple(lanes.setdefault((w.name, stage + w.source, stage), len(lanes)) for w in cut.waits)
         posts = []
         for post, _ in cut.posts:

@@ -81,13 +81,7 @@ def _parts(graph: Graph, name: str, shared: Shared) -> dict[str, str]:
 def check_first_pass(training: Training, rules: Rules, known: Collection[str]) -> None:
     """Report where there can be no two passes, and where there is no need of them."""
     strategy = training.job.strategy
-    stages = [*(p.span for p in strategy.places), *(p.span for p in strategy.pipelines)]
-    if known and stages:
-        message = f"the first pass computes {', '.join(sorted(known))} on all stages, and none has all that this takes"
-        help = "without stages, or with statistics `per microbatch`, or with 1 micro-batch"
-        notes = [("this makes stages", stages[0])]
-        rules.diagnostics.error("E0563", message, strategy.microbatch_span, help=help, notes=notes)
-    elif strategy.two_passes and TIME in rules.sizes and not known and training.trains:
+    if strategy.two_passes and TIME in rules.sizes and not known and training.trains:
         message = (
             "`two passes` changes nothing: the loss needs nothing of the whole batch that micro-batches do not add up"
         )

@@ -77,6 +77,11 @@ class Placed:
         return tuple(found)
 
     @property
+    def ahead(self) -> tuple[Graph, ...]:
+        """All that goes forward through the model: the forward pass, and what is made before the first of them."""
+        return (self.forward, *(r.batch for r in self.rounds))
+
+    @property
     def waiting(self) -> tuple[int, ...]:
         """Which of the first outputs of forward (the loss, metrics that are sums) are added up over the micro-batches
         by each device, and over devices behind the last."""

@@ -184,7 +184,14 @@ class _Class:
         for f in self.cls.functions:
             space = f"{self.name}." if self.name else ""
             writer = Writer(
-                self.program, self.cls, f.chunk, self.helpers, own is not None, space, self.functions, self.called
+                self.program,
+                self.cls,
+                f.phase.at(f.chunk),
+                self.helpers,
+                own is not None,
+                space,
+                self.functions,
+                self.called,
             )
             writer.trained = set(own.gradients.values()) if own is not None else ()
             name = action(f)

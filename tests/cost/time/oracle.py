@@ -41,7 +41,8 @@ def every_rank(s: Simulation, pricer: Pricer, partition: Sequence[int], slow: Ma
             if part is None:
                 continue
             update = action.kind == "U"
-            stage = program.homes.stage(group, action.chunk) if action.kind in ("F", "B", "W") else 0
+            moves = action.kind in ("P", "F", "B", "W")
+            stage = program.homes.stage(group, action.kind.at(action.chunk)) if moves else 0
             device.action(part, stage, action.mb, program.homes, update, _hidden(pricer, ranks, parts))
             if update:
                 device.items.append(Work("once per step", _ps(pricer.cal.fixed)))
