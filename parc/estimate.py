@@ -282,7 +282,7 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
 
 def _better(simulation: Simulation, variation: Variation | None) -> Iterator[tuple[str, Calibration, Variation | None]]:
     """What could be better: each with the calibration and variation that stand for it."""
-    cal, varied = of_cluster(simulation.cluster), variation or Variation()
+    cal, varied = simulation.calibration, variation or Variation()
     if varied.devices:
         yield "no slow devices", cal, Variation({}, varied.links)
         return
@@ -292,7 +292,9 @@ def _better(simulation: Simulation, variation: Variation | None) -> Iterator[tup
     yield "products of matrices twice as fast", cal.changed(product=2 * cal.product), variation
     yield "memory twice as fast", cal.changed(vector=2 * cal.vector), variation
     yield "kernels that cost the host nothing", cal.changed(host=0.0, launch=0.0), variation
-    if not cal.fused_attention:
+    if not simulation.fuses:
+        yield "the strategy without `fuse off`", of_cluster(simulation.cluster), variation
+    elif not cal.fused_attention:
         yield "fused attention", cal.changed(fused_attention=1.0), variation
     if not cal.hidden:
         yield "gradients reduced beside the backward pass", cal.changed(hidden=1.0), variation

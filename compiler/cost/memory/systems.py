@@ -25,7 +25,7 @@ from compiler.memory.peak import ClassMemory, Peak, Rounds
 from compiler.memory.tiers import FIRST
 from compiler.origin import Role
 from compiler.program import DeviceClass, Function, FunctionKey, FunctionPhase
-from compiler.walk import graph_values
+from compiler.walk import graph_values, walk
 from dsl.data import dataclass
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Systems:
         job = compiled.job
         self.program, self.strategy = compiled.program, job.strategy
         self.footprint = footprint(job.cluster.device, job.cluster.stack) if job.cluster else Footprint()
-        believed = job.cluster is not None and bool(of_cluster(job.cluster).fused_attention)
+        believed = job.cluster is not None and bool(of_cluster(job.cluster, job.strategy.fuses).fused_attention)
         self.fused = believed if fused is None else fused
         self.features = found or features(compiled.program)
         self.shards = Shards(job.strategy.shards, compiled.program.sizes)
@@ -110,13 +110,23 @@ class Systems:
         """Of the values of a function of the class."""
         inside, core = self.features.inside[self.program.classes.index(cls)][key]
         nothing, itemsize = inside | core if self.fused else inside, ITEMSIZE[self.features.compute]
+        if not self.strategy.fuses:  # but products read what is packed as it rests, as their prices do
+            nothing = nothing & _unpacked(cls, key)
         found = FunctionSizes(nothing, self.added(cls), itemsize, self.features.regions.wide, self.loss)
         if key != UPDATE:
             found.body(next(f for f in cls.functions if f.key == key).body)
+        elif not self.strategy.fuses:
+            pass  # what its kernels make for one another stands
         elif mine := [f.body for f in cls.functions if f.key == UPDATE]:
             found.shares.update(dict.fromkeys((v.name for v in graph_values(mine[0])), 0.0))
             found.shares.update(dict.fromkeys(moved_by(mine[0]), 1.0))
         return found
+
+
+def _unpacked(cls: DeviceClass, key: FunctionKey) -> frozenset[str]:
+    """What of a function's values is unpacked from fewer bits."""
+    of = (f.body for f in cls.functions if f.key == key)
+    return frozenset(v.name for body in of for node, _ in walk(body) if node.op.unpacks for v in node.outputs)
 
 
 # --- the accounting, with other sizes ---------------------------------------------------------------------------------

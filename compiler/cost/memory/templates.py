@@ -191,6 +191,7 @@ class MemoryTemplates:
             tuple([(f.key, id(f.body), *inside[f.key]) for f in cls.functions]),
             id(cls.states),
             systems.fused,
+            systems.strategy.fuses,
             systems.loss,
             systems.features.compute,
             systems.features.regions.wide,

@@ -115,6 +115,8 @@ def calibration(device: Device, stack: str = "") -> Calibration:
     return DEFAULT.changed(**launch | stacks.stated(device, "efficiency", stack))
 
 
-def of_cluster(cluster: Cluster) -> Calibration:
-    """Of the cluster's device with the cluster's software stack."""
-    return calibration(cluster.device, cluster.stack)
+def of_cluster(cluster: Cluster, fuses: bool = True) -> Calibration:
+    """Of the cluster's device with the cluster's software stack. fuses: whether the strategy lets anything run as one;
+    if not (`fuse off`), each instruction is a kernel that reads and writes all that it has, whatever the stack can."""
+    found = calibration(cluster.device, cluster.stack)
+    return found if fuses else found.changed(fusion=0.0, fused_attention=0.0)

@@ -63,6 +63,7 @@ class Simulation:
     cluster: Cluster
     training: Training
     before: PricedBefore | None = None
+    fuses: bool = True
 
     @staticmethod
     def of(compiled: Compiled, before: PricedBefore | None = None) -> Simulation:
@@ -75,7 +76,12 @@ class Simulation:
                 job.span,
                 help="`train model(…) on pod using strategy`, where `pod` is a `cluster`",
             )
-        return Simulation(compiled.program, job.cluster, compiled.training, before)
+        return Simulation(compiled.program, job.cluster, compiled.training, before, job.strategy.fuses)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Of the device with its software, as the job uses it."""
+        return of_cluster(self.cluster, self.fuses)
 
     @cached_property
     def groups(self) -> Groups:
@@ -88,9 +94,9 @@ class Simulation:
         return self.groups.features
 
     def pricer(self, calibration: Calibration | None = None, variation: Variation = NOMINAL) -> Pricer:
-        """Prices on this cluster; without a calibration with the device's own."""
+        """Prices on this cluster; without a calibration with the job's."""
         found = machine(self.program, self.cluster, dict(variation.links))
-        cal, groups = calibration or of_cluster(self.cluster), self.groups
+        cal, groups = calibration or self.calibration, self.groups
         alone = Pricer(found, cal)
         if groups.number == 1:
             return alone
