@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import takewhile
 from math import ceil, log2, prod
 from typing import Any
 
@@ -215,11 +216,11 @@ class Floors:
 
     # --- with what is known of layers ----------------------------------------------------------------------------
 
-    def _stages(self, stages: int, chunks: int) -> list[tuple[int, int, int]]:
-        """Of each stage in turn: layers of the first chunks before it, its own, of its smallest chunk. What does not
-        come out even goes to the stages between the ends first."""
+    def _stages(self, stages: int, chunks: int) -> list[tuple[int, int]]:
+        """Of each stage in turn: layers of the first chunks before it, and its own. What does not come out even goes
+        to the stages between the ends first."""
         counts = self.counts(stages * chunks)
-        return [(sum(counts[:k]), sum(counts[k::stages]), min(counts[k::stages])) for k in range(stages)]
+        return [(sum(counts[:k]), sum(counts[k::stages])) for k in range(stages)]
 
     def counts(self, chunks: int) -> list[int]:
         """Layers of each chunk, in the order in which a micro-batch comes to them."""
@@ -249,7 +250,7 @@ class Floors:
         schedule: str,
         chunks: int,
         layer: Mapping[str, float],
-        pace: tuple[float, float] | None = None,
+        pace: tuple[float, float, float] | None = None,
     ) -> float:
         """Of the stage that ends last, and then what the first stage has to send behind its passes."""
         numbers = lie, m, zero, schedule, chunks
@@ -261,14 +262,16 @@ class Floors:
         _, once_more = self.messages(lie, "again", True)
         if zero == 2:
             gather = once_more = 0.0
-        back = reduce + once_more
-        passes = {"forward": max(layer["forward"], gather), "backward": max(layer["backward"], back)}
+        all_of_them = lie.stages  # each has its part of the layers
+        back = (reduce + once_more) * all_of_them
+        passes = {"forward": max(layer["forward"], gather * all_of_them), "backward": max(layer["backward"], back)}
         beside = {**layer, **passes, "rest": 0.0, "tail": 0.0}
         found = max(found, self._row(*numbers, beside, sum(passes.values()) + layer["added"]))
         if pace is None:
             return found
-        for name, seconds in zip(("forward", "backward"), pace, strict=True):
+        for name, seconds in zip(("forward", "backward"), pace[:2], strict=True):
             passes[name] = max(passes[name], self.layers * seconds)
+        passes["backward"] += max(0.0, self.layers * pace[2] - sum(passes.values()))
         return max(found, self._row(*numbers, {**beside, **passes}, sum(passes.values()) + layer["added"]))
 
     def _row(
@@ -288,8 +291,8 @@ class Floors:
             both = forward + (layer["backward"] + layer["added"]) / self.layers
             waits = forward if schedule == "zero_bubble" else both
             cut = self.stages(stages, chunks)
-            ends = max(before * waits + m * own * both for before, own, _ in cut)
-            before, own, _ = cut[-1]
+            ends = max(before * waits + m * own * both for before, own in cut)
+            before, own = cut[-1]
             last = before * waits + m * (own * both + layer["tail"])
             if in_turn:
                 last += all_stages - both * self.layers - layer["tail"]
@@ -309,23 +312,24 @@ class Floors:
         layer: Mapping[str, float],
         away: tuple[str, ...] = (),
     ) -> float:
-        """Bytes of the first stage, when it has run forward as often as it does before it first runs back."""
+        """Bytes of one of the first two stages, when it has run forward until it first runs back."""
         times, stages = 1 + self.cluster["reserve"], lie.stages
         if stages == 1:
             return float(self.bytes(lie, zero, 0.0, away) + layer["saved"] * times)
         if self.loops != 1:
             return float(self.bytes(lie, zero, 0.0, away))
-        _, own, least = self.stages(stages, chunks)[0]
-        kept = self.bytes(lie, zero, own * stages / self.layers, away)
-        runs = self.before_back(stages, chunks, m, schedule)
-        return max(
-            float(self.bytes(lie, zero, 0.0, away)), float(kept + runs * least * layer["saved"] / self.layers * times)
-        )
+        counts, found = self.counts(stages * chunks), float(self.bytes(lie, zero, 0.0, away))
+        for stage in range(2):  # the first two hold most
+            mine = counts[stage::stages]
+            kept = self.bytes(lie, zero, sum(mine) * stages / self.layers, away)
+            there = sum(mine[chunk] for chunk in self.before_back(stages, chunks, m, schedule, stage))
+            found = max(found, kept + there * layer["saved"] / self.layers * times)
+        return found
 
-    def _before_back(self, stages: int, chunks: int, m: int, schedule: str) -> int:
-        """How often the first stage runs forward (a chunk) before it first runs back."""
-        played = actions(schedule, stages, chunks, m, 0)
-        return next(i for i, action in enumerate(played) if action.kind is not FunctionPhase.FORWARD)
+    def _before_back(self, stages: int, chunks: int, m: int, schedule: str, stage: int) -> list[int]:
+        """Of which chunks a stage runs forward before it first runs back."""
+        played = actions(schedule, stages, chunks, m, stage)
+        return [a.chunk for a in takewhile(lambda action: action.kind is FunctionPhase.FORWARD, played)]
 
     def moved(self, lie: Lie, zero: int, away: tuple[str, ...]) -> float:
         """Seconds in which a device's link to its host is busy with the optimizer's states, as they come."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from itertools import product
 
 from compiler.cost.kernels.program import features
 from compiler.cost.kernels.work import Part, WorkLoop, WorkNode
@@ -187,12 +188,21 @@ def pace_of(
     schedule: str,
     rules: tuple[str, bool, bool, int],
     sizes: Collection[int],
-) -> tuple[float, float] | None:
-    """Of a candidate: an iteration forward and backward, of chunks of such sizes; None if that is not known."""
+) -> tuple[float, float, float] | None:
+    """Of a candidate: an iteration forward, backward, and in both together, of chunks of such sizes; None if that is
+    not known. Both take as long at least where nothing is computed again, passes are in one, and weights are sent
+    once."""
     replicas, stages = space.of_kind(mesh, "data"), space.of_kind(mesh, "stages")
     inside = tuple((n, size) for n, size in mesh.items() if space.kind(n) not in ("stages", "data"))
     rows = space.batch // (m * replicas * space.of_kind(mesh, "experts"))
-    turns = paces.get(PacedKey(inside, again, rules, rows, replicas, zero, first, stages, schedule == "zero_bubble"))
-    if turns is None or not {*sizes} <= turns.keys():
-        return None
-    return min(turns[n][0] / n for n in sizes), min(turns[n][1] / n for n in sizes)
+    own = again, schedule == "zero_bubble"
+    each, both = [0.0, 0.0], 0.0
+    for (of, split), sent in product(dict.fromkeys(((0, False), own)), range(2, zero + 1)):
+        turns = paces.get(PacedKey(inside, of, rules, rows, replicas, sent, first, stages, split))
+        if turns is None or not {*sizes} <= turns.keys():
+            continue
+        passes = [min(turns[n][i] / n for n in sizes) for i in (0, 1)]
+        both = max(both, sum(passes))
+        if (of, split) == own:
+            each = [max(pair) for pair in zip(each, passes, strict=True)]
+    return (each[0], each[1], both) if both else None

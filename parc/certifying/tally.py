@@ -104,7 +104,7 @@ class Tallied:
         again: int,
         schedule: tuple[str, int],
         rules: tuple[str, bool, bool, int],
-    ) -> tuple[float, float] | None:
+    ) -> tuple[float, float, float] | None:
         name, chunks = schedule
         sizes = {n for n in self.floors.counts(self.space.of_kind(mesh, "stages") * chunks) if n}
         return pace_of(self.paces, self.space, mesh, m, first, zero, again, name, rules, sizes)

@@ -28,10 +28,10 @@ from itertools import accumulate
 from math import prod
 
 from compiler.passes.cuts import divided
-from compiler.schedules.actions import Turn, interleaved_ahead
+from compiler.schedules.actions import FORWARD, Turn, interleaved_action, interleaved_ahead
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
-from parc.planning.layer_work import LayerWork
+from parc.planning.layer_work import LayerWork, Pace
 from parc.planning.offloads import Away
 from parc.planning.space import PlanChoice, PlanSpace
 from parc.planning.spread import Spread, over_links, spread_of
@@ -63,8 +63,8 @@ class LowerBounds:
     known: dict[tuple[Spread, str, bool], tuple[float, float]] = field(default_factory=dict, compare=False)
     sizes: dict[tuple[Spread, int, bool, Away], float] = field(default_factory=dict, compare=False)
 
-    def seconds(self, of: PlanChoice, layer: LayerWork | None = None, pace: tuple[float, float] | None = None) -> float:
-        """Of a step. pace: seconds of an iteration of the loop in each pass, with the messages beside it (`paces`)."""
+    def seconds(self, of: PlanChoice, layer: LayerWork | None = None, pace: Pace | None = None) -> float:
+        """Of a step. pace: of an iteration of the loop, with the messages beside it (`paces`)."""
         rules, m, spread = of.rules, of.mesh.microbatches, spread_of(of)
         again = self.which(rules.recompute, rules.by)
         plain = self.of(spread, m, rules.zero, again, rules.schedule, layer)
@@ -93,18 +93,18 @@ class LowerBounds:
 
     def sharded(self, spread: Spread, zero: int, layer: LayerWork) -> LayerWork:
         """The same with what goes beside each pass, all of which ends with the pass: gradients beside the backward
-        pass, weights beside each. Of the loops alone, for there is time for it beside the rest as well."""
+        pass, weights beside each. Of the loops alone, for there is time for it beside the rest as well; of all stages,
+        one after the other."""
         reduced, gathered = self.messages(spread, "loops", True)
-        forward = max(layer.forward, gathered if zero == 3 else 0.0)
         _, again = self.messages(spread, "again", True)
-        backward = max(layer.backward, reduced + (again if zero == 3 else 0.0))
+        forward = max(layer.forward, spread.stages * gathered if zero == 3 else 0.0)
+        backward = max(layer.backward, spread.stages * (reduced + (again if zero == 3 else 0.0)))
         return replace(layer, forward=forward, backward=backward, rest=0.0, tail=0.0)
 
-    def paced(self, layer: LayerWork, pace: tuple[float, float]) -> LayerWork:
+    def paced(self, layer: LayerWork, pace: Pace) -> LayerWork:
         """The same with loops that last so long."""
-        forward, backward = (
-            max(a, self.layers * b) for a, b in zip((layer.forward, layer.backward), pace, strict=True)
-        )
+        forward = max(layer.forward, self.layers * pace.forward)
+        backward = max(layer.backward, self.layers * pace.backward, self.layers * pace.both - forward)
         return replace(layer, forward=forward, backward=backward)
 
     def of(self, spread: Spread, m: int, zero: int, again: int, schedule: str, layer: LayerWork | None = None) -> float:
@@ -233,14 +233,11 @@ class LowerBounds:
             return plain + layer.saved * (1 + self.cluster.reserve)
         if self.loops != 1:
             return plain
-        cut = stage_cut(self.layers, p, rules.chunks)
-        alive = {
-            "gpipe": m,
-            "interleaved": min(m * rules.chunks, 1 + interleaved_ahead(Turn(p, rules.chunks, m), p - 1)),
-        }
-        held = alive.get(rules.schedule, min(m, p)) * cut.smallest * layer.saved / self.layers
-        first = self.needed(spread, rules.zero, cut.first * p / self.layers, rules.offload)
-        return max(plain, first + held * (1 + self.cluster.reserve))
+        least = [plain]
+        for own, alive in held_layers(self.layers, p, rules.chunks, m, rules.schedule):
+            held = alive * layer.saved / self.layers * (1 + self.cluster.reserve)
+            least.append(self.needed(spread, rules.zero, own * p / self.layers, rules.offload) + held)
+        return max(least)
 
     def needed(self, spread: Spread, zero: int, parts: float = 0.0, away: Away = ()) -> float:
         """The same in numbers: of the average of all devices, or of those that have so many times the average of what
@@ -264,12 +261,11 @@ class LowerBounds:
 
 @dataclass(frozen=True, slots=True)
 class StageCut:
-    """A loop in stages, each of some chunks. first: layers of the first stage; smallest: of its smallest chunk.
+    """A loop in stages, each of some chunks. first: layers of the first stage.
     longest: (layers of the stages before, of their first chunks; a stage's own layers), of those that may end last, the
     last of all first."""
 
     first: int
-    smallest: int
     longest: tuple[tuple[int, int], ...]
 
 
@@ -283,7 +279,25 @@ def stage_cut(layers: int, stages: int, chunks: int) -> StageCut:
     for k in reversed(range(stages)):
         if not found or own[k] > found[-1][1]:
             found.append((before[k], own[k]))
-    return StageCut(own[0], min(counts[::stages]), tuple(found))
+    return StageCut(own[0], tuple(found))
+
+
+@lru_cache(4096)
+def held_layers(layers: int, stages: int, chunks: int, m: int, schedule: str) -> tuple[tuple[int, int], ...]:
+    """Of the first two stages, which hold most: their layers; and those of all micro-batches that have gone forward
+    before one first goes back. (What does not come out even goes to stages between the ends first.)"""
+    counts = divided(PipelineRule(("",), ""), {"": layers}, stages * chunks)[""]
+    found = []
+    for k in range(min(2, stages)):
+        own = counts[k::stages]
+        if schedule == "interleaved":
+            turn = Turn(stages, chunks, m)
+            forward = min(m * chunks, 1 + interleaved_ahead(turn, stages - 1 - k))
+            alive = sum(own[interleaved_action(FORWARD, i, turn).chunk] for i in range(forward))
+        else:
+            alive = sum(own) * (m if schedule == "gpipe" else min(m, stages - k))
+        found.append((sum(own), alive))
+    return tuple(found)
 
 
 def lower_bounds(space: PlanSpace, model: ModelWork, cluster: ClusterWork) -> LowerBounds:

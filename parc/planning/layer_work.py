@@ -64,3 +64,19 @@ class LayerWork:
     def any(self) -> LayerWork:
         """What holds whatever is computed again: which of the passes has the work, and what is kept, is not known."""
         return replace(self, forward=0.0, backward=self.forward + self.backward, saved=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds of an iteration at least: forward, backward, and of both passes together."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+    both: float = 0.0
+
+    def max(self, forward: float, backward: float, each: bool) -> Pace:
+        """With more that is known: of each pass, or of both alone, where which of them has the work is not known."""
+        both = max(self.both, forward + backward)
+        return (
+            Pace(max(self.forward, forward), max(self.backward, backward), both) if each else replace(self, both=both)
+        )

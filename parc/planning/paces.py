@@ -24,7 +24,8 @@ from compiler.program import Axis, FunctionKey, FunctionPhase, Program
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
-from parc.planning.guess import SplitLayer
+from parc.planning.guess import Kin, SplitLayer
+from parc.planning.layer_work import Pace
 from parc.planning.layers import Layers, without_update
 from parc.planning.space import DATA, STAGES, MeshChoice, PlanChoice, PlanRules
 from parc.planning.written import strategy_of
@@ -46,6 +47,17 @@ class PaceKey:
     stages: int
     split: bool
 
+    @property
+    def plain(self) -> PaceKey:
+        """The same with nothing computed again, and passes in one."""
+        return replace(self, layer=replace(self.layer, recompute=0), split=False)
+
+    @property
+    def covering(self) -> tuple[PaceKey, ...]:
+        """Those that last no longer, both passes together: nothing is computed again, passes are in one, weights are
+        sent but once. Itself is among them."""
+        return tuple({replace(of, zero=zero): None for of in (self.plain, self) for zero in range(2, self.zero + 1)})
+
 
 class Paces:
     """All that are known so far. known: by numbers of iterations, seconds forward and backward; None of what cannot be
@@ -56,27 +68,49 @@ class Paces:
         self.known: dict[PaceKey, dict[int, tuple[float, float]] | None] = {}
         self.loops: dict[tuple[SplitLayer, int, int, int, bool], tuple[Program, dict[FunctionKey, Part]] | None] = {}
 
-    def of(self, choice: PlanChoice, layer: SplitLayer, rows: int) -> tuple[float, float] | None:
-        """Seconds of an iteration, forward and backward, in all chunks of a candidate at least."""
-        mesh, rules = choice.mesh, choice.rules
-        if rules.zero < 2 or len(self.space.split.loops) != 1:
+    def best(self, choice: PlanChoice, of: Kin) -> Pace | None:
+        """The closest bound that is known, of an iteration in all chunks of a candidate."""
+        if not self._any(choice):
             return None
+        own, sizes = self._key(choice, of), self._sizes(choice)
+        found = Pace()
+        for key in own.covering:
+            turns = self.known.get(key)
+            if turns and turns.keys() >= sizes:
+                forward, backward = (min(turns[n][i] / n for n in sizes) for i in (0, 1))
+                found = found.max(forward, backward, key.layer == own.layer and key.split == own.split)
+        return found if found.both else None
+
+    def closer(self, choice: PlanChoice, of: Kin) -> bool:
+        """Find out more, if there is more to find out: first of what many candidates share, last of these very ones."""
+        if not self._any(choice):
+            return False
+        own, sizes = self._key(choice, of), self._sizes(choice)
+        return any(self._find(key, sizes) for key in dict.fromkeys((replace(own.plain, zero=2), own.plain, own)))
+
+    def _any(self, choice: PlanChoice) -> bool:
+        return choice.rules.zero > 1 and len(self.space.split.loops) == 1
+
+    def _key(self, choice: PlanChoice, of: Kin) -> PaceKey:
+        mesh, rules = choice.mesh, choice.rules
         stages, both = mesh.size(STAGES), {STAGES, DATA} <= {role.kind for role, _ in mesh.axes}
-        key = PaceKey(
-            layer, rows, mesh.size(DATA), rules.zero, rules.first if both else "", stages, rules.schedule == SPLIT
-        )
+        first, split = rules.first if both else "", rules.schedule == SPLIT
+        return PaceKey(of.layer, of.rows, mesh.size(DATA), rules.zero, first, stages, split)
+
+    def _sizes(self, choice: PlanChoice) -> set[int]:
+        return {*chunk_sizes(self.space.split.layers, choice.mesh.size(STAGES) * choice.rules.chunks)}
+
+    def _find(self, key: PaceKey, sizes: set[int]) -> bool:
+        """Whether something was found of it that was not known."""
         if key not in self.known:
             self.known[key] = {} if self._loops(key) else None
         known = self.known[key]
-        if known is None:
-            return None
-        found, pricer = [], None
-        for n in chunk_sizes(self.space.split.layers, stages * rules.chunks):
-            if n not in known:
-                pricer = pricer or self._pricer(key)
-                known[n] = self._played(key, n, pricer)
-            found.append((known[n][0] / n, known[n][1] / n))
-        return min(f for f, _ in found), min(b for _, b in found)
+        if known is None or sizes <= known.keys():
+            return False
+        pricer = self._pricer(key)
+        for n in sorted(sizes - known.keys()):
+            known[n] = self._played(key, n, pricer)
+        return True
 
     def _loops(self, key: PaceKey) -> tuple[Program, dict[FunctionKey, Part]] | None:
         """The program, and each pass's loop alone."""

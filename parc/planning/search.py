@@ -372,10 +372,12 @@ class Search:
     def _pace(self, of: _Open, leaf: PlanChoice) -> None:
         """Look at the messages beside the passes of layers whose gradients are sharded."""
         layer, bound, guess = self.layers.best(of.kin, leaf.mesh.microbatches == 1, leaf.rules.zero), of.bound, of.guess
-        pace = self.paces.of(leaf, of.kin.layer, of.kin.rows) if layer is not None and layer.forward else None
-        if pace is not None:
-            bound = max(bound, self.bounds.seconds(leaf, layer, pace))
-            guess = CLOSE * bound
+        while layer is not None and layer.forward and bound < self.best:
+            if (pace := self.paces.best(leaf, of.kin)) is not None:
+                bound = max(bound, self.bounds.seconds(leaf, layer, pace))
+                guess = CLOSE * bound
+            if bound < self.best and not self.paces.closer(leaf, of.kin):
+                break
         self._push(replace(of, bound=bound, guess=guess, paced=True))
         self._in_vain()
 

@@ -44,8 +44,11 @@ def hold(space: PlanSpace, bounds: LowerBounds, pricer: StrategyPricer, drawn: S
             if not layers.closer(mine, of.mesh.size(DATA), single, of.rules.zero):
                 break
         seen += layer is not None
-        if layer is not None and layer.forward and (pace := paces.of(of, mine.layer, mine.rows)) is not None:
-            assert bounds.seconds(of, layer, pace) <= price.seconds, (of, layer, pace)
+        while layer is not None and layer.forward:
+            if (pace := paces.best(of, mine)) is not None:
+                assert bounds.seconds(of, layer, pace) <= price.seconds, (of, layer, pace)
+            if not paces.closer(of, mine):
+                break
     return seen
 
 
