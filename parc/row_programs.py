@@ -23,12 +23,13 @@ from runtime.generate.reader import RowReader
 @dataclass(frozen=True, slots=True)
 class RowsOfModel:
     """A job whose rows are at positions of their own: its program, and by entry what its data are called (`RowReader`);
-    the types of what is kept. paging: how that lies in pages, if it does."""
+    the types of what is kept. paging: how that lies in pages, if it does; pools: which of its dims has their places."""
 
     compiled: Compiled
     program: Program
     data: Mapping[str, tuple[str, ...]]
     kept: Mapping[str, Type]
+    pools: Mapping[str, str]
     paging: Paging | None = None
 
     def reader(
@@ -41,7 +42,7 @@ class RowsOfModel:
         run = executor(self.program, initial=weights)
         ports = replace(ports_named(self.compiled), high=high)
         pages = PageTable(table_of(self.program), self.paging) if self.paging is not None else None
-        return RowReader(run, ports, decoding.prefill, self.data, self.kept, pages), began
+        return RowReader(run, ports, decoding.prefill, self.data, self.kept, pages, self.pools), began
 
 
 def rewinding(compiled: Compiled, ahead: int | None = None) -> RowsOfModel:
@@ -89,8 +90,10 @@ def _compiled(compiled: Compiled, entries: tuple[str, ...], ahead: int = 1) -> d
 def _joined(compiled: Compiled, made: Mapping[str, Compiled]) -> RowsOfModel:
     inputs = {entry: [i.value.name for i in c.training.model.inputs] for entry, c in made.items()}
     data = {entry: tuple(names if entry == MOVE else names[-1:]) for entry, names in inputs.items()}
-    kept = {s.name: s.value.type for c in made.values() for s in c.training.model.states}
-    return RowsOfModel(compiled, joined([c.program for c in made.values()]), data, kept, _paging(compiled))
+    states = [s for c in made.values() for s in c.training.model.states]
+    kept = {s.name: s.value.type for s in states}
+    pools = {s.name: s.pool for s in states if s.pool is not None}
+    return RowsOfModel(compiled, joined([c.program for c in made.values()]), data, kept, pools, _paging(compiled))
 
 
 def _paging(compiled: Compiled) -> Paging | None:

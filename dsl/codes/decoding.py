@@ -159,8 +159,7 @@ CODES: tuple[Code, ...] = (
         "no such page",
         "With `store caches as paged(slots = 16, pages = 4096)` sequences have pages of one pool as they grow. Prompts "
         "that are read together must have room in it; what grows later and finds no page left ends there. A table that "
-        "gives a sequence a page that the pool does not have is refused. The beams of a prompt share the pages of "
-        "their common beginning, so that all are in one part of the batch, which has a pool of its own.",
+        "gives a sequence a page that the pool does not have is refused.",
         _paged(2),
         _paged(4),
     ),

@@ -7,7 +7,8 @@ end go on. It ends when N have ended and the best that goes on, as long as it is
 
 A text lies in the row of the one that it goes on from; where several go on from one, the others take rows of texts that
 do not go on, and only these are copied. In pages they are not: several have the pages of their common beginning, and
-one that writes into a page of several gets a copy of that one.
+one that writes into a page of several gets a copy of that one. Each part of the batch has a pool of pages; where the
+texts of a prompt are in several, one that goes on in another pool has copies of all of its pages there.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ class _Search:
         places: int,
         penalty: float,
         stops: Callable[[Sequence[int]], bool],
+        part: Callable[[int], int] = lambda row: 0,
     ) -> None:
+        """part: of the batch, in which a row is: one of the same is taken where there is any."""
+        self.part = part
         self.prompt, self.count, self.steps, self.places = len(prompt), len(rows), steps, places
         self.penalty, self.stops = penalty, stops
         self.rows, self.free = rows, list(rows[1:])
@@ -78,8 +82,10 @@ class _Search:
         copies: list[tuple[int, int]] = []
         found, taken = [], set()
         for beam, token, score in going:
-            row = beam.row if beam.row not in taken else free.pop(0)
-            if row != beam.row:
+            row = beam.row
+            if row in taken:
+                row = next((r for r in free if self.part(r) == self.part(beam.row)), free[0])
+                free.remove(row)
                 copies.append((beam.row, row))
             taken.add(row)
             found.append(_Beam((*beam.tokens, token), score, row))
@@ -122,14 +128,15 @@ def beam_search(
     Where caches lie in pages, the search of a prompt ends when its texts find none for their next position.
 
     Raises ParcError: E0784 for prompts that do not fit, E0786 where scores are no numbers, E0788 where the prompts have
-    no pages, or the beams of one could not share theirs.
+    no pages.
     """
     check_prompts(reader.ports, prompts)
     if len(prompts) * beams > reader.ports.rows:
         what = f"{len(prompts)} prompts of {beams} beams each for a batch of {reader.ports.rows}"
         raise fail("E0784", what, help="the batch is a size of the job's model")
     rows = _rows(reader, len(prompts), beams)
-    searches = [_Search(p, r, steps, reader.ports.places, penalty, stops) for p, r in zip(prompts, rows, strict=True)]
+    places, part = reader.ports.places, reader.pages.piece if reader.pages is not None else lambda row: 0
+    searches = [_Search(p, r, steps, places, penalty, stops, part) for p, r in zip(prompts, rows, strict=True)]
     reader.begin({s.running[0].row: s.running[0].tokens for s in searches})
     begun = time.perf_counter()
     first = {s.running[0].row: s.running[0].tokens[:-1] for s in searches}
@@ -139,7 +146,10 @@ def beam_search(
     while given := _given(searches, reader):
         scores = reader.call(DECODE, given)[:, -1]
         calls += 1
-        reader.copy([pair for s in searches if s.running for pair in s.go_on(scores)])
+        without = reader.copy([pair for s in searches if s.running for pair in s.go_on(scores)])
+        for s in searches:
+            if any(b.row in without for b in s.running):
+                s.end(POOL)
         for row in (r for s in searches for r in s.idle()):
             reader.drop(row)
     seconds = (time.perf_counter() - since) / max(1, calls)
@@ -149,21 +159,18 @@ def beam_search(
 
 
 def _rows(reader: RowReader, prompts: int, beams: int) -> list[range]:
-    """The rows of each prompt's texts. Raises ParcError (E0788) where they do not have their pages of one pool."""
-    if reader.pages is None:
-        return [range(i * beams, (i + 1) * beams) for i in range(prompts)]
-    by = reader.pages.paging
-    beside = by.count // by.pieces
-    found = [
-        range(k * beside + i * beams, k * beside + (i + 1) * beams)
-        for k in range(by.pieces)
-        for i in range(beside // beams)
-    ]
-    if len(found) < prompts:
-        what = f"{beams} beams of each of {prompts} prompts share pages, those of {beside} rows lie in a pool"
-        help = "all beams of a prompt are in one part of the batch: a larger batch, fewer beams, or fewer parts"
-        raise fail("E0788", what, help=help)
-    return found[:prompts]
+    """The rows of each prompt's texts: where caches lie in pages, those of one pool as far as that goes for all."""
+    if reader.pages is not None:
+        by = reader.pages.paging
+        beside = by.count // by.pieces
+        within = [
+            range(k * beside + i * beams, k * beside + (i + 1) * beams)
+            for k in range(by.pieces)
+            for i in range(beside // beams)
+        ]
+        if len(within) >= prompts:
+            return within[:prompts]
+    return [range(i * beams, (i + 1) * beams) for i in range(prompts)]
 
 
 def _given(searches: Sequence[_Search], reader: RowReader) -> Mapping[int, Sequence[int]]:

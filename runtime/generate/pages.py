@@ -137,6 +137,15 @@ class PageTable:
         for page in self.table[source, :count]:
             pool.take(int(page))
 
+    def across(self, source: int, target: int) -> list[tuple[int, int]] | None:
+        """Give a row, which has none, as many pages of its own pool as one of another pool has. Which page is to become
+        which; None, and nothing is given, where its pool has not enough."""
+        count = self._has[source]
+        assert self.piece(source) != self.piece(target) and not self._has[target]
+        if not self.reach(target, count * self.paging.slots):
+            return None
+        return [(int(a), int(b)) for a, b in zip(self.table[source, :count], self.table[target, :count])]
+
     def own(self, row: int, first: int, positions: int) -> list[tuple[int, int]] | None:
         """Give a row pages up to so many positions, of which it alone has those from `first` on. Which page is to be
         copied to which; None, and nothing is given, where its pool has not enough."""

@@ -24,7 +24,7 @@ class RowReader:
 
     prefill: how many positions that entry reads. data: by entry, the names of its data behind the tokens: the rows'
     positions; of `move`, from which row and to which.
-    kept: the types of what is kept, by name.
+    kept: the types of what is kept, by name; pools: which dim of it has the places of pages, where they lie in some.
     pages: who has which, where caches lie in pages; nobody has any yet. The data of `move` are the pages then, from
     which and to which, of each part of the batch, and before them the rows in it, if more is kept than lies in pages.
     """
@@ -37,9 +37,10 @@ class RowReader:
         data: Mapping[str, tuple[str, ...]],
         kept: Mapping[str, Type] = {},  # noqa: B006
         pages: PageTable | None = None,
+        pools: Mapping[str, str] = {},  # noqa: B006
     ) -> None:
         self.run, self.ports, self.prefill, self.data = run, ports, prefill, data
-        self.kept, self.pages = kept, pages
+        self.kept, self.pages, self.pools = kept, pages, pools
         self.read = [0] * ports.rows
 
     def taken(self, rows: int) -> PagesTaken | None:
@@ -98,21 +99,22 @@ class RowReader:
         self.ports.require_numbers(scores[list(given)], max(self.read[row] for row in given) - 1)
         return scores
 
-    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> Sequence[int]:
         """Let rows have read what others have: (source, target), no target a source. By the entry `move`, which copies
         a row and nothing else; where the program has none (sequences in micro-batches), all that is kept goes by here.
-        Pages are then those of both, until one goes on in them.
+        Pages are then those of both, until one goes on in them; of another pool they are copied, by here.
+
+        Returns the targets for which their pool has no pages, which have none then.
         """
         names = self.data.get(MOVE)
         if self.pages is not None:
-            self._fork(self.pages, pairs)
-            return
+            return self._fork(self.pages, pairs)
         for pair in pairs:
             if names is not None:
                 self.run.call(MOVE, {name: np.array([row], np.int32) for name, row in zip(names, pair)})
             self.read[pair[1]] = self.read[pair[0]]
         if names is not None or not pairs:
-            return
+            return ()
         (rows,) = [n for n in self.ports.type.names if n != self.ports.dim]
         changed = {}
         for name, x in self.run.states().items():
@@ -122,16 +124,51 @@ class RowReader:
                 front[[t for _, t in pairs]] = front[[s for s, _ in pairs]]
                 changed[name] = np.moveaxis(front, 0, dims.index(rows))
         self.run.put(changed)
+        return ()
 
-    def _fork(self, pages: PageTable, pairs: Sequence[tuple[int, int]]) -> None:
+    def _fork(self, pages: PageTable, pairs: Sequence[tuple[int, int]]) -> list[int]:
         for _, target in pairs:
             pages.release(target)
+            self.read[target] = 0
         beside = pages.paging.count // pages.paging.pieces
+        far: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        without: list[int] = []
         for source, target in pairs:
-            pages.fork(source, target)
-            if len(self.data[MOVE]) > 2:
-                self._move(pages.piece(source), (source % beside, target % beside, -1, -1))
+            if pages.piece(source) != pages.piece(target):
+                found = pages.across(source, target)
+                if found is None:
+                    without.append(target)
+                    continue
+                far[source, target] = found
+            else:
+                pages.fork(source, target)
+                if len(self.data[MOVE]) > 2:
+                    self._move(pages.piece(source), (source % beside, target % beside, -1, -1))
             self.read[target] = self.read[source]
+        if far:
+            self._across(pages, far)
+        return without
+
+    def _across(self, pages: PageTable, far: Mapping[tuple[int, int], Sequence[tuple[int, int]]]) -> None:
+        """Copy pages to those of other pools, and what a row has besides: all that is kept goes by here. far: by row,
+        from which and to which."""
+        rows, changed = pages.paging.rows, {}
+        for name, x in self.run.states().items():
+            type, along = self.kept[name], self.pools.get(name)
+            if not type.has(rows):
+                continue
+            front = np.moveaxis(x.copy(), type.index(rows), 0)
+            for (source, target), copies in far.items():
+                if along is None:
+                    front[target] = front[source]
+                    continue
+                names = [n for n in type.names if n != rows]
+                a, b = (np.moveaxis(front[pages.piece(r)], names.index(along), 0) for r in (source, target))
+                held = len(a) // pages.paging.pages
+                for old, new in copies:
+                    b[new * held : (new + 1) * held] = a[old * held : (old + 1) * held]
+            changed[name] = np.moveaxis(front, 0, type.index(rows))
+        self.run.put(changed)
 
     def _move(self, piece: int, numbers: Sequence[int]) -> None:
         """Copy in a part of the batch: a page to another one (source, target), or rows and pages."""
