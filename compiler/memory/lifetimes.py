@@ -254,14 +254,19 @@ class TracedMemory(ClassMemory):
                 continue
             seen.add(variant[:2])
             lives = self.lives(variant)
-            known = {b: of[next(iter(names))] for b, names in lives.given.items() if not b.static}
+            known = {b: of[next(iter(names))] for b, names in lives.given.items() if not _held(b)}
             for name, b in lives.saved.items():
-                if name not in of and not b.static:
+                if name not in of and not _held(b):
                     bundle = known.setdefault(b, Bundle(variant[:2], loads[name], set(), b.bytes, b.memory))
                     bundle.names.add(name)
                     bundle.death = max(bundle.death, loads[name], key=lambda key: _ORDER[key[0]])
                     of[name] = bundle
         return list(dict.fromkeys(of.values()))
+
+
+def _held(buffer: Buffer) -> bool:
+    """Whether it is there anyway, saved or not: a weight, what micro-batches have added up."""
+    return buffer.static or buffer.accumulator not in ("", Role.OUTPUT)
 
 
 def bundle_of(bundles: list[Bundle], lives: Lives) -> dict[Buffer, Bundle]:
