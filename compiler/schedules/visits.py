@@ -119,6 +119,7 @@ def _longest(edges: Edges, stages: int) -> list[int]:
         stage = stack[-1]
         missing = [s for s in before.get(stage, ()) if s not in found]
         if missing:
+            assert len(stack) <= stages + len(edges), "values go round a circle of stages"
             stack += missing
             continue
         found[stack.pop()] = max((1 + found[s] for s in before.get(stage, ())), default=0)
