@@ -78,6 +78,7 @@ def _pipeline(schedule: str, arguments: str, row: str = "block", cuts: str = "")
     return f"pipeline {row} on pp, schedule {schedule}({arguments}, over = b){cuts and f', cuts {cuts}'}"
 
 
+_TOWERS = ("place image on at[0]", "place text on at[1]", "place audio on at[2]")
 _VISITED = ("place encoder on at[1]", "place embedding on at[0]", "place block on at[0]", "place linear on at[1]")
 
 TACTICS: tuple[Tactic, ...] = (
@@ -194,9 +195,8 @@ TACTICS: tuple[Tactic, ...] = (
     ),
     _tactic("visited", "at=2", "memory", *_VISITED, order=True),
     _tactic("visited_in_parts", "at=2", "memory", *_VISITED, "microbatches 4 over b", order=True),
-    _tactic(
-        "places", "at=3", "image", "place image on at[0]", "place text on at[1]", "place audio on at[2]", order=True
-    ),
+    _tactic("places", "at=3", "image", *_TOWERS, order=True),
+    _tactic("places_two_passes", "at=3", "image", *_TOWERS, "microbatches 2 over b, two passes", order=True),
 )
 
 
