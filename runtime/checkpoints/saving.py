@@ -137,7 +137,7 @@ def _numbered(folder: Path) -> list[tuple[int, int, Path]]:
                 name = _STEP.fullmatch(entry.name)
                 if name is not None and os.path.isfile(folder / entry.name / NAME):
                     found.append((int(name[2] or 0), int(name[1]), folder / entry.name))
-    except OSError:
+    except (OSError, ValueError):  # a name with a NUL is none
         return []
     return sorted(found)
 

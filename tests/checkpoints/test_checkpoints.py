@@ -348,3 +348,8 @@ def test_a_first_run_may_say_that_it_goes_on(tmp_path: Path) -> None:
     assert parc.run(file, 1, params=params, keeping=Keeping(Saving(Path(there)), there)).first == 0
     with pytest.raises(ParcError, match="E0770"):
         parc.run(file, 1, params=params, keeping=Keeping(None, str(tmp_path / "else")))
+
+
+@pytest.mark.parametrize("name", ["absent", "no\0name", "x" * 5000])
+def test_what_cannot_be_a_folder_has_no_checkpoints(name: str, tmp_path: Path) -> None:
+    assert whole(tmp_path / name) == []
