@@ -83,10 +83,40 @@ class EndedTask:
         """Nothing."""
 
 
+class EndedConnection:
+    """In the place of what reads requests and writes answers, once the client is gone: nothing comes, nothing goes.
+    Without it (0.18) who reads waits for good where the client had sent another request before the answer was there."""
+
+    they_are_waiting_for_100_continue = False
+    trailing_data = (b"", True)
+
+    def __init__(self) -> None:
+        import h11
+
+        self.our_state = self.their_state = h11.ERROR
+        self.last = h11.ConnectionClosed()
+
+    def next_event(self) -> object:
+        """That there will be none."""
+        return self.last
+
+    def receive_data(self, data: bytes) -> None:
+        """Nothing is read any more."""
+
+    def send(self, event: object) -> bytes:
+        """Raises what is raised where the client has broken the protocol, which is not told to him."""
+        import h11
+
+        raise h11.LocalProtocolError("the client is gone")
+
+
 def close_behind_clients() -> None:
     """Have hypercorn close connections when their clients do. By itself (0.18) it has those on which nothing is being
-    answered open until their time is over, `--patience` after a client has gone: files, and memory."""
+    answered open until their time is over, `--patience` after a client has gone: files, and memory; and for good
+    the tasks of those with requests that came before the last one's answer."""
     from hypercorn.asyncio.tcp_server import TCPServer
+    from hypercorn.events import Closed, Event
+    from hypercorn.protocol.h11 import H11Protocol
 
     read = TCPServer._read_data
     if hasattr(read, "closes"):
@@ -97,6 +127,15 @@ def close_behind_clients() -> None:
         idle, server.idle_task = server.idle_task, EndedTask()
         await idle.stop()
 
+    ends = H11Protocol.handle
+
+    async def handle(protocol: Any, event: Event) -> None:
+        await ends(protocol, event)
+        if isinstance(event, Closed):
+            protocol.connection = EndedConnection()
+            await protocol.can_read.set()
+
+    H11Protocol.handle = handle
     read_and_close.closes = True  # type: ignore[attr-defined]
     TCPServer._read_data = read_and_close
 
