@@ -180,20 +180,28 @@ async def send(
     await asyncio.gather(*(one() for _ in range(clients)))
 
 
-def files_open(server: Server) -> int:
-    """How many the front process has."""
-    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+def had(server: Server) -> tuple[int, str]:
+    """How many files the front process has open, and how many workers have ended."""
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())), _numbers(server)["parc_worker_ends_total"]
 
 
-def remains(server: Server, files: int) -> str:
-    """What a service still has of those who are gone: runs, waits, files that it had not at first; nothing: empty."""
+def _numbers(server: Server) -> dict[str, str]:
+    """The service's metrics."""
+    told = asyncio.run(_get(server.port, "/metrics")).content.decode()
+    return dict(line.rsplit(" ", 1) for line in told.splitlines() if line and line[0] != "#")
+
+
+def remains(server: Server, before: tuple[int, str]) -> str:
+    """What a service still has of those who are gone: runs, waits, files and ends of workers beyond those that it had
+    at first (`had`); nothing: empty."""
     said = ""
     for _ in range(100):
-        told = asyncio.run(_get(server.port, "/metrics")).content.decode()
-        numbers = dict(line.rsplit(" ", 1) for line in told.splitlines() if line and line[0] != "#")
-        busy = {n: numbers[n] for n in ("parc_running", "parc_waiting", "parc_worker_ends_total") if numbers[n] != "0"}
-        more = files_open(server) - files
-        said = f"{busy}, {more} files" if busy or more > 0 else ""
+        numbers = _numbers(server)
+        busy = {n: numbers[n] for n in ("parc_running", "parc_waiting") if numbers[n] != "0"}
+        files, ends = had(server)
+        if ends != before[1]:
+            busy["parc_worker_ends_total"] = ends
+        said = f"{busy}, {files - before[0]} files" if busy or files > before[0] else ""
         if not said:
             return ""
         time.sleep(0.1)
@@ -250,7 +258,7 @@ def main() -> int:
                 print(request, asyncio.run(Client(ports).ask(request)), sep="\n")
                 return 0
             right = text_of(one)
-            files = [files_open(s) for s in servers]
+            at_first = [had(s) for s in servers]
             until = time.monotonic() + 60 * asked.minutes
             sizes: list[list[int]] = []
             for quarter in range(4):
@@ -262,8 +270,8 @@ def main() -> int:
                     flush=True,
                 )
             grown = max(last - first for first, last in zip(sizes[0], sizes[-1]))
-            for server, count in zip(servers, files, strict=True):
-                if said := remains(server, count):
+            for server, before in zip(servers, at_first, strict=True):
+                if said := remains(server, before):
                     judged.faults.append((-1, said))
             if text_of(one) != right:
                 judged.faults.append((-1, "another text than at first"))

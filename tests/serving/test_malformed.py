@@ -9,7 +9,7 @@ import pytest
 
 from tests.fuzz.test_fuzz import SEED
 from tests.serving.conftest import Server
-from tests.serving.malformed import Answer, Judged, files_open, remains, send, text_of, wrong
+from tests.serving.malformed import Answer, Judged, had, remains, send, text_of, wrong
 from tests.serving.malformed_requests import PREFACE, Malformed, drawn
 
 pytest.importorskip("hypercorn")
@@ -17,11 +17,11 @@ pytest.importorskip("hypercorn")
 
 def test_each_is_answered_as_it_must_be(server: Server) -> None:
     right, judged = text_of(server), Judged()
-    files = files_open(server)
+    before = had(server)
     ports = (server.port, server.port)
     asyncio.run(send(ports, SEED, range(150), 12, judged, time.monotonic() + 60))
     assert judged.faults == [] and sum(judged.kinds.values()) == 150 and judged.statuses[400] > 30, f"{judged}"
-    assert remains(server, files) == "" and text_of(server) == right
+    assert remains(server, before) == "" and text_of(server) == right
 
 
 def test_a_connection_of_http_2_is_told_so_and_ends(server: Server) -> None:
