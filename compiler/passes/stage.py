@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 from math import prod
 
-from compiler.graph import Node, Value
+from compiler.graph import Graph, Node, Value
 from compiler.homes import Homes
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
@@ -160,7 +160,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
             more.append((lane.groups[scope][0], at))
         return len(row.homes) - 1 if there is None else there
 
-    once = _made_once(placed, lane) if groups > 1 else frozenset()
+    once = _made_once(placed, lane, placed.forward) if groups > 1 else frozenset()
     while True:
         ranked = order if order is not None and len(order) == len(row.homes) else tuple(range(len(row.homes)))
         visited = order is None or len(row.homes) > len(row.own) or len(lane.ways) > 1
@@ -195,7 +195,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         for v, (name, _) in zip(placed.backward.outputs, added, strict=True)
     )
     anchors = _anchors(placed, found, first, second, addends, found.rank)
-    rounds = round_stages(placed, found, first, place)
+    rounds = round_stages(placed, found, first, place, lambda graph: _made_once(placed, lane, graph))
     found = replace(found, forward=first, backward=second, addends=addends, anchors=anchors, rounds=rounds)
     found = replace(found, everywhere=ways(placed, found.homes, rule, groups))
     if listed:
@@ -205,9 +205,9 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     return replace(found, loads=loads)
 
 
-def _made_once(placed: Placed, lane: Lanes) -> frozenset[Value]:
+def _made_once(placed: Placed, lane: Lanes, graph: Graph) -> frozenset[Value]:
     rows = [rule.parts for rule in placed.training.job.strategy.pipelines]
-    return made_once(placed.forward, rows, placed.weights, lane).by_first if rows else frozenset()
+    return made_once(graph, rows, placed.weights, lane).by_first if rows else frozenset()
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from compiler.graph import Graph, Node
+from compiler.graph import Graph, Node, Value
 from compiler.ops.comm import MaskPad
 from compiler.ops.repeat import Repeat
 
@@ -43,10 +44,16 @@ def forward_stages(graph: Graph, staged: Staged, place: Place, rank: Callable[[S
 
 
 def round_stages(
-    placed: Placed, staged: Staged, first: Mapping[str, Stage], place: Place
+    placed: Placed,
+    staged: Staged,
+    first: Mapping[str, Stage],
+    place: Place,
+    once: Callable[[Graph], frozenset[Value]],
 ) -> tuple[Mapping[str, Stage], ...]:
     """Of what is made of whole batches before the first micro-batch, the stages of the values of each round: what needs
-    data alone is made by whoever reads it, what needs weights where the forward pass makes it (`first`)."""
+    data alone is made by whoever reads it, what needs weights where the forward pass makes it (`first`).
+
+    An evaluation's forward pass makes nothing again: where it does not, what stages share (`once`) is made as there."""
     model = placed.training.model
     kept = {*(w.value for w in model.weights), *(s.value for s in model.states)}
 
@@ -56,8 +63,11 @@ def round_stages(
 
     found: list[Mapping[str, Stage]] = []
     for round, logical in zip(placed.rounds, placed.training.rounds, strict=True):
-        own = kept.isdisjoint(logical.graph.inputs)
-        found.append({} if own else forward_stages(round.batch, staged, at, staged.rank))
+        if kept.isdisjoint(logical.graph.inputs):
+            found.append({})
+            continue
+        shared = frozenset(v for v in once(round.batch) if v.origin.of not in first)
+        found.append(forward_stages(round.batch, replace(staged, once=shared), at, staged.rank))
     return tuple(found)
 
 

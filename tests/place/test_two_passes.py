@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
@@ -9,7 +10,9 @@ from itertools import combinations
 import pytest
 
 import parc
+from compiler.driver import compile_job, joined
 from compiler.graph import Node
+from compiler.model import EVALUATE
 from compiler.ops.effects import Recv, Send
 from compiler.program import Program
 from compiler.verify import verify
@@ -225,6 +228,20 @@ ALWAYS = ("towers_and_head", "zero_bubble", "beside")
 def test_stages(name: str) -> None:
     """Each computes in the first pass what it computes in the second, and hands it on."""
     judged(on_stages(name))
+
+
+def test_what_all_stages_read_is_made_where_training_makes_it() -> None:
+    """In an evaluation, whose second pass makes nothing of it: one program has both, with weights in one place."""
+    text = TOWERS.replace("relu_mlp(i, 16, std = 0.3), 0.2)", "relu_mlp(i, 16, std = 0.3), 0.2) + 0.1 * t")
+    tower = "  t = linear(sounds, over d, std = 0.3) as text\n"
+    text = text.replace(tower, "").replace("  i = linear", tower + "  i = linear").replace("AXES", "pp = 2")
+    text = text.replace("RULES", "pipeline block on pp, schedule one_f_one_b").replace("N over", "4 over")
+    text = re.sub("  metric .*\n  loss .*\n", "  loss sqrt(0.1 + mean(i * i) * mean(i * i) * sum(heat))\n", text)
+    compiled = judged(text)
+    alone = compile_job(compiled.job, EVALUATE)
+    assert not verify(joined([compiled.program, alone.program]))
+    readers = [["text.w" in {s.name for s in c.states} for c in p.classes] for p in (compiled.program, alone.program)]
+    assert readers == [[True, False]] * 2
 
 
 def test_a_stage_has_its_own_weights_only() -> None:
