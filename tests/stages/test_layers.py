@@ -218,6 +218,14 @@ fn numbered(x[l, c]) {
   return x / (1.0 + cast(iota(l), master))
 }
 
+fn counted(x[l, c]) {
+  return x * cast(sum(iota(l)), master) * 0.1
+}
+
+fn renamed(x[l, c]) {
+  return x * sum(rename(cast(iota(l), master), l -> r)) * 0.1
+}
+
 fn bent(x[..., c]) {
   y = x / (sqrt(sum(x * x, over c)) + 0.1)
   repeat 2 as newton {
@@ -260,6 +268,7 @@ WAYS = """pipeline block on pp, schedule by_hand(microbatches = 4), chunks both_
   }
   recompute block[1..2]"""
 UNEVEN = "split b on dp\n  split d on tp in block[1..4] pad\n  shard optimizer, weights on dp in block[2..5]"
+CHUNKS = "split d on dp in block[0..5]\n  pipeline block on pp, schedule interleaved(microbatches = 2, chunks = 2)"
 BUBBLE = "pipeline block on pp, schedule zero_bubble(microbatches = 2), cuts [2, 5]\n  split b on dp in block[1..4]"
 
 
@@ -269,6 +278,9 @@ BUBBLE = "pipeline block on pp, schedule zero_bubble(microbatches = 2), cuts [2,
         ("row_max(g)", "pp = 3, dp = 2", BUBBLE),
         ("bent(g) * sum(abs(w))", "pp = 2", WAYS),
         ("row_max(g) + numbered(g) - bent(w) * min(g)", "dp = 2, tp = 3", UNEVEN),
+        ("g / (1.0 + max(abs(g)) - min(w))", "pp = 2, dp = 2", CHUNKS),
+        ("counted(g)", "dp = 2", "split b on dp in block[0]"),
+        ("renamed(g)", "dp = 2", "split b on dp in block[2..4]"),
         ("numbered(g)", "dp = 2", "split b on dp\n  offload optimizer, weights to host\n  recompute block[1..2]"),
     ],
 )
