@@ -292,3 +292,38 @@ def test_places_with_several_stages_are_refused(rules: str) -> None:
     with pytest.raises(ParcError) as caught:
         parc.check(Source("towers.par", text))
     assert {d.code for d in caught.value.diagnostics} == {"E0563"}
+
+
+STATE = """\
+use std.optimizers (sgd)
+model m {
+  dim b = 4, d = 4
+  input x : f32[b,d]
+  y = x
+  repeat 2 as block {
+    weight w[d] ~ ones
+    state mu[d]
+    y = tanh(y * w)
+    if training {
+      mu = 0.9 * mu + 0.1 * cast(mean(y, over b), master)
+    } else {
+      y = y - cast(mu, compute)
+    }
+  }
+  loss max(y)
+}
+strategy plan for m {
+  mesh (pp = 2)
+  pipeline block on pp, schedule gpipe
+  microbatches 2 over b, two passes
+}
+job j {
+  train m using plan
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+
+def test_a_stage_has_the_states_that_its_first_pass_only_reads() -> None:
+    for entry in ("train", "evaluate"):
+        assert parc.verify(Source("m.par", STATE), double=True, steps=1, entry=entry).ok
