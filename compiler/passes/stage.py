@@ -178,6 +178,8 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     check_by_each(placed.forward, lane.rules, first)
     check_order(placed.forward, strategy.pipelines, found, first)
     _check_states(placed, found, first)
+    rounds = round_stages(placed, found, first, place, lambda graph: _made_once(placed, lane, graph))
+    found = replace(found, rounds=rounds)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
     saved: dict[str, Stage] = {name: ALL for name, place in made.items() if place == ALL}
     # others are saved wherever they are read
@@ -186,7 +188,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     if fixed or not cuts:  # weights that one stage only reads
         homes = {w: min(s) for w, s in _readers_of_weights(placed, found, first).items() if len(s) == 1}
     of = {v.name: v.origin for node in placed.backward for v in node.outputs}
-    stages: dict[str, Stage] = {**first, **homes}
+    stages: dict[str, Stage] = {**first, **_of_rounds(placed, rounds, first), **homes}
     second = _backward(placed, found, saved, lambda node: _origin(node, of, stages, loops), found.rank)
     makers = {v.name: n for n in placed.backward.nodes for v in n.outputs}
     listed, added = placed.training.listed, placed.training.added
@@ -195,8 +197,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         for v, (name, _) in zip(placed.backward.outputs, added, strict=True)
     )
     anchors = _anchors(placed, found, first, second, addends, found.rank)
-    rounds = round_stages(placed, found, first, place, lambda graph: _made_once(placed, lane, graph))
-    found = replace(found, forward=first, backward=second, addends=addends, anchors=anchors, rounds=rounds)
+    found = replace(found, forward=first, backward=second, addends=addends, anchors=anchors)
     found = replace(found, everywhere=ways(placed, found.homes, rule, groups))
     if listed:
         check_one_stage(placed, found, _readers_of_weights(placed, found, first))
@@ -208,6 +209,13 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
 def _made_once(placed: Placed, lane: Lanes, graph: Graph) -> frozenset[Value]:
     rows = [rule.parts for rule in placed.training.job.strategy.pipelines]
     return made_once(graph, rows, placed.weights, lane).by_first if rows else frozenset()
+
+
+def _of_rounds(placed: Placed, rounds: Sequence[Mapping[str, Stage]], first: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Where the forward values are that only a first pass makes in one place: their cotangents go back there."""
+    graphs = zip(placed.rounds, rounds, strict=True)
+    made = ((v, where.get(v.name)) for r, where in graphs for node in r.batch.nodes for v in node.outputs)
+    return {v.origin.of: s for v, s in made if s is not None and first.get(v.origin.of) is None}
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:

@@ -327,3 +327,50 @@ job j {
 def test_a_stage_has_the_states_that_its_first_pass_only_reads() -> None:
     for entry in ("train", "evaluate"):
         assert parc.verify(Source("m.par", STATE), double=True, steps=1, entry=entry).ok
+
+
+SIDES = """\
+use std.optimizers (sgd)
+fn side(z[b,d]) {
+  dim f = 3
+  weight p[d,f], q[f,d] ~ normal(1.0)
+  t[b,f] = tanh(z) @ p
+  u[b,d] = tanh(t) @ q
+  return u
+}
+model m {
+  dim b = 4, d = 4
+  input x, z, s : f32[b,d]
+  e = side(z) as one
+  w = side(s) as two
+  y = x
+  repeat 2 as block {
+    weight g[d] ~ ones
+    y = y + tanh(y * g)READ
+  }
+  loss LOSS
+}
+strategy plan for m {
+  mesh (AXES)
+  pipeline block on pp, schedule gpipe
+  RULES
+  microbatches 2 over b, two passes
+}
+job j {
+  train m using plan
+  optimizer sgd(lr = 0.1)
+}
+"""
+ONE = "pp = 2"
+
+
+@pytest.mark.parametrize(
+    ("axes", "rules", "read", "loss"),
+    [
+        pytest.param(ONE, "place one on pp[1]", "", "max(y) * mean(e)", id="last_stage"),
+        pytest.param(ONE, "", "", "max(w) * mean(y * e)", id="no_place"),
+    ],
+)
+def test_gradients_go_back_to_where_the_first_pass_was(axes: str, rules: str, read: str, loss: str) -> None:
+    text = SIDES.replace("AXES", axes).replace("RULES", rules).replace("READ", read).replace("LOSS", loss)
+    judged(text)
