@@ -140,7 +140,11 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         scope = scope_of(node, fixed) if row_of else None
         return row_of.get(scope) if scope is not None else None
 
-    needed = needed_at(placed.forward, cuts, in_row) if by_hand and rule is not None else {}
+    needed = (
+        needed_at(placed.forward, cuts, in_row, [r.batch for r in placed.rounds])
+        if by_hand and rule is not None
+        else {}
+    )
     more: list[tuple[int, int]] = []  # visits that are missing: of which group, before which stage
 
     def place(node: Node, before: int | None) -> Stage:

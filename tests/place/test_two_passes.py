@@ -362,6 +362,8 @@ job j {
 }
 """
 ONE = "pp = 2"
+BOTH = "pp = 2, at = 2"
+BESIDE = "place block on at[1]\n  place one on at[0]"
 
 
 @pytest.mark.parametrize(
@@ -369,6 +371,7 @@ ONE = "pp = 2"
     [
         pytest.param(ONE, "place one on pp[1]", "", "max(y) * mean(e)", id="last_stage"),
         pytest.param(ONE, "", "", "max(w) * mean(y * e)", id="no_place"),
+        pytest.param(BOTH, BESIDE, " * e", "mean(y * y) + max(e) * mean(y)", id="read_by_all"),
     ],
 )
 def test_gradients_go_back_to_where_the_first_pass_was(axes: str, rules: str, read: str, loss: str) -> None:
