@@ -52,8 +52,8 @@ def needed_at(
 ) -> Mapping[Value, int]:
     """Of values the first stage of the pipeline that reads what is made of them; those that none reads are left out.
 
-    fixed: the stage of a node that is part of the row; rounds: what is made of whole batches before the graph. Who reads
-    what has been made there needs the same of a micro-batch: its gradient goes back there.
+    fixed: the stage of a node that is part of the row; rounds: what is made of whole batches before the graph. Who
+    reads what has been made there needs the same of a micro-batch: its gradient goes back there.
     """
     found = _needed(graph, cuts, fixed, {})
     if rounds:
