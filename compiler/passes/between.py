@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from compiler.graph import Graph, Node, Value
 from compiler.homes import Homes
@@ -57,19 +57,19 @@ def needed_at(
     """
     found = _needed(graph, cuts, fixed, {})
     if rounds:
-        whole = _by_origin(found, graph)
+        whole = _by_origin(found, graph.inputs)
         for round in reversed(rounds):
             made = _needed(round, cuts, fixed, whole)
             found = {**made, **found}
-            for name, at in _by_origin(made, round).items():
+            for name, at in _by_origin(made, made).items():
                 whole[name] = min(at, whole.get(name, at))
         found |= _needed(graph, cuts, fixed, whole)
     return found
 
 
-def _by_origin(found: Mapping[Value, int], graph: Graph) -> dict[str, int]:
-    """Where whole batches are needed that a graph takes in, by the names of the values that they are of."""
-    return {v.origin.of: found[v] for v in graph.inputs if v.origin.of and v in found}
+def _by_origin(found: Mapping[Value, int], values: Iterable[Value]) -> dict[str, int]:
+    """Where values are needed, by the names of those of the forward pass that they are of."""
+    return {v.origin.of: found[v] for v in values if v.origin.of and v in found}
 
 
 def _needed(

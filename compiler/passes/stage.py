@@ -130,7 +130,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     anywhere = of_weights(placed.forward, fixed, kept) if fixed else frozenset()
     by_hand = any(p.index is not None for p in lane.rules)
     if by_hand and rule is None:
-        order = ranks(placed.forward, fixed, groups)
+        order = ranks([*(r.batch for r in placed.rounds), placed.forward], fixed, groups)
     if order is None:
         visit, found_homes = visits(placed.forward, fixed, groups, anywhere)
         row = StageOrder.of(Homes(found_homes))
@@ -172,18 +172,18 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         here = row.cuts(cuts)
         found = Staged(groups, here, rule, {}, {}, (), {}, ranked, homes=row.homes, visited=visited, once=once)
         first = forward_stages(placed.forward, found, place, found.rank)
+        rounds = round_stages(placed, found, first, place, lambda graph: _made_once(placed, lane, graph))
         more += ((g, len(row.homes)) for g in range(groups) if not more and not row.homes.of(g))
         if not more:
             break
-        row = row.with_visit(*more[0])
+        row = row.with_visit(*(min(more, key=lambda m: m[1]) if rounds else more[0]))
         more.clear()
+    found = replace(found, rounds=rounds)
     if by_hand and rule is not None:
         check_flow(placed.forward, lane.rules, found, first)
     check_by_each(placed.forward, lane.rules, first)
     check_order(placed.forward, strategy.pipelines, found, first)
     _check_states(placed, found, first)
-    rounds = round_stages(placed, found, first, place, lambda graph: _made_once(placed, lane, graph))
-    found = replace(found, rounds=rounds)
     made = {k.name: first.get(v.name) for k, v in zip(placed.kept, _saved_outputs(placed), strict=True)}
     saved: dict[str, Stage] = {name: ALL for name, place in made.items() if place == ALL}
     # others are saved wherever they are read
