@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from compiler.graph import Graph, Node, Value
 from compiler.homes import Homes
@@ -47,18 +47,43 @@ class StageOrder:
         return after + 1 if until is None or after < self.own[until] else None
 
 
-def needed_at(graph: Graph, cuts: Sequence[CutLoop], fixed: Callable[[Node], int | None]) -> Mapping[Value, int]:
+def needed_at(
+    graph: Graph, cuts: Sequence[CutLoop], fixed: Callable[[Node], int | None], rounds: Sequence[Graph] = ()
+) -> Mapping[Value, int]:
     """Of values the first stage of the pipeline that reads what is made of them; those that none reads are left out.
 
-    fixed: the stage of a node that is part of the row.
+    fixed: the stage of a node that is part of the row; rounds: what is made of whole batches before the graph. Who
+    reads what has been made there needs the same of a micro-batch: its gradient goes back there.
     """
+    found = _needed(graph, cuts, fixed, {})
+    if rounds:
+        whole = _by_origin(found, graph.inputs)
+        for round in reversed(rounds):
+            made = _needed(round, cuts, fixed, whole)
+            found = {**made, **found}
+            for name, at in _by_origin(made, made).items():
+                whole[name] = min(at, whole.get(name, at))
+        found |= _needed(graph, cuts, fixed, whole)
+    return found
+
+
+def _by_origin(found: Mapping[Value, int], values: Iterable[Value]) -> dict[str, int]:
+    """Where values are needed, by the names of those of the forward pass that they are of."""
+    return {v.origin.of: found[v] for v in values if v.origin.of and v in found}
+
+
+def _needed(
+    graph: Graph, cuts: Sequence[CutLoop], fixed: Callable[[Node], int | None], whole: Mapping[str, int]
+) -> dict[Value, int]:
+    """whole: where values are needed besides, by their names."""
     of = {c.label: c for c in cuts}
     found: dict[Value, int] = {}
     for node in reversed(graph.nodes):
         cut = of.get(node.op.label) if isinstance(node.op, Repeat) else None
         at = fixed(node)
         if at is None:
-            at = min((found[v] for v in node.outputs if v in found), default=None)
+            ends = [at for v in node.outputs for n in (v.name, v.origin.of) if (at := whole.get(n)) is not None]
+            at = min((*ends, *(found[v] for v in node.outputs if v in found)), default=None)
         if cut is not None:  # what all its iterations read, too: its gradient goes back to where the loop begins
             at = cut.begin
         for v in node.inputs:

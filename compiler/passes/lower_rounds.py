@@ -13,8 +13,9 @@ from compiler.ops.create import Full
 from compiler.ops.effects import Accumulate, Read, StageReduce
 from compiler.origin import Role
 from compiler.passes.buffers import BufferNames
-from compiler.passes.emit import Emitter
+from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.lower_batch import Batch
+from compiler.passes.lower_states import contents, declared
 from compiler.passes.messages import NOTHING, Ways, messages
 from compiler.passes.place.place import Placed
 from compiler.passes.prune import prune_nodes
@@ -39,6 +40,10 @@ class Lowered(Protocol):
     """A class of groups."""
 
     groups: tuple[int, ...]
+    states: list[StateDecl]
+
+    def part(self, stage: int) -> LoopPart | None:
+        """Which iterations of cut loops a stage has."""
 
     @property
     def needed(self) -> set[str]:
@@ -102,7 +107,10 @@ def lower_rounds(
             met = {i: _meeting(rounds[k].owners[i], readers[i], staged) for i in {*made, *has}}
             functions, decls = _round(placed, names, k, rounds[k], cls, stage, made, has, met, totals)
             before[c][:0] = functions
-            states[c] += decls
+            there = {s.name for s in (*cls.states, *states[c])}
+            reads = {n.op.name for f in functions for n in f.body.nodes if isinstance(n.op, Read)} - there
+            alone = [(s, v) for s, v in contents(placed) if s.name in reads]  # what only the first pass reads
+            states[c] += (*decls, *declared(placed, alone, 0, cls.part(stage)))
     return [Rounds(tuple(b), tuple(s)) for b, s in zip(before, states, strict=True)]
 
 

@@ -130,15 +130,16 @@ def _why(graph: Graph, scope: str) -> str:
     return "weights and data are where they are used: place the scope that computes with them"
 
 
-def ranks(graph: Graph, fixed: Mapping[str, int | None], groups: int) -> tuple[int, ...] | None:
+def ranks(graphs: Sequence[Graph], fixed: Mapping[str, int | None], groups: int) -> tuple[int, ...] | None:
     """The position of each place in the order in which values pass through them, whatever the places' numbers.
 
     Places that hand each other nothing stand in the order of their numbers. None where values come back to a place: it
-    could not finish its forward pass before another's that it waits for (`visits`).
+    could not finish its forward pass before another's that it waits for (`visits`). graphs: the forward pass, and what
+    is made of whole batches before it.
     """
     after: dict[int, set[int]] = {g: set() for g in range(groups)}
     came: dict[str, frozenset[int]] = {}  # value -> places that it has come from without passing through another one
-    for node in graph.nodes:
+    for node in (node for graph in graphs for node in graph.nodes):
         sources = frozenset[int]().union(*(came.get(v.name, frozenset()) for v in node.inputs))
         place = place_of(node, fixed)
         if place is not None:

@@ -68,15 +68,23 @@ def users_of(
 def readers_of_inputs(
     placed: Placed, staged: Staged, where: Mapping[str, Stage], names: Iterable[str]
 ) -> dict[str, set[int]]:
-    """The stages that read inputs of the forward graph, themselves or through what is made where it is read (casts).
+    """The stages that read inputs of the forward graph, themselves or through what is made where it is read (casts), in
+    what is made of whole batches before it as well (`staged.rounds`).
 
     Nothing where there is but one stage.
     """
     found: dict[str, set[int]] = {name: set() for name in names}
     if staged.stages == 1:
         return found
+    _read(placed.forward, staged, where, found)
+    for round, stages in zip(placed.rounds, staged.rounds):  # none before they are known
+        _read(round.batch, staged, stages, found)
+    return found
+
+
+def _read(graph: Graph, staged: Staged, where: Mapping[str, Stage], found: dict[str, set[int]]) -> None:
     reached = {name: {name} for name in found}
-    for node in placed.forward.nodes:
+    for node in graph.nodes:
         for i, v in enumerate(node.inputs):
             place = where.get(node.outputs[0].name)
             stages = set() if place is None or place < 0 else {place}
@@ -89,4 +97,3 @@ def readers_of_inputs(
             if place is None:
                 for out in node.outputs:
                     reached.setdefault(out.name, set()).update(reached.get(v.name, ()))
-    return found

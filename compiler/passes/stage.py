@@ -130,7 +130,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     anywhere = of_weights(placed.forward, fixed, kept) if fixed else frozenset()
     by_hand = any(p.index is not None for p in lane.rules)
     if by_hand and rule is None:
-        order = ranks(placed.forward, fixed, groups)
+        order = ranks([*(r.batch for r in placed.rounds), placed.forward], fixed, groups)
     if order is None:
         visit, found_homes = visits(placed.forward, fixed, groups, anywhere)
         row = StageOrder.of(Homes(found_homes))
@@ -140,7 +140,11 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         scope = scope_of(node, fixed) if row_of else None
         return row_of.get(scope) if scope is not None else None
 
-    needed = needed_at(placed.forward, cuts, in_row) if by_hand and rule is not None else {}
+    needed = (
+        needed_at(placed.forward, cuts, in_row, [r.batch for r in placed.rounds])
+        if by_hand and rule is not None
+        else {}
+    )
     more: list[tuple[int, int]] = []  # visits that are missing: of which group, before which stage
 
     def place(node: Node, before: int | None) -> Stage:
@@ -168,11 +172,13 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         here = row.cuts(cuts)
         found = Staged(groups, here, rule, {}, {}, (), {}, ranked, homes=row.homes, visited=visited, once=once)
         first = forward_stages(placed.forward, found, place, found.rank)
+        rounds = round_stages(placed, found, first, place, lambda graph: _made_once(placed, lane, graph))
         more += ((g, len(row.homes)) for g in range(groups) if not more and not row.homes.of(g))
         if not more:
             break
-        row = row.with_visit(*more[0])
+        row = row.with_visit(*(min(more, key=lambda m: m[1]) if rounds else more[0]))
         more.clear()
+    found = replace(found, rounds=rounds)
     if by_hand and rule is not None:
         check_flow(placed.forward, lane.rules, found, first)
     check_by_each(placed.forward, lane.rules, first)
@@ -186,7 +192,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     if fixed or not cuts:  # weights that one stage only reads
         homes = {w: min(s) for w, s in _readers_of_weights(placed, found, first).items() if len(s) == 1}
     of = {v.name: v.origin for node in placed.backward for v in node.outputs}
-    stages: dict[str, Stage] = {**first, **homes}
+    stages: dict[str, Stage] = {**first, **_of_rounds(placed, rounds, first), **homes}
     second = _backward(placed, found, saved, lambda node: _origin(node, of, stages, loops), found.rank)
     makers = {v.name: n for n in placed.backward.nodes for v in n.outputs}
     listed, added = placed.training.listed, placed.training.added
@@ -195,8 +201,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         for v, (name, _) in zip(placed.backward.outputs, added, strict=True)
     )
     anchors = _anchors(placed, found, first, second, addends, found.rank)
-    rounds = round_stages(placed, found, first, place, lambda graph: _made_once(placed, lane, graph))
-    found = replace(found, forward=first, backward=second, addends=addends, anchors=anchors, rounds=rounds)
+    found = replace(found, forward=first, backward=second, addends=addends, anchors=anchors)
     found = replace(found, everywhere=ways(placed, found.homes, rule, groups))
     if listed:
         check_one_stage(placed, found, _readers_of_weights(placed, found, first))
@@ -208,6 +213,13 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
 def _made_once(placed: Placed, lane: Lanes, graph: Graph) -> frozenset[Value]:
     rows = [rule.parts for rule in placed.training.job.strategy.pipelines]
     return made_once(graph, rows, placed.weights, lane).by_first if rows else frozenset()
+
+
+def _of_rounds(placed: Placed, rounds: Sequence[Mapping[str, Stage]], first: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Where the forward values are that only a first pass makes in one place: their cotangents go back there."""
+    graphs = zip(placed.rounds, rounds, strict=True)
+    made = ((v, where.get(v.name)) for r, where in graphs for node in r.batch.nodes for v in node.outputs)
+    return {v.origin.of: s for v, s in made if s is not None and first.get(v.origin.of) is None}
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:

@@ -292,3 +292,92 @@ def test_places_with_several_stages_are_refused(rules: str) -> None:
     with pytest.raises(ParcError) as caught:
         parc.check(Source("towers.par", text))
     assert {d.code for d in caught.value.diagnostics} == {"E0563"}
+
+
+STATE = """\
+use std.optimizers (sgd)
+model m {
+  dim b = 4, d = 4
+  input x : f32[b,d]
+  y = x
+  repeat 2 as block {
+    weight w[d] ~ ones
+    state mu[d]
+    y = tanh(y * w)
+    if training {
+      mu = 0.9 * mu + 0.1 * cast(mean(y, over b), master)
+    } else {
+      y = y - cast(mu, compute)
+    }
+  }
+  loss max(y)
+}
+strategy plan for m {
+  mesh (pp = 2)
+  pipeline block on pp, schedule gpipe
+  microbatches 2 over b, two passes
+}
+job j {
+  train m using plan
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+
+def test_a_stage_has_the_states_that_its_first_pass_only_reads() -> None:
+    for entry in ("train", "evaluate"):
+        assert parc.verify(Source("m.par", STATE), double=True, steps=1, entry=entry).ok
+
+
+SIDES = """\
+use std.optimizers (sgd)
+fn side(z[b,d]) {
+  dim f = 3
+  weight p[d,f], q[f,d] ~ normal(1.0)
+  t[b,f] = tanh(z) @ p
+  u[b,d] = tanh(t) @ q
+  return u
+}
+model m {
+  dim b = 4, d = 4
+  input x, z, s : f32[b,d]
+  e = side(z) as one
+  w = side(s) as two
+  y = x
+  repeat 2 as block {
+    weight g[d] ~ ones
+    y = y + tanh(y * g)READ
+  }
+  loss LOSS
+}
+strategy plan for m {
+  mesh (AXES)
+  pipeline block on pp, schedule gpipe
+  RULES
+  microbatches 2 over b, two passes
+}
+job j {
+  train m using plan
+  optimizer sgd(lr = 0.1)
+}
+"""
+ONE = "pp = 2"
+BOTH = "pp = 2, at = 2"
+BESIDE = "place block on at[1]\n  place one on at[0]"
+
+
+@pytest.mark.parametrize(
+    ("axes", "rules", "read", "loss"),
+    [
+        pytest.param(ONE, "place one on pp[1]", "", "max(y) * mean(e)", id="last_stage"),
+        pytest.param(ONE, "", "", "max(w) * mean(y * e)", id="no_place"),
+        pytest.param(BOTH, BESIDE, " * e", "max(y) * mean(e)", id="evaluated"),
+        pytest.param(BOTH, BESIDE + "\n  place two on at[0]", " * e", "exp(mean(y * e)) * mean(w)", id="two_visits"),
+        pytest.param("at = 2", "place one on at[1]", " * e", "max(tanh(y * e)) + mean(w * mean(e))", id="no_pipeline"),
+        pytest.param(BOTH, BESIDE, " * e", "mean(y * y) + max(e) * mean(y)", id="read_by_all"),
+    ],
+)
+def test_gradients_go_back_to_where_the_first_pass_was(axes: str, rules: str, read: str, loss: str) -> None:
+    text = SIDES if "pp" in axes else SIDES.replace("  pipeline block on pp, schedule gpipe\n", "")
+    text = text.replace("AXES", axes).replace("RULES", rules).replace("READ", read).replace("LOSS", loss)
+    judged(text)
