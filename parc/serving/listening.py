@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from importlib import import_module
 from typing import Any
 
 from dsl.diagnostics import fail
@@ -91,8 +92,7 @@ class EndedConnection:
     trailing_data = (b"", True)
 
     def __init__(self) -> None:
-        import h11
-
+        h11 = _h11()
         self.our_state = self.their_state = h11.ERROR
         self.last = h11.ConnectionClosed()
 
@@ -105,9 +105,12 @@ class EndedConnection:
 
     def send(self, event: object) -> bytes:
         """Raises what is raised where the client has broken the protocol, which is not told to him."""
-        import h11
+        raise _h11().LocalProtocolError("the client is gone")
 
-        raise h11.LocalProtocolError("the client is gone")
+
+def _h11() -> Any:
+    """The module that hypercorn reads HTTP/1 with."""
+    return import_module("hypercorn.protocol.h11").h11
 
 
 def close_behind_clients() -> None:
