@@ -177,7 +177,7 @@ class _Update:
                             emits[other].defined[v.name] = main.value(v)
             if out.name in self.roots:
                 if out.name not in self.chain:
-                    self.partial[out.name] = self._part(out, emits)
+                    self.partial[out.name] = self._part(out, self._fn(out), emits)
                 self._agree(out, emits)
         targets = [w.name for w in self.trained] + [s.name for s in self.training.states]
         reports = list(zip(self.training.reports, self.graph.outputs[len(targets) :], strict=True))
@@ -279,7 +279,7 @@ class _Update:
             self._join_copies(emits, value, chunks, layout)
         if weight in self.apart or not chunks:
             return
-        current = self._sum([emits[c].value(value) for c in chunks], value, layout, emits[0])
+        current = self._sum([emits[c].value(value) for c in chunks], "sum", value, layout, emits[0])
         everywhere = self.staged.everywhere
         groups = tuple(sorted({everywhere.group(copy) for s in self.homes[weight] for copy in everywhere.copies(s)}))
         if len(groups) > 1:
@@ -299,31 +299,32 @@ class _Update:
             current = emits[chunk].value(value)
             emits[chunk].defined[value.name] = emits[chunk].add(op, (current,), f"{value.name}.joined", value, layout)
 
-    def _sum(self, parts: Sequence[Value], value: Value, layout: Layout, emit: Emitter) -> Value:
-        """The sum (or, of parts of a maximum, that) of values of one type and layout."""
-        fn = "maximum" if self._fn(value) == "max" else "add"
+    def _sum(self, parts: Sequence[Value], fn: str, value: Value, layout: Layout, emit: Emitter) -> Value:
+        """The sum (or, if `fn` is "max", the maximum) of values of one type and layout."""
+        op = Map("maximum" if fn == "max" else "add", (None, None))
         current = parts[0]
         for part in parts[1:]:
-            current = emit.add(Map(fn, (None, None)), (current, part), f"{value.name}.part", value, layout)
+            current = emit.add(op, (current, part), f"{value.name}.part", value, layout)
         return current
 
     def _fn(self, value: Value) -> str:
         """What stages and weights make of their parts of it."""
         return self.chain.get(value.name) or self.over.closing.get(value.name, "sum")
 
-    def _part(self, leaf: Value, emits: Mapping[int, Emitter]) -> Value | None:
-        """What this class adds for one weight, if it does. A weight held by several stages counts in the first, and
-        in the first of a stage's copies."""
+    def _part(self, leaf: Value, fn: str, emits: Mapping[int, Emitter]) -> Value | None:
+        """What this class has for one weight, if it has: of several chunks, their sum or maximum (`fn`). A weight held
+        by several stages counts in the first, and in the first of a stage's copies."""
         (weight,) = self.deps[leaf.name]
         first = range(self.staged.stages) if weight in self.apart else self.homes[weight][:1]
         stages = {c: self.staged.everywhere.stage(self.groups[0], c) for c in self.here(weight)}
         parts = [emits[c].value(leaf) for c, stage in stages.items() if stage in first]
-        return self._sum(parts, leaf, leaf.layout, emits[0]) if parts else None
+        return self._sum(parts, fn, leaf, leaf.layout, emits[0]) if parts else None
 
     def _add_up(self, node: Node, emits: Mapping[int, Emitter]) -> None:
         """One step of a sum over weights (or a change of layout on the way): of those parts that this class has."""
         out, main = node.output, emits[0]
-        parts = [self.partial[v.name] if v.name in self.chain else self._part(v, emits) for v in node.inputs]
+        fn = self._fn(out)
+        parts = [self.partial[v.name] if v.name in self.chain else self._part(v, fn, emits) for v in node.inputs]
         here = [v for v in parts if v is not None]
         if not here:
             self.partial[out.name] = None
@@ -332,7 +333,7 @@ class _Update:
             main.node(node)
             self.partial[out.name] = main.value(out)
         else:
-            self.partial[out.name] = self._sum(here, out, out.layout, main)
+            self.partial[out.name] = self._sum(here, fn, out, out.layout, main)
 
     def _agree(self, root: Value, emits: Mapping[int, Emitter]) -> None:
         """The sum (or maximum) of this class's parts, then over all groups."""

@@ -268,6 +268,7 @@ WAYS = """pipeline block on pp, schedule by_hand(microbatches = 4), chunks both_
   }
   recompute block[1..2]"""
 UNEVEN = "split b on dp\n  split d on tp in block[1..4] pad\n  shard optimizer, weights on dp in block[2..5]"
+CHUNKS = "split d on dp in block[0..5]\n  pipeline block on pp, schedule interleaved(microbatches = 2, chunks = 2)"
 BUBBLE = "pipeline block on pp, schedule zero_bubble(microbatches = 2), cuts [2, 5]\n  split b on dp in block[1..4]"
 
 
@@ -284,6 +285,11 @@ BUBBLE = "pipeline block on pp, schedule zero_bubble(microbatches = 2), cuts [2,
 )
 def test_what_an_optimizer_takes_along_a_loop_that_is_cut(step: str, mesh: str, rules: str) -> None:
     judged(GAINS.replace("STEP", step).replace("MESH", mesh).replace("RULES", rules))
+
+
+def test_a_maximum_over_chunks_of_one_weight() -> None:
+    source = GAINS.replace("STEP", "g / (1.0 + max(abs(g)) - min(w))").replace("MESH", "pp = 2, dp = 2")
+    assert parc.verify(Source("main.par", source.replace("RULES", CHUNKS)), double=True, steps=1).ok
 
 
 @pytest.mark.parametrize(
