@@ -14,7 +14,7 @@ from dataclasses import field, replace
 from compiler.graph import Graph, Names, Node, Value, names_of
 from compiler.ops.base import Loop, Op
 from compiler.ops.call import Call
-from compiler.ops.comm import MaskPad, Relayout
+from compiler.ops.comm import Comm
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from compiler.passes.copying import copy_node, expanded, suffixed
@@ -157,7 +157,7 @@ class _Across:
 
     def _plain(self, level: _Level, node: Node) -> Node:
         held = [self.pieces.get(v.name) for v in node.inputs]
-        if isinstance(node.op, (Relayout, MaskPad)):
+        if isinstance(node.op, Comm):
             (name,) = held
             assert name is not None
             self._hold(node.output, name)
@@ -186,7 +186,7 @@ class _Across:
     def _check(self, node: Node, loop: Loop) -> None:
         """Whether the op can do with pieces of what the loop walks."""
         word, label = _word(node.op), self.cut.label
-        if loop.kind in ("halo", "minor", "whole"):
+        if loop.kind not in ("pass", "sum", "max"):
             raise _Wrong(f"`{word}` reads all iterations of `{label}`", node)
         if loop.placed:
             raise _Wrong(f"`{word}` counts iterations of `{label}`", node)
@@ -242,7 +242,7 @@ class _Across:
         if node is None or isinstance(node.op, Repeat) or value.name in self.closing:
             raise _Wrong(f"what is the same on all stages is used as iterations of `{self.cut.label}`")
         at = node.outputs.index(value)
-        if isinstance(node.op, (Relayout, MaskPad)):
+        if isinstance(node.op, Comm):
             inputs = [self._piece(level, node.inputs[0], name)]
         else:
             loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])

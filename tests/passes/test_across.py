@@ -24,6 +24,9 @@ fn bounded(x[..., r, c]) {
 fn halves(x[..., r, c]) {
   return mean(merge(x, (r, c) -> m), over m)
 }
+fn moved(x[..., r, c]) {
+  return shift(x, r)
+}
 fn turned(x[..., r, c]) {
   return flip(x, over r)
 }
@@ -132,6 +135,7 @@ def test_devices_by_themselves_agree_too(name: str) -> None:
 
 
 REFUSED = {
+    "moved": "`shift` reads all iterations of `block`",
     "turned": "`flip` reads all iterations of `block`",
     "sums": "`cumsum` reads all iterations of `block`",
     "best": "`top_k` reads all iterations of `block`",

@@ -218,6 +218,10 @@ fn numbered(x[l, c]) {
   return x / (1.0 + cast(iota(l), master))
 }
 
+fn later(x[..., c]) {
+  return x + shift(x, c)
+}
+
 fn counted(x[l, c]) {
   return x * cast(sum(iota(l)), master) * 0.1
 }
@@ -286,6 +290,12 @@ BUBBLE = "pipeline block on pp, schedule zero_bubble(microbatches = 2), cuts [2,
 )
 def test_what_an_optimizer_takes_along_a_loop_that_is_cut(step: str, mesh: str, rules: str) -> None:
     judged(GAINS.replace("STEP", step).replace("MESH", mesh).replace("RULES", rules))
+
+
+def test_a_maximum_over_chunks_of_one_weight() -> None:
+    """And elements that cross from device to device along another dim."""
+    source = GAINS.replace("STEP", "later(g) / (1.0 + max(abs(g)) - min(w))").replace("MESH", "pp = 2, dp = 2")
+    assert parc.verify(Source("main.par", source.replace("RULES", CHUNKS)), double=True, steps=1).ok
 
 
 @pytest.mark.parametrize(
