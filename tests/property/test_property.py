@@ -121,3 +121,9 @@ def test_failures_are_reduced() -> None:
 def test_what_failed_once_is_mended(seed: int) -> None:
     """Regions that lost what they were for when what stood beside others moved."""
     assert judge(seed).what == "proved"
+
+
+def test_what_failed_once_is_refused() -> None:
+    """What is true or false cannot be kept of a first pass."""
+    found = judge(20154)
+    assert (found.what, found.why) == ("refused", "E0502")

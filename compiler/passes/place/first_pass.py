@@ -58,8 +58,8 @@ def closed(training: Training, shared: Shared, constants: Collection[str], known
 
 
 def _divided(values: Iterable[Value], shared: Shared) -> dict[str, str]:
-    """Those of which micro-batches have parts, by the dim that they divide."""
-    dims = {v.name: (v, shared.layouts[v.name].dim_of(TIME)) for v in values}
+    """Those of which micro-batches have parts, by the dim that they divide; of what is true or false none are kept."""
+    dims = {v.name: (v, shared.layouts[v.name].dim_of(TIME)) for v in values if v.type.dtype != "bool"}
     return {name: v.type.names[i] for name, (v, i) in dims.items() if i is not None}
 
 
