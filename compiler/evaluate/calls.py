@@ -239,7 +239,7 @@ def _unknown(expr: ast.Call, scope: Scope) -> ParcError:
     found = suggest_std("function", name)
     help = f"`use {found[0]} ({name})`" if found and found[1] == name else did_you_mean(name, known)
     if scope.making.by_hand is not None and not (found and found[1] == name):
-        near = [m for m in MESSAGES if name and (name in m or m in name)]
+        near = [m for m in MESSAGES if name in m or m in name]
         help = f"did you mean `{near[0]}`?" if near else help
         help = f"{help + ' ' if help else ''}messages are {listed(MESSAGES, most=16)}"
     if help is None and found:

@@ -307,7 +307,7 @@ class Scope:
             raise
         except OpError as error:
             help = (error.code == "E0202" and self._widened(operands)) or error.help
-            if error.code == "E0203" and self.making.by_hand is not None:
+            if error.code == "E0203":
                 help = self._pieces(operands) or help
             raise fail(error.code, error.message, span, help=help) from None
         frame.own.update(values)

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from compiler.evaluate.session import listed
 from compiler.evaluate.values import AxisRef, Bound, WeightVar, kind_of
 from compiler.graph import Dim, Node, Type, Value
-from compiler.implement.messages import one_is_whole
-from compiler.implement.pieces import of_dims
 from compiler.implement.written import (
     UnevenPieces,
     WrittenAllGather,
@@ -119,6 +117,8 @@ def uneven(error: UnevenPieces, span: Span) -> ParcError:
 def pieces_meet(operands: Sequence[Value], by_hand: ByHand, nodes: Sequence[Node]) -> str | None:
     """What makes operands fit of which one has pieces of a dim along more axes than another; nodes: all before."""
     from compiler.implement.check import Checker
+    from compiler.implement.messages import one_is_whole
+    from compiler.implement.pieces import of_dims
 
     sizes = {a.name: a.size for _, axes in by_hand.pieces.values() for a in axes}
     sizes |= {node.op.axis: node.op.devices for node in nodes if isinstance(node.op, WrittenMessage)}

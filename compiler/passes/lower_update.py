@@ -122,7 +122,8 @@ class _Update:
         if fn is None:
             return None
         for v in node.inputs:
-            part = len(self.deps[v.name]) == 1 or self.chain.get(v.name) in (fn, *([] if fn else ["sum", "max"]))
+            joined = self.chain.get(v.name)
+            part = len(self.deps[v.name]) == 1 or (joined == fn if fn else joined is not None)
             if v.name in self.roots or not part:
                 return None
         return fn or self.chain.get(node.inputs[0].name)

@@ -121,7 +121,8 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     lane = lanes(strategy, axes, placed.forward)
     chunks = rule.chunks if rule is not None and groups > 1 else 1
     cuts, rows, given_homes = cut_lanes(placed, lane, chunks) if groups > 1 else ((), (), ())
-    apart = [r.batch for r in placed.rounds] + ([placed.finish] if placed.finish is not None else [])
+    ahead = [r.batch for r in placed.rounds]
+    apart = ahead + ([placed.finish] if placed.finish is not None else [])
     fixed = places(placed.forward, (*lane.rules, *rows), apart, placed.training.trains)
     row = StageOrder.of(given or (Homes(given_homes) if given_homes else Homes.dealt(groups, groups)))
     order: tuple[int, ...] | None = tuple(range(len(row.homes)))
@@ -130,7 +131,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     anywhere = of_weights(placed.forward, fixed, kept) if fixed else frozenset()
     by_hand = any(p.index is not None for p in lane.rules)
     if by_hand and rule is None:
-        order = ranks([*(r.batch for r in placed.rounds), placed.forward], fixed, groups)
+        order = ranks([*ahead, placed.forward], fixed, groups)
     if order is None:
         visit, found_homes = visits(placed.forward, fixed, groups, anywhere)
         row = StageOrder.of(Homes(found_homes))
@@ -140,11 +141,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         scope = scope_of(node, fixed) if row_of else None
         return row_of.get(scope) if scope is not None else None
 
-    needed = (
-        needed_at(placed.forward, cuts, in_row, [r.batch for r in placed.rounds])
-        if by_hand and rule is not None
-        else {}
-    )
+    needed = needed_at(placed.forward, cuts, in_row, ahead) if by_hand and rule is not None else {}
     more: list[tuple[int, int]] = []  # visits that are missing: of which group, before which stage
 
     def place(node: Node, before: int | None) -> Stage:
@@ -171,7 +168,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         visited = visited or (rule is not None and bool(rule.homes or rule.orders))
         here = row.cuts(cuts)
         found = Staged(groups, here, rule, {}, {}, (), {}, ranked, homes=row.homes, visited=visited, once=once)
-        first = forward_stages(placed.forward, found, place, found.rank)
+        first = forward_stages(placed.forward, found, place)
         rounds = round_stages(placed, found, first, place, lambda graph: _made_once(placed, lane, graph))
         more += ((g, len(row.homes)) for g in range(groups) if not more and not row.homes.of(g))
         if not more:

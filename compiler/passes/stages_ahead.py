@@ -20,7 +20,7 @@ Place = Callable[[Node, int | None], Stage]
 """Where rules say that a node is, by the last stage of its operands."""
 
 
-def forward_stages(graph: Graph, staged: Staged, place: Place, rank: Callable[[Stage], int]) -> dict[str, Stage]:
+def forward_stages(graph: Graph, staged: Staged, place: Place) -> dict[str, Stage]:
     """Explicit places, else the last stage of the operands, in the order in which values pass through them.
 
     What is made once, on the first stage, binds none of its readers."""
@@ -31,7 +31,7 @@ def forward_stages(graph: Graph, staged: Staged, place: Place, rank: Callable[[S
             found.update(of_cut(node, cut.end))
             continue
         stages = {s for v in node.inputs if v not in staged.once and (s := found.get(v.name)) is not None}
-        last = max(stages, key=rank, default=None)
+        last = max(stages, key=staged.rank, default=None)
         where = place(node, last)
         if node.outputs[0] in staged.once:
             where = 0
@@ -67,7 +67,7 @@ def round_stages(
             found.append({})
             continue
         shared = frozenset(v for v in once(round.batch) if v.origin.of not in first)
-        found.append(forward_stages(round.batch, replace(staged, once=shared), at, staged.rank))
+        found.append(forward_stages(round.batch, replace(staged, once=shared), at))
     return tuple(found)
 
 

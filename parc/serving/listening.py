@@ -89,7 +89,6 @@ class EndedConnection:
     Without it (0.18) who reads waits for good where the client had sent another request before the answer was there."""
 
     they_are_waiting_for_100_continue = False
-    trailing_data = (b"", True)
 
     def __init__(self) -> None:
         h11 = _h11()
