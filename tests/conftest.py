@@ -51,6 +51,7 @@ QUICK = (
     "evaluate/test_std.py",
     "evaluate/test_std_layers.py",
     "golden/",
+    "matrix/test_page.py",
     "ops/test_kernels.py",
     "ops/test_ops_derivative.py",
     "ops/test_ops_split.py",

@@ -1,4 +1,4 @@
-"""`docs/compositions.md` says of each cell of the matrix what becomes of it, and it is what is expected; some are run.
+"""`docs/compositions.md` says of each cell of the matrix what becomes of it, and it is what is expected.
 
 `python -m tests.matrix` makes the page.
 """
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.matrix.cells import Cell, cells, chosen, expected, senseless, spread
-from tests.matrix.judge import PROVED, Kept, Outcome, outcome
+from tests.matrix.cells import chosen, expected, senseless
+from tests.matrix.judge import PROVED, Outcome
 from tests.matrix.page import read, render
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "compositions.md"
@@ -37,35 +37,3 @@ def test_the_page_is_as_it_is_written(said: Mapping[str, Outcome]) -> None:
     page = PAGE.read_text(encoding="utf-8")
     made = page.partition("Made with ")[2].partition("; data of seed")[0]
     assert made and render(said, made) == page
-
-
-def sampled() -> list[Cell]:
-    refused = [c for c in cells(2) if expected(c) != PROVED]
-    return [*spread(chosen(), 499, 7), *spread(refused, 23)]
-
-
-@pytest.mark.parametrize("cell", sampled(), ids=str)
-def test_what_it_says_is_so(cell: Cell, said: Mapping[str, Outcome]) -> None:
-    assert outcome(cell) == said[str(cell)]
-
-
-def test_what_is_kept_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    some = [*cells(1)[:2], next(c for c in cells(2) if expected(c) != PROVED)]
-    path = tmp_path / "kept.jsonl"
-    first = list(Kept(path).outcomes(some))
-    assert [o.what for _, o in first] == [expected(c) for c in some]
-    with path.open("a") as file:
-        file.write('["interrup')
-    monkeypatch.setattr(Cell, "compile", lambda self, precision=None: pytest.fail("compiled again"))
-    assert list(Kept(path).outcomes(some)) == first
-
-
-def test_a_program_is_not_proved_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where sources change, but not what they make of a cell, the proof stands."""
-    cell, path = cells(1)[0], tmp_path / "kept.jsonl"
-    first = list(Kept(path).outcomes([cell]))
-    lines = [line for line in path.read_text().splitlines(keepends=True)]
-    assert len(lines) == 2
-    path.write_text(lines[1])
-    monkeypatch.setattr("tests.matrix.judge._proof", lambda compiled: pytest.fail("proved again"))
-    assert list(Kept(path).outcomes([cell])) == first
