@@ -1,7 +1,7 @@
 """What a program holds, as a table, and what differs between two programs.
 
 buffers       bytes of one device by role and memory, each at its most
-diff          what changes in layouts, collectives (`compiler.traffic`) and buffers between two programs
+diff          what changes in layouts, collectives (`compiler.traffic`), buffers and operations between two programs
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from typing import Any, TypeVar
 from compiler.layout import local_type
 from compiler.memory.peak import most
 from compiler.memory.tiers import FIRST
+from compiler.operations import operations
 from compiler.origin import Role
 from compiler.program import DeviceClass, For, FunctionPhase, Program, Run, StateDecl
-from compiler.text.attrs import runs, show_run
-from compiler.text.printer import show_homes, show_schedule, show_type
+from compiler.text.attrs import runs, show_number, show_run, show_within
+from compiler.text.printer import show_entry, show_homes, show_input, show_schedule, show_type
 from compiler.traffic import CollectiveCalls, collectives
 from dsl.data import dataclass
 
 T = TypeVar("T")
+
+TOLD = 20
+"""So many kinds of operations that differ are shown: two strategies differ in many; JSON has all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +107,10 @@ class ProgramDiff:
     calls: tuple[Difference, ...]
     bytes: tuple[Difference, ...]
     buffers: tuple[Difference, ...]
+    operations: tuple[Difference, ...]
 
     def __bool__(self) -> bool:
-        return any((self.frame, self.layouts, self.calls, self.bytes, self.buffers))
+        return any((self.frame, self.layouts, self.calls, self.bytes, self.buffers, self.operations))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -118,12 +123,16 @@ class ProgramDiff:
             ("calls per step", self.calls, lambda x: f"{x:g}"),
             ("bytes sent per device and step", self.bytes, amount),
             ("bytes held per device by each kind of buffer, and in all", self.buffers, amount),
+            ("operations in the text of each function", self.operations, lambda x: f"{x:g}"),
         )
         lines: list[str] = []
         for title, changes, shown in parts:
             if changes:
                 lines.append(f"{title}:")
-                lines += [line for c in changes for line in _lines(c, shown)]
+                told = changes if changes is not self.operations else changes[:TOLD]
+                lines += [line for c in told for line in _lines(c, shown)]
+                more = len(changes) - len(told)
+                lines += [f"    and {more} more"] if more else []
         return "\n".join(lines) if lines else "no differences"
 
 
@@ -158,6 +167,7 @@ def diff(a: Program, b: Program) -> ProgramDiff:
         _changes(_busiest(before, lambda c: c.count), _busiest(after, lambda c: c.count)),
         _changes(_busiest(before, lambda c: c.bytes), _busiest(after, lambda c: c.bytes)),
         _changes(_fullest(a), _fullest(b)),
+        _changes(operations(a), operations(b)),
     )
 
 
@@ -173,8 +183,15 @@ def _changes(before: Mapping[str, T], after: Mapping[str, T]) -> tuple[Differenc
 def _frame(program: Program) -> dict[str, str]:
     axes = {f"axis {a.name}": f"{a.size}" + ("" if a.kind == "mesh" else f" {a.kind}") for a in program.axes}
     frame = {**axes, "stages": show_homes(program)}
+    frame |= {"seed": str(program.seed)} if program.seed else {}
+    frame |= {f"input {i.name}": show_input(i).partition(": ")[2] for i in program.inputs}
+    frame |= {f"entry {e.name}": show_entry(e).partition(" ")[2] for e in program.entries}
     for cls in program.classes:
         frame[f"schedule of stage {_groups(cls.groups)}"] = show_schedule(cls.schedule)
+        for state in cls.states:
+            if state.init is not None:
+                args = ", ".join(map(show_number, state.init.args))
+                frame[f"{_title(state)} at first"] = f"{state.init.kind}({args})"
     return frame
 
 
@@ -184,7 +201,7 @@ def _layouts(program: Program) -> dict[str, str]:
     for cls in program.classes:
         for s in cls.states:
             text = show_type(s.type, s.layout, program.sizes) + ("" if s.memory == FIRST else f" in {s.memory}")
-            text += "" if s.within is None else f" within {s.within[0]}..{s.within[1]}"
+            text += show_within(s.within)
             text += " frozen" if s.frozen else ""
             held.setdefault(_title(s), {}).setdefault(text, []).extend(cls.groups)
     everywhere = program.groups

@@ -38,8 +38,8 @@ class Diagnostic:
 
     @property
     def limit(self) -> bool:
-        """Whether it refuses something for its size."""
-        return self.code.startswith("E09")
+        """Whether it refuses something for its size: a job, or (E0608) a lowered program's text."""
+        return self.code.startswith("E09") or self.code == "E0608"
 
     def __str__(self) -> str:
         return f"{self.severity}[{self.code}]: {self.message}"

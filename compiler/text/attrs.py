@@ -167,10 +167,12 @@ def show_run(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}..{last}"
 
 
-def show_attributes(op: Op, outputs: Sequence[Value]) -> str:
-    """The attributes of an op, each preceded by a space."""
+def show_attributes(op: Op, outputs: Sequence[Value], without: str = "") -> str:
+    """The attributes of an op, each preceded by a space; without: the field that is left out."""
     text = ""
     for a in attributes(type(op)) if not isinstance(op, Relayout) else ():  # whose layout is that of its result
+        if a.field == without:
+            continue
         value = getattr(op, a.field)
         if a.derive is not None and outputs and value == a.derive(outputs[0].type):
             continue

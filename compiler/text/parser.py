@@ -124,7 +124,7 @@ class _Parser(ScheduleParser):
         else:
             homes = Homes.dealt(groups, min(self.natural(), MAX_STAGES + 1))
         if len(homes) > MAX_STAGES:
-            raise self.error("E0608", f"more than {MAX_STAGES:,} stages", start)
+            raise self.error("E0608", f"more than {MAX_STAGES:,} stages", start, f"at most {MAX_STAGES:,}")
         self.end_line()
         return homes
 
@@ -162,8 +162,12 @@ class _Parser(ScheduleParser):
                 raise self.error("E0605", f"`{name}` is not a proper axis", start, help)
             devices *= size if kind != "time" else 1
             axes.append(Axis(name, size, kind))
-            if devices > MAX_DEVICES or len(axes) > MAX_AXES:
-                raise self.error("E0608", f"a mesh of more than {MAX_DEVICES} devices or {MAX_AXES} axes", start)
+            if devices > MAX_DEVICES:
+                message = f"`{name}` makes it a mesh of {devices:,} devices"
+                raise self.error("E0608", message, start, f"at most {MAX_DEVICES:,}: make axes shorter")
+            if len(axes) > MAX_AXES:
+                message = f"a mesh of more than {MAX_AXES} axes: `{name}` is one too many"
+                raise self.error("E0608", message, start, f"at most {MAX_AXES}: make one of several")
             if not self.take(","):
                 break
         self.mark(")")

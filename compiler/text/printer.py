@@ -51,7 +51,7 @@ def show(program: Program) -> str:
         lines.append(f"stages {show_homes(program)}")
     if program.seed:
         lines.append(f"seed {program.seed}")
-    lines += [_input(i) for i in program.inputs]
+    lines += [show_input(i) for i in program.inputs]
     for entry in program.entries:
         if len(program.entries) > 1 or entry.name != "train_step":
             lines += ["", show_entry(entry)]
@@ -88,7 +88,8 @@ def _classes(program: Program, classes: Sequence[DeviceClass]) -> list[str]:
     return lines
 
 
-def _input(decl: InputDecl) -> str:
+def show_input(decl: InputDecl) -> str:
+    """`input tokens: int32[b=8, s=16] in 0..50`."""
     text = f"input {quote(decl.name)}: {decl.type.dtype}[{show_dims(decl.type.dims)}]"
     if decl.low is None and decl.high is None:
         return text

@@ -118,9 +118,15 @@ def _run(
     simulated = simulation = None
     if compiled.job.cluster is not None:
         from compiler.cost.time.simulate import Simulation
+        from dsl.diagnostics import ParcError
 
         simulation = Simulation.of(compiled)
-        simulated = compiled.job.cluster.device.name, simulation.seconds()
+        try:
+            simulated = compiled.job.cluster.device.name, simulation.seconds()
+        except ParcError as error:  # what is too long to be priced may be short enough to be run
+            if not all(d.limit for d in error.diagnostics):
+                raise
+            simulation = None
     from parc.memory import capacities
     from parc.room import require_room
 

@@ -44,7 +44,7 @@ def command(
 ) -> bool:
     """Compare lowered programs: of two files (`.par` or `.npu`), or of one file under two strategies.
 
-    Says what changes in layouts, communication and memory.
+    Says what changes in layouts, communication, memory and operations.
 
     \b
     parc diff old.par new.par
@@ -72,7 +72,7 @@ def command(
         more = " (the entry `infer`; of a job that decodes `--entry` names others)" if of == {"infer"} else ""
         out.say(f"the lowered programs are the same{more}")
     elif not changes and not text:
-        out.say("only the order or the names of instructions differ: see `--text`")
+        out.say("the same operations stand in both as often; their order, operands or names differ: see `--text`")
     return not (unified and exit_code)
 
 

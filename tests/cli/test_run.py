@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import parc
+from compiler.limits import LengthLimit
 from parc import api
 from parc.cli import cli
 from parc.training import Progress
@@ -190,3 +191,12 @@ def test_numbers_too_large_for_the_type_are_infinite(file: str, tmp_path: Path) 
     result = runner.invoke(cli, ["run", str(path), "--steps", "3", "--json"])
     assert result.exit_code == 0, result.stdout + result.stderr
     assert json.loads(result.stdout)["result"]["losses"][-1] is None
+
+
+def test_a_step_that_is_too_long_to_be_priced_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has one clock, as without a cluster."""
+    monkeypatch.setattr("compiler.cost.time.length.BEGUN", LengthLimit(3, "priced"))
+    gpt = str(ROOT / "examples" / "gpt.par")
+    assert "error[E0931]" in runner.invoke(cli, ["cost", gpt, "-D", "pp=2"]).stderr
+    ran = runner.invoke(cli, ["run", gpt, "--steps", "1", "-D", "pp=2"])
+    assert ran.exit_code == 0 and "a step: " in ran.stdout and "simulated" not in ran.output

@@ -106,3 +106,24 @@ def test_the_mesh_differs() -> None:
     program = parse_program(LAYERS)
     other = replace(program, axes=(replace(program.axes[0], size=4), program.axes[1]))
     assert Difference("axis dp", "2", "4") in diff(program, other).frame
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part", "what"),
+    [
+        ("relu %u", "tanh %u", "operations", "train_step F tanh"),
+        ("input x: f32[b=16, d=4]", "input x: f32[b=16, d=4]\ninput z: f32[b=16, d=4]", "frame", "input z"),
+        ("program", "program", "", ""),
+    ],
+)
+def test_what_is_computed_differs(old: str, new: str, part: str, what: str) -> None:
+    """An op, a literal or an input is no difference of order or names."""
+    found = diff(parse_program(PIPELINE), parse_program(PIPELINE.replace(old, new)))
+    assert bool(found) == bool(part)
+    assert not part or what in [d.what for d in getattr(found, part)]
+
+
+def test_initialisers_differ() -> None:
+    after = PIPELINE.replace("w1: f32[d=4, f=4/tp] = normal(0.5)", "w1: f32[d=4, f=4/tp] = constant(3)")
+    found = diff(parse_program(PIPELINE), parse_program(after)).frame
+    assert found == (Difference("weight w1 at first", "normal(0.5)", "constant(3)"),)

@@ -127,6 +127,7 @@ ERRORS = [
     ("E0606", "stage 1:", "stage 1..0:"),
     ("E0608", "stages 2", "stages 99999999999999999999"),
     ("E0608", "dp=2, tp=2", "dp=99999, tp=99999"),
+    ("E0608", "dp=2, tp=2", ", ".join(f"a{i}=1" for i in range(65))),
     ("E0608", "input x:", f"input {'x' * 40_000}:"),
     ("E0608", "among (0, 1)", "among (0..9999999)"),
     ("E0608", "input x:", f"seed {'9' * 101}\ninput x:"),
