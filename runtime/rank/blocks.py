@@ -41,7 +41,7 @@ def fused(
             new = rank.backend.full(shape, dtype, 0.0) if out.name in op.sums else rank.backend.empty(shape, dtype)
             made[out.name] = rank.new(new, dtype)
         else:
-            made[out.name] = HeldArray(operands[k].array, operands[k].buffer.hold())
+            made[out.name] = operands[k].shared()
     rank.plans[key][1].run(rank.ctx, [h.array for h in operands], {n: h.array for n, h in made.items()})
     return made
 

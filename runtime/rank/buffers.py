@@ -72,6 +72,10 @@ class HeldArray:
     array: Array
     buffer: RankBuffer
 
+    def shared(self) -> HeldArray:
+        """The same for another that holds it."""
+        return HeldArray(self.array, self.buffer.hold())
+
 
 @dataclass(frozen=True, slots=True)
 class Destination:

@@ -141,10 +141,10 @@ def halo_add(op: HaloAdd, x: Array, here: Here) -> Handle[Array]:
     dim, me = here.type.index(op.dim), here.me(op.axes)
     length, needed = here.backend.shape(x)[dim] - op.left - op.right, here.mesh.spans(here.type.size(op.dim), op.axes)
     held = [(start - op.left, start + length + op.right) for start, _ in needed]
-    found = exchange(x, op, held, held[me][0], needed, here)
+    found, shape = exchange(x, op, held, held[me][0], needed, here), resized(here.backend.shape(x), dim, length)
 
     def add(parts: Sequence[tuple[Span, Array]]) -> Array:
-        out = here.backend.full(resized(here.backend.shape(x), dim, length), here.type.dtype, 0)
+        out = here.backend.full(shape, here.type.dtype, 0)  # `x` may be gone
         for where, part in parts:
             here.backend.accumulate(piece(out, dim, where, needed[me][0], here), part, "sum")
         return here.backend.rounded(out, here.type.dtype)

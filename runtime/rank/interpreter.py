@@ -20,7 +20,7 @@ from compiler.layout import TIME, Layout, local_type
 from compiler.liveness import liveness, unrolled, variables
 from compiler.memory.action import STATIC
 from compiler.memory.tiers import FIRST
-from compiler.ops.base import Movement
+from compiler.ops.base import Movement, Op
 from compiler.ops.call import Call
 from compiler.ops.comm import Comm
 from compiler.ops.create import Iota
@@ -79,10 +79,12 @@ class Rank:
         """New memory with these contents."""
         return self.new(self.backend.copy(array), dtype, memory)
 
-    def coming(self, handle: Handle[Array], var: Value) -> HeldArray:
-        """New memory for a value that will be there when it is read."""
+    def coming(self, op: Op, handle: Handle[Array], var: Value) -> Wait[HeldArray]:
+        """New memory for a value that is there when it is read; without other devices at once: its operand may go."""
         held = self.new(self.backend.empty(self.local(var).shape, var.type.dtype), var.type.dtype, var.memory)
         held.buffer.coming = handle, held.array
+        if not op.message:
+            yield from held.buffer.arrive(self.backend)
         return held
 
     def put_state(self, name: str, held: HeldArray) -> None:
@@ -190,7 +192,8 @@ class Rank:
                 (out,) = instr.outputs
                 values[out.name] = yield from self._source(op, out)
             case Recv() | StageReduce() | Comm():
-                values[instr.output.name] = self.coming(self._started(op, arrays, scope, instr), instr.output)
+                handle, out = self._started(op, arrays, scope, instr), instr.output
+                values[out.name] = yield from self.coming(op, handle, out)
             case FusedNodes():
                 values.update(fused(self, instr, op, operands, dying))
             case Move() if op.ahead and id(instr) in self.early:
@@ -215,7 +218,7 @@ class Rank:
             kernel.renew(self.ctx, *arrays)
         else:
             self.backend.assign(old.array, kernel(self.ctx, *arrays))
-        return HeldArray(old.array, old.buffer.hold())
+        return old.shared()
 
     def _started(
         self, op: Recv | StageReduce | Comm, arrays: Sequence[Array], scope: Mapping[str, Value], instr: Node
@@ -289,7 +292,7 @@ class Rank:
             held = self.states[op.name]
         else:
             held = self.saved[op.name, self.micro]
-        got = HeldArray(held.array, held.buffer.hold())
+        got = held.shared()
         if isinstance(op, Read) and parted(self.declared[op.name]) and not listed(self.declared[op.name]):
             got.array = self.backend.element(held.array, self.micro)
         if isinstance(op, Load) and op.last:
@@ -309,8 +312,7 @@ class Rank:
     def _save(self, name: str, held: HeldArray) -> None:
         decl, states = self.declared[name], [s for n, s in self.states.items() if self.declared[n].role is Role.STATE]
         own = any(held.buffer is s.buffer for s in states)  # it is renewed before this is loaded
-        kept = self.copy(held.array, decl.type.dtype, decl.memory) if own else HeldArray(held.array, held.buffer.hold())
-        self.saved[name, self.micro] = kept
+        self.saved[name, self.micro] = self.copy(held.array, decl.type.dtype, decl.memory) if own else held.shared()
 
     def _accumulate(
         self, name: str, operand: str, scope: Mapping[str, Value], values: Values, dying: Sequence[str]
@@ -321,7 +323,7 @@ class Rank:
             return
         if name not in self.states:
             if held.buffer.sole and operand in dying:
-                self.states[name] = HeldArray(held.array, held.buffer.hold())
+                self.states[name] = held.shared()
             else:
                 self.states[name] = self.copy(held.array, decl.type.dtype, decl.memory)
             return
@@ -332,12 +334,12 @@ class Rank:
     def _call(self, instr: Node, op: Call, values: Values, dying: Sequence[str]) -> Wait[None]:
         given, results = names_of(instr.inputs), names_of(op.body.outputs)
         params = zip(op.body.inputs, given, strict=True)
-        inner = {p.name: HeldArray(values[n].array, values[n].buffer.hold()) for p, n in params}
+        inner = {p.name: values[n].shared() for p, n in params}
         for name in dict.fromkeys(n for n in given if n in dying):
             values.pop(name).buffer.drop()  # a parameter holds it now
         yield from self._body(op.body, inner, {}, len(results))
         for out, name in zip(instr.outputs, results, strict=True):
-            values[out.name] = HeldArray(inner[name].array, inner[name].buffer.hold())
+            values[out.name] = inner[name].shared()
         for name in dict.fromkeys(results):
             inner.pop(name).buffer.drop()
 
@@ -346,13 +348,12 @@ class Rank:
     ) -> Wait[None]:
         carries, stacks = op.carries, op.carries + op.stacks
         filled: dict[str, list[Destination]] = {}
-        names = names_of(instr.inputs)
+        names, nexts = names_of(instr.inputs), names_of(op.body.outputs[:carries])
         made = zip(instr.outputs[carries:], op.body.outputs[carries:], strict=True)
         for k, (out, result) in enumerate(made, carries):
             lies = self.reuses.get((id(instr), k))
             if lies is not None:
-                held = values[names[lies.operand]]
-                values[out.name] = HeldArray(held.array, held.buffer.hold())
+                values[out.name] = held = values[names[lies.operand]].shared()
                 if lies.copied:
                     filled.setdefault(result.name, []).append(Destination(held.array, out.type.dtype))
                 continue
@@ -364,10 +365,9 @@ class Rank:
                 values[out.name] = self.new(array, out.type.dtype, out.memory)
                 place = Destination(values[out.name].array, out.type.dtype)
             filled.setdefault(result.name, []).append(place)
-        nexts = names_of(op.body.outputs[:carries])
         for name in names[carries:stacks]:
             yield from values[name].buffer.arrive(self.backend)
-        carried = [HeldArray(values[n].array, values[n].buffer.hold()) for n in names[:carries]]
+        carried = [values[n].shared() for n in names[:carries]]
         for name in dict.fromkeys(names[:carries]):
             if name in dying and name not in names[carries:]:
                 values.pop(name).buffer.drop()
@@ -386,7 +386,7 @@ class Rank:
             carried = []  # the iteration alone holds them now: memory is what Python has not freed
             where = {name: [p.slice(self.backend, i) for p in places] for name, places in filled.items()}
             yield from self._body(op.body, inner, where, carries)
-            carried = [HeldArray(inner[n].array, inner[n].buffer.hold()) for n in nexts]
+            carried = [inner[n].shared() for n in nexts]
             for name in dict.fromkeys(nexts):
                 inner.pop(name).buffer.drop()
         for key in early:

@@ -244,6 +244,44 @@ def test_a_gradient_that_repeats_one_number() -> None:
     assert prove(compiled.training, compiled.program, 1, executor=RankExecutor).ok
 
 
+LOCAL = """\
+use std.optimizers (sgd)
+model cut {
+  dim b = 8, d = 8
+  input x : f32[b,d]
+  y = x
+  repeat 6 as block {
+    weight w[d] ~ normal(0.1)
+    y = tanh(y * w)
+  }
+  loss LOSS
+}
+strategy s for cut {
+  mesh (pp = 2, dp = 2)
+  RULES
+}
+job fit {
+  train cut using s
+  optimizer sgd(lr = 0.1)
+}
+"""
+CUTS = {
+    "chunks": "split d on dp in block[0..5]\n  "
+    "pipeline block on pp, schedule interleaved(microbatches = 2, chunks = 3)",
+    "two passes": "split b on dp\n  pipeline block on pp, schedule gpipe\n  microbatches 4 over b, two passes",
+    "two passes of one stage": "split b on dp\n  split d on pp\n  microbatches 2 over b, two passes",
+}
+
+
+@pytest.mark.parametrize("kind", CUTS)
+def test_what_is_cut_off_where_it_stands(kind: str) -> None:
+    """No other device takes part (`shard`, `only_first`), so nothing waits: what a piece is cut from goes when the
+    program says so, and not when the piece is read."""
+    loss = "mean(y * sum(y, over b))" if "two passes" in CUTS[kind] else "mean(y * y)"
+    program = compile_job(evaluate(Source("cut.par", LOCAL.replace("RULES", CUTS[kind]).replace("LOSS", loss)))).program
+    exact(program)
+
+
 def test_kinds() -> None:
     """What a state weighs is known: a replicated GPT in float32 with two moments; ZeRO-1 halves the moments."""
     whole = memory_use(example("gpt", SMALL + " dp=2 microbatches=4").program)[0][FIRST].roles
