@@ -27,7 +27,7 @@ def main() -> NoReturn:
     try:
         command()
     finally:
-        gc.freeze()  # all goes with the process: to look for cycles in it once more takes a sixth of what `parc cost` does
+        gc.freeze()  # all goes with the process: looking for cycles in it once more is a sixth of `parc cost`'s time
 
 
 if __name__ == "__main__":
