@@ -48,8 +48,8 @@ SERIES = [
     Series("micro-batches", PANGU, {"batch": 8192}, [{"microbatches": n} for n in (32, 8, 128, 512)], 4.0),
 ]
 COMMANDS = [
-    ("cost pangu_200b", ["cost", str(PANGU)], 2.5),
-    ("cost pangu_200b, slow", ["cost", str(PANGU), "--slow", "3=1.5", "--slow-link", "pod=2"], 3.0),
+    ("cost pangu_200b", ["cost", str(PANGU)], 1.5),
+    ("cost pangu_200b, slow", ["cost", str(PANGU), "--slow", "3=1.5", "--slow-link", "pod=2"], 2.0),
     ("check walls", ["check", str(WALLS)], 6.0),
 ]
 SIMULATION = 0.1
