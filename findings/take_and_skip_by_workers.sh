@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # datasets: take(n) and skip(n) of a streamed data set mean n in all or n per worker, and other samples per number of workers.
 #
-# Expected: `held_out = data.take(10)` and `training = data.skip(10)` part a data set in two, as the documentation shows it. How
+# Expected: `held_out = data.take(10)` and `training = data.skip(10)` part a data set in two, as the documentation has it. How
 #   many workers read either loader must not matter; nor must it matter that the set has been given to one node of one.
 # Happens: a stream's workers have its shards in turn. 40 samples in 4 shards, one process:
 #       held_out read by 0 workers, training by 2:      10 held out, 30 trained on, 5 of the ten are in both
 #   because the ten are divided among the workers (5 each, from other shards). Shuffled, other samples again. But after
-#   split_dataset_by_node(data, rank=0, world_size=1), which trainers call by themselves, each worker takes and skips
-#   n of its own:
+#   split_dataset_by_node(data, rank=0, world_size=1), which is what a script for many nodes does on one, each worker takes and
+#   skips n of its own:
 #       take(10)      0 workers: 10     2 workers: 20     4 workers: 40
 #       skip(10)      0 workers: 30     2 workers: 20     4 workers:  0   (nothing is left to train on)
 #   and on two nodes with 0 workers take(10) is 10 per node, on three (4 shards do not divide by 3) 10 on all of them. No warning.
