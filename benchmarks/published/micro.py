@@ -136,6 +136,14 @@ def all_reduce(part: Part) -> float:
     return collective_seconds(work, found.machine, found.cal) * 1e6
 
 
+def nccl(part: Part) -> float:
+    """Microseconds of one collective alone. Its size is that of the whole: of what all-gathers give and
+    reduce-scatters take."""
+    found = pricer(part.row, part.row.whole("n_dev"))
+    work = Collective(part.sizes["op"], ("on",), part.size("KiB") * 2**10 // 2, 2, "activations", True)
+    return collective_seconds(work, found.machine, found.cal) * 1e6
+
+
 def all_to_all(part: Part) -> float:
     """GB/s: bytes of all copies of positions but for those that share a node (a device, in one node), by time. That is
     what DeepEP calls logical bandwidth: it sends a position once to each node, and passes it on there."""
@@ -228,6 +236,7 @@ def attention(part: Part) -> float:
 PREDICT: Mapping[str, Callable[[Part], float]] = {
     "product": product,
     "all_reduce": all_reduce,
+    "nccl": nccl,
     "all_to_all": all_to_all,
     "moe_forward": forward,
     "moe_backward": backward,
