@@ -53,9 +53,13 @@ def caches_in_bits(
             message = f"nothing {where} is kept of each earlier position, in rows of {LEAST} or more numbers"
             help = "`decode over s` says that a job keeps what later positions need; sums and scans stay as they are"
             raise fail("E0542", message, rule.by or rule.span, help=help)
-    model, other = (m and replace(m, graph=_in_bits(m.graph, chosen, _names(m))) for m in models)
-    assert model is not None
-    return model, other
+    own, other = models
+    return in_bits(own, chosen), other and in_bits(other, chosen)
+
+
+def in_bits(model: Model, chosen: Mapping[str, tuple[str, str]]) -> Model:
+    """The model in which whoever reads a chosen value reads what its bits stand for."""
+    return replace(model, graph=_in_bits(model.graph, chosen, _names(model)))
 
 
 def _names(model: Model) -> Names:
