@@ -4,7 +4,9 @@ What goes into such a product is rounded to integers -127 … 127, with a scale 
 found as it computes: the largest size of the row over 127. Products of integers are added up in 32 bits, and multiplied
 by the scales of the row and of the output ("W8A8", dynamic and per token: Dettmers and others 2022, "LLM.int8()"; Xiao
 and others 2023, "SmoothQuant"). A row is all inputs that a product sums over, on however many devices they lie; where a
-scope is written by hand, it is what one device sums over, as it is written there, in the serial program too.
+scope is written by hand, it is what one device sums over, as it is written there, in the serial program too. Of a loop
+whose layers differ in that, by a rule of some of them, the serial program has each way in its body, and takes that of
+the layer.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from math import prod
 
-from compiler.graph import Builder, Dim, Graph, Names, Node, Value
+from compiler.activation_rows import CODE, LayerRows, pieces_by_hand, rows_of_layers, rule_of
+from compiler.graph import Builder, Dim, Graph, Names, Node, Type, Value
 from compiler.model import Model
 from compiler.ops.contract import Contract
+from compiler.ops.create import Iota
 from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.packed import Dequantise, Integers, Pack
 from compiler.ops.reduce import Reduce
@@ -24,20 +28,15 @@ from compiler.ops.shape import Rename, Split
 from compiler.origin import within
 from compiler.stored import unpacked_in
 from compiler.strategy import ImplementRule, MeshAxis, StoreRule
-from compiler.walk import graph_values
+from compiler.walk import bodies, graph_values
 from compiler.weight_format import WORDS, PackedWeight, levels, unit
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError, fail
 
-CODE = "int8"
 TINY = 1e-30
 """What is divided by where all numbers of a row are 0, or so small that their scale is."""
 MOST = (2**31 - 1) // (127 * 128)
 """Inputs of an output, at most: more products might not fit into 32 bits."""
-
-Pieces = Mapping[str, Mapping[str, tuple[Dim, ...]]]
-"""Of weights, by the name of their words: the inputs of which each device has a piece by hand, with the dims of the
-devices, major first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +57,7 @@ def activations_in_bits(
     infers: bool,
     mesh: Sequence[MeshAxis] = (),
     serial: bool = False,
+    cut: Model | None = None,
 ) -> Model:
     """The model with products of integers where the rules say so, of weights that rest as int8.
 
@@ -67,47 +67,38 @@ def activations_in_bits(
         infers: whether the job does nothing but infer.
         mesh: the axes, with their sizes.
         serial: whether the model is as it was before anything of it was written by hand.
+        cut: the model with loops in parts, in which the rules name scopes, where this one has them whole.
 
     Raises ParcError: E0474 where a product cannot be one of integers, E0542 for a rule that finds no such weight.
     """
-    chosen: dict[str, StoreRule] = {}
     useful: set[StoreRule] = set()
-    pieces = pieces_by_hand(by_hand, mesh)
-    for of in model.stored:
-        found = [r for r in rules if r.scope is None or within(of.name, r.scope)]
-        if found and of.format.code == CODE:
-            useful.update(found)
-            _require(of, found[-1], infers, bool(model.pieces) and of.parts[WORDS] in pieces)
-            chosen[of.parts[WORDS]] = found[-1]
+    for of in (cut or model).stored:
+        if (rule := rule_of(of, rules)) is not None:
+            useful.update(r for r in rules if r.scope is None or within(of.name, r.scope))
+            _require(of, rule, infers)
     for rule in rules:
         if rule not in useful:
             where = f"in `{model.with_numbers(rule.scope)}`" if rule.scope is not None else f"in `{model.name}`"
             message = f"no weight {where} rests as `{CODE}`, whose products could take 8-bit inputs"
             help = f"`store weights as {CODE}`: products of integers are of weights that are integers, too"
             raise fail("E0542", message, rule.by or rule.span, help=help)
+    if cut is not None:
+        ways = rows_of_layers(cut, rules, by_hand if serial else (), mesh)
+    else:
+        pieces = pieces_by_hand(by_hand, mesh) if serial else {}
+        words_of = {of.parts[WORDS]: rule_of(of, rules) for of in model.stored}
+        ways = {words: (LayerRows(None, rule, pieces.get(words, {})),) for words, rule in words_of.items()}
+    chosen = {words: layers for words, layers in ways.items() if any(one.rule for one in layers)}
     made = unpacked_in(model.graph)
     packed = {s.parts[WORDS]: s for s in model.stored if s.parts[WORDS] in chosen}
     weights = {name: packed[words] for name, words in made.items() if words in packed}
     names = Names(v.name for v in graph_values(model.graph))
-    devices = {d.name for of in pieces.values() for dims in of.values() for d in dims}
-    graph = _Rounding(weights, chosen, names, pieces if serial else {}, devices).graph(model.graph)
+    devices = {d.name for of_dim in pieces_by_hand(by_hand, mesh).values() for dims in of_dim.values() for d in dims}
+    graph = _Rounding(weights, chosen, names, devices).graph(model.graph)
     return replace(model, graph=graph, exact=model.graph)
 
 
-def pieces_by_hand(by_hand: Sequence[ImplementRule], mesh: Sequence[MeshAxis]) -> Pieces:
-    """Of weights of which devices have pieces by hand: of each of these a row of inputs is rounded by itself."""
-    sizes = {a.name: a.size for a in mesh}
-    found: dict[str, dict[str, tuple[Dim, ...]]] = {}
-    for rule in by_hand:
-        names = dict(rule.axes)
-        for weight, dims in rule.weights:
-            cut = {d: tuple(Dim(names[a], sizes[a]) for a in axes if sizes[a] > 1) for d, axes in dims}
-            if any(cut.values()):
-                found[weight] = {d: devices for d, devices in cut.items() if devices}
-    return found
-
-
-def _require(of: PackedWeight, rule: StoreRule, infers: bool, by_layers: bool) -> None:
+def _require(of: PackedWeight, rule: StoreRule, infers: bool) -> None:
     """Raise E0474 for a weight whose products are no products of integers."""
     span, help = rule.by or rule.span, "leave it out with `in SCOPE`"
     if not infers:
@@ -124,46 +115,51 @@ def _require(of: PackedWeight, rule: StoreRule, infers: bool, by_layers: bool) -
         sizes = " x ".join(str(of.type.size(n)) for n in of.inputs)
         message = f"of the inputs of `{of.name}`, {sizes}, no dim is a multiple of {unit(CODE)}, which fill a word"
         raise fail("E0474", message, span, help=help)
-    if by_layers:
-        message = f"`{of.name}` is in pieces by hand, in a loop of which rules name some layers"
-        raise fail("E0474", message, span, help=f"{help}, or write all layers of the loop by hand")
 
 
 class _Rounding:
-    """A model on its way. weights: those whose products take integers, by what is made of them in the graph; pieces: of
-    which inputs by hand each device has a row; devices: the names of dims of devices."""
+    """A model on its way. weights: those whose products take integers, by what is made of them in the graph; ways: how
+    these take them, by words; devices: the names of dims of devices."""
 
     def __init__(
         self,
         weights: Mapping[str, PackedWeight],
-        rules: Mapping[str, StoreRule],
+        ways: Mapping[str, tuple[LayerRows, ...]],
         names: Names,
-        pieces: Pieces,
         devices: Set[str],
     ) -> None:
-        self.weights, self.rules, self.names, self.pieces, self.devices = weights, rules, names, pieces, devices
+        self.weights, self.ways, self.names, self.devices = weights, ways, names, devices
+        self.loops = {one.piece.of for layers in ways.values() for one in layers if one.piece is not None}
+        """Loops whose layers differ."""
 
     def wrong(self, of: PackedWeight, message: str) -> ParcError:
         """A product that is none of integers."""
-        rule = self.rules[of.parts[WORDS]]
+        rule = next(one.rule for one in self.ways[of.parts[WORDS]] if one.rule is not None)
         return fail("E0474", message, rule.by or rule.span, help="leave it out with `in SCOPE`")
 
-    def graph(self, graph: Graph, known: Mapping[Value, UnpackedValue] | None = None) -> Graph:
-        """known: inputs that are parts now, which are among the inputs."""
+    def graph(
+        self, graph: Graph, known: Mapping[Value, UnpackedValue] | None = None, at: Mapping[str, Value] | None = None
+    ) -> Graph:
+        """known: inputs that are parts now, which are among the inputs; at: of loops whose layers differ, by their
+        labels, which iteration it is."""
         nodes: list[Node] = []
         unpacked: dict[Value, UnpackedValue] = dict(known or {})
         rows: dict[tuple[Value, tuple[str, ...]], tuple[Value, Value]] = {}
-        numbers: dict[Value, Value] = {}
+        numbers: dict[tuple[Value, tuple[str, ...]], Value] = {}
         for node in graph.nodes:
             if isinstance(node.op, Repeat):
-                nodes.append(self.loop(node, node.op, unpacked))
+                nodes += self.loop(node, node.op, unpacked, at or {})
             elif isinstance(node.op, Dequantise) and node.output.name in self.weights:
                 of, (words, scale) = self.weights[node.output.name], node.inputs
                 unpacked[node.output] = UnpackedValue(of, words, scale, node.op.dim, of.inputs)
             elif not (taken := [v for v in node.inputs if v in unpacked]):
                 nodes.append(node)
             elif isinstance(node.op, Contract):
-                nodes += self.product(node, node.op, taken, unpacked, numbers, rows)
+                x, w = node.inputs[node.inputs[0] is taken[0]], taken[0]
+                if x in unpacked or {n for n in x.type.names if n not in node.op.dims} != set(unpacked[w].inputs):
+                    name = unpacked[w].of.name
+                    raise self.wrong(unpacked[w].of, f"a product with `{name}` does not sum over its inputs alone")
+                nodes += self.by_layers(node, x, w, unpacked[w], numbers, rows, at or {})
             else:
                 nodes += self.moved(node, unpacked[taken[0]], unpacked)
         for v in graph.outputs:
@@ -173,8 +169,11 @@ class _Rounding:
                 )
         return replace(graph, nodes=tuple(nodes))
 
-    def loop(self, node: Node, op: Repeat, unpacked: Mapping[Value, UnpackedValue]) -> Node:
-        """The loop, which takes parts of what all of its iterations read."""
+    def loop(
+        self, node: Node, op: Repeat, unpacked: Mapping[Value, UnpackedValue], at: Mapping[str, Value]
+    ) -> list[Node]:
+        """The loop, which takes parts of what all of its iterations read, and the number of the iteration where its
+        layers differ."""
         inputs, params = list[Value](), list[Value]()
         known: dict[Value, UnpackedValue] = {}
         for i, (v, param) in enumerate(zip(node.inputs, op.body.inputs, strict=True)):
@@ -190,8 +189,26 @@ class _Rounding:
             known[param] = UnpackedValue(whole.of, *own, whole.dim, whole.inputs)
             inputs += [whole.words, whole.scale]
             params += own
-        body = self.graph(replace(op.body, inputs=tuple(params)), known)
-        return replace(node, op=replace(op, body=body), inputs=tuple(inputs))
+        b, inside = Builder(self.names, op.label), dict[str, Value]()
+        wanted, stacks = self.differing(op.body, known), op.stacks
+        for label in sorted(wanted & at.keys()):
+            inside[label] = b.value("number", at[label].type, node.span)
+            inputs.append(at[label])
+            params.append(inside[label])
+        if op.label in wanted:
+            numbers = b.add(Iota(Dim(op.label, op.count)), name="numbers", span=node.span)
+            inside[op.label] = b.value("number", Type("int32"), node.span)
+            inputs.insert(op.carries + stacks, numbers)
+            params.insert(op.carries + stacks, inside[op.label])
+            stacks += 1
+        body = self.graph(replace(op.body, inputs=tuple(params)), known, inside)
+        return [*b.nodes, replace(node, op=replace(op, body=body, stacks=stacks), inputs=tuple(inputs))]
+
+    def differing(self, body: Graph, known: Mapping[Value, UnpackedValue]) -> set[str]:
+        """The labels of loops in whose layers products of this body take their inputs in several ways."""
+        made = (v.name for g in bodies(body) for n in g.nodes if isinstance(n.op, Dequantise) for v in n.outputs)
+        of = [*(self.weights[name] for name in made if name in self.weights), *(u.of for u in known.values())]
+        return {one.piece.of for w in of for one in self.ways[w.parts[WORDS]] if one.piece is not None}
 
     def moved(self, node: Node, x: UnpackedValue, unpacked: dict[Value, UnpackedValue]) -> list[Node]:
         """What does to the parts of a weight what is done to it: whatever is written by hand for one device begins with
@@ -226,29 +243,64 @@ class _Rounding:
         unpacked[node.output] = UnpackedValue(x.of, words, scale, dim, inputs)
         return b.nodes
 
+    def by_layers(
+        self,
+        node: Node,
+        x: Value,
+        w: Value,
+        of: UnpackedValue,
+        numbers: dict[tuple[Value, tuple[str, ...]], Value],
+        rows: dict[tuple[Value, tuple[str, ...]], tuple[Value, Value]],
+        at: Mapping[str, Value],
+    ) -> list[Node]:
+        """What makes the product's result: in each of the ways in which layers take x, and of these the layer's own."""
+        first, *others = layers = self.ways[of.of.parts[WORDS]]
+        if not others:
+            return self.product(node, x, w, of, first.pieces, numbers, rows)
+        b, ways = Builder(self.names, node.output.name), list[tuple[LayerRows, Value]]()
+        for layer in layers:
+            if any(layer.alike(other) for other, _ in ways):
+                continue
+            way = b.value("way", node.output.type, node.span)
+            ways.append((layer, way))
+            if layer.rule is not None:
+                b.nodes += self.product(replace(node, outputs=(way,)), x, w, of, layer.pieces, numbers, rows)
+            else:
+                whole = b.add(Dequantise(of.dim, CODE), of.words, of.scale, name="whole", span=node.span)
+                operands = tuple(v if v is x else whole for v in node.inputs)
+                b.nodes.append(replace(node, inputs=operands, outputs=(way,)))
+        found = next(way for other, way in ways if layers[-1].alike(other))
+        for layer in reversed(layers[:-1]):
+            assert layer.piece is not None
+            own = next(way for other, way in ways if layer.alike(other))
+            if own is not found:
+                before = Map("lt", (None, float(layer.piece.first + layer.piece.count)))
+                here = b.add(before, at[layer.piece.of], name="here", span=node.span)
+                found = b.add(Map("where", (None, None, None)), here, own, found, name="chosen", span=node.span)
+        last = b.nodes.pop()
+        return [*b.nodes, replace(last, outputs=(node.output,))]
+
     def product(
         self,
         node: Node,
-        op: Contract,
-        taken: Sequence[Value],
-        unpacked: Mapping[Value, UnpackedValue],
-        numbers: dict[Value, Value],
+        x: Value,
+        w: Value,
+        of: UnpackedValue,
+        pieces: Mapping[str, tuple[Dim, ...]],
+        numbers: dict[tuple[Value, tuple[str, ...]], Value],
         rows: dict[tuple[Value, tuple[str, ...]], tuple[Value, Value]],
     ) -> list[Node]:
         """What makes the product's result: of the integers of both, with their scales behind."""
-        w, of = taken[0], unpacked[taken[0]]
-        (x,) = [v for v in node.inputs if v is not w] or [w]
+        op = node.op
+        assert isinstance(op, Contract)
         summed = tuple(n for n in x.type.names if n not in op.dims)
-        if x in unpacked or set(summed) != set(of.inputs):
-            raise self.wrong(of.of, f"a product with `{of.of.name}` does not sum over its inputs alone")
         b, own = Builder(self.names, node.output.name), Builder(self.names, w.name)
-        pieces = self.pieces.get(of.of.parts[WORDS], {})
         cut = {d: pieces[d] for d in of.inputs if d in pieces}
-        if w not in numbers:
-            words = _cut(own, of.words, cut)
-            numbers[w] = own.add(Integers(of.dim, CODE), words, span=node.span)
-        b.nodes += own.nodes
         devices = tuple(d.name for of_dim in cut.values() for d in of_dim)
+        if (w, devices) not in numbers:
+            words = _cut(own, of.words, cut)
+            numbers[w, devices] = own.add(Integers(of.dim, CODE), words, span=node.span)
+        b.nodes += own.nodes
         key = (x, (*devices, *summed))
         if key not in rows:
             own = Builder(self.names, x.name)
@@ -261,7 +313,7 @@ class _Rounding:
             b.nodes += own.nodes
         quantised, size = rows[key]
         wide = size.type.dtype
-        operands = tuple(quantised if v is x else numbers[w] for v in node.inputs)
+        operands = tuple(quantised if v is x else numbers[w, devices] for v in node.inputs)
         contract = replace(op, dims=(*devices, *op.dims))
         found = b.add(Cast(wide), b.add(contract, *operands, name="sum", span=node.span), span=node.span)
         found = b.add(Map("mul", (None, None)), found, size, span=node.span)

@@ -29,8 +29,8 @@ LEAST = 8
 
 
 def caches_in_bits(
-    models: Sequence[Model | None], rules: Sequence[StoreRule], decoding: Decoding | None
-) -> list[Model | None]:
+    models: tuple[Model, Model | None], rules: Sequence[StoreRule], decoding: Decoding | None
+) -> tuple[Model, Model | None]:
     """The models, as they train and as they infer (None: alike), with what the rules say of what is kept of positions.
 
     Raises ParcError: E0542 for a rule of a job that does not decode, or that finds nothing which is kept so.
@@ -53,7 +53,13 @@ def caches_in_bits(
             message = f"nothing {where} is kept of each earlier position, in rows of {LEAST} or more numbers"
             help = "`decode over s` says that a job keeps what later positions need; sums and scans stay as they are"
             raise fail("E0542", message, rule.by or rule.span, help=help)
-    return [m and replace(m, graph=_in_bits(m.graph, chosen, _names(m))) for m in models]
+    own, other = models
+    return in_bits(own, chosen), other and in_bits(other, chosen)
+
+
+def in_bits(model: Model, chosen: Mapping[str, tuple[str, str]]) -> Model:
+    """The model in which whoever reads a chosen value reads what its bits stand for."""
+    return replace(model, graph=_in_bits(model.graph, chosen, _names(model)))
 
 
 def _names(model: Model) -> Names:

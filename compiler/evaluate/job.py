@@ -22,7 +22,7 @@ from compiler.evaluate.optimizer import build_updates
 from compiler.evaluate.plan import PlannedStrategy, build_plan
 from compiler.evaluate.session import Session
 from compiler.evaluate.statics import static_scope
-from compiler.evaluate.stores import in_pages, rounded_pairs, stored_pair
+from compiler.evaluate.stores import in_pages, kept_pairs, rounded_pairs, stored_pair
 from compiler.evaluate.values import Defined, Skip
 from compiler.graph import BEYOND_F32, FLOATS, Graph, Names, Value
 from compiler.model import Cluster, DataSpec, Decoding, Job, Model, Precision, WeightUpdate
@@ -124,11 +124,9 @@ def build_job(
         rounded = _try(session, lambda: rounded_pairs(obeyed, given_all, names_in, infers))
         (model, other), written, cut = rounded or given_all
     if plan is not None and model is not None and plan.strategy.caches:
-        from compiler.caches import caches_in_bits
-
-        kept, pairs = plan.strategy.caches, [pair for pair in ((model, other), written, cut) if pair]
-        made = _try(session, lambda: [caches_in_bits(pair, kept, decoding) for pair in pairs]) or pairs
-        (model, other), written, cut = made[0], written and made[1], cut and made[2]
+        keeping, all_pairs = plan.strategy, ((model, other), written, cut)
+        made = _try(session, lambda: kept_pairs(keeping, all_pairs, decoding)) or all_pairs
+        (model, other), written, cut = made
     decoding = _try(session, lambda: in_pages(decoding, plan.strategy if plan else None, model))
     by_hand = model
     if plan is not None and model is not None and plan.strategy.zigzags:

@@ -16,7 +16,7 @@ from compiler.origin import within
 from compiler.strategy import PageRule, StoreRule, Strategy
 from compiler.weight_format import BITS, FORMATS, GROUP, WeightFormat
 from dsl import ast
-from dsl.diagnostics import did_you_mean, fail
+from dsl.diagnostics import ParcError, did_you_mean, fail
 from dsl.source import Span
 
 MAX_GROUP = 2**20
@@ -173,8 +173,29 @@ def rounded_pairs(
             found.append(None)
             continue
         rules, serial = strategy.activations, bool(found)
-        if names_in is not pair[0]:
-            rules = tuple(_of_whole_loops(rules, names_in))
-        made = activations_in_bits(pair[0], rules, by_hand, infers, mesh, serial)
-        found.append((made, pair[1] and activations_in_bits(pair[1], rules, by_hand, infers, mesh, serial)))
+        in_parts = names_in if names_in is not pair[0] else None
+        made = activations_in_bits(pair[0], rules, by_hand, infers, mesh, serial, in_parts)
+        found.append((made, pair[1] and activations_in_bits(pair[1], rules, by_hand, infers, mesh, serial, in_parts)))
     return found
+
+
+def kept_pairs(
+    strategy: Strategy, pairs: Sequence[ModelPair | None], decoding: Decoding | None
+) -> list[ModelPair | None]:
+    """All pairs, whose values at earlier positions rest as the strategy says: the first is what is lowered, others are
+    as they were before anything of them was written by hand.
+
+    Raises ParcError: E0780 to E0782 for what cannot be decoded, E0542.
+    """
+    from compiler.caches import caches_in_bits
+    from compiler.incremental.refusals import by_hand
+
+    first, *others = pairs
+    assert first is not None
+    rest = [pair and caches_in_bits(pair, strategy.caches, decoding) for pair in others]
+    try:
+        return [caches_in_bits(first, strategy.caches, decoding), *rest]
+    except ParcError as error:
+        if decoding is None or not any(rest):
+            raise
+        raise by_hand(error, strategy.implementations, decoding.dim) from None

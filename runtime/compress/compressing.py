@@ -10,13 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from compiler.activations import pieces_by_hand
+from compiler.activation_rows import LayerRows, rows_of_layers
 from compiler.driver import Compiled
 from compiler.graph import Dim, Type
 from compiler.model import Job, Model, State, Weight
 from compiler.program import InputDecl
-from compiler.stored import unpacked_in
-from compiler.strategy import Strategy
 from compiler.weight_format import WORDS, PackedWeight
 from dsl.data import dataclass
 from dsl.diagnostics import fail
@@ -91,7 +89,7 @@ def compress(
     if not stored:
         help = "say in its strategy what rests in fewer bits: `store weights as int4(group = 128)`"
         raise fail("E0772", f"the job `{job.name}` stores no weights in fewer bits", job.span, help=help)
-    activations = rounded_inputs(rounding, job.strategy)
+    activations = rounded_inputs(job)
     if method == "smooth" and not activations:
         help = "say so in its strategy, `store activations as int8`, or take another method"
         message = f"the job `{job.name}` rounds no activations, whose outliers weights could take"
@@ -138,16 +136,27 @@ def exact_model(model: Model) -> Model:
     return replace(model, graph=model.exact or model.graph)
 
 
-def rounded_inputs(model: Model, strategy: Strategy) -> dict[str, Array]:
-    """Stored weights whose products are of integers, with the piece of a row in which each of their inputs is: one that
-    is written by hand for one device rounds what this has of a row."""
+def rounded_inputs(job: Job) -> dict[str, dict[At, Array]]:
+    """Stored weights whose products are of integers, in these layers, with the piece of a row in which each of their
+    inputs is: one that is written by hand for one device rounds what this has of a row."""
+    model, strategy = job.serial.model, job.strategy
     if model.exact is None:
         return {}
-    words = {s.parts[WORDS]: s for s in model.stored}
-    whole = unpacked_in(model.graph).keys()
-    found = (words[of] for made, of in unpacked_in(model.exact).items() if made not in whole and of in words)
-    by_hand = pieces_by_hand(strategy.implementations, strategy.mesh)
-    return {s.name: _pieces(s, by_hand.get(s.parts[WORDS], {})) for s in found}
+    ways = rows_of_layers(job.cut or job.model, strategy.activations, strategy.implementations, strategy.mesh)
+    found: dict[str, dict[At, Array]] = {}
+    for of in model.stored:
+        for one in ways[of.parts[WORDS]]:
+            if one.rule is not None:
+                found.setdefault(of.name, {}).update(dict.fromkeys(_layers(of, one), _pieces(of, one.pieces)))
+    return found
+
+
+def _layers(of: PackedWeight, rows: LayerRows) -> list[At]:
+    """The layers of a weight that take their inputs so."""
+    if (piece := rows.piece) is None:
+        return list(of.layers)
+    level = next(i for i, d in enumerate(of.type.dims[: of.loops]) if d.name == piece.of)
+    return [at for at in of.layers if piece.first <= at[level] < piece.first + piece.count]
 
 
 def _pieces(of: PackedWeight, by_hand: Mapping[str, Sequence[Dim]]) -> Array:

@@ -25,17 +25,17 @@ LARGEST = 127.0
 class ByExamples:
     """Sizes of inputs over sizes of weights, in powers; what is lost is both roundings.
 
-    rows: of each weight and layer rows of its inputs, `[rows, inputs]`. rounded: weights whose inputs are rounded, with
-    which piece of a row each of these is in (`[inputs]`), of those that have a step of their own; inputs of others are
-    as they are.
+    rows: of each weight and layer rows of its inputs, `[rows, inputs]`. rounded: weights and layers whose inputs are
+    rounded, with which piece of a row each of these is in (`[inputs]`), of those that have a step of their own; inputs
+    of others are as they are.
     """
 
-    def __init__(self, rows: Mapping[str, Mapping[At, Array]], rounded: Mapping[str, Array]) -> None:
+    def __init__(self, rows: Mapping[str, Mapping[At, Array]], rounded: Mapping[str, Mapping[At, Array]]) -> None:
         self.rows, self.rounded = rows, rounded
 
     def tried(self, one: ScaledInput, readers: Mapping[str, tuple[PackedWeight, Array]], at: At) -> Iterator[Array]:
         """For each share a: max|x|^a / max|w|^(1-a), over the rows and over the outputs of all readers."""
-        if self.rounded.keys().isdisjoint(readers):
+        if not any(at in self.rounded.get(name, {}) for name in readers):
             return
         largest = [along(r, one, np.abs(self.rows[name][at]).max(0), np.max) for name, (r, _) in readers.items()]
         weights = [along(r, one, np.abs(w).max(1), np.max) for r, w in readers.values()]
@@ -48,7 +48,8 @@ class ByExamples:
         """The squares of what the results change by, over the rows."""
         x = self.rows[of.name][at]
         moved = nearest((w * scale[:, None]).astype(np.float32), of.format, of.type.dtype).value
-        inputs = _rounded(x / scale, self.rounded[of.name]) if of.name in self.rounded else x / scale
+        pieces = self.rounded.get(of.name, {}).get(at)
+        inputs = x / scale if pieces is None else _rounded(x / scale, pieces)
         return float(np.square(inputs @ moved - x @ w).sum())
 
 

@@ -79,6 +79,13 @@ def test_twice_the_batch_is_as_said(params: dict[str, int]) -> None:
     assert said == pytest.approx(twice.timeline.step_seconds / 2, rel=0.04)
 
 
+def test_what_infers_updates_nothing_once() -> None:
+    """Its step has none of the host's work for an update: twice the batch would not help."""
+    found = api.cost(str(EXAMPLES / "gpt_serving.par"), job="on_two")
+    assert found.helps and all(h.seconds > 0 and h.what != TWICE for h in found.helps)
+    assert found.timeline.once_seconds < 1e-9
+
+
 def invoke(*args: str, code: int = 0) -> str:
     found = CliRunner().invoke(cli, ["cost", *args])
     assert found.exit_code == code, found.output

@@ -72,9 +72,9 @@ def test_by_the_name_of_the_op(name: str) -> None:
 def by_hand(mlp: str, strategy: str) -> Diagnostic:
     text = f"""
 use std.implementations (sequence_parallel_mlp, tensor_parallel_mlp)
-use std.layers
+use std.layers (attention, embedding, mlp)
 model m() {{
-  dim b = 2, s = 8, d = 4, v = 11
+  dim b = 2, s = 8, d = 16, v = 11
   input tokens : int32[b, s] in 0..v
   x = embedding(tokens, over v, over d)
   y = {mlp}
@@ -104,6 +104,8 @@ def test_an_implementation_is_told_apart_from_the_model() -> None:
         "`mlp` is implemented by hand in a way that cannot be decoded along `s`",
     )
     assert "leave `implement` out" in str(found.help) and "looks ahead" in found.notes[0][0]
+    kept = by_hand("attention(mlp(x, 8), 2)", f"{rule}\n  store caches as int8")
+    assert kept.code == "E0782" and kept.message == found.message
     wrong = by_hand("mlp(flip(x, over s), 8)", "implement mlp by tensor_parallel_mlp(tp)")
     assert wrong.code == "E0780" and wrong.message.startswith("`flip`")
 

@@ -118,8 +118,8 @@ def test_it_is_what_is_computed_by_hand(executor: Any) -> None:
     close = 4e-7 * np.abs(want).max(1, keepdims=True) + 1e-30
     assert (np.abs(got - want) <= close).all() and not (np.abs(got - whole) <= close).all()
     assert prove_evaluation(c.training, c.program, 2).ok
-    assert rounded_inputs(c.job.serial.model, c.job.strategy)["ff.u"].tolist() == [0] * 8 + [1] * 8 + [2] * 8
-    assert set(rounded_inputs(c.job.serial.model, c.job.strategy)["ff.w"]) == {0}
+    assert rounded_inputs(c.job)["ff.u"][()].tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    assert set(rounded_inputs(c.job)["ff.w"][()]) == {0}
 
 
 LAYERS = "  mesh (tp = 2)\n  tensor_parallel(tp)\n  implement block[1..2].mlp by tensor_parallel_mlp(tp)\n"
@@ -130,8 +130,50 @@ def test_some_layers_by_hand_have_weights_in_8_bits() -> None:
     assert prove_evaluation(c.training, c.program, 1).ok and show(c.program).count("dequantise") >= 6
 
 
+IN_8_BITS = "  store weights as int8 in block\n  store activations as int8 in "
+FOUR = "  mesh (tp = 2, ep = 2)\n  tensor_parallel(tp)\n  implement block[1].mlp by tensor_parallel_mlp(tp)\n"
+MIXED = {
+    "by hand": (LAYERS + IN_8_BITS + "block", [0, 1, 0, 0]),
+    "by hand, not all": (LAYERS + IN_8_BITS + "block[0..3]", [0, 1, 0, None]),
+    "in two ways": (
+        FOUR + "  implement block[2..3].mlp by tensor_parallel_mlp(ep)\n" + IN_8_BITS + "block",
+        [0, 1, 1, 0],
+    ),
+    "pipeline": (
+        FOUR.replace("ep", "pp") + "  pipeline block on pp\n" + IN_8_BITS + "block[1..4].mlp",
+        [None, 1, 0, 0],
+    ),
+    "none": ("  mesh (tp = 2)\n" + IN_8_BITS + "block[0].mlp", [0, None, None, None]),
+}
+
+
+def of_four(rules: str, decode: bool = False) -> str:
+    return text_of("tensor_parallel_mlp", rules + "\n", decode=decode).replace("repeat 2", "repeat 4")
+
+
+@pytest.mark.parametrize("name", one_in(2, MIXED))
+def test_layers_that_differ(name: str) -> None:
+    """The serial program takes of each layer what its rules say; the last piece of a row, by layer, is told."""
+    rules, want = MIXED[name]
+    c = compiled(of_four(rules))
+    assert verify(c.program) == () and prove_evaluation(c.training, c.program, 1).ok
+    found = rounded_inputs(c.job)["block.mlp.w2"]
+    assert [found[(i,)].max() if (i,) in found else None for i in range(4)] == want
+
+
+def test_layers_that_differ_are_not_those_of_others() -> None:
+    """Without what is by hand, or with all layers rounded, it is another model; both entries are proved."""
+    text = of_four(MIXED["by hand, not all"][0], decode=True)
+    entries = {e: compile_job(evaluate(Source("net.par", text)), e) for e in (INFER, *DECODING)}
+    assert all(prove_evaluation(c.training, c.program, 1).ok for c in entries.values())
+    (rule,) = [line for line in text.splitlines() if "implement " in line]
+    for changed in (text.replace(rule + "\n", ""), text.replace("block[0..3]", "block")):
+        other = compile_job(evaluate(Source("net.par", changed)), INFER)
+        assert changed != text and not prove_evaluation(other.training, entries[INFER].program, 1).ok
+
+
 def test_what_cannot_be_is_refused() -> None:
-    """Pieces that fill no words, weights that travel, and layers of a loop."""
+    """Pieces that fill no words, and weights that travel."""
     said = [
         (
             ALONE.replace("24", "20").replace("= 3", "= 2"),
@@ -140,7 +182,6 @@ def test_what_cannot_be_is_refused() -> None:
         ),
         (ALONE.replace("x @ w\n  return all_reduce", "x @ shift(w, tp, 0)\n  return all_reduce"), "E0474", "`shift`"),
     ]
-    said.append((text_of("tensor_parallel_mlp", LAYERS + INTEGERS), "E0474", "some layers"))
     for text, code, words in said:
         with pytest.raises(ParcError) as error:
             compiled(text)

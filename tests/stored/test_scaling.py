@@ -196,7 +196,7 @@ def test_smoothing_changes_nothing_but_rounding() -> None:
     job = compile_job(evaluate(Source("gated.par", text))).job
     rounding = job.serial.model
     model = exact_model(rounding)
-    of_integers = rounded_inputs(rounding, job.strategy)
+    of_integers = rounded_inputs(job)
     assert of_integers.keys() == {"block.mlp.gate", "block.mlp.up", "block.mlp.down"}
     weights, batch = drawn(model)
     for gain in ("block.first.gain", "block.second.gain"):

@@ -123,7 +123,7 @@ def summarise(
         update_seconds=update / PICOSECONDS,
         bottleneck=bottleneck(step / PICOSECONDS, candidates, groups.players, slowest),
         candidates=candidates,
-        once_seconds=waiting + pricer.cal.fixed + update / PICOSECONDS,
+        once_seconds=waiting + ((once[slowest] if once else 0) + update) / PICOSECONDS,
         spent=parts,
         slowest=slowest,
     )
