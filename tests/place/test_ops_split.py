@@ -66,6 +66,21 @@ def test_split_ops_are_equal_to_the_serial_program(body: str, rules: str) -> Non
     assert prove(compiled.training, compiled.program).ok
 
 
+LARGEST = {
+    "one": "loss max(y)",
+    "ties": "z = 1.0 + w * w + 0.0 * y\n  loss max(z)",
+    "last": "z = (1.0 + w * w + 0.0 * y) * where(iota(b) >= 5, 1.0, 0.5)\n  loss max(z)",
+}
+"""What is largest is on one device; on all, as often; on some, and not as often."""
+
+
+@pytest.mark.parametrize("rules", [RULES[name] for name in RULES if name != "micro"])
+@pytest.mark.parametrize("body", LARGEST.values(), ids=LARGEST)
+def test_the_gradient_of_a_largest_element_is_shared_by_those_of_all_devices(body: str, rules: str) -> None:
+    compiled = _compile(body, rules)
+    assert prove(compiled.training, compiled.program).ok
+
+
 def test_a_shift_along_a_split_dim_sends_what_leaves_a_piece() -> None:
     """Pieces of 2 rows of s: one row a device where elements move by 1, both where they move by 5."""
     for by, rows in ((1, 1), (5, 2)):
