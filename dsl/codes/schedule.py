@@ -230,15 +230,6 @@ CODES: tuple[Code, ...] = (
         _file("split d on pp for weights"),
     ),
     Code(
-        "E0551",
-        "a value that returns within a stage",
-        "`place SCOPE on pp[i]` puts a scope on one of the places of a pipeline, or of a mesh; those that values come\n"
-        "back to are visited once more for each micro-batch. What two parts of one stage hand each other cannot go by\n"
-        "another place: a stage would have to begin between them.",
-        _file(f"{_PIPE.replace('block', 'left, block')}\nplace right on pp[1]"),
-        _file(f"{_PIPE.replace('block', 'left, block')}, cuts [1]\nplace right on pp[1]"),
-    ),
-    Code(
         "E0552",
         "a place on one axis only, parts in another order",
         "Where several axes of a mesh are places, what is placed or cut has one on each but the pipeline's, by a rule\n"
