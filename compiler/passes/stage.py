@@ -191,7 +191,8 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
             cuts, base = half.cuts(placed.forward, cuts), base.with_half(half.at)
             row = base
             needed = needs()
-            tied.clear(), more.clear()
+            tied.clear()
+            more.clear()
             continue
         if not more:
             break
