@@ -40,12 +40,12 @@ class StageOrder:
         """Loops among these stages, that are cut among the pipeline's."""
         return tuple(c.moved(len(self.homes), self.own) for c in cuts)
 
-    def stage(self, groups: Collection[int], after: int, until: Need | None) -> int | None:
+    def stage(self, groups: Collection[int], after: int, until: NeededBy | None) -> int | None:
         """The first stage of some groups that is not before `after`, and where it is needed at the latest."""
         end = len(self.homes) - 1 if until is None else self.own[until.at] - (not until.there)
         return next((s for s in range(after, end + 1) if self.homes.group(s) in groups), None)
 
-    def room(self, after: int | None, until: Need | None) -> int | None:
+    def room(self, after: int | None, until: NeededBy | None) -> int | None:
         """Before which stage a visit can be that reads what `after` makes, and whose results are needed at `until`;
         None: there is no room between them."""
         if after is None:
@@ -53,7 +53,7 @@ class StageOrder:
         return after + 1 if until is None or after < self.own[until.at] else None
 
 
-class Need(NamedTuple):
+class NeededBy(NamedTuple):
     """Where a value is needed at the latest: on the pipeline's own stage `at`, if `there`, or before it, since it goes
     through another place on its way there. What is less is earlier."""
 
@@ -62,7 +62,7 @@ class Need(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Halves:
+class HalvedStage:
     """The pipeline's stage `at` is two visits of its place: what needs a value that is made elsewhere of what the
     first makes is on the second. behind: names of the values of the forward pass that do."""
 
@@ -85,7 +85,7 @@ class Halves:
         return tuple(found)
 
 
-def halves(graph: Graph, rounds: Sequence[Graph], at: int, node: Node) -> Halves:
+def halves(graph: Graph, rounds: Sequence[Graph], at: int, node: Node) -> HalvedStage:
     """Those of a stage between which a node of another place is. rounds: what is made of whole batches before."""
     behind = {v.name for v in node.outputs}
     for g in (*rounds, graph):
@@ -94,7 +94,7 @@ def halves(graph: Graph, rounds: Sequence[Graph], at: int, node: Node) -> Halves
             if not behind.isdisjoint(v.name for v in (*n.inputs, *n.outputs)):
                 behind.update(v.name for v in n.outputs)
                 behind.update(v.origin.of for v in n.outputs if g is not graph and v.origin.of)
-    return Halves(at, frozenset(behind))
+    return HalvedStage(at, frozenset(behind))
 
 
 def needed_at(
@@ -103,7 +103,7 @@ def needed_at(
     fixed: Callable[[Node], int | None],
     elsewhere: Callable[[Node, int], bool],
     rounds: Sequence[Graph] = (),
-) -> Mapping[Value, Need]:
+) -> Mapping[Value, NeededBy]:
     """Of values where what is made of them is read first in the pipeline; those that it does not read are left out.
 
     fixed: the stage of a node that is part of the row; elsewhere: whether a node is not to be on a stage; rounds: what
@@ -111,7 +111,7 @@ def needed_at(
     gradient goes back there.
     """
 
-    def needed(of: Graph, whole: Mapping[str, Need]) -> dict[Value, Need]:
+    def needed(of: Graph, whole: Mapping[str, NeededBy]) -> dict[Value, NeededBy]:
         return _needed(of, cuts, fixed, elsewhere, whole)
 
     found = needed(graph, {})
@@ -126,7 +126,7 @@ def needed_at(
     return found
 
 
-def _by_origin(found: Mapping[Value, Need], values: Iterable[Value]) -> dict[str, Need]:
+def _by_origin(found: Mapping[Value, NeededBy], values: Iterable[Value]) -> dict[str, NeededBy]:
     """Where values are needed, by the names of those of the forward pass that they are of."""
     return {v.origin.of: found[v] for v in values if v.origin.of and v in found}
 
@@ -136,23 +136,23 @@ def _needed(
     cuts: Sequence[CutLoop],
     fixed: Callable[[Node], int | None],
     elsewhere: Callable[[Node, int], bool],
-    whole: Mapping[str, Need],
-) -> dict[Value, Need]:
+    whole: Mapping[str, NeededBy],
+) -> dict[Value, NeededBy]:
     """whole: where values are needed besides, by their names."""
     of = {c.label: c for c in cuts}
-    found: dict[Value, Need] = {}
+    found: dict[Value, NeededBy] = {}
     for node in reversed(graph.nodes):
         cut = of.get(node.op.label) if isinstance(node.op, Repeat) else None
         own = fixed(node)
         if cut is not None:  # what all its iterations read, too: its gradient goes back to where the loop begins
             own = cut.begin
         if own is not None:
-            at: Need | None = Need(own)
+            at: NeededBy | None = NeededBy(own)
         else:
             ends = [at for v in node.outputs for n in (v.name, v.origin.of) if (at := whole.get(n)) is not None]
             at = min((*ends, *(found[v] for v in node.outputs if v in found)), default=None)
             if at is not None and elsewhere(node, at.at):
-                at = Need(at.at, there=False)
+                at = NeededBy(at.at, there=False)
         for v in node.inputs:
             if at is not None:
                 found[v] = min(at, found.get(v, at))

@@ -15,7 +15,7 @@ from compiler.homes import Homes
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
-from compiler.passes.between import Halves, Need, StageOrder, halves, needed_at
+from compiler.passes.between import HalvedStage, NeededBy, StageOrder, halves, needed_at
 from compiler.passes.cuts import CutLoop
 from compiler.passes.lanes import Lanes, cut_lanes, lanes
 from compiler.passes.list_stages import check_one_stage
@@ -136,7 +136,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         visit, found_homes = visits(placed.forward, fixed, groups, anywhere)
         row = StageOrder.of(Homes(found_homes))
     row_of = {r.scope: r.index or 0 for r in rows}
-    halved: list[Halves] = []
+    halved: list[HalvedStage] = []
 
     def in_row(node: Node) -> int | None:
         scope = scope_of(node, fixed) if row_of else None
@@ -149,7 +149,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         scope = None if node in anywhere else scope_of(node, fixed)
         return scope is not None and fixed[scope] is not None and row.homes.group(row.own[at]) not in lane.groups[scope]
 
-    def needs() -> Mapping[Value, Need]:
+    def needs() -> Mapping[Value, NeededBy]:
         return needed_at(placed.forward, cuts, in_row, elsewhere, ahead) if by_hand and rule is not None else {}
 
     base = row  # without visits
