@@ -47,8 +47,8 @@ def divide(
     """whole: names of values of data alone, inside loops too, that are needed of the whole batch.
 
     parts: names of values that metrics need of it. twice: names of those that are computed before, for the loss, and
-    again by the micro-batches, by the dim that these divide ("": sums); beside: those of them that are read together with
-    the others. With none it is the model's graph as it is.
+    again by the micro-batches, by the dim that these divide ("": sums); beside: those of them that are read with the
+    others. With none it is the model's graph as it is.
     """
     graph = model.graph
     if not whole and not parts and not twice:
