@@ -32,6 +32,7 @@ from compiler.passes.places import (
     scope_of,
     visits,
 )
+from compiler.passes.prune import prune_nodes
 from compiler.passes.readers import readers, readers_of_inputs
 from compiler.passes.stages_ahead import ALL as ALL
 from compiler.passes.stages_ahead import Stage as Stage
@@ -198,7 +199,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
             break
         row = row.with_visit(*(min(more, key=lambda m: m[1]) if rounds else more[0]))
         more.clear()
-    found = replace(found, rounds=rounds)
+    found = replace(found, rounds=rounds, anchors=_with_totals(placed, found, rounds, first))
     if by_hand and rule is not None:
         check_cut(placed.forward, lane.rules, found)
     check_by_each(placed.forward, lane.rules, first)
@@ -240,6 +241,24 @@ def _of_rounds(placed: Placed, rounds: Sequence[Mapping[str, Stage]], first: Map
     graphs = zip(placed.rounds, rounds, strict=True)
     made = ((v, where.get(v.name)) for r, where in graphs for node in r.batch.nodes for v in node.outputs)
     return {v.origin.of: s for v, s in made if s is not None and first.get(v.origin.of) is None}
+
+
+def _with_totals(
+    placed: Placed, staged: Staged, rounds: Sequence[Mapping[str, Stage]], first: Mapping[str, Stage]
+) -> dict[str, Stage]:
+    """Where results are added up that are made of totals of whole batches, which all stages could have: where the last
+    of these is made, as if a micro-batch had made it. So an entry that needs fewer of them has the results there, too."""
+    owners: dict[str, int] = {}
+    for round, logical, where in zip(placed.rounds, placed.training.rounds, rounds, strict=True):
+        made = zip(round.batch.outputs, logical.totals, strict=True)
+        owners.update((t.name, s) for v, t in made if (s := where.get(v.name)) not in (None, ALL))
+    found: dict[str, Stage] = {}
+    for v in placed.forward.outputs[: placed.training.scalars] if owners else ():
+        if first.get(v.name) is None:
+            used = {x.name for node in prune_nodes(placed.forward.nodes, [v]) for x in node.inputs}
+            ends = [s for name, s in owners.items() if name in used]
+            found.update([(v.name, max(ends, key=staged.rank))] if ends else [])
+    return found
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
@@ -347,13 +366,13 @@ def _anchors(
     metrics."""
     names = [v.name for v in placed.forward.inputs]
     reads = readers_of_inputs(placed, staged, forward, names)
-    found: dict[str, Stage] = {}
+    found = dict(staged.anchors)
     loops = {w.name: w.loops for w in placed.training.trained}
     for (name, _), parts in zip(placed.training.added, addends, strict=True):
         at = ALL if staged.cut_of(*loops[name]) else min(reads[name], key=rank, default=0)
         found.update((v.name, at) for v in parts if backward.get(v.name) is None)
     for v in placed.forward.outputs[: placed.training.results]:
-        if forward.get(v.name) is None:
+        if forward.get(v.name) is None and v.name not in found:
             needed = {v.name}
             for node in reversed(placed.forward.nodes):
                 if any(x.name in needed for x in node.outputs):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 import parc
+from compiler.driver import compile_job, joined
+from compiler.model import EVALUATE
 from compiler.ops.repeat import Repeat
 from compiler.program import Program
+from compiler.verify import verify
 from dsl.source import Source
 from tests.stages.build import judged
 
@@ -88,3 +91,27 @@ def test_texts_say_what_is_read_with_totals() -> None:
         text = parc.emit(source, stage)  # type: ignore[arg-type]
         assert "\ntotal %mean.whole" in text and "\nbeside %e.whole" in text
         assert parc.emit(Source(f"main.{stage}", text)) == parc.emit(source)
+
+
+STATES = """\
+  state seen : int32
+  seen = seen + 1
+  state met[d] ~ zeros
+  met = 0.5 * met + mean(x, over b)
+"""
+SHARED = LOOP.replace("* c", "* a").replace("  c = tanh(e)\n", "") + "\n  n = y - mean(y, over b)"
+
+
+@pytest.mark.parametrize(
+    ("body", "loss", "rules"),
+    [
+        (STATES + LOOP, "max(y) * cast(seen, compute)", "pipeline block on at, schedule gpipe"),
+        (STATES + LOOP, "max(y) * (sum(met) + mean(e))", "place block on at[1]\n  recompute"),
+        (SHARED, "mean(n * n * n * a) + mean(e)", "place block on at[1]"),
+        (SHARED, "sqrt(mean(n * n)) * mean(e * y) + mean(e * e)", "place block on at[1]\n  recompute"),
+    ],
+)
+def test_entries_have_states_and_weights_in_the_same_places(body: str, loss: str, rules: str) -> None:
+    compiled = judged(file(body, loss, "at = 2", rules))
+    alone = compile_job(compiled.job, EVALUATE)
+    assert not verify(joined([compiled.program, alone.program]))
