@@ -32,11 +32,10 @@ from compiler.passes.places import (
     scope_of,
     visits,
 )
-from compiler.passes.prune import prune_nodes
 from compiler.passes.readers import readers, readers_of_inputs
 from compiler.passes.stages_ahead import ALL as ALL
 from compiler.passes.stages_ahead import Stage as Stage
-from compiler.passes.stages_ahead import all_of, forward_stages, masked_at_readers, of_cut, round_stages
+from compiler.passes.stages_ahead import all_of, forward_stages, masked_at_readers, of_cut, round_stages, with_totals
 from compiler.passes.ways import ways
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
@@ -199,7 +198,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
             break
         row = row.with_visit(*(min(more, key=lambda m: m[1]) if rounds else more[0]))
         more.clear()
-    found = replace(found, rounds=rounds, anchors=_with_totals(placed, found, rounds, first))
+    found = replace(found, rounds=rounds, anchors=with_totals(placed, found, rounds, first))
     if by_hand and rule is not None:
         check_cut(placed.forward, lane.rules, found)
     check_by_each(placed.forward, lane.rules, first)
@@ -241,24 +240,6 @@ def _of_rounds(placed: Placed, rounds: Sequence[Mapping[str, Stage]], first: Map
     graphs = zip(placed.rounds, rounds, strict=True)
     made = ((v, where.get(v.name)) for r, where in graphs for node in r.batch.nodes for v in node.outputs)
     return {v.origin.of: s for v, s in made if s is not None and first.get(v.origin.of) is None}
-
-
-def _with_totals(
-    placed: Placed, staged: Staged, rounds: Sequence[Mapping[str, Stage]], first: Mapping[str, Stage]
-) -> dict[str, Stage]:
-    """Where results are added up that are made of totals of whole batches, which all stages could have: where the last
-    of these is made, as if a micro-batch had made it. So an entry that needs fewer of them has the results there, too."""
-    owners: dict[str, int] = {}
-    for round, logical, where in zip(placed.rounds, placed.training.rounds, rounds, strict=True):
-        made = zip(round.batch.outputs, logical.totals, strict=True)
-        owners.update((t.name, s) for v, t in made if (s := where.get(v.name)) not in (None, ALL))
-    found: dict[str, Stage] = {}
-    for v in placed.forward.outputs[: placed.training.scalars] if owners else ():
-        if first.get(v.name) is None:
-            used = {x.name for node in prune_nodes(placed.forward.nodes, [v]) for x in node.inputs}
-            ends = [s for name, s in owners.items() if name in used]
-            found.update([(v.name, max(ends, key=staged.rank))] if ends else [])
-    return found
 
 
 def _saved_outputs(placed: Placed) -> tuple[Value, ...]:
