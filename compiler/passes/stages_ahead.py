@@ -75,8 +75,8 @@ def round_stages(
 def with_totals(
     placed: Placed, staged: Staged, rounds: Sequence[Mapping[str, Stage]], first: Mapping[str, Stage]
 ) -> dict[str, Stage]:
-    """Where results are added up that are made of totals of whole batches, which all stages could have: where the last
-    of these is made, as if a micro-batch had made it. An entry that needs fewer of them has the results there, too."""
+    """Where results are added up that are made of totals of whole batches, which all stages could have: where the
+    last of these is made, as if a micro-batch had made it. An entry that needs fewer of them has the results there, too."""
     owners: dict[str, int] = {}
     for round, logical, where in zip(placed.rounds, placed.training.rounds, rounds, strict=True):
         made = zip(round.batch.outputs, logical.totals, strict=True)
