@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,8 @@ def with_totals(
     placed: Placed, staged: Staged, rounds: Sequence[Mapping[str, Stage]], first: Mapping[str, Stage]
 ) -> dict[str, Stage]:
     """Where results are added up that are made of totals of whole batches, which all stages could have: where the
-    last of these is made, as if a micro-batch had made it. An entry that needs fewer of them has the results there, too."""
+    last of these is made, as if a micro-batch had made it. So an entry that needs fewer of them has the results there,
+    too."""
     owners: dict[str, int] = {}
     for round, logical, where in zip(placed.rounds, placed.training.rounds, rounds, strict=True):
         made = zip(round.batch.outputs, logical.totals, strict=True)
