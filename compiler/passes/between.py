@@ -75,9 +75,9 @@ class HalvedStage:
         later = value.name in self.behind or value.origin.of in self.behind
         return stage + (stage > self.at or (stage == self.at and later))
 
-    def cuts(self, graph: Graph, cuts: Sequence[CutLoop]) -> tuple[CutLoop, ...]:
-        """Loops among the stages, of which this is two."""
-        nodes = {n.op.label: n for n in graph.nodes if isinstance(n.op, Repeat)}
+    def cuts(self, graphs: Sequence[Graph], cuts: Sequence[CutLoop]) -> tuple[CutLoop, ...]:
+        """Loops of the graphs among the stages, of which this is two."""
+        nodes = {n.op.label: n for graph in reversed(graphs) for n in graph.nodes if isinstance(n.op, Repeat)}
         found: list[CutLoop] = []
         for c in cuts:
             to = [self.of(nodes[c.label], s) for s in range(len(c.counts))]

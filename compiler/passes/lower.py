@@ -145,11 +145,11 @@ class _Class:
         """Names of the totals that its functions read."""
         return self.totals | self.batch.needed
 
-    def statistics(self, graph: Graph, stages: RoundStages, ends: Sequence[tuple[Op, Value]]) -> Graph:
-        """P: what it computes of a round, for others too."""
-        (stage,) = self.staged.of_chunk(self.groups[:1], 0)
+    def statistics(self, graph: Graph, chunk: int, stages: RoundStages, ends: Sequence[tuple[Op, Value]]) -> Graph:
+        """P: what a chunk computes of a round, for others too."""
+        (stage,) = self.staged.of_chunk(self.groups[:1], chunk)
         emit = Emitter(self.placed, Names(), FunctionPhase.STATISTICS, self.part(stage))
-        self._body(emit, graph, stages.where, stage, 0, [v for _, v in ends], stages.ways, True)
+        self._body(emit, graph, stages.where, stage, chunk, [v for _, v in ends], stages.ways, True)
         for op, v in ends:
             emit.do(op, v)
         return emit.body()

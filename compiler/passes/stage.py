@@ -188,7 +188,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         more += ((g, len(row.homes)) for g in range(groups) if not more and not row.homes.of(g))
         if tied:
             halved.append(half := halves(placed.forward, ahead, *tied[0]))
-            cuts, base = half.cuts(placed.forward, cuts), base.with_half(half.at)
+            cuts, base = half.cuts(placed.ahead, cuts), base.with_half(half.at)
             row = base
             needed = needs()
             tied.clear()

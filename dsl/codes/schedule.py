@@ -303,10 +303,13 @@ CODES: tuple[Code, ...] = (
         "E0563",
         "two passes through places that have several stages",
         "With `two passes` all micro-batches compute what the loss needs of the whole batch before the first of them,\n"
-        "one after the other from stage to stage. So each place has one stage: no chunks, no values that come back to\n"
-        "a place, one way through the model.",
+        "one after the other from stage to stage. Where values come back to places, it takes a pipeline to say in which\n"
+        "order, of one way through the model.",
+        _file(
+            "place left on pp[0]\nplace right on pp[1]\nplace block on pp[0]\nmicrobatches 2 over b, two passes",
+            loss=_ROOT,
+        ),
         _file("pipeline block on pp, schedule interleaved(chunks = 2)\nmicrobatches 2 over b, two passes", loss=_ROOT),
-        _file("pipeline block on pp, schedule one_f_one_b\nmicrobatches 2 over b, two passes", loss=_ROOT),
     ),
     Code(
         "E0570",
