@@ -6,6 +6,7 @@ from dsl.codes.code import Code
 
 _PIPE = "pipeline block on pp, schedule gpipe(microbatches = 2)"
 _ROOT = "sqrt(mean(z * z))"
+_TWO_PASSES = "microbatches 2 over b, two passes"
 _PROLOGUE = "  weight e[d,k], f[k,d]\n  p[b,d] = (x @ e) @ f\n"
 
 _SCAN = """\
@@ -305,11 +306,8 @@ CODES: tuple[Code, ...] = (
         "With `two passes` all micro-batches compute what the loss needs of the whole batch before the first of them,\n"
         "one after the other from stage to stage. Where values come back to places, it takes a pipeline to say in which\n"
         "order, of one way through the model.",
-        _file(
-            "place left on pp[0]\nplace right on pp[1]\nplace block on pp[0]\nmicrobatches 2 over b, two passes",
-            loss=_ROOT,
-        ),
-        _file("pipeline block on pp, schedule interleaved(chunks = 2)\nmicrobatches 2 over b, two passes", loss=_ROOT),
+        _file(f"place left on pp[0]\nplace right on pp[1]\nplace block on pp[0]\n{_TWO_PASSES}", loss=_ROOT),
+        _file(f"pipeline block on pp, schedule interleaved(chunks = 2)\n{_TWO_PASSES}", loss=_ROOT),
     ),
     Code(
         "E0570",
