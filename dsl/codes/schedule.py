@@ -304,8 +304,8 @@ CODES: tuple[Code, ...] = (
         "E0563",
         "two passes through places that have several stages",
         "With `two passes` all micro-batches compute what the loss needs of the whole batch before the first of them,\n"
-        "one after the other from stage to stage. Where values come back to places, it takes a pipeline to say in which\n"
-        "order, of one way through the model.",
+        "one after the other from stage to stage. Where values come back to places, it takes a pipeline to say in\n"
+        "which order, of one way through the model.",
         _file(f"place left on pp[0]\nplace right on pp[1]\nplace block on pp[0]\n{_TWO_PASSES}", loss=_ROOT),
         _file(f"pipeline block on pp, schedule interleaved(chunks = 2)\n{_TWO_PASSES}", loss=_ROOT),
     ),
