@@ -134,6 +134,7 @@ def run_passes(
             work.whole |= dict.fromkeys(found.whole)
             work.parts |= dict.fromkeys(found.parts)
             work.twice |= found.twice
+            work.beside |= found.beside
             assert isinstance(given, Job), "a training graph's text has whole batches set apart"
             assert len(work.whole) + len(work.parts) + len(work.twice) > known, (found.whole, found.parts)
             at = 0

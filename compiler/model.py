@@ -232,11 +232,13 @@ class Round:
     data alone.
 
     graph.inputs = data inputs (+ "step"), totals of earlier rounds; graph.outputs = what the micro-batches are summed
-    to; totals: the same, once all micro-batches are in, as all later graphs take them in.
+    to; totals: the same, once all micro-batches are in, as all later graphs take them in. The last of them, `beside`
+    many, are not what a whole batch is needed for, but what is read together with that.
     """
 
     graph: Graph
     totals: tuple[Value, ...]
+    beside: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -87,7 +87,8 @@ class FunctionPhase(StrEnum):
     """What a function is for. The value is the letter by which texts of programs and of schedules name it."""
 
     STATISTICS = "P"
-    """Adds up over the micro-batches what a whole batch is needed for; `chunk` is the number of the round."""
+    """Adds up over the micro-batches what a whole batch is needed for; `chunk` is the number of the round, and `ROUNDS`
+    more for each chunk of the model (`in_round`)."""
     TOTALS = "S"
     """Makes totals of that, once in each round."""
     FORWARD = "F"
@@ -114,7 +115,9 @@ class FunctionPhase(StrEnum):
         return self in MODEL_PASSES
 
     def at(self, chunk: int) -> int:
-        """Of which chunk of its group a function with this number is: a round that sends something, of the only one."""
+        """Of which chunk of its group a function with this number is."""
+        if self is FunctionPhase.STATISTICS:
+            return chunk // ROUNDS
         return chunk if self.of_chunk else 0
 
     @property
@@ -130,7 +133,7 @@ class FunctionPhase(StrEnum):
     def rank(self, chunk: int) -> tuple[int, int]:
         """Where in a step it stands: all of one rank run before any of the next."""
         if self.of_round:
-            return 0, 2 * chunk + (self is FunctionPhase.TOTALS)
+            return 0, 2 * (chunk % ROUNDS) + (self is FunctionPhase.TOTALS)
         return {"E": 2, "U": 3}.get(self.value, 1), 0
 
 
@@ -146,6 +149,16 @@ _WORDS = {
 
 MODEL_PASSES = (FunctionPhase.FORWARD, FunctionPhase.BACKWARD, FunctionPhase.WEIGHTS)
 """The phases that go through the chunks, in this order for each micro-batch."""
+
+
+ROUNDS = 1000
+"""More than a step has rounds."""
+
+
+def in_round(round: int, chunk: int) -> int:
+    """The number of the function that a chunk has in a round of statistics."""
+    assert round < ROUNDS, round
+    return round + ROUNDS * chunk
 
 
 FunctionKey = tuple[FunctionPhase, int]

@@ -23,7 +23,7 @@ from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Rename
 from compiler.passes.prune import prune_nodes
 from dsl.data import dataclass
-from dsl.diagnostics import fail
+from dsl.diagnostics import Diagnostic, fail
 from dsl.source import NOWHERE, Span
 
 HELP = (
@@ -70,6 +70,13 @@ def in_parts(written: Updated, cut: Updated, names: Names, span: Span) -> tuple[
             beside = tuple(u.weight for _, u in own)
             made |= {u.weight: replace(u, graph=graph, beside=beside) for _, u in own}
     return tuple(made.get(u.weight, u) for u in updates)
+
+
+def of_a_part(found: Diagnostic, span: Span) -> Diagnostic:
+    """What is wrong (E0442) with an update of a part of a loop that is none of the whole loop's. span: where it is
+    cut."""
+    message = f"{found.message}, a part of a loop which is cut: its parts are updated apart"
+    return replace(found, code="E0442", message=message, notes=(*found.notes, ("it is cut here", span)), help=HELP)
 
 
 def _scopes(path: str) -> Iterable[str]:

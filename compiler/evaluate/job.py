@@ -138,7 +138,9 @@ def build_job(
         written = written or (model, other)
         rules, pair = plan.strategy, (model, other)
         model, other = _try(session, lambda: [m and ordered(m, rules) for m in pair]) or pair
+    session.parts_of = next(iter(cuts.values())).span if serial and written else None
     updates = _try(session, lambda: _updates(session, module, entry, tasks, model, names, precision))
+    session.parts_of = None
     if serial and written and updates is not None and model is not None:
         from compiler.evaluate.in_parts import in_parts
 

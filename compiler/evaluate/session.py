@@ -48,6 +48,7 @@ class Session:
         )  # of the job: how many, of which dim
         self.cuts: Mapping[str, tuple[tuple[int, ...], bool]] = {}  # loops of a model, by path: `layers.edges_of`
         self.pieces: list[LoopPiece] = []  # of the loops that are cut, once they are: errors name what was written
+        self.parts_of: Span | None = None  # where loops are cut, while updates of their parts are evaluated
         self.replaced: dict[str, str] = {}  # dtypes as written -> what stands for them (`verify --double`)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -79,6 +80,10 @@ class Session:
     def report(self, error: ParcError) -> None:
         """Collect the error's diagnostics. What is wrong inside the standard library is shown at the call of it."""
         for diagnostic in error.diagnostics:
+            if self.parts_of is not None and not diagnostic.code.startswith("E09"):  # the whole loop's is right
+                from compiler.evaluate.in_parts import of_a_part
+
+                diagnostic = of_a_part(diagnostic, self.parts_of)
             self.diagnostics.add(in_words(self._at_call(diagnostic), self.pieces))
 
     def _at_call(self, diagnostic: Diagnostic) -> Diagnostic:

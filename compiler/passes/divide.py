@@ -37,12 +37,18 @@ class Divided:
 
 
 def divide(
-    model: Model, names: Names, whole: Collection[str], parts: Collection[str], twice: Mapping[str, str]
+    model: Model,
+    names: Names,
+    whole: Collection[str],
+    parts: Collection[str],
+    twice: Mapping[str, str],
+    beside: Collection[str] = (),
 ) -> Divided:
     """whole: names of values of data alone, inside loops too, that are needed of the whole batch.
 
     parts: names of values that metrics need of it. twice: names of those that are computed before, for the loss, and
-    again by the micro-batches, by the dim that these divide ("": sums). With none it is the model's graph as it is.
+    again by the micro-batches, by the dim that these divide ("": sums); beside: those of them that are read with the
+    others. With none it is the model's graph as it is.
     """
     graph = model.graph
     if not whole and not parts and not twice:
@@ -54,7 +60,9 @@ def divide(
     nodes = tuple(substituted(node, total) for node in graph.nodes)
     rounds = _rounds(graph, nodes, total, names)
     if twice:
-        rounds = (*rounds, _first_pass(graph, nodes, rounds, [(made[name], dim) for name, dim in twice.items()], names))
+        again = [(made[name], dim) for name, dim in sorted(twice.items(), key=lambda t: t[0] in beside)]
+        first = _first_pass(graph, nodes, rounds, again, names)
+        rounds = (*rounds, replace(first, beside=sum(name in beside for name in twice)))
     outputs = tuple(total.get(v, v) for v in graph.outputs)
     inputs = (*graph.inputs, *(t for r in rounds for t in r.totals))
     main = Graph(graph.name, inputs, prune_nodes(nodes, outputs), outputs)

@@ -23,7 +23,7 @@ from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.entering import nodes_of
 from compiler.passes.lower_batch import lower_batch, part_decls, sum_decls
 from compiler.passes.lower_rounds import RoundStages, lower_rounds, staged_rounds
-from compiler.passes.lower_states import Renewed, adding, contents, declared, reached, renew
+from compiler.passes.lower_states import Renewed, adding, by_each, contents, declared, reached, renew
 from compiler.passes.lower_update import lower_update
 from compiler.passes.messages import NOTHING, Ways, messages
 from compiler.passes.place.place import Placed
@@ -145,11 +145,11 @@ class _Class:
         """Names of the totals that its functions read."""
         return self.totals | self.batch.needed
 
-    def statistics(self, graph: Graph, stages: RoundStages, ends: Sequence[tuple[Op, Value]]) -> Graph:
-        """P: what it computes of a round, for others too."""
-        (stage,) = self.staged.of_chunk(self.groups[:1], 0)
+    def statistics(self, graph: Graph, chunk: int, stages: RoundStages, ends: Sequence[tuple[Op, Value]]) -> Graph:
+        """P: what a chunk computes of a round, for others too."""
+        (stage,) = self.staged.of_chunk(self.groups[:1], chunk)
         emit = Emitter(self.placed, Names(), FunctionPhase.STATISTICS, self.part(stage))
-        self._body(emit, graph, stages.where, stage, 0, [v for _, v in ends], stages.ways, True)
+        self._body(emit, graph, stages.where, stage, chunk, [v for _, v in ends], stages.ways, True)
         for op, v in ends:
             emit.do(op, v)
         return emit.body()
@@ -240,8 +240,8 @@ class _Class:
         def entering(more: Sequence[Value]) -> Collection[str]:
             return nodes_of(self.staged, graph, where, stage, [*roots, *more], sends, True)[1]
 
-        mine = [s.name for s, v in pairs if stage in self.staged.stages_of(v, where)]
-        return reached(pairs, mine, entering)
+        mine = {s.name for s, v in pairs if stage in self.staged.stages_of(v, where)}
+        return reached(pairs, mine | by_each(self.placed, where), entering)
 
     def _output(self, logical: str, value: Value, chunk: int, part: LoopPart | None) -> tuple[Op, Value]:
         """Declare the buffer of an output: a part for each micro-batch, or what all of them add up to."""

@@ -12,7 +12,7 @@ from compiler.ops.base import Op
 from compiler.ops.create import Full
 from compiler.ops.effects import Accumulate, Read, StageReduce
 from compiler.origin import Role
-from compiler.passes.buffers import BufferNames
+from compiler.passes.buffers import BufferNames, of_chunk
 from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.lower_batch import Batch
 from compiler.passes.lower_states import contents, declared
@@ -20,7 +20,7 @@ from compiler.passes.messages import NOTHING, Ways, messages
 from compiler.passes.place.place import Placed
 from compiler.passes.prune import prune_nodes
 from compiler.passes.stage import Stage, Staged
-from compiler.program import Function, FunctionPhase, StateDecl
+from compiler.program import Function, FunctionPhase, StateDecl, in_round
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, ParcError
 
@@ -49,8 +49,8 @@ class Lowered(Protocol):
     def needed(self) -> set[str]:
         """Names of the totals that its functions read."""
 
-    def statistics(self, graph: Graph, stages: RoundStages, ends: Sequence[tuple[Op, Value]]) -> Graph:
-        """The part of a round's graph that the class computes, for others too. ends: what becomes of its results."""
+    def statistics(self, graph: Graph, chunk: int, stages: RoundStages, ends: Sequence[tuple[Op, Value]]) -> Graph:
+        """The part of a round's graph that a chunk computes, for others too. ends: what becomes of its results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,8 @@ def staged_rounds(placed: Placed, staged: Staged) -> list[RoundStages]:
         hands_on = {source for source, _ in ways.edges}
         hands_on |= {s for node in round.batch.nodes if (cut := staged.cut_at(node)) is not None for s in cut.way(True)}
         apart = next((s for s in (*owners, *hands_on) if s is not None), None)
-        if apart is not None and (staged.homes.chunks > 1 or staged.everywhere.ways > 1):
+        visits = staged.homes.chunks > 1 and staged.rule is None  # which only the second pass says
+        if apart is not None and (visits or staged.everywhere.ways > 1):
             raise _refused(placed)
         found.append(RoundStages(where, owners, ways, frozenset(hands_on)))
     return found
@@ -86,7 +87,7 @@ def _refused(placed: Placed) -> ParcError:
     strategy = placed.training.job.strategy
     spans = [*(p.span for p in strategy.pipelines), *(p.span for p in strategy.places)]
     message = "the first of `two passes` goes through each place once, and here places have several stages"
-    help = "one stage on each place: no chunks, and no values that come back to a place"
+    help = "a pipeline, of one way, or places that no values come back to"
     notes = (("this makes stages", spans[0]),)
     return ParcError(Diagnostic("E0563", message, strategy.microbatch_span, notes, help))
 
@@ -101,16 +102,21 @@ def lower_rounds(
         totals = [names.totals[t.name] for t in placed.training.rounds[k].totals]
         readers = [_readers(t.name, classes) for t in placed.training.rounds[k].totals]
         for c, cls in enumerate(classes):
-            (stage,) = staged.of_chunk(cls.groups[:1], 0)
-            made = [i for i, s in enumerate(rounds[k].owners) if _makes(s, stage, readers[i], cls.groups)]
+            stages = [s for c in staged.chunks_of(cls.groups) for s in staged.of_chunk(cls.groups[:1], c)]
+            made = [
+                [i for i, s in enumerate(rounds[k].owners) if _makes(s, stage, readers[i], () if c else cls.groups)]
+                for c, stage in enumerate(stages)
+            ]
             has = [i for i, groups in enumerate(readers) if groups & {*cls.groups}]
-            met = {i: _meeting(rounds[k].owners[i], readers[i], staged) for i in {*made, *has}}
-            functions, decls = _round(placed, names, k, rounds[k], cls, stage, made, has, met, totals)
+            met = {i: _meeting(rounds[k].owners[i], readers[i], staged) for i in {*has}.union(*made)}
+            functions, decls = _round(placed, names, k, rounds[k], cls, stages, made, has, met, totals)
             before[c][:0] = functions
             there = {s.name for s in (*cls.states, *states[c])}
             reads = {n.op.name for f in functions for n in f.body.nodes if isinstance(n.op, Read)} - there
-            alone = [(s, v) for s, v in contents(placed) if s.name in reads]  # what only the first pass reads
-            states[c] += (*decls, *declared(placed, alone, 0, cls.part(stage)))
+            states[c] += decls
+            for chunk, stage in enumerate(stages):  # what only the first pass reads
+                alone = [(s, v) for s, v in contents(placed) if of_chunk(s.name, chunk) in reads]
+                states[c] += declared(placed, alone, chunk, cls.part(stage))
     return [Rounds(tuple(b), tuple(s)) for b, s in zip(before, states, strict=True)]
 
 
@@ -136,33 +142,36 @@ def _round(
     k: int,
     stages: RoundStages,
     cls: Lowered,
-    stage: int,
-    made: Sequence[int],
+    chunks: Sequence[int],
+    made: Sequence[Sequence[int]],
     has: Sequence[int],
     met: Mapping[int, tuple[int, ...]],
     totals: Sequence[str],
 ) -> tuple[list[Function], list[StateDecl]]:
-    """P and S of a class. made, has: numbers of the totals that it computes, and that it reads; met: by number, the
-    groups that meet for it."""
+    """P of each chunk and S of a class. chunks: their stages; made: of each, numbers of the totals that it computes;
+    has: of those that the class reads; met: by number, the groups that meet for it."""
     round = placed.rounds[k]
     functions: list[Function] = []
     states: list[StateDecl] = []
-    parts = {i: names.totals[round.settle.inputs[i].name] for i in made}
-    if made or stage in stages.hands_on:
-        ends = [(Accumulate(name), round.batch.outputs[i]) for i, name in parts.items()]
-        functions.append(Function(FunctionPhase.STATISTICS, k, cls.statistics(round.batch, stages, ends)))
+    mine = sorted(i for of in made for i in of)
+    parts = {i: names.totals[round.settle.inputs[i].name] for i in mine}
+    for chunk, (stage, of) in enumerate(zip(chunks, made, strict=True)):
+        if of or stage in stages.hands_on:
+            ends = [(Accumulate(parts[i]), round.batch.outputs[i]) for i in of]
+            body = cls.statistics(round.batch, chunk, stages, ends)
+            functions.append(Function(FunctionPhase.STATISTICS, in_round(k, chunk), body))
     states += [_decl(name, round.settle.inputs[i]) for i, name in parts.items()]
-    if made or has:
+    if mine or has:
         emit = Emitter(placed, Names(), FunctionPhase.TOTALS)
-        nodes = prune_nodes(round.settle.nodes, [round.settle.outputs[i] for i in made])
-        for i in made:
+        nodes = prune_nodes(round.settle.nodes, [round.settle.outputs[i] for i in mine])
+        for i in mine:
             v = round.settle.inputs[i]
             emit.effect(Read(parts[i]), v, v.layout)
         for node in nodes:
             emit.node(node)
-        for i in sorted({*made, *has}):
+        for i in sorted({*mine, *has}):
             v = round.settle.outputs[i]
-            if i not in made:
+            if i not in mine:
                 emit.effect(Full(0.0, v.type.dtype, v.type.dims), v, v.layout)
             if met[i]:
                 value = emit.add(StageReduce(totals[i], "sum", met[i]), (emit.value(v),), totals[i], v, v.layout)

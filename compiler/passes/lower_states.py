@@ -15,6 +15,7 @@ from compiler.origin import Role
 from compiler.passes.buffers import BufferNames, of_chunk
 from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.place.place import Placed
+from compiler.passes.prune import prune_nodes
 from compiler.program import StateDecl
 
 Renewed = tuple[State, Value]
@@ -26,6 +27,25 @@ def contents(placed: Placed) -> list[Renewed]:
     training = placed.training
     outputs = placed.forward.outputs[training.asked : training.results]
     return list(zip(training.model.states, outputs, strict=True))
+
+
+def by_each(placed: Placed, where: Mapping[str, int | None]) -> frozenset[str]:
+    """States, by name, that every stage renews, whether it reads them or not: where totals of a first pass are read at
+    the end, each entry does what is left where it likes, and states must lie in the same places for all of them.
+
+    Those are they that take neither weights nor totals to renew. where: stages of the values of the forward pass."""
+    if not placed.training.job.strategy.two_passes:
+        return frozenset()
+    model = placed.training.model
+    kept = {*(w.value for w in model.weights), *(s.value for s in model.states)}
+    apart = {t.name for r in placed.training.rounds for t in r.totals if not kept.isdisjoint(r.graph.inputs)}
+    apart |= set(placed.weights)
+    found = set[str]()
+    for s, v in contents(placed):
+        used = {x.name for node in prune_nodes(placed.forward.nodes, [v]) for x in node.inputs}
+        if where.get(v.name) is None and apart.isdisjoint(used):
+            found.add(s.name)
+    return frozenset(found)
 
 
 def reached(

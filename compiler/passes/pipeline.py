@@ -60,6 +60,7 @@ class Work:
     whole: dict[str, None] = field(default_factory=dict)
     parts: dict[str, None] = field(default_factory=dict)
     twice: dict[str, str] = field(default_factory=dict)
+    beside: set[str] = field(default_factory=set)
     unlisted: dict[str, str] = field(default_factory=dict)
     asked: RegionQuestions | None = None
     names: Names = field(init=False)
@@ -102,7 +103,7 @@ def _divide(w: Work) -> None:
     w.names = training_names(w.job) if w.trains else Names(v.name for v in graph_values(w.model.graph))
     if w.trains:
         w.counters = count_steps(w.job, w.names)
-    w.divided = divide(w.model, w.names, tuple(w.whole), tuple(w.parts), w.twice)
+    w.divided = divide(w.model, w.names, tuple(w.whole), tuple(w.parts), w.twice, w.beside)
 
 
 def _simplify(w: Work) -> None:

@@ -68,30 +68,14 @@ def check_by_each(graph: Graph, rules: Sequence[PlaceRule], where: Mapping[str, 
     wrong.raise_if_any()
 
 
-def check_flow(graph: Graph, rules: Sequence[PlaceRule], staged: Staged, where: Mapping[str, int | None]) -> None:
-    """Raises ParcError where a value would return to a stage of a pipeline from another place (E0551), or a rule places
-    what is cut (E0415)."""
+def check_cut(graph: Graph, rules: Sequence[PlaceRule], staged: Staged) -> None:
+    """Raises ParcError (E0415) where a rule places what is cut."""
     of = {r.scope: r for r in rules if r.index is not None}
-    by: dict[Value, PlaceRule] = {}  # what is where it is for a rule
     for node in graph.nodes:
-        rule, cut, here = of.get(scope_of(node, of) or ""), staged.cut_at(node), where.get(node.outputs[0].name)
-        if rule is not None and cut is not None and rule.scope == node_path(node):
+        rule = of.get(scope_of(node, of) or "")
+        if rule is not None and staged.is_cut(node) and rule.scope == node_path(node):
             message = f"`{rule.scope}` is cut into stages: it is not on one of them"
             raise ParcError(Diagnostic("E0415", message, rule.span, help="place what is not cut"))
-        if cut is not None:
-            here = cut.begin
-        for v in node.inputs:
-            there, why = where.get(v.name), rule or by.get(v)
-            if here is not None and there is not None and min(here, there) >= 0 and there > here and why is not None:
-                message = (
-                    f"what `{v.name}` is made of and what reads it are on one stage, `{why.scope}` is on another place"
-                )
-                help = f"let a stage begin between them (`cuts`), or place `{why.scope}` where they are"
-                raise ParcError(Diagnostic("E0551", message, why.span, help=help))
-            if rule is None and there is not None and there == where.get(node.outputs[0].name):
-                rule = by.get(v)
-        if rule is not None and cut is None:
-            by.update(dict.fromkeys(node.outputs, rule))
 
 
 def check_order(graph: Graph, rules: Sequence[PipelineRule], staged: Staged, where: Mapping[str, int | None]) -> None:

@@ -15,7 +15,7 @@ from compiler.homes import Homes
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
 from compiler.origin import Origin, Phase
-from compiler.passes.between import StageOrder, needed_at
+from compiler.passes.between import HalvedStage, NeededBy, StageOrder, halves, needed_at
 from compiler.passes.cuts import CutLoop
 from compiler.passes.lanes import Lanes, cut_lanes, lanes
 from compiler.passes.list_stages import check_one_stage
@@ -24,7 +24,7 @@ from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
 from compiler.passes.places import (
     check_by_each,
-    check_flow,
+    check_cut,
     check_order,
     of_weights,
     places,
@@ -35,7 +35,7 @@ from compiler.passes.places import (
 from compiler.passes.readers import readers, readers_of_inputs
 from compiler.passes.stages_ahead import ALL as ALL
 from compiler.passes.stages_ahead import Stage as Stage
-from compiler.passes.stages_ahead import all_of, forward_stages, masked_at_readers, of_cut, round_stages
+from compiler.passes.stages_ahead import all_of, forward_stages, masked_at_readers, of_cut, round_stages, with_totals
 from compiler.passes.ways import ways
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
@@ -135,13 +135,26 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     if order is None:
         visit, found_homes = visits(placed.forward, fixed, groups, anywhere)
         row = StageOrder.of(Homes(found_homes))
-    row_of = {r.scope: r.index for r in rows}
+    row_of = {r.scope: r.index or 0 for r in rows}
+    halved: list[HalvedStage] = []
 
     def in_row(node: Node) -> int | None:
         scope = scope_of(node, fixed) if row_of else None
-        return row_of.get(scope) if scope is not None else None
+        at = row_of.get(scope) if scope is not None else None
+        for half in halved if at is not None else ():
+            at = half.of(node, at or 0)
+        return at
 
-    needed = needed_at(placed.forward, cuts, in_row, ahead) if by_hand and rule is not None else {}
+    def elsewhere(node: Node, at: int) -> bool:
+        scope = None if node in anywhere else scope_of(node, fixed)
+        return scope is not None and fixed[scope] is not None and row.homes.group(row.own[at]) not in lane.groups[scope]
+
+    def needs() -> Mapping[Value, NeededBy]:
+        return needed_at(placed.forward, cuts, in_row, elsewhere, ahead) if by_hand and rule is not None else {}
+
+    base = row  # without visits
+    needed = needs()
+    tied: list[tuple[int, Node]] = []  # stages that are before a node of another place, and behind it
     more: list[tuple[int, int]] = []  # visits that are missing: of which group, before which stage
 
     def place(node: Node, before: int | None) -> Stage:
@@ -159,25 +172,35 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         there = row.stage(lane.groups[scope], before or 0, until)
         if there is None and (at := row.room(before, until)) is not None:
             more.append((lane.groups[scope][0], at))
+        elif there is None and not more and until is not None and before == row.own[until.at]:
+            tied.append((until.at, node))
         return len(row.homes) - 1 if there is None else there
 
     once = _made_once(placed, lane, placed.forward) if groups > 1 else frozenset()
     while True:
         ranked = order if order is not None and len(order) == len(row.homes) else tuple(range(len(row.homes)))
         visited = order is None or len(row.homes) > len(row.own) or len(lane.ways) > 1
-        visited = visited or (rule is not None and bool(rule.homes or rule.orders))
+        visited = visited or bool(halved) or (rule is not None and bool(rule.homes or rule.orders))
         here = row.cuts(cuts)
         found = Staged(groups, here, rule, {}, {}, (), {}, ranked, homes=row.homes, visited=visited, once=once)
         first = forward_stages(placed.forward, found, place)
         rounds = round_stages(placed, found, first, place, lambda graph: _made_once(placed, lane, graph))
         more += ((g, len(row.homes)) for g in range(groups) if not more and not row.homes.of(g))
+        if tied:
+            halved.append(half := halves(placed.forward, ahead, *tied[0]))
+            cuts, base = half.cuts(placed.ahead, cuts), base.with_half(half.at)
+            row = base
+            needed = needs()
+            tied.clear()
+            more.clear()
+            continue
         if not more:
             break
         row = row.with_visit(*(min(more, key=lambda m: m[1]) if rounds else more[0]))
         more.clear()
-    found = replace(found, rounds=rounds)
+    found = replace(found, rounds=rounds, anchors=with_totals(placed, found, rounds, first))
     if by_hand and rule is not None:
-        check_flow(placed.forward, lane.rules, found, first)
+        check_cut(placed.forward, lane.rules, found)
     check_by_each(placed.forward, lane.rules, first)
     check_order(placed.forward, strategy.pipelines, found, first)
     _check_states(placed, found, first)
@@ -324,13 +347,13 @@ def _anchors(
     metrics."""
     names = [v.name for v in placed.forward.inputs]
     reads = readers_of_inputs(placed, staged, forward, names)
-    found: dict[str, Stage] = {}
+    found = dict(staged.anchors)
     loops = {w.name: w.loops for w in placed.training.trained}
     for (name, _), parts in zip(placed.training.added, addends, strict=True):
         at = ALL if staged.cut_of(*loops[name]) else min(reads[name], key=rank, default=0)
         found.update((v.name, at) for v in parts if backward.get(v.name) is None)
     for v in placed.forward.outputs[: placed.training.results]:
-        if forward.get(v.name) is None:
+        if forward.get(v.name) is None and v.name not in found:
             needed = {v.name}
             for node in reversed(placed.forward.nodes):
                 if any(x.name in needed for x in node.outputs):

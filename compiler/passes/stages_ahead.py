@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.comm import MaskPad
 from compiler.ops.repeat import Repeat
+from compiler.passes.prune import prune_nodes
 
 if TYPE_CHECKING:
     from compiler.passes.place.place import Placed
@@ -69,6 +70,25 @@ def round_stages(
         shared = frozenset(v for v in once(round.batch) if v.origin.of not in first)
         found.append(forward_stages(round.batch, replace(staged, once=shared), at))
     return tuple(found)
+
+
+def with_totals(
+    placed: Placed, staged: Staged, rounds: Sequence[Mapping[str, Stage]], first: Mapping[str, Stage]
+) -> dict[str, Stage]:
+    """Where results are added up that are made of totals of whole batches, which all stages could have: where the
+    last of these is made, as if a micro-batch had made it. So an entry that needs fewer of them has the results there,
+    too."""
+    owners: dict[str, int] = {}
+    for round, logical, where in zip(placed.rounds, placed.training.rounds, rounds, strict=True):
+        made = zip(round.batch.outputs, logical.totals, strict=True)
+        owners.update((t.name, s) for v, t in made if (s := where.get(v.name)) not in (None, ALL))
+    found: dict[str, Stage] = {}
+    for v in placed.forward.outputs[: placed.training.scalars] if owners else ():
+        if first.get(v.name) is None:
+            used = {x.name for node in prune_nodes(placed.forward.nodes, [v]) for x in node.inputs}
+            ends = [s for name, s in owners.items() if name in used]
+            found.update([(v.name, max(ends, key=staged.rank))] if ends else [])
+    return found
 
 
 def masked_at_readers(graph: Graph, found: dict[str, Stage]) -> dict[str, Stage]:

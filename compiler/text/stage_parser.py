@@ -361,7 +361,8 @@ class _Parser(FactParser, BodyParser, SpanParser):
             if self.placed:
                 self.word("settle")
                 laid.append(PlacedRound(batch, self.graph("settle")))
-            rounds.append(Round(batch, tuple(self._listed("total", False))))
+            totals, others = self._listed("total", False), self._listed("beside", False)
+            rounds.append(Round(batch, (*totals, *others), len(others)))
             self.skip_lines()
         nothing = Graph(f"{model.name}.nothing", (), (), ())
         graphs = {"backward": nothing, "update": nothing}

@@ -132,7 +132,9 @@ def _training(
     for k, of in enumerate(rounds):
         for role, graph in zip(("batch", "settle"), of):
             yield show_graph(graph, role, sizes)
-        yield "".join(f"total {_plain(v)}\n" for v in training.rounds[k].totals)
+        round = training.rounds[k]
+        last = len(round.totals) - round.beside
+        yield "".join(f"{'total' if i < last else 'beside'} {_plain(v)}\n" for i, v in enumerate(round.totals))
     yield show_graph(graphs.forward, "forward", sizes)
     if training.trains:
         yield show_graph(graphs.backward, "backward", sizes)

@@ -11,7 +11,7 @@ from compiler.graph import Value
 from compiler.layout import TIME
 from compiler.ops.effects import Send, StageReduce
 from compiler.origin import DECLARED, Role
-from compiler.program import LASTING, DeviceClass, FunctionPhase, LoopRange, Program, StateDecl
+from compiler.program import LASTING, ROUNDS, DeviceClass, FunctionPhase, LoopRange, Program, StateDecl
 from compiler.text.locations import Site
 from compiler.verify.local import check_layout
 from compiler.verify.report import Report
@@ -141,10 +141,13 @@ def _check_class(program: Program, cls: DeviceClass, c: int, report: Report) -> 
         report.error("E0650", Site(c), f"stage {stage} has no function", f"one of chunk {idle[0]} of the class")
     for i, f in enumerate(cls.functions):
         if f.phase.of_round:
-            other = settles if f.phase is adds else adds
+            other, round = settles if f.phase is adds else adds, f.chunk % ROUNDS
+            rounds = {(phase, number % ROUNDS) for phase, number in known if phase.of_round}
             crosses = any(isinstance(n.op, Send if f.phase is adds else StageReduce) for n in f.body.nodes)
-            if f.chunk < 0 or ((other, f.chunk) not in known and not crosses):
-                message = f"there is no {other} to {f.phase} of round {f.chunk}"
+            if not 0 <= f.chunk < ROUNDS * (chunks if f.phase is adds else 1) or (
+                (other, round) not in rounds and not crosses
+            ):
+                message = f"there is no {other} to {f.phase} of round {round}"
                 how = f"a round has {adds}, which adds up, and {settles}, which settles"
                 report.error("E0650", Site(c, "fn", i), message, how)
         elif not 0 <= f.chunk < (chunks if f.phase.of_chunk else 1):

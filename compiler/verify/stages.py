@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 from compiler.graph import Value
 from compiler.ops.effects import Recv, Send, StageReduce
-from compiler.program import FunctionPhase, Program
+from compiler.program import ROUNDS, FunctionPhase, Program
 from compiler.schedules import Edge
 from compiler.text.locations import Site
 from compiler.verify.report import Report
@@ -42,7 +42,9 @@ def _ends(program: Program) -> Iterator[_End]:
                 for g in cls.groups:
                     stage = program.homes.stage(g, f.phase.at(f.chunk))
                     site = Site(c, "fn", i, (k,))
-                    yield _End(stage, stage + offset, op.name, isinstance(op, Send), f.phase, f.chunk, var, site)
+                    yield _End(
+                        stage, stage + offset, op.name, isinstance(op, Send), f.phase, f.chunk % ROUNDS, var, site
+                    )
 
 
 def _tables(program: Program) -> tuple[dict[tuple[int, int, str], _End], dict[tuple[int, int, str], _End], list[_End]]:

@@ -14,7 +14,7 @@ from compiler.driver import compile_job, joined
 from compiler.graph import Node
 from compiler.model import EVALUATE
 from compiler.ops.effects import Recv, Send
-from compiler.program import Program
+from compiler.program import ROUNDS, Program
 from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from dsl.source import Source
@@ -280,17 +280,31 @@ def test_messages_of_the_first_pass_that_go_wrong_are_found() -> None:
     assert {d.code for d in verify(with_sends(backwards))} == {"E0630"}
 
 
+VISITED = "\n  place text on pp[1]\n  place one on pp[0]\n  place two on pp[0]"
+
+
 @pytest.mark.parametrize(
     "rules",
     [
         "pipeline block on pp, schedule interleaved(chunks = 2)",
-        "pipeline block on pp, schedule one_f_one_b\n  place text on pp[1]\n  place one on pp[0]\n  place two on pp[0]",
+        f"pipeline block on pp, schedule one_f_one_b{VISITED}\n  recompute",
+        pytest.param(f"pipeline block on pp, schedule interleaved(chunks = 2){VISITED}", marks=pytest.mark.nightly),
+        pytest.param("pipeline block on pp, schedule zero_bubble, chunks [0, 1, 1, 0]", marks=pytest.mark.nightly),
     ],
 )
-def test_places_with_several_stages_are_refused(rules: str) -> None:
+def test_places_with_several_stages(rules: str) -> None:
+    """One chunk after the other; numbers of functions tell them apart."""
     text = on_stages("gpipe").replace(STAGES["gpipe"][1], rules).replace("pp = 3", "pp = 2")
+    compiled = judged(text)
+    assert {f.chunk for c in compiled.program.classes for f in c.functions if f.phase == "P"} >= {0, ROUNDS}
+    alone = compile_job(compiled.job, EVALUATE)
+    assert not verify(joined([compiled.program, alone.program]))
+
+
+def test_places_that_values_come_back_to_without_a_pipeline_are_refused() -> None:
+    rules = f"place image on at[0]\n  place block on at[1]\n  place text on at[1]\n  {HEADS.replace('[1]', '[0]')}"
     with pytest.raises(ParcError) as caught:
-        parc.check(Source("towers.par", text))
+        parc.check(Source("towers.par", on_stages("towers").replace(STAGES["towers"][1], rules)))
     assert {d.code for d in caught.value.diagnostics} == {"E0563"}
 
 

@@ -33,7 +33,6 @@ REFUSALS = frozenset(
         "E0502",  # not separable over micro-batches
         "E0540",  # indivisible
         "E0542",  # a wild rule that no tensor heeds
-        "E0551",  # what two parts of one stage hand each other by another place
         "E0554",  # an optimizer that needs all iterations of a loop that is cut
         "E0563",  # two passes through places that have several stages
         "E0575",  # a cache of a table of which more than rows is needed

@@ -188,7 +188,6 @@ def test_a_lost_iteration_is_found(compiled: tuple[Compiled, Compiled]) -> None:
         (PIPELINE, "1, 1", "E0408", "`group[0].layer` has 1 iteration, too few for 2 stages"),
         (f"{PIPELINE}, cuts [7]", "3, 2", "E0409", "there are 6"),
         (f"{PIPELINE}\n  pipeline group on pp", "3, 2", "E0415", "cut twice"),
-        (f"{PIPELINE}\n  place group.global on pp[1]", "3, 2", "E0551", "`group[0].global` is on another place"),
     ],
 )
 def test_wrong_ones(rule: str, sizes: str, code: str, part: str) -> None:

@@ -214,6 +214,12 @@ fn paired(x[l, c]) {
   return y
 }
 
+fn halves(x[l, c]) {
+  dim p = 2, q = 3
+  y = split(x, l -> (p, q))
+  return merge(y - sum(y, over q), (p, q) -> l)
+}
+
 fn numbered(x[l, c]) {
   return x / (1.0 + cast(iota(l), master))
 }
@@ -303,6 +309,7 @@ def test_a_maximum_over_chunks_of_one_weight() -> None:
         ("turned(g)", "`flip` reads all iterations of `block`"),
         ("turned(sum(g) * w)", "`flip` reads"),
         ("g * sum(paired(g))", "`@` pairs iterations of `block` with each other"),
+        ("halves(g)", "split: `block[0..2]` of size 2 is not p=2 * q=3 = 6, a part of a loop which is cut"),
     ],
 )
 def test_updates_that_need_iterations_side_by_side_are_refused(step: str, part: str) -> None:

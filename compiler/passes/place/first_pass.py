@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from compiler.graph import Graph, Node, Value
 from compiler.layout import TIME
 from compiler.model import Training
+from compiler.origin import Phase
 from compiler.passes.place.region import Shared
 from compiler.passes.place.rules import Rules
 from compiler.walk import node_values
@@ -33,28 +34,41 @@ def eligible(training: Training, known: Collection[str]) -> set[str]:
 
 def heads(training: Training, known: Collection[str]) -> set[str]:
     """The values, by name, that every micro-batch has to have as a whole, of both passes."""
-    firsts = [c for c in known if c not in _behind(training.forward.nodes, [k for k in known if k != c])]
-    head = _behind(training.forward.nodes, firsts)
+    head = _behind(training.forward.nodes, _roots(training, known))
     nodes = [n for n in training.forward.nodes if n.outputs[0].name in head]
     nodes += [n for n in training.backward.nodes if n.outputs[0].origin.of in head]
     return {v.name for v in node_values(nodes)}
 
 
-def closed(training: Training, shared: Shared, constants: Collection[str], known: Collection[str]) -> dict[str, str]:
-    """What `shared.twice` has, and all parts of micro-batches that meet it, each with the dim that they divide."""
+def closed(
+    training: Training, shared: Shared, constants: Collection[str], known: Collection[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """What `shared.twice` has, and what is read with it: all parts of micro-batches that meet it, and sums that its
+    cotangents are made of, where these are computed again. Each with the dim that micro-batches divide."""
     there = _made(training.forward)
     found: dict[str, str] = {}
     for name, dim in shared.twice.items():
         most = not dim and shared.layouts[name].pending_on(TIME) == "max"
         found |= _parts(training.forward, name, shared) if most else {name: dim}
-    while True:
-        head = _behind(training.forward.nodes, [*found, *known])
-        inputs = (v for node in training.forward.nodes if node.outputs[0].name in head for v in node.inputs)
-        more = {v.name for v in inputs} - head - found.keys() - set(known) - set(constants)
-        new = _divided((there[name] for name in sorted(more & there.keys())), shared)
-        if not new:
-            return {name: dim for name, dim in found.items() if name not in head}
-        found |= new
+    head = _behind(training.forward.nodes, [*found, *_roots(training, known)])
+    inputs = (v for node in training.forward.nodes if node.outputs[0].name in head for v in node.inputs)
+    more = {v.name for v in inputs} - head - found.keys() - set(known) - set(constants)
+    beside = _divided((there[name] for name in sorted(more & there.keys())), shared)
+    again = {v.origin.of for node in training.backward.nodes for v in _again(node) if node.outputs[0].origin.of in head}
+    sums = [n for n in sorted(more & again & shared.layouts.keys()) if shared.layouts[n].pending_on(TIME) == "sum"]
+    return {n: dim for n, dim in found.items() if n not in head}, beside | dict.fromkeys(sums, "")
+
+
+def _again(node: Node) -> Iterable[Value]:
+    """What a cotangent is made of that is computed again."""
+    gradient = node.outputs[0].origin.phase is Phase.GRADIENT
+    return (v for v in node.inputs if gradient and v.origin.phase is Phase.AGAIN)
+
+
+def _roots(training: Training, known: Collection[str]) -> list[str]:
+    """Those that a whole batch is needed for, of what a first pass has computed."""
+    beside = {t.origin.of for r in training.rounds for t in r.totals[len(r.totals) - r.beside :]}
+    return [name for name in known if name not in beside]
 
 
 def _divided(values: Iterable[Value], shared: Shared) -> dict[str, str]:

@@ -106,11 +106,14 @@ class Placed:
 class Undivided(Exception):
     """Micro-batches cannot do by themselves what these values are needed for; it has to be set apart in the training
     graph (`divide`): sums of data that are needed of the whole batch, what metrics need of it, and what a first pass
-    has to compute, by name (with the dim that micro-batches divide)."""
+    has to compute, by name (with the dim that micro-batches divide). beside: those of the last that are read together
+    with the others."""
 
-    def __init__(self, whole: Iterable[str], parts: Iterable[str], twice: Mapping[str, str]) -> None:
+    def __init__(
+        self, whole: Iterable[str], parts: Iterable[str], twice: Mapping[str, str], beside: Mapping[str, str]
+    ) -> None:
         super().__init__()
-        self.whole, self.parts, self.twice = tuple(whole), tuple(parts), dict(twice)
+        self.whole, self.parts, self.twice, self.beside = tuple(whole), tuple(parts), {**twice, **beside}, set(beside)
 
 
 def place(training: Training, notes: SizesAsked | None = None) -> Placed:
@@ -187,7 +190,7 @@ def place(training: Training, notes: SizesAsked | None = None) -> Placed:
         outputs.append(forward.resolved(v))
     if shared.whole or shared.parts or shared.twice:
         diagnostics.raise_if_any()
-        raise Undivided(shared.whole, shared.parts, closed(training, shared, forward.constants, known))
+        raise Undivided(shared.whole, shared.parts, *closed(training, shared, forward.constants, known))
     shared.first = None
     forward_graph = prune(Graph("forward", training.forward.inputs, tuple(forward.nodes), tuple(outputs)))
 
