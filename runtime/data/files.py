@@ -6,6 +6,7 @@ import codecs
 import gzip
 import io
 import os
+import re
 import zlib
 from collections.abc import Iterator
 
@@ -21,6 +22,7 @@ MAX_LONG = 2**20
 """Characters of a row, or of a word."""
 
 _BLOCK = 2**18
+_EMPTY = re.compile(r"\n{2,}|(?:\r\n){2,}")
 _MOST_PACKED = 1032
 """Bytes that one byte of an archive can become (deflate)."""
 
@@ -85,10 +87,15 @@ class TextFile:
             raise fail("E0704", f"the data file `{self.path}` is not UTF-8 text (byte {at})", self.span) from None
 
     def lines(self) -> Iterator[str]:
-        """Its lines, with their ends; E0760 for one of more than MAX_LONG characters."""
+        """Its lines, with their ends; E0760 for one of more than MAX_LONG characters.
+
+        Empty ones are left out at once, where nothing is in quotes: a small archive can have very many.
+        """
         held: list[str] = []
-        waiting = 0
+        waiting, quoted = 0, False
         for block in self.blocks():
+            quoted = quoted or '"' in block
+            block = block if quoted else _EMPTY.sub("\n", block)
             first, *others = block.split("\n")
             held.append(first)
             waiting += len(first)

@@ -27,7 +27,8 @@ _WORD_BYTES = 80
 """Of the text for each different word that is counted at once. One takes about twice as many: the word, its count, and
 their place in a table."""
 _FEW_WORDS = 2**17
-_MOST_ROUNDS = 64
+_MOST_ROUNDS = 8
+"""Each goes through the whole text: one in which nearly every word is new takes more, and is refused."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,11 @@ def _ranked(file: TextFile, room: int | None) -> list[str]:
             return [word for _, word in best]
         if room is None:
             break
-        rounds = ceil(rounds * 1.2 * file.size / file.read) + 1  # with as many new ones to the end, these would do
+        enough = ceil(rounds * 1.2 * file.size / file.read) + 1  # with as many new ones to the end
+        rounds = enough if rounds == _MOST_ROUNDS else min(enough, _MOST_ROUNDS)
     help = "declare the input's range, which says how many words are kept: `in 0..50000`"
+    if room is not None:
+        help = 'nearly each word of it is a new one: take a shorter text, or `level = "char"`'
     raise file.too_much(f"it has more than {most * (1 if room is None else _MOST_ROUNDS):,} different words", help)
 
 

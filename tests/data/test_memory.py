@@ -168,7 +168,7 @@ def test_words_are_the_same_however_they_are_counted(tmp_path: Path, monkeypatch
         return open_data(spec("text", "t", folder=tmp_path, level="word"), inputs).batch(0, 0)["t"]
 
     at_once = np.asarray(tokens())
-    monkeypatch.setattr(text, "_FEW_WORDS", 100)
+    monkeypatch.setattr(text, "_FEW_WORDS", 700)
     monkeypatch.setattr(text, "_WORD_BYTES", 200)
     monkeypatch.setattr(files, "_BLOCK", 999)
     assert np.array_equal(at_once, tokens()) and at_once.max() == 999
@@ -181,6 +181,32 @@ def test_words_are_the_same_however_they_are_counted(tmp_path: Path, monkeypatch
 def test_words_without_a_vocabulary_need_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "_FEW_WORDS", 100)
     assert "more than 100 different words" in told(tmp_path, distinct(7000), "text", level="word")
+
+
+def test_texts_of_new_words_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round goes through the whole text: there are few of them."""
+    monkeypatch.setattr(text, "_FEW_WORDS", 100)
+    monkeypatch.setattr(files, "_BLOCK", 999)
+    passes: list[int] = []
+    counted = text._counted
+    monkeypatch.setattr(text, "_counted", lambda file, *of: (passes.append(1), counted(file, *of))[1])
+    (tmp_path / "t").write_bytes(distinct(7000))
+    with pytest.raises(ParcError) as caught:
+        open_data(spec("text", "t", folder=tmp_path, level="word"), [declared("t", "int32", 2, 20, high=50)])
+    assert caught.value.diagnostics[0].code == "E0760" and len(passes) <= 2
+    assert "is a new one" in str(caught.value.diagnostics[0].help)
+
+
+def test_empty_lines_are_no_rows(tmp_path: Path) -> None:
+    """They are left out at once, but for those in quotes."""
+    for end in ("\n", "\r\n"):
+        for lines in (["x", "", "", "1", "2", "", "3"], ['"x"', "", "1", "", "", '"2"', "3"]):
+            (tmp_path / "t.csv").write_text(end.join(lines), newline="")
+            got = open_data(spec("csv", "t.csv", folder=tmp_path), [declared("x", "f32", 3)]).batch(0, 0)["x"]
+            assert sorted(np.asarray(got).tolist()) == [1, 2, 3]
+    (tmp_path / "t.csv").write_text('"x\n\ny"\n1\n2\n3\n')
+    of = spec("csv", "t.csv", folder=tmp_path, x="x\n\ny")
+    assert sorted(np.asarray(open_data(of, [declared("x", "f32", 3)]).batch(0, 0)["x"]).tolist()) == [1, 2, 3]
 
 
 def test_columns_are_as_narrow_as_their_numbers() -> None:
