@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from itertools import count
 
 from compiler.memory.tiers import HOST
@@ -11,7 +12,6 @@ from compiler.strategy import (
     MeshAxis,
     OffloadRule,
     PipelineRule,
-    RecomputeRule,
     ShardRule,
     SplitRule,
     Strategy,
@@ -60,7 +60,7 @@ def strategy_of(space: PlanSpace, of: PlanChoice, name: str = "planned") -> Stra
         tuple(splits),
         tuple(shards),
         pipelines=pipelines,
-        recomputes=tuple(RecomputeRule(scope, span=next(at)) for scope in space.recomputes[rules.recompute]),
+        recomputes=tuple(replace(rule, span=next(at)) for rule in space.again(rules)),
         implementations=space.by_hand.rules(rules.by, of.mesh.size(POSITIONS)) if space.by_hand and rules.by else (),
         offloads=(OffloadRule(rules.offload, HOST, span=next(at)),) if rules.offload else (),
         microbatches=of.mesh.microbatches,
@@ -83,7 +83,9 @@ def lines_of(space: PlanSpace, of: PlanChoice, known: Collection[str] | None = N
             named = known is None or "optimizer_parallel" in known
             written = f"shard {', '.join(SHARDED[rules.zero])} on {role.name}"
             lines.append(f"optimizer_parallel({role.name}, {rules.zero})" if named else written)
-    lines += [f"recompute {scope}" for scope in space.recomputes[rules.recompute]]
+    for again in space.again(rules):
+        kept = f" keep {', '.join(again.keep)}" if again.keep else ""
+        lines.append(f"recompute {again.scope}{kept}")
     lines += [f"offload {', '.join(rules.offload)} to {HOST}"] if rules.offload else []
     cut = list(_pipelines(space, of))
     return lines + (cut or ([f"microbatches {m} over {batch}"] if m > 1 else []))
