@@ -69,6 +69,11 @@ def in_place_of(again: Again, by_hand: Iterable[str]) -> Again:
     return tuple(replace(rule, keep=tuple(dict.fromkeys(map(kept, rule.keep)))) for rule in again)
 
 
+def rule_text(rule: RecomputeRule) -> str:
+    """What stands behind `recompute`."""
+    return f"{rule.scope} keep {', '.join(rule.keep)}" if rule.keep else str(rule.scope)
+
+
 def told(again: Again) -> str:
     """In words."""
     rows = (f"{r.scope} but for {len(r.keep)} products" if r.keep else str(r.scope) for r in again)

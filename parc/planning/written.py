@@ -18,6 +18,7 @@ from compiler.strategy import (
 )
 from dsl.source import Span
 from parc.planning.dims import TOLD
+from parc.planning.recomputes import rule_text
 from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, STAGES, AxisRole, PlanChoice, PlanSpace
 
 SHARDED = ((), ("optimizer",), ("optimizer", "gradients"), ("optimizer", "gradients", "weights"))
@@ -83,9 +84,7 @@ def lines_of(space: PlanSpace, of: PlanChoice, known: Collection[str] | None = N
             named = known is None or "optimizer_parallel" in known
             written = f"shard {', '.join(SHARDED[rules.zero])} on {role.name}"
             lines.append(f"optimizer_parallel({role.name}, {rules.zero})" if named else written)
-    for again in space.again(rules):
-        kept = f" keep {', '.join(again.keep)}" if again.keep else ""
-        lines.append(f"recompute {again.scope}{kept}")
+    lines += [f"recompute {rule_text(rule)}" for rule in space.again(rules)]
     lines += [f"offload {', '.join(rules.offload)} to {HOST}"] if rules.offload else []
     cut = list(_pipelines(space, of))
     return lines + (cut or ([f"microbatches {m} over {batch}"] if m > 1 else []))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,11 +17,14 @@ from dsl.source import Source
 from parc import api
 from parc.certifying.check import certified
 from parc.certifying.stated import Unfounded
+from parc.cli.plan import _csv
 from parc.planning.answer import FoundPlan
 from parc.planning.dims import splittable
+from parc.planning.reasons import choices_of
 from parc.planning.recomputes import in_place_of, recomputes
 from parc.planning.space import PlanChoice
 from parc.planning.written import lines_of, strategy_of
+from parc.report.plan_page import plan_page
 from tests.planning.brute import candidates, priced, space_of
 from tests.planning.models import job_of, text_of
 
@@ -65,6 +69,14 @@ def test_it_is_found_where_it_is_best(found: FoundPlan) -> None:
     best = min(prices, key=lambda c: prices[c].seconds)
     assert found.best[0].candidate == best and space.again(best.rules)[0].keep
     assert f"recompute block keep block.attention.{KEPT[0]}, " in found.text
+    assert dict(choices_of(space, best))["recompute"] == "block but for 6 products"
+
+
+def test_tables_and_pages_say_so(found: FoundPlan) -> None:
+    """Names as they stand in the file, to machines; how many there are, to people."""
+    row = next(csv.DictReader(_csv(found, None).splitlines()))
+    assert row["recompute"].startswith("block keep block.attention.dot, ")
+    assert "block but for 6 products" in plan_page(found)
 
 
 def test_where_something_is_by_hand_its_result_is_kept() -> None:
