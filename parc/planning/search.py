@@ -190,7 +190,8 @@ class Search:
             bunches = (_Open(kin(self.space, b.mesh, b.rules), 0.0, b) for b in what.bunches)
             return any(self._likely(b) for b in bunches)
         smallest = what if isinstance(what, PlanChoice) else PlanChoice(what.mesh, replace(what.rules, zero=what.zero))
-        return self.guess.fits(of.kin, smallest)
+        layer = self.layers.best(of.kin, what.mesh.microbatches == 1, smallest.rules.zero)
+        return self.guess.fits(of.kin, smallest, layer)
 
     def _rough(self, of: _Open) -> bool:
         """Whether more can be found out about it without a price."""
