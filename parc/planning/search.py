@@ -33,7 +33,7 @@ STEP, MEMORY = "step", "memory"
 PATIENT = 3
 """So many candidates in a row that are no better, and what is not looked at closely yet goes first."""
 
-FAR = 1.5
+FAR = 1.15
 """Where the best is so many times as slow as a candidate is guessed to be, that is priced before all else."""
 
 SURER = 1.001
