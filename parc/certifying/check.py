@@ -28,7 +28,7 @@ from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Source, Span
 from parc.certifying.by_hand import WrittenByHand
-from parc.certifying.counting import FIELDS, SPLITS, StatedSpace, classes_of, stated_space
+from parc.certifying.counting import FIELDS, SPLITS, StatedSpace, classes_of, stated_again, stated_space
 from parc.certifying.floors import Floors, numbers
 from parc.certifying.layers import Build, LayerTable, stated_layers
 from parc.certifying.paces import stated_paces
@@ -37,7 +37,7 @@ from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.certifying.words import hold_text, hold_why
 from parc.price import price
 
-FORMAT = 6
+FORMAT = 7
 
 MOST = 64
 """Choices of one kind that a space has at most."""
@@ -124,7 +124,7 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
     of = stated["space"]
     cluster = job.cluster
     assert cluster is not None
-    scopes = [[s.text() for s in choice.distinct(MOST)] for choice in of["recompute"].distinct(MOST)]
+    again = [[stated_again(r) for r in choice.distinct(MOST)] for choice in of["recompute"].distinct(MOST)]
     loops = [loop.pair() for loop in of["loops"].distinct(MOST)]
     there = {n.op.label: n.op.count for n in job.model.graph.nodes if isinstance(n.op, Repeat)}
     for label, turns in loops:
@@ -143,7 +143,7 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
         raise Unfounded(f"{of.path}.batch.dim is not the first dim of the first input", of.path)
     try:
         by_hand = [[s.text() for s in v["scopes"].distinct(MOST)] for v in of["implementations"].distinct(MOST)]
-        model, links = numbers(job, batch, layers, [label.text() for label, _ in loops], splits, scopes, by_hand)
+        model, links = numbers(job, batch, layers, [label.text() for label, _ in loops], splits, again, by_hand)
     except ParcError as error:
         raise Unfounded(f"{of.path}.recompute: {error}", of.path) from None
     for part, found in (("work", model), ("cluster", links)):
@@ -261,6 +261,8 @@ def strategy_of(
     of = stated["space"]
     batch = of["batch"]["dim"].text()
     splits, shards, pipelines = [], [], []
+    again = space.recomputes[rules["recompute"]]
+    instead = space.by_hand[rules["by"] - 1] if rules["by"] else None
     implementations: tuple[ImplementRule, ...] = ()
     for axis, size in mesh.items():
         kind = space.kind(axis)
@@ -275,7 +277,7 @@ def strategy_of(
             continue
         if kind == "positions":
             dims = [*(space.heads(mesh) if rules["heads"] else []), space.dim(axis)]
-            zigzag = rules["by"] > 0 and space.by_hand[rules["by"] - 1].zigzag
+            zigzag = instead is not None and instead.zigzag
             splits.append(SplitRule(tuple(dims), axis, ("activations",), span=next(place), zigzag=zigzag))
             if rules["by"]:
                 implementations = by_hand.plan(rules["by"], size).strategy.implementations
@@ -290,7 +292,7 @@ def strategy_of(
         tuple(splits),
         tuple(shards),
         pipelines=tuple(pipelines),
-        recomputes=tuple(RecomputeRule(s, span=next(place)) for s in space.recomputes[rules["recompute"]][:32]),
+        recomputes=tuple(RecomputeRule(a.scope, a.beside(instead), next(place)) for a in again[:32]),
         implementations=implementations,
         offloads=(OffloadRule(rules["offload"], HOST, span=next(place)),) if rules["offload"] else (),
         microbatches=m,

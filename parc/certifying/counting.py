@@ -34,9 +34,31 @@ class StatedByHand:
 
 
 @dataclass(frozen=True, slots=True)
+class StatedAgain:
+    """A scope that is computed again, but for what is kept: values by name."""
+
+    scope: str
+    keep: tuple[str, ...]
+
+    def told(self) -> str:
+        """In words."""
+        return f"{self.scope} but for {', '.join(self.keep)}" if self.keep else self.scope
+
+    def beside(self, by_hand: StatedByHand | None) -> tuple[str, ...]:
+        """What is kept where something by hand takes the place of scopes: in the place of their values, they."""
+        found: list[str] = []
+        for name in self.keep:
+            parts = name.split(".")
+            around = {".".join(parts[: n + 1]) for n in range(len(parts))}
+            instead = [s for s in by_hand.scopes if s in around] if by_hand is not None else []
+            found += [n for n in (instead[:1] or [name]) if n not in found]
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
 class StatedSpace:
-    """The choices that a certificate names. axes: (name, kind, dim), major to minor; recomputes: the scopes
-    of each choice."""
+    """The choices that a certificate names. axes: (name, kind, dim), major to minor; recomputes: of each choice the
+    scopes, with what is kept of them."""
 
     devices: int
     batch: int
@@ -45,7 +67,7 @@ class StatedSpace:
     sizes: Mapping[str, int]
     labels: tuple[str, ...]
     layers: int
-    recomputes: tuple[tuple[str, ...], ...]
+    recomputes: tuple[tuple[StatedAgain, ...], ...]
     schedules: tuple[tuple[str, int], ...]
     zero: tuple[int, ...]
     domains: tuple[int, ...]
@@ -56,7 +78,7 @@ class StatedSpace:
         """Which choices there are, in words; what is not among them, nothing was said of."""
         axes = ", ".join(f"{name} ({kind}{f' {dim}' if dim else ''})" for name, kind, dim in self.axes)
         schedules = ", ".join(name if chunks == 1 else f"{name} of {chunks}" for name, chunks in self.schedules)
-        again = ", ".join(" and ".join(scopes) or "nothing" for scopes in self.recomputes)
+        again = ", ".join(" and ".join(of.told() for of in choice) or "nothing" for choice in self.recomputes)
         zero = ", ".join(map(str, self.zero))
         found = f"axes {axes or 'none'}; schedules {schedules or 'none'}; ZeRO {zero}; computed again {again}"
         by_hand = (
@@ -173,6 +195,13 @@ def classes_of(of: StatedPart) -> tuple[str, ...]:
     return found
 
 
+def stated_again(of: StatedPart) -> StatedAgain:
+    """A rule of what is computed again."""
+    if extra := sorted(of.items().keys() - {"scope", "keep"}):
+        raise Unfounded(f"{of.path} has `{extra[0]}`, which no rule has", of.path)
+    return StatedAgain(of["scope"].text(), tuple(k.text() for k in of["keep"].distinct(MOST_SCOPES)))
+
+
 def _by_hand(of: StatedPart) -> StatedByHand:
     scopes = tuple(s.text() for s in of["scopes"].distinct(MOST_SCOPES))
     names = (of["function"].text(), *(part for scope in scopes for part in scope.split(".")))
@@ -217,7 +246,7 @@ def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> Stated
         sizes,
         tuple(label.text() for label, _ in loops),
         sum(count.whole(1) for _, count in loops),
-        tuple(tuple(s.text() for s in choice.each()) for choice in of["recompute"].each()),
+        tuple(tuple(stated_again(rule) for rule in choice.each()) for choice in of["recompute"].each()),
         tuple(schedules),
         tuple(stages),
         tuple(domains),

@@ -27,6 +27,7 @@ from compiler.program import FunctionPhase
 from compiler.schedules.actions import actions
 from compiler.strategy import SERIAL, RecomputeRule
 from parc.certifying.by_hand import touched
+from parc.certifying.counting import StatedAgain
 from parc.certifying.links import Lie, copies, divides, least_sent, weight_kinds
 
 
@@ -36,7 +37,7 @@ def numbers(
     layers: int,
     loops: Sequence[str],
     splits: Mapping[str, Sequence[str]],
-    choices: Sequence[Sequence[str]],
+    choices: Sequence[Sequence[StatedAgain]],
     by_hand: Sequence[Sequence[str]] = (),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What bounds are made of: of the model, and of the cluster. splits: dims, by what splits them; by_hand:
@@ -48,8 +49,9 @@ def numbers(
     lists: dict[str, list[Any]] = {k: [] for k in ("passes", "loop", "launches", "host", "activations")}
     update, first = 0.0, None
     others: list[list[tuple[float, float]]] = [[] for _ in by_hand]
-    for scopes in choices:
-        strategy = replace(SERIAL, recomputes=tuple(map(RecomputeRule, scopes)), microbatch_dim=batch or None)
+    for again in choices:
+        rules = tuple(RecomputeRule(of.scope, of.keep) for of in again)
+        strategy = replace(SERIAL, recomputes=rules, microbatch_dim=batch or None)
         compiled = compile_job(replace(job, strategy=strategy))
         of, found = machine(compiled.program, cluster), features(compiled.program)
         first = first or compiled.training

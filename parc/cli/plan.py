@@ -169,6 +169,7 @@ def _csv(found: FoundPlan, tokens: float | None) -> str:
     import io
 
     from parc.planning.certificate import candidate_json
+    from parc.planning.recomputes import rule_text
 
     space = found.planned.space
     made = io.StringIO()
@@ -180,11 +181,11 @@ def _csv(found: FoundPlan, tokens: float | None) -> str:
         of = candidate_json(space, plan.candidate)
         sizes = dict(of["mesh"])
         values = [str(v).lower() if isinstance(v, bool) else v for v in (of[k] for k in keys)]
-        scopes = " ".join(space.recomputes[plan.candidate.rules.recompute])
+        again = "; ".join(map(rule_text, space.again(plan.candidate.rules)))
         away = " ".join(plan.candidate.rules.offload)
         days = _days(plan, tokens)
         price = [plan.price.seconds, plan.price.needed, "" if days is None else days, plan.bound]
-        rows.writerow([*(sizes.get(n, 1) for n in names), *values, scopes, away, *price])
+        rows.writerow([*(sizes.get(n, 1) for n in names), *values, again, away, *price])
     return made.getvalue()
 
 

@@ -20,7 +20,7 @@ from parc.planning.reasons import why
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
-FORMAT = 6
+FORMAT = 7
 
 
 def unsearched(space: PlanSpace) -> list[str]:
@@ -56,7 +56,7 @@ def certificate(planned: Planned, keep: int) -> dict[str, Any]:
             },
             "sizes": {d: split.sizes[d] for d in sorted(split.sizes)},
             "loops": [list(loop) for loop in split.loops],
-            "recompute": [list(scopes) for scopes in space.recomputes],
+            "recompute": [[{"scope": r.scope, "keep": list(r.keep)} for r in again] for again in space.recomputes],
             "schedules": [list(s) for s in SCHEDULES] if split.loops else [],
             "zero": list(ZERO),
             "offload": [list(away) for away in space.offloads],

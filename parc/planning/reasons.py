@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from parc.planning.found import PricedPlan
+from parc.planning.recomputes import told
 from parc.planning.space import PlanChoice, PlanSpace
 from parc.units import amount, seconds
 
@@ -36,7 +37,7 @@ def choices_of(space: PlanSpace, of: PlanChoice) -> list[tuple[str, str]]:
         found.append(("outermost", of.axes[0][0].name))
     found.append(("micro-batches", f"{of.mesh.microbatches:,}"))
     found.append(("zero", str(rules.zero)))
-    found.append(("recompute", ", ".join(space.recomputes[rules.recompute]) or "none"))
+    found.append(("recompute", told(space.recomputes[rules.recompute])))
     found.append(("schedule", f"{rules.schedule or 'none'}{f' of {rules.chunks} chunks' if rules.chunks > 1 else ''}"))
     found.append(("inner axis splits besides", rules.along or "nothing"))
     by_hand = space.implementations[rules.by - 1] if rules.by else None

@@ -16,7 +16,7 @@ from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from parc.planning.bounds import SURE, LowerBounds
 from parc.planning.found import Counts, Found, PricedPlan, Tried
-from parc.planning.guess import Guess, Kin, kin
+from parc.planning.guess import CLOSE, Guess, Kin, kin
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
 from parc.planning.offloads import Away
@@ -30,15 +30,11 @@ STEP, MEMORY = "step", "memory"
 """What is minimised: seconds of a step, or bytes of the fullest device."""
 
 
-CLOSE = 1.05
-"""By as much a price may be above the closest bound: for guesses."""
-
-SENT = 0.0025
-"""By as much more for each chunk besides the first: for guesses, that not all are tried from the most on.
-Of 0, 0.0025 and 0.005 the best on one job, GPT-3 on 1,024 devices; nothing is left out for it."""
-
 PATIENT = 3
 """So many candidates in a row that are no better, and what is not looked at closely yet goes first."""
+
+FAR = 1.15
+"""Where the best is so many times as slow as a candidate is guessed to be, that is priced before all else."""
 
 SURER = 1.001
 """By as much a guess has to be above what it was to be made anew."""
@@ -190,7 +186,8 @@ class Search:
             bunches = (_Open(kin(self.space, b.mesh, b.rules), 0.0, b) for b in what.bunches)
             return any(self._likely(b) for b in bunches)
         smallest = what if isinstance(what, PlanChoice) else PlanChoice(what.mesh, replace(what.rules, zero=what.zero))
-        return self.guess.fits(of.kin, smallest)
+        layer = self.layers.best(of.kin, what.mesh.microbatches == 1, smallest.rules.zero)
+        return self.guess.fits(of.kin, smallest, layer)
 
     def _rough(self, of: _Open) -> bool:
         """Whether more can be found out about it without a price."""
@@ -203,6 +200,8 @@ class Search:
         """What a candidate takes, or the best of many; as long as no price is known, candidates go first."""
         if isinstance(of.what, PlanChoice) and self.best == inf:
             return 0.0
+        if of.guess is not None and FAR * of.guess < self.best:
+            return of.guess / self.space.devices  # before all groups: with a better best these are less work
         if self.idle >= PATIENT and self._rough(of):
             return of.bound
         guess = of.bound * self.guess.factor(of.kin) if of.guess is None else of.guess
@@ -264,7 +263,8 @@ class Search:
         self._in_vain()
         seconds = None if price is None else price.seconds
         self.tried.append(Tried(what, needed, seconds))
-        self.guess.learn(of.kin, what, needed)
+        layer = self.layers.best(of.kin, what.mesh.microbatches == 1, what.rules.zero)
+        self.guess.learn(of.kin, what, needed, layer)
         if price is None:
             self.counts.unfit += 1
             if not fits:
@@ -329,10 +329,8 @@ class Search:
         return replace(of, bound=min(bound for bound, _ in bounds), guess=guess)
 
     def _guess(self, leaf: PlanChoice, bound: float) -> float:
-        """Of a candidate: what goes beside its passes may well not be hidden, and chunks send more."""
-        if self.minimise != STEP:
-            return bound * CLOSE
-        return bound * (CLOSE + SENT * (leaf.rules.chunks - 1)) + self.bounds.beside(leaf)
+        """Of a candidate."""
+        return self.guess.seconds(leaf, bound) if self.minimise == STEP else bound * CLOSE
 
     def _bounds(self, of: Kin, leaves: list[tuple[float, PlanChoice]], single: bool) -> list[tuple[float, PlanChoice]]:
         """The candidates, with what is now known of them."""

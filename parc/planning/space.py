@@ -26,6 +26,7 @@ from dsl.data import dataclass
 from parc.planning.dims import Splittable
 from parc.planning.implementing import HandWritten, Implementing
 from parc.planning.offloads import NOTHING, Away
+from parc.planning.recomputes import Again, in_place_of
 
 STAGES, DATA, EXPERTS, POSITIONS, INNER = "stages", "data", "experts", "positions", "inner"
 
@@ -122,13 +123,13 @@ class PlanChoice:
 
 @dataclass(frozen=True)
 class PlanSpace:
-    """All strategies of a job that are looked at. recomputes: each the scopes that are computed again; by_hand: what is
+    """All strategies of a job that are looked at. recomputes: choices of what is computed again; by_hand: what is
     written by hand and may take the place of scopes."""
 
     devices: int
     split: Splittable
     batch: int
-    recomputes: tuple[tuple[str, ...], ...]
+    recomputes: tuple[Again, ...]
     domains: tuple[int, ...] = ()
     """Devices of one domain of each level of the cluster."""
     by_hand: Implementing | None = None
@@ -138,6 +139,11 @@ class PlanSpace:
     def implementations(self) -> tuple[HandWritten, ...]:
         """Of which `PlanRules.by` speaks."""
         return self.by_hand.found if self.by_hand is not None else ()
+
+    def again(self, rules: PlanRules) -> Again:
+        """What a candidate computes again."""
+        by_hand = self.implementations[rules.by - 1].scopes if rules.by else ()
+        return in_place_of(self.recomputes[rules.recompute], by_hand)
 
     def job_of(self, job: Job, strategy: Strategy) -> Job:
         """The job with a strategy of the space. Raises ParcError for what is written by hand and cannot be."""

@@ -19,11 +19,12 @@ from compiler.memory.tiers import FIRST, HOST, move_rate
 from compiler.model import Cluster, Job
 from compiler.origin import within
 from compiler.program import FunctionPhase, Program
-from compiler.strategy import SERIAL, RecomputeRule
+from compiler.strategy import SERIAL
 from compiler.walk import walk
 from dsl.data import dataclass
 from parc.planning.dims import Splittable
 from parc.planning.implementing import HandWritten
+from parc.planning.recomputes import Again
 from parc.planning.spread import WeightGroup
 
 
@@ -75,7 +76,7 @@ class ClusterWork:
 def model_work(
     job: Job,
     split: Splittable,
-    recomputes: tuple[tuple[str, ...], ...],
+    recomputes: tuple[Again, ...],
     implementations: Sequence[HandWritten] = (),
 ) -> ModelWork:
     """Compile the serial program once per choice of recomputation, and add up what its kernels take at least."""
@@ -86,8 +87,7 @@ def model_work(
     update, read = 0.0, set[str]()
     servers = -(-job.cluster.devices // job.cluster.levels[0].count)
     late = 1 + cal.jitter * log2(servers)
-    for scopes in recomputes:
-        rules = tuple(RecomputeRule(scope) for scope in scopes)
+    for rules in recomputes:
         serial = replace(SERIAL, recomputes=rules, microbatch_dim=split.batch or None)
         compiled = compile_job(replace(job, strategy=serial))
         of = machine(compiled.program, job.cluster)

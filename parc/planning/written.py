@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from itertools import count
 
 from compiler.memory.tiers import HOST
@@ -11,13 +12,13 @@ from compiler.strategy import (
     MeshAxis,
     OffloadRule,
     PipelineRule,
-    RecomputeRule,
     ShardRule,
     SplitRule,
     Strategy,
 )
 from dsl.source import Span
 from parc.planning.dims import TOLD
+from parc.planning.recomputes import rule_text
 from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, STAGES, AxisRole, PlanChoice, PlanSpace
 
 SHARDED = ((), ("optimizer",), ("optimizer", "gradients"), ("optimizer", "gradients", "weights"))
@@ -60,7 +61,7 @@ def strategy_of(space: PlanSpace, of: PlanChoice, name: str = "planned") -> Stra
         tuple(splits),
         tuple(shards),
         pipelines=pipelines,
-        recomputes=tuple(RecomputeRule(scope, span=next(at)) for scope in space.recomputes[rules.recompute]),
+        recomputes=tuple(replace(rule, span=next(at)) for rule in space.again(rules)),
         implementations=space.by_hand.rules(rules.by, of.mesh.size(POSITIONS)) if space.by_hand and rules.by else (),
         offloads=(OffloadRule(rules.offload, HOST, span=next(at)),) if rules.offload else (),
         microbatches=of.mesh.microbatches,
@@ -83,7 +84,7 @@ def lines_of(space: PlanSpace, of: PlanChoice, known: Collection[str] | None = N
             named = known is None or "optimizer_parallel" in known
             written = f"shard {', '.join(SHARDED[rules.zero])} on {role.name}"
             lines.append(f"optimizer_parallel({role.name}, {rules.zero})" if named else written)
-    lines += [f"recompute {scope}" for scope in space.recomputes[rules.recompute]]
+    lines += [f"recompute {rule_text(rule)}" for rule in space.again(rules)]
     lines += [f"offload {', '.join(rules.offload)} to {HOST}"] if rules.offload else []
     cut = list(_pipelines(space, of))
     return lines + (cut or ([f"microbatches {m} over {batch}"] if m > 1 else []))

@@ -16,6 +16,7 @@ from parc.planning.certificate import unsearched
 from parc.planning.filled_answer import FilledPlan
 from parc.planning.found import PricedPlan
 from parc.planning.reasons import choices_of, why
+from parc.planning.recomputes import told
 from parc.planning.written import lines_of, strategy_of
 from parc.price import Price
 from parc.report.compared import ComparedStep
@@ -56,7 +57,7 @@ def _of_found(found: FoundPlan, tokens: float | None, command: str) -> PlanPage:
         ("not looked at in time", counts.left),
     ]
     axes = [f"{r.name} ({r.kind}{f' {r.dim}' if r.dim else ''})" for r in space.roles]
-    again = [", ".join(scopes) or "nothing" for scopes in space.recomputes]
+    again = [told(rules) if rules else "nothing" for rules in space.recomputes]
     facts = [("axes", ", ".join(axes)), ("computed again", "; ".join(again))]
     if by_hand := [of.words for of in space.implementations]:
         facts.append(("written by hand", "; ".join(by_hand)))
