@@ -14,6 +14,7 @@ from compiler.program import Program
 from dsl.source import Source
 from runtime.data.synthetic import synthetic
 from runtime.numpy.fused import BLOCK
+from runtime.room import stacked
 from runtime.stacked import Emulator
 from tests.runtime.test_executors import agree
 
@@ -82,7 +83,7 @@ SEEN = ("again", "stages", "few keys")
 @pytest.mark.parametrize("name", [n if n in SEEN else pytest.param(n, marks=pytest.mark.nightly) for n in CASES])
 def test_not_a_bit_differs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     job = program(name)
-    whole, before = step(job)
+    (whole, before), needed = step(job), stacked(job)
     monkeypatch.setattr(in_pieces, "LARGE", BLOCK)
     monkeypatch.setattr(in_pieces, "PIECE", BLOCK)
     pieces, after = step(job)
@@ -90,6 +91,7 @@ def test_not_a_bit_differs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stages = 4 if name == "stages" else 1  # a micro-batch of a stage
     if name not in ("kept", "dropout"):  # which keep what a softmax gives
         assert before - after > 1.5 * 4 * SCORES / stages
+        assert stacked(job) <= needed - 1.5 * 4 * SCORES / stages, "runs that have room are refused"
 
 
 def test_executors_agree(monkeypatch: pytest.MonkeyPatch) -> None:
