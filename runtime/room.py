@@ -15,8 +15,9 @@ import numpy as np
 from compiler.declared import logical, logical_type
 from compiler.graph import Graph, Type, Value
 from compiler.layout import TIME, Layout, local_type
-from compiler.memory.action import STATIC, Replay
+from compiler.memory.action import STATIC, Replay, Where
 from compiler.memory.facts import ClassFacts
+from compiler.memory.held import Buffer
 from compiler.memory.peak import ClassMemory
 from compiler.memory.tiers import FILES, FIRST, SLOT
 from compiler.model import Training
@@ -24,8 +25,10 @@ from compiler.ops.effects import Input
 from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, Program
 from compiler.walk import graph_values, walk
+from runtime.backend import LocalValue
 from runtime.numpy import STORAGE
 from runtime.stacked.early import added_early
+from runtime.stacked.in_pieces import in_pieces
 
 
 def stored(type: Type) -> int:
@@ -109,13 +112,20 @@ def _values(graph: Graph) -> int:
 
 class _WholeReplay(Replay):
     """Counts a value on all devices of a group at once. Nothing is renewed in place there, and what is fused is that
-    executor's own affair."""
+    executor's own affair, but for large attention."""
 
     fuses = False
 
     def __init__(self, cls: DeviceClass, sizes: Mapping[str, int], known: ClassFacts | None = None) -> None:
         super().__init__(cls, sizes, known)
         self.reuses = {}
+
+    def _body(self, body: Graph, env: dict[str, Buffer], where: Where, carries: int = 0) -> None:
+        super()._body(in_pieces(body, self._local), env, where, carries)
+
+    def _local(self, var: Value) -> LocalValue:
+        lead = tuple(n if a in var.layout.axes else 1 for a, n in self.sizes.items() if a != TIME)
+        return LocalValue(local_type(var.type, var.layout, self.sizes), lead, var.type, var.layout.dims)
 
     def _bytes(self, var: Value) -> int:
         return _whole(var.type, var.layout, self.sizes)

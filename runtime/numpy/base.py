@@ -43,9 +43,11 @@ class Into:
 
     run(ctx, *operands, out=None): `out` has for each result an array in one piece, of the result's shape, or None. A
     result that is not the very array that was given lies elsewhere (the kernel could not write there).
+    order: lead axes and dims, outermost first, as its one result then lies in memory; empty: it is not told.
     """
 
     run: Kernel
+    order: tuple[int, ...] = ()
 
     def __call__(self, ctx: CallContext, *operands: Array) -> Any:
         return self.run(ctx, *operands)

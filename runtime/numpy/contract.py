@@ -130,7 +130,7 @@ def _plan(left: _Operand, right: _Operand, out: _Operand) -> Kernel:
     local_rows = [n for n in rows if n in local]
     if local_rows and local[0] in columns:  # columns come first: swap, so that the result is written row by row
         kernel = _matmul(right, left, out, columns, rows, batch, summed)
-        return Into(lambda ctx, x, y, out=None: kernel.run(ctx, y, x, out))
+        return Into(lambda ctx, x, y, out=None: kernel.run(ctx, y, x, out), kernel.order)
     return _matmul(left, right, out, rows, columns, batch, summed)
 
 
@@ -243,7 +243,9 @@ def _matmul(
             np.matmul(a, b, out=target)
         return shown(result.transpose(to_out)) if given is None else given
 
-    return Into(matmul)
+    ones = len(out.order) - len(out.names)
+    axis = dict(zip(out.names, out.order[ones:]))
+    return Into(matmul, (*out.order[:ones], *(axis[d] for d in memory)))
 
 
 def _matrix(

@@ -29,7 +29,7 @@ from compiler.program import DeviceClass, Function, Program, listed
 from dsl.data import dataclass
 from runtime.backend import Planner, Renewing
 from runtime.mesh import Mesh, parted
-from runtime.numpy import CallContext, Env, Into, LocalValue, fuse, unfold
+from runtime.numpy import CallContext, Env, Into, LocalValue
 from runtime.numpy.summed import inner
 from runtime.renewing import Renewed
 from runtime.stacked.called import (
@@ -45,6 +45,7 @@ from runtime.stacked.called import (
 )
 from runtime.stacked.collectives import plan_comm
 from runtime.stacked.files import over, renewed, stack_in_file
+from runtime.stacked.in_pieces import InPieces, grouped, plan_pieces
 from runtime.stacked.slices import copy_of, in_slices, read_last, slice_of
 from runtime.stacked.tallies import BY_ROW, tallied
 from runtime.straight_line import StraightLine
@@ -103,9 +104,9 @@ class _Writer(StraightLine):
         self.lists: frozenset[str] = frozenset()
         """Stacks that are lists of their slices."""
         self.body_of = function.body  # whose nodes these are
-        kept = [s.name for s in cls.states if s.role is Role.STATE and s.memory not in FILES]
-        as_run = cache(lambda body: fuse(unfold(body, self.local), self.local))
-        self.renewed = Renewed.of(function.body, kept if program.microbatches == 1 else (), self.reuses, as_run)
+        alone = program.microbatches == 1
+        kept = [s.name for s in cls.states if alone and s.role is Role.STATE and s.memory not in FILES]
+        self.renewed = Renewed.of(function.body, kept, self.reuses, cache(lambda body: grouped(body, self.local)))
 
     def local(self, var: Value) -> LocalValue:
         lead, dims = self.mesh.lead_shape(var.layout.axes), var.layout.dims
@@ -123,7 +124,7 @@ class _Writer(StraightLine):
         stacks: _Stacks | None = None,
     ) -> None:
         """Write the instructions. `names`: value -> Python variable; `stacks`: where values go besides."""
-        body = fuse(unfold(body, self.local), self.local)
+        body = grouped(body, self.local)
         scope = variables(body)
         live = liveness(body, carries)
         for instr, dying in zip(body.nodes, live.after, strict=True):
@@ -154,6 +155,8 @@ class _Writer(StraightLine):
         if isinstance(op, Comm):
             var, (out,) = scope[instr.inputs[0].name], instr.outputs
             kernel: Any = plan_comm(op, var.type, var.layout, out.layout, self.mesh)
+        elif isinstance(op, InPieces):
+            kernel = plan_pieces(instr, op, self.local, self.plan, self.env)
         else:
             ins, outs = [self.local(scope[v.name]) for v in instr.inputs], [self.local(v) for v in instr.outputs]
             kernel = self.plan(op, ins, outs, self.env)
