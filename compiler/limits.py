@@ -56,3 +56,6 @@ TURNS = 500_000
 
 TOLD_APART = 2_000_000
 """Devices of which some may be slow: who has slow peers is found device by device (E0933)."""
+
+WRITERS = 100_000
+"""Devices that write parts of a checkpoint, each of which has files of its own (E0933)."""

@@ -83,6 +83,26 @@ class ShardMap:
         """Of all tensors, each once."""
         return sum(t.type.bytes for t in self.tensors.values())
 
+    @cached_property
+    def parts(self) -> int:
+        """How many devices write something, at most, or of how many micro-batches they do; counted, not listed."""
+        most = {g: max((self._count(decl) for decl, _ in mine), default=0) for g, mine in self._mine.items()}
+        return sum(most.values())
+
+    def _count(self, decl: StateDecl) -> int:
+        return prod(self.program.microbatches if a == TIME else self.sizes[a] for a in decl.layout.split_axes)
+
+    @cached_property
+    def writers(self) -> tuple[int, ...]:
+        """The ranks of the devices that write something (or would, if pieces were even), in order: no others are gone
+        through."""
+        found = set[int]()
+        for group, mine in self._mine.items():
+            base = self.ranks.base(group)
+            for split in {frozenset(decl.layout.split_axes) - {TIME} for decl, _ in mine}:
+                found.update(self.ranks.along(base, split))
+        return tuple(sorted(found))
+
     def at(self, rank: int) -> dict[str, int]:
         """The coordinates of a device along the mesh axes of its group."""
         return {a: rank // self.ranks.strides[a] % self.sizes[a] for a in self.mesh}

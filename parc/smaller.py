@@ -8,6 +8,7 @@ from math import prod
 
 from compiler.evaluate.sizes import Sizes, Stated
 from compiler.model import Job
+from compiler.walk import walk
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Span
 
@@ -36,9 +37,11 @@ def smaller(evaluate: Callable[[Sizes], Job], measure: Measured) -> str:
     return f"smaller with less of {', '.join(shown)} (`-D name=value`)" if shown else ""
 
 
-def told_smaller(found: Diagnostic, evaluate: Callable[[Sizes], Job] | None) -> Diagnostic:
-    """The refusal of a schedule, with the parameters that make it shorter in its help."""
-    named = smaller(evaluate, passes) if evaluate is not None else ""
+def told_smaller(
+    found: Diagnostic, evaluate: Callable[[Sizes], Job] | None, measure: Measured | None = None
+) -> Diagnostic:
+    """The refusal with the parameters in its help that make the job smaller; measure: by what (None: passes)."""
+    named = smaller(evaluate, measure or passes) if evaluate is not None else ""
     return replace(found, help="; ".join(filter(None, (found.help, named))))
 
 
@@ -65,3 +68,13 @@ def passes(job: Job) -> int:
     sizes = {a.name: a.size for a in strategy.mesh}
     apart = {p.axis: p.chunks for p in strategy.pipelines} | {p.axis: 1 for p in strategy.places}
     return strategy.microbatches * prod(sizes.get(axis, 1) * chunks for axis, chunks in apart.items())
+
+
+def instructions(job: Job) -> int:
+    """Of a step, all iterations of the model's loops and all micro-batches counted."""
+    return job.strategy.microbatches * sum(times for _, times in walk(job.model.graph))
+
+
+def devices(job: Job) -> int:
+    """Of its mesh."""
+    return prod(a.size for a in job.strategy.mesh)

@@ -20,7 +20,8 @@ from compiler.memory.facts import ClassFacts
 from compiler.memory.held import Buffer
 from compiler.memory.peak import ClassMemory
 from compiler.memory.tiers import FILES, FIRST, SLOT
-from compiler.model import Training
+from compiler.model import Model, Training
+from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
 from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, Program
@@ -104,6 +105,25 @@ def serial(training: Training) -> int:
     lasting = sum(stored(v.type) for v in (*training.update.inputs, *(s.value for s in training.model.states)))
     values = sum(_values(g) for g in (*(r.graph for r in training.rounds), training.forward, training.backward))
     return 3 * lasting + max(values, _values(training.update))
+
+
+def compressed(model: Model, watched: bool) -> int:
+    """Of rounding the weights that a model stores. watched: it computes batches for that, or to tell the loss.
+
+    Each stored weight stands there whole and twice in its parts, by itself and as it was made; of each layer the
+    products of its inputs with each other; of a product its inputs once more, in float64.
+    """
+    lasting = sum(stored(v.type) for v in (*(w.value for w in model.weights), *(s.value for s in model.states)))
+    parts = sum(stored(s.type_of(name)) for s in model.stored for name in s.parts.values())
+    needed = lasting + 2 * parts + sum(stored(s.type) for s in model.stored)
+    if not watched:
+        return needed
+    moments = sum(8 * prod(s.type.shape[: s.loops]) * s.count**2 for s in model.stored)
+    products = (
+        8 * v.type.elements for node, _ in walk(model.graph) if isinstance(node.op, Contract) for v in node.inputs
+    )
+    batch = sum(2 * 8 * i.value.type.elements for i in model.inputs)
+    return needed + moments + batch + max(products, default=0) + _values(model.graph)
 
 
 def _values(graph: Graph) -> int:

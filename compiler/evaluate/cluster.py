@@ -94,7 +94,7 @@ def _cluster(session: Session, entry: Defined, scope: Scope) -> Cluster:
     for warning in foreign_stack(cluster):
         session.diagnostics.add(warning)
     if cluster.devices > limits.MAX_DEVICES:
-        raise fail("E0908", f"the cluster has {cluster.devices} devices, the most is 10^9", name.span, help=limits.LESS)
+        raise limits.beyond(f"the cluster has {cluster.devices} devices, the most is 10^9", name.span)
     return cluster
 
 

@@ -105,7 +105,8 @@ def checked(
     """All findings in a file: every job is evaluated, every strategy that no job uses too, and every check; and what
     came out, by the names of the jobs, if nothing is wrong.
 
-    `strategy` replaces that of the job called `job`, or of all jobs; what it replaces is then one that no job uses.
+    `strategy` replaces that of the job called `job`, or of all jobs: these alone are evaluated then, and no other
+    strategy is.
     """
     session = Session()
     made: dict[str, Job] = {}
@@ -113,15 +114,13 @@ def checked(
 
     def run() -> None:
         module = _load(session, path, overrides or {}, root)
-        jobs = list(module.of_kind("job"))
-        instead = {e.name: strategy for e in jobs if strategy and job in (None, e.name)}
-        named = frozenset(n for e in jobs for n in ([instead[e.name]] if e.name in instead else _strategies(e)))
+        jobs = [e for e in module.of_kind("job") if not strategy or job in (None, e.name)]
+        named = frozenset(n for e in jobs for n in ([strategy] if strategy else _strategies(e)))
         used = set(named)
         for entry in jobs:
-            other = instead.get(entry.name)
-            _collect(session, lambda e=entry, o=other: _check_job(session, module, e, o, named, used, made))  # type: ignore[misc]
+            _collect(session, lambda e=entry: _check_job(session, module, e, strategy, named, used, made))  # type: ignore[misc]
         for entry in list(module.of_kind("strategy")):
-            if entry.name not in used:
+            if entry.name not in used and strategy in (None, entry.name):
                 _collect(session, lambda entry=entry: build_strategy(session, module, entry.item.name, None, None))  # type: ignore[misc]
         checks = _collect(session, lambda: check_statics(session, module)) or ()
         params = {n: v for n in module.param_names() if (v := module.param(n)) is not None}
@@ -141,12 +140,15 @@ def _check_job(
     used: set[str],
     made: dict[str, Job],
 ) -> None:
-    """The job, with its strategy or the one `instead`, then those for its model that no job names: `used` then."""
+    """The job, with its strategy, then those for its model that no job names: `used` then; or the job with the one that
+    is `instead`, and no more."""
     override = ast.Name(instead, span=entry.item.name.span) if instead else None
     job = _collect(session, lambda: build_job(session, module, entry, override))
     if job is not None:
         made[entry.name] = job
-    if job is None and not override and not _strategies(entry):  # then its model is wrong
+    if override:
+        return
+    if job is None and not _strategies(entry):  # then its model is wrong
         return
     if job is None:  # perhaps its strategy is wrong; the model is needed for the others all the same
         job = build_job(session, module, entry, ast.Name("serial", span=entry.item.name.span))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dsl.diagnostics import ParcError, fail
 from dsl.limits import MAX_DIM as MAX_DIM
 from dsl.limits import MAX_DIMS as MAX_DIMS
 from dsl.limits import MAX_ELEMENTS as MAX_ELEMENTS
 from dsl.limits import MAX_PREFETCH as MAX_PREFETCH
 from dsl.limits import MAX_STAGES as MAX_STAGES
+from dsl.source import Span
 
 MAX_ORDERS = 2048
 """Places of an axis with orders by hand: the order of each is evaluated by itself, all of them within two seconds."""
@@ -47,5 +49,7 @@ MAX_LIST = 4096
 MAX_FILES = 100
 """Files that one file uses, directly or through others."""
 
-LESS = "make it smaller: `-D name=value` sets a parameter of the file"
-"""The help of whoever is beyond one of these."""
+
+def beyond(message: str, span: Span | None) -> ParcError:
+    """What is beyond one of these (E0908), to be raised. message: says how much there is, and the most."""
+    return fail("E0908", message, span, help="make it smaller: `-D name=value` sets a parameter of the file")

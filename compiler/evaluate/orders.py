@@ -69,7 +69,7 @@ def _places(statement: ast.Order, axis: AxisRef, scope: Scope) -> range:
         high = low + 1
     if axis.size > limits.MAX_ORDERS:
         message = f"`{axis.name}` has {axis.size} places, the most with orders by hand is {limits.MAX_ORDERS:,}"
-        raise fail("E0908", message, statement.axis.span, help=limits.LESS)
+        raise limits.beyond(message, statement.axis.span)
     if not 0 <= low < high <= axis.size:
         told = f"{low}..{high}" if isinstance(at, ast.Range) else str(low)
         raise fail("E0410", f"`{axis.name}` has the places 0 to {axis.size - 1}, not {told}", at.span)
@@ -257,9 +257,7 @@ def homes_of(expr: ast.Expr, axis: AxisRef, scope: Scope) -> tuple[tuple[int, ..
         message = f"stage {twice} is on `{axis.name}[{found[0][twice]}]` for two ways"
         raise fail("E0443", message, expr.span, help="the copies of a stage are on different places")
     if len(every) > limits.MAX_CHUNKS * axis.size:
-        raise fail(
-            "E0908", f"{len(every) // axis.size} chunks, the most is {limits.MAX_CHUNKS}", expr.span, help=limits.LESS
-        )
+        raise limits.beyond(f"{len(every) // axis.size} chunks, the most is {limits.MAX_CHUNKS}", expr.span)
     return found
 
 

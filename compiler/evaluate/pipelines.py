@@ -87,9 +87,7 @@ def pipeline_rule(
             message = f"{what} {plural(count, of)}, too few for {parted}"
             raise fail("E0408", message, span, help=_fewer(axis, chunks, count))
     if stages > limits.MAX_STAGES:
-        raise fail(
-            "E0908", f"the pipeline has {stages} stages, the most is {limits.MAX_STAGES:,}", span, help=limits.LESS
-        )
+        raise limits.beyond(f"the pipeline has {stages} stages, the most is {limits.MAX_STAGES:,}", span)
     homes, copies = (ways[0], ways[1:]) if ways else ((), ())
     return PipelineRule(parts, axis.name, schedule, chunks, cuts, span, homes, copies=copies)
 

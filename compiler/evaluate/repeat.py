@@ -29,7 +29,7 @@ def repeat(statement: ast.Repeat, scope: Scope) -> None:
     """Evaluate the body once and append the loop."""
     count = static.integer(evaluate(statement.count, scope), "the count of `repeat`", statement.count.span, 1)
     if count > limits.MAX_COUNT:
-        raise fail("E0908", f"`repeat` of {count} iterations, the most is 10^9", statement.count.span, help=limits.LESS)
+        raise limits.beyond(f"`repeat` of {count} iterations, the most is 10^9", statement.count.span)
     span, making = statement.label.span, scope.making
     label, path = _named(statement, scope)
     edges = scope.session.cuts.get(path) if making.kind == "model" and scope.frame.parent is None else None

@@ -387,7 +387,7 @@ def check_size(type: Type, what: str, span: Span | None) -> None:
         message = f"{what or 'this'} has {len(type.dims)} dims, the most is {limits.MAX_DIMS}"
         raise fail("E0908", message, span, help="put dims of size 1 away, or several into one")
     if type.elements > limits.MAX_ELEMENTS:
-        raise fail("E0908", f"{what or type} has more than 2^56 elements", span, help=limits.LESS)
+        raise limits.beyond(f"{what or type} has more than 2^56 elements", span)
 
 
 def check_dim(size: int, name: str, span: Span | None) -> None:
@@ -395,4 +395,4 @@ def check_dim(size: int, name: str, span: Span | None) -> None:
     if size < 1:
         raise fail("E0206", f"dim `{name}` would have size {size}; sizes are at least 1", span)
     if size > limits.MAX_DIM:
-        raise fail("E0908", f"dim `{name}` would have size {size}, the most is 2^40", span, help=limits.LESS)
+        raise limits.beyond(f"dim `{name}` would have size {size}, the most is 2^40", span)

@@ -241,7 +241,7 @@ class Expander:
             self.rules.axes.append(MeshAxis(name.id, size, name.span))
         if (devices := prod(a.size for a in self.rules.axes)) > limits.MAX_DEVICES:
             message = f"the mesh has {devices} devices, the most is 10^9"
-            self.session.failed(fail("E0908", message, statement.span, help=limits.LESS))
+            self.session.failed(limits.beyond(message, statement.span))
         for axis in self.rules.axes:  # only now: an axis and a parameter may share a name, `tp = tp`
             scope.vars[axis.name] = AxisRef(axis.name, axis.size)
 
@@ -347,7 +347,7 @@ class Expander:
             raise fail("E0410", f"`{axis.name}` has the places 0 to {axis.size - 1}, not {index}", at.span)
         if axis.size > limits.MAX_STAGES:
             message = f"`{axis.name}` has {axis.size} places, the most is {limits.MAX_STAGES:,}"
-            raise fail("E0908", message, statement.axis.span, help=limits.LESS)
+            raise limits.beyond(message, statement.axis.span)
         paths = self._all(self._range(statement.scope, scope))
         return [PlaceRule(path, axis.name, index, self.span(statement)) for path in paths]
 

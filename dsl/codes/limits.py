@@ -148,7 +148,8 @@ CODES: tuple[Code, ...] = (
         "E0933",
         "too many devices to be told apart",
         "Devices that are alike are priced as one, however many they are. With slow ones among them (`--slow 5=1.5`)\n"
-        "those that wait for slow ones are looked for device by device, among 2,000,000 at most.",
+        "those that wait for slow ones are looked for device by device, among 2,000,000 at most. A checkpoint has\n"
+        "files of each device that has a part of it to itself, of 100,000 at most.",
         _REPLICAS.format(10**8),
         _REPLICAS.format(8),
     ),

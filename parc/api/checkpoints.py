@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Unpack
 
-from parc.api.compiling import compile, load_program
+from parc.api.compiling import compile, load_program, sizes
 from parc.api.options import Options, is_program, name_of
 
 if TYPE_CHECKING:
@@ -33,26 +33,31 @@ def convert(
         options: see `Options`; of `file`, and `params` also of a `.par` file that is the same.
 
     Raises:
-        ParcError: for what is wrong with the files; E0770 to E0773.
+        ParcError: for what is wrong with the files; E0770 to E0773; E0933 for too many devices that write.
     """
     import pathlib
 
     from parc.importing.weights import weights_for
+    from parc.machine import require_writers
     from runtime.checkpoints.converting import convert, plan_checkpoint, plan_programs
 
     stored: tuple[PackedWeight, ...] = ()
     if is_program(name_of(file)):
         program = load_program(file, **options)
+        require_writers(program, None, None)
     else:
         compiled = compile(file, **options)
         program, stored = compiled.program, compiled.training.model.stored
+        require_writers(program, compiled.job.span, sizes(file, options))
     given = os.fspath(checkpoint)
     if output is None and (given.endswith(".par") or is_program(given)):
         same = os.path.realpath(given) == os.path.realpath(name_of(file))
         own: Options = (
             {} if is_program(given) else {"job": from_job, "params": options.get("params", {}) if same else {}}
         )
-        return plan_programs(load_program(given, **own), program)
+        one = load_program(given, **own)
+        require_writers(one, None, None)
+        return plan_programs(one, program)
     found = weights_for(given, stored)
     if output is None:
         return plan_checkpoint(found, program)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Unpack
 
-from parc.api.compiling import compile
+from parc.api.compiling import compile, sizes
 from parc.api.options import Options
 
 if TYPE_CHECKING:
@@ -31,16 +31,16 @@ def compress(
         options: see `Options`.
 
     Raises:
-        ParcError: for what is wrong; E0770 to E0773; E0931 for loops that would not end.
+        ParcError: for what is wrong; E0770 to E0773; E0910 if this machine has no memory for it; E0931 for loops that
+            would not end.
     """
     import pathlib
 
     from parc.importing.weights import weights_of
-    from parc.machine import require_few_serial
+    from parc.machine import require_compressing
     from runtime.compress.compressing import compress
 
     compiled = compile(file, **options)
-    model = compiled.job.serial.model
-    if method != "nearest" or model.scored:
-        require_few_serial([model.graph], compiled.job.span)
+    watched = method != "nearest" or compiled.job.serial.model.scored
+    require_compressing(compiled.job, watched, sizes(file, options))
     return compress(weights_of(os.fspath(checkpoint)), compiled, pathlib.Path(output), method, steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +67,7 @@ def plan(before: Owned, devices: int, types: Mapping[str, str], after: ShardMap)
     with the devices of the larger of the two: what does not move is what two devices of one rank have in common."""
     wanted = after.tensors
     stays = 0
-    for rank in range(min(devices, after.devices)):
+    for rank in after.writers[: bisect_left(after.writers, devices)]:
         had: dict[str, list[Spans]] = {}
         for name, spans in before.get(rank, ()):
             had.setdefault(name, []).append(spans)
@@ -141,7 +142,7 @@ def convert(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(folder, watch) as made, Disk() as disk:
             saved = []
-            for rank in range(shards.devices):
+            for rank in shards.writers:
                 order = [(lot.name, lot.spans, ITEMSIZE[lot.decl.type.dtype]) for lot in shards.of(rank)]
                 for i, parts in enumerate(files(order, largest)):
                     held = source.read(parts, {name: tensors[name].dtype for name, _ in parts})

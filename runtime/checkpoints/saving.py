@@ -84,7 +84,7 @@ def save(
         target = _free(where.folder, moment.step)
         with new_folder(target, watch) as folder, Disk() as disk:
             found: list[SavedFile] = []
-            for rank in range(shards.devices):
+            for rank in shards.writers:
                 found += _of_device(folder, rank, shards, tensors, held, largest, disk, watch)
             disk.wait()
             write_manifest(folder, Manifest(moment, tensors, tuple(found)), watch)

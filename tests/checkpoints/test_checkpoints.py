@@ -82,6 +82,9 @@ def test_each_element_is_written_once(name: str) -> None:
             written[lot.name][tuple(slice(*span) for span in lot.spans)] += 1
     assert written and all((x == 1).all() for x in written.values())
     assert shards.bytes == sum(lot.bytes for rank in range(shards.devices) for lot in shards.of(rank))
+    writing = [rank for rank in range(shards.devices) if any(True for _ in shards.of(rank))]
+    assert sorted(shards.writers) == list(shards.writers) and set(shards.writers) >= set(writing)
+    assert shards.parts <= len(shards.writers) * shards.program.microbatches
 
 
 def test_what_is_written_is_a_part_that_the_device_has() -> None:

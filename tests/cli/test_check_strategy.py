@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 import parc
 from dsl.diagnostics import ParcError
 from dsl.source import Source
@@ -58,12 +56,21 @@ def test_only_the_strategy_asked_for_has_to_fit_the_cluster() -> None:
     assert codes(TEXT, "five") == ["E0103"]
 
 
-@pytest.mark.parametrize("strategy", ["four", None])
-def test_what_is_wrong_with_the_replaced_strategy_alone_is_told(strategy: str | None) -> None:
-    assert "E0402" in codes(TEXT.replace("split b on dp", "split q on dp", 1), strategy)
+def test_what_is_wrong_with_other_strategies_is_told_where_none_is_asked_for() -> None:
+    text = TEXT.replace("using two", "using four")
+    wrong = text.replace("split b on dp", "split q on dp", 1)
+    assert codes(wrong) == codes(wrong, "two") == ["E0402"]
+    assert codes(wrong, "four") == codes(wrong, "four", "fit") == []
+    replaced = wrong.replace("using four", "using two")
+    assert codes(replaced) == ["E0402"] and codes(replaced, "four") == []
 
 
-def test_of_several_jobs_the_chosen_one_is_checked_with_it() -> None:
+def test_a_strategy_without_a_job_is_checked_alone() -> None:
+    text = TEXT[: TEXT.index("job fit")].replace("(dp = 2)", "(dp = missing)")
+    assert codes(text) == codes(text, "two") == ["E0101"] and codes(text, "four") == []
+
+
+def test_of_several_jobs_the_chosen_one_alone_is_checked_with_it() -> None:
     text = TEXT + "\n" + TEXT[TEXT.index("job fit") :].replace("fit", "tune")
     assert codes(text, "four") == []
-    assert codes(text, "four", "fit") == ["E0406"]  # `tune` still uses `two`
+    assert codes(text, "four", "fit") == []  # however `tune` fares with `two`

@@ -152,12 +152,13 @@ def test_steps_of_too_many_actions_are_neither_run_nor_drawn(name: str, text: st
 
 
 TURNS = """use std.optimizers (sgd)
+param n = 1000000000
 model turns() {
   dim b = 2, d = 4
   input x : f32[b,d]
   weight w[d] ~ normal(1.0)
   y = x * w
-  repeat 1000000000 as turn {
+  repeat n as turn {
     y = y * 0.5
   }
   loss mean(y)
@@ -176,7 +177,66 @@ def test_loops_that_would_not_end_are_not_begun(name: str, file: Path) -> None:
     assert run(command("check", file)).exit == 0
     done = run(command(name, file))
     assert (done.exit, done.codes) == (4, ("E0931",)) and done.peak < 256
-    assert "1,000,000,000 times" in done.says, done.says
+    assert "1,000,000,000 times" in done.says and "smaller with less of n = 1000000000" in done.says, done.says
+
+
+STORED = """use std.optimizers (sgd)
+param batch = 8
+param devices = 1
+param wide = 64
+model net {
+  dim b = batch, d = 64, e = wide
+  input x : f32[b,d]
+  weight w[d,e]
+  y = x @ w
+  if not training {
+    output y
+  }
+  loss mean(y)
+}
+strategy st for net {
+  mesh (tp = devices)
+  split e on tp
+  store weights as int8
+}
+strategy kept for net {
+  mesh (tp = devices)
+  split e on tp
+}
+job made {
+  infer net using st
+}
+job fit {
+  train net using kept
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "size"), [("gptq", "batch", 10**8), ("nearest", "wide", 10**8), ("awq", "batch", 10**12)]
+)
+def test_what_compressing_needs_is_told_before_anything_is_read(
+    method: str, name: str, size: int, file: Path, tmp_path: Path
+) -> None:
+    file.write_text(STORED)
+    options = ["--job", "made", "--method", method, "-D", f"{name}={size}", "-o", str(tmp_path / "made")]
+    done = run(["compress", str(tmp_path), str(file), *options])
+    assert (done.exit, done.codes) == (4, ("E0910",)) and done.peak < 256, done.says
+    assert "compressing the weights of `made` here takes some" in done.says and f"{name} = {size}" in done.says
+
+
+def test_a_checkpoint_is_not_begun_that_too_many_devices_have_parts_of(file: Path) -> None:
+    file.write_text(STORED)
+    words = ["convert", str(file), "--from-job", "fit", "--to", str(file), "--job", "fit", "--plan"]
+    done = run([*words, "-D", "wide=100000000", "-D", "devices=100000000"])
+    assert (done.exit, done.codes) == (4, ("E0933",)) and done.peak < 256, done.says
+    assert "100,000,000 devices, the most is 100,000" in done.says and "devices = " in done.says
+
+
+def test_devices_that_write_nothing_are_not_gone_through(file: Path) -> None:
+    file.write_text(replicas(10**8, 2))
+    assert run(["convert", str(file), "--to", str(file), "--plan"]).exit == 0
 
 
 @pytest.mark.parametrize("name", ["cost", "trace", "report"])
