@@ -37,8 +37,11 @@ there are stages."""
 WRITTEN = LengthLimit(1_000_000, "gone through one by one")
 """Of an order by hand of which no rhythm is seen."""
 
-BEGUN = LengthLimit(4_000_000, "priced")
+BEGUN = LengthLimit(1_000_000, "priced")
 """Of the part before a rhythm can have begun, which is known beforehand."""
+
+HELPED = 400_000
+"""Segments that a price goes through (`Plan.played`) beyond which nobody asks what would help; each answer is one."""
 
 PRICED = LengthLimit(8_000_000, "priced")
 """Of the part that does not repeat itself."""

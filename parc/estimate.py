@@ -14,6 +14,7 @@ from compiler.cost.time.slow import Variation
 from compiler.cost.time.timeline import Timeline
 from compiler.driver import Compiled
 from compiler.layout import local_type
+from compiler.limits import HELPED
 from compiler.memory.caching_allocator import reserved
 from compiler.memory.fullest import Fullest, fullest, traced
 from compiler.memory.offsets import Allocation, allocation
@@ -268,7 +269,8 @@ def estimate(compiled: Compiled, variation: Variation | None = None) -> Estimate
     with at_span(compiled.job.span):
         timeline = simulation.run(None, variation)
     seconds = timeline.step_seconds
-    found = [Help(what, simulation.seconds(c, v)) for what, c, v in _better(simulation, variation)]
+    asked = _better(simulation, variation) if simulation.groups.plan.played <= HELPED else ()
+    found = [Help(what, simulation.seconds(c, v)) for what, c, v in asked]
     if not (variation and variation.devices):
         # What a step does once is then done once for twice as many samples.
         once = seconds - timeline.once_seconds / 2

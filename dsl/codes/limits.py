@@ -131,8 +131,8 @@ CODES: tuple[Code, ...] = (
         "a schedule is too long to be gone through",
         "A pass of a stage on a micro-batch is an action. What a step costs, the memory it takes, and that nobody\n"
         "waits forever are told without going through all of them, but for those before stages come into a rhythm:\n"
-        "a price takes 4,000,000 at most, and so does a check of interleaved stages. A trace and a page draw 500,000\n"
-        "at most, and a step is run of 20,000,000 at most, with 10^9 instructions of all iterations of its loops.",
+        "a price takes 1,000,000 at most, a check of interleaved stages 4,000,000. A trace and a page draw 500,000 at\n"
+        "most, and a step is run of 20,000,000 at most, with 10^9 instructions of all iterations of its loops.",
         _STAGES.format(512),
         _STAGES.format(8),
     ),

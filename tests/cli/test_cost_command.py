@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 import parc
 from compiler.cost.time.simulate import Simulation
+from parc import api
 from parc.cli import cli
+from parc.estimate import TWICE
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 runner = CliRunner()
@@ -61,3 +64,13 @@ def test_slow_devices_and_links_on_the_command_line() -> None:
     assert "no device 4" in invoke(file, *options[:-1], "--slow", "4=2", code=2)
     assert "no level" in invoke(file, "--slow-link", "rack=2", code=2)
     assert "what=factor" in invoke(file, "--slow", "3", code=2)
+
+
+def test_nobody_asks_what_would_help_a_long_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each answer is one more price; what needs none is told."""
+    file, params = str(EXAMPLES / "gpt.par"), {"pp": 2, "dp": 2}
+    every = api.cost(file, params=params)
+    monkeypatch.setattr("parc.estimate.HELPED", 1)
+    few = api.cost(file, params=params)
+    assert few.timeline.step_seconds == every.timeline.step_seconds
+    assert len(every.helps) > 1 and [h.what for h in few.helps] == [h.what for h in every.helps if h.what == TWICE]

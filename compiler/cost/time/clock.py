@@ -154,4 +154,5 @@ def evaluate(plan: Plan, durations: Durations, watch: Watch | None = None, whole
                 if length > PRICED.most and (found := PRICED.exceeded(plan.groups, stretch.times * stretch.by, length)):
                     raise ParcError(found)
                 number += steady.left_out(number)
+    plan.played = length
     return Result(clock.now, clock.came, [c + d for c, d in zip(clock.came, durations.meets)])

@@ -69,7 +69,8 @@ class Plan:
     classes: of devices, each a group as long as all of its devices are alike.
 
     lanes: of messages, each from a segment to another; the number of a message is `lanes` times its micro-batch and its
-    lane. window: how many micro-batches of a lane are ever on their way at once.
+    lane. window: how many micro-batches of a lane are ever on their way at once. played: segments that the last pass
+    went through before they repeated themselves.
     """
 
     groups: int
@@ -80,6 +81,7 @@ class Plan:
     meets: list[Meet] = field(default_factory=list)
     lanes: int = 0
     window: int = 1
+    played: int = 0
     first: list[int] = field(default_factory=list)  # per all-reduce, the line that comes to it first
 
     @property
@@ -215,6 +217,7 @@ class OrderPlanner:
         runs = [self._run(g) for g in range(len(self.rows))]
         ready = list(range(len(runs)))
         unfinished = len(runs)
+        repeats = any(loop.count > self.least for row in self.rows for loop in row)
         while ready:
             more = []
             for g in ready:
@@ -229,7 +232,8 @@ class OrderPlanner:
                     self.waiting.setdefault(key, []).append(g)
             ready = sorted(more + self.released)
             self.released = []
-            self._roll()
+            if repeats:
+                self._roll()
             if len(self.steps) > PRICED.most:
                 self._refuse()
         self._close()
