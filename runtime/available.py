@@ -18,6 +18,9 @@ from dsl.diagnostics import fail
 CERTAIN = 64 * 2**20
 """Bytes that are not worth a look at what there is."""
 
+NUMPY = 96 * 2**20
+"""Bytes that numpy takes to be loaded, with its library of matrix products: with less that ends the process."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -43,6 +46,14 @@ def require_memory(what: str, needed: int) -> None:
     limit = lacking(needed)
     if limit is not None:
         message = f"{what} takes {needed / 2**30:.1f} GiB of memory here, and there are {limit.bytes / 2**30:.1f} GiB"
+        raise fail("E0910", f"{message} ({limit.what})")
+
+
+def require_numpy() -> None:
+    """Raise ParcError (E0910) unless there is memory enough to load numpy, which reports it badly or not at all."""
+    limit = lacking(NUMPY)
+    if limit is not None:
+        message = f"numpy takes some {NUMPY >> 20} MiB of memory here, and there are {limit.bytes >> 20} MiB"
         raise fail("E0910", f"{message} ({limit.what})")
 
 

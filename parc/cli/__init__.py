@@ -41,6 +41,7 @@ COMMANDS = {
 
 UNMET = 2
 BUG = 3
+LIMIT = 4
 INTERRUPTED = 130
 
 
@@ -124,6 +125,9 @@ class Cli(click.Group):
             return INTERRUPTED
         except (_StreamFailed, OSError):
             raise
+        except MemoryError:  # not even what the command says of it has room
+            sys.stderr.write("error[E0910]: this takes more memory than there is\n")
+            return LIMIT
         except Exception as error:
             return show_failure(error, debug)
         return code if isinstance(code, int) else 0

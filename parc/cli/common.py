@@ -24,11 +24,11 @@ from dsl.printable import printable
 from dsl.render import render, to_json
 from dsl.source import Source
 from parc.api import OURS, Options, is_program, is_stage
-from parc.cli import BUG, UNMET, show_failure
+from parc.cli import BUG, LIMIT, UNMET, show_failure
+from parc.cli.room import let_go, require_little
 
 SCHEMA = 1
 FAILED = 1
-LIMIT = 4
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -164,12 +164,14 @@ class Command(click.Command):
         assert self.callback is not None and self.name is not None
         out = Output(self.name, bool(ctx.params.pop("json", False)))
         try:
+            require_little(self.name)
             fine = ctx.invoke(self.callback, out, **ctx.params)
             return out.finish(FAILED if fine is False else 0)
         except ParcError as error:
             out.warn(error.diagnostics)
             return out.finish(_code(error.diagnostics))
-        except MemoryError:
+        except MemoryError as error:
+            let_go(error)
             from parc.machine import out_of_memory
 
             out.warn([out_of_memory(is_program(str(ctx.params.get("file", ""))))])

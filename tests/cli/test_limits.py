@@ -365,3 +365,11 @@ def test_memory_that_runs_out_all_the_same_has_a_code(file: Path, monkeypatch: p
     words = [sys.executable, "-c", text, "1024", "30", "run", str(file)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 4 and "error[E0910]" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(("name", "space", "says"), [("run", 90, "numpy takes"), ("cost", 110, "")])
+def test_little_memory_is_told(name: str, space: int, says: str, file: Path) -> None:
+    """Where numpy cannot be loaded (its library ends the process), and where a price takes all that there is."""
+    file.write_text(stages(64, 500).replace("one_f_one_b(", "interleaved(").replace("repeat 64", "repeat 512"))
+    done = run(command(name, file), space, 60)
+    assert (done.exit, done.codes) == (4, ("E0910",)) and says in done.says
