@@ -23,7 +23,7 @@ from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.entering import nodes_of
 from compiler.passes.lower_batch import lower_batch, part_decls, sum_decls
 from compiler.passes.lower_rounds import RoundStages, lower_rounds, staged_rounds
-from compiler.passes.lower_states import Renewed, adding, by_each, contents, declared, reached, renew
+from compiler.passes.lower_states import Renewed, adding, contents, declared, held, reached, renew
 from compiler.passes.lower_update import lower_update
 from compiler.passes.messages import NOTHING, Ways, messages
 from compiler.passes.place.place import Placed
@@ -240,8 +240,7 @@ class _Class:
         def entering(more: Sequence[Value]) -> Collection[str]:
             return nodes_of(self.staged, graph, where, stage, [*roots, *more], sends, True)[1]
 
-        mine = {s.name for s, v in pairs if stage in self.staged.stages_of(v, where)}
-        return reached(pairs, mine | by_each(self.placed, where), entering)
+        return reached(pairs, held(self.placed, self.staged, stage), entering)
 
     def _output(self, logical: str, value: Value, chunk: int, part: LoopPart | None) -> tuple[Op, Value]:
         """Declare the buffer of an output: a part for each micro-batch, or what all of them add up to."""

@@ -16,6 +16,7 @@ from compiler.passes.buffers import BufferNames, of_chunk
 from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.place.place import Placed
 from compiler.passes.prune import prune_nodes
+from compiler.passes.stage import Staged
 from compiler.program import StateDecl
 
 Renewed = tuple[State, Value]
@@ -46,6 +47,18 @@ def by_each(placed: Placed, where: Mapping[str, int | None]) -> frozenset[str]:
         if where.get(v.name) is None and apart.isdisjoint(used):
             found.add(s.name)
     return frozenset(found)
+
+
+def held(placed: Placed, staged: Staged, stage: int) -> set[str]:
+    """States, by name, that a stage has whether it reads them or not. Those of a loop that is cut: where some of its
+    iterations are, whether the entry renews them or not."""
+    where = staged.forward
+    each, found = by_each(placed, where), set[str]()
+    for s, v in contents(placed):
+        cut = staged.cut_of(*s.loops)
+        has = s.name in each or stage in staged.stages_of(v, where) if cut is None else stage in cut.stages
+        found.update([s.name] if has else [])
+    return found
 
 
 def reached(
