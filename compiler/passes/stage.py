@@ -128,7 +128,8 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     order: tuple[int, ...] | None = tuple(range(len(row.homes)))
     visit: Mapping[str, int] = {}
     kept = {*placed.weights, *(s.name for s in placed.training.model.states)}
-    anywhere = of_weights(placed.forward, fixed, kept) if fixed else frozenset()
+    graphs = [placed.forward, *ahead] if fixed else []
+    anywhere = frozenset[Node]().union(*(of_weights(graph, fixed, kept) for graph in graphs))
     by_hand = any(p.index is not None for p in lane.rules)
     if by_hand and rule is None:
         order = ranks([*ahead, placed.forward], fixed, groups)

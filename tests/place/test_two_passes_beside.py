@@ -1,0 +1,54 @@
+"""`two passes` and places beside a pipeline: both have weights, states and what is made of them where rules say."""
+
+from __future__ import annotations
+
+import pytest
+
+from compiler.driver import compile_job, joined
+from compiler.model import EVALUATE
+from compiler.verify import verify
+from tests.place.test_read_with_totals import file
+from tests.stages.build import judged
+
+BENT = """\
+fn bent(x[..., d]) {
+  weight v[d] ~ normal(0.5)
+  return x + tanh(x * v)
+}
+
+model m"""
+LOOP = "  y = x * a\n  repeat 4 as block {\n    weight w[d] ~ normal(0.7)\n    y = y + tanh(y * w)\n  }"
+SHARDED = "split b on z\n  shard optimizer, gradients, weights on z"
+CENTRED = "mean((y - mean(y, over b)) * z)"
+
+
+def told(body: str, loss: str, axes: str, rules: str, places: dict[str, int]) -> None:
+    """Proved, and entries that have everything in the same places: weights of scopes in these."""
+    rules = "\n  ".join([rules, *(f"place {scope} on pp[{at}]" for scope, at in places.items())])
+    compiled = judged(file(body, loss, axes, rules).replace("model m", BENT, 1))
+    for scope, at in places.items():
+        groups = {
+            g
+            for c in compiled.program.classes
+            for s in c.states
+            if s.logical == f"{scope}.v" and s.role == "weight"
+            for g in c.groups
+        }
+        assert groups == {at}
+    assert not verify(joined([compiled.program, compile_job(compiled.job, EVALUATE).program]))
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "stages", "loss"),
+    [
+        (None, 1, 3, CENTRED),
+        (2, 2, 3, "max(y) * mean(y * y)"),
+    ],
+)
+def test_gathered_weights_are_where_they_are_read(before: int | None, behind: int, stages: int, loss: str) -> None:
+    body = LOOP + "\n  y = bent(y) as last"
+    places = {"last": behind}
+    if before is not None:
+        body, places = body.replace("y = x * a", "y = x * a\n  y = bent(y) as first"), places | {"first": before}
+    rules = f"pipeline block on pp, schedule gpipe\n  {SHARDED}"
+    told(body, loss, f"pp = {stages}, z = 2", rules, places)
