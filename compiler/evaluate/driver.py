@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from compiler.evaluate.checks import Check, check_statics
@@ -177,12 +178,17 @@ def _collect(session: Session, run: Callable[[], _T]) -> _T | None:
     return None
 
 
+NAMED = 3
+"""Parameters that an error of what is too large names."""
+
+
 def _load(session: Session, path: Path | Source, overrides: Mapping[str, str], root: Path | None) -> Module:
     source = path if isinstance(path, Source) else load(path)
     if root is None:
         root = project_root(source.path) if source.path else "."
     module = Loader(session, os.fspath(root)).load(source)
     apply_overrides(module, overrides)
+    session.params = partial(module.largest, NAMED)
     return module
 
 

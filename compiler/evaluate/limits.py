@@ -49,7 +49,9 @@ MAX_LIST = 4096
 MAX_FILES = 100
 """Files that one file uses, directly or through others."""
 
+LESS = "make it smaller: `-D name=value` sets a parameter of the file"
+
 
 def beyond(message: str, span: Span | None) -> ParcError:
     """What is beyond one of these (E0908), to be raised. message: says how much there is, and the most."""
-    return fail("E0908", message, span, help="make it smaller: `-D name=value` sets a parameter of the file")
+    return fail("E0908", message, span, help=LESS)

@@ -109,6 +109,12 @@ class Module:
             raise Skip
         return value
 
+    def largest(self, most: int) -> list[tuple[str, int]]:
+        """Integer parameters that are evaluated, by what shrinks the file's job most: the largest first."""
+        known = [(n, home._values.get(n)) for n, (_, home) in self.params.items()]
+        found = [(n, v) for n, v in known if isinstance(v, int) and not isinstance(v, bool) and v > 1]
+        return sorted(found, key=lambda item: -item[1])[:most]
+
     def _evaluate(self, param: ast.Param) -> Static:
         from compiler.evaluate.expressions import static_value
 

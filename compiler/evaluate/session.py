@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,7 @@ class Session:
         self.cuts: Mapping[str, tuple[tuple[int, ...], bool]] = {}  # loops of a model, by path: `layers.edges_of`
         self.pieces: list[LoopPiece] = []  # of the loops that are cut, once they are: errors name what was written
         self.parts_of: Span | None = None  # where loops are cut, while updates of their parts are evaluated
+        self.params: Callable[[], Sequence[tuple[str, int]]] = tuple  # the largest integer ones of the file
         self.replaced: dict[str, str] = {}  # dtypes as written -> what stands for them (`verify --double`)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,6 +85,9 @@ class Session:
                 from compiler.evaluate.in_parts import of_a_part
 
                 diagnostic = of_a_part(diagnostic, self.parts_of)
+            if diagnostic.help == limits.LESS and (params := self.params()):
+                named = ", ".join(f"{name} = {value}" for name, value in params)
+                diagnostic = replace(diagnostic, help=f"{limits.LESS}; the largest: {named}")
             self.diagnostics.add(in_words(self._at_call(diagnostic), self.pieces))
 
     def _at_call(self, diagnostic: Diagnostic) -> Diagnostic:

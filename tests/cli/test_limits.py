@@ -373,3 +373,11 @@ def test_little_memory_is_told(name: str, space: int, says: str, file: Path) -> 
     file.write_text(stages(64, 500).replace("one_f_one_b(", "interleaved(").replace("repeat 64", "repeat 512"))
     done = run(command(name, file), space, 60)
     assert (done.exit, done.codes) == (4, ("E0910",)) and says in done.says
+
+
+def test_what_is_too_large_names_the_largest_parameters(file: Path) -> None:
+    text = plain("b = m * n, d = 2", "  input x : f32[b,d]\n  weight w[d]\n", "mean(x * w)")
+    file.write_text(text.replace("param n = 1", "param n = 2 ** 41\nparam m = 2\nparam few = 1"))
+    done = run(command("check", file))
+    assert (done.exit, done.codes) == (4, ("E0908",))
+    assert done.says.endswith("the largest: n = 2199023255552, m = 2")
