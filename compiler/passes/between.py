@@ -91,9 +91,10 @@ def halves(graph: Graph, rounds: Sequence[Graph], at: int, node: Node) -> Halved
     for g in (*rounds, graph):
         behind.update(v.name for v in g.inputs if v.origin.of in behind)
         for n in g.nodes:
-            if not behind.isdisjoint(v.name for v in (*n.inputs, *n.outputs)):
+            of = [v.origin.of for v in n.outputs if g is not graph and v.origin.of]  # what it is in the forward pass
+            if not behind.isdisjoint([*(v.name for v in (*n.inputs, *n.outputs)), *of]):
                 behind.update(v.name for v in n.outputs)
-                behind.update(v.origin.of for v in n.outputs if g is not graph and v.origin.of)
+                behind.update(of)
     return HalvedStage(at, frozenset(behind))
 
 

@@ -188,7 +188,9 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
         rounds = round_stages(placed, found, first, place, lambda graph: _made_once(placed, lane, graph))
         more += ((g, len(row.homes)) for g in range(groups) if not more and not row.homes.of(g))
         if tied:
-            halved.append(half := halves(placed.forward, ahead, *tied[0]))
+            half = halves(placed.forward, ahead, *tied[0])
+            assert half not in halved, "a stage is two already"
+            halved.append(half)
             cuts, base = half.cuts(placed.ahead, cuts), base.with_half(half.at)
             row = base
             needed = needs()

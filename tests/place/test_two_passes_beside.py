@@ -52,3 +52,24 @@ def test_gathered_weights_are_where_they_are_read(before: int | None, behind: in
         body, places = body.replace("y = x * a", "y = x * a\n  y = bent(y) as first"), places | {"first": before}
     rules = f"pipeline block on pp, schedule gpipe\n  {SHARDED}"
     told(body, loss, f"pp = {stages}, z = 2", rules, places)
+
+
+ROW = """\
+  y = x * a
+  repeat 2 as left {
+    weight w[d] ~ normal(0.7)
+    y = y + tanh(y * w)
+  }
+  y = bent(y) as near
+  there = bent(y + z) as far
+  y = y + there
+  repeat 4 as right {
+    weight w[d] ~ normal(0.7)
+    y = y + tanh(y * w)
+  }"""
+
+
+def test_what_the_second_pass_reads_as_totals_stands_between_the_halves_of_a_stage() -> None:
+    """All that the layers read of the places between them comes from totals: the order is that of the first pass."""
+    loss = "mean(y * cumsum(there, over b)) + mean(there * y)"
+    told(ROW, loss, "pp = 2", "pipeline left, right on pp, schedule one_f_one_b", {"near": 0, "far": 1})
