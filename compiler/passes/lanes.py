@@ -32,8 +32,9 @@ class Lanes:
     ways: tuple[tuple[int, ...], ...]
 
 
-def lanes(strategy: Strategy, axes: Sequence[str], graph: Graph) -> Lanes:
-    """axes: those whose coordinate is a place, in the order of the mesh; graph: what the strategy is for.
+def lanes(strategy: Strategy, axes: Sequence[str], graph: Graph, ahead: Sequence[Graph] = ()) -> Lanes:
+    """axes: those whose coordinate is a place, in the order of the mesh; graph: what the strategy is for; ahead: what
+    is made of whole batches before it, where loops may be that it no longer has.
 
     A scope has on each axis the place that a rule gives it, or a scope around it, and a pipeline that of what it cuts.
     Raises ParcError (E0552) for what has none on an axis that no pipeline goes along, (E0415) for two on one.
@@ -67,7 +68,8 @@ def lanes(strategy: Strategy, axes: Sequence[str], graph: Graph) -> Lanes:
                 free.append((found.index,))
         return tuple(_flat(where, sizes) for where in product(*free))
 
-    paths = {n.op.label: n.op.body.name for n in graph.nodes if isinstance(n.op, Repeat)}
+    loops = [n.op for g in (*ahead, graph) for n in g.nodes if isinstance(n.op, Repeat)]
+    paths = {loop.label: loop.body.name for loop in loops}
     cut = {part for rule in strategy.pipelines for part in (*rule.parts, *(paths.get(p, p) for p in rule.parts))}
     first: dict[str, PlaceRule] = {}
     for p in strategy.places:
@@ -84,7 +86,7 @@ def lanes(strategy: Strategy, axes: Sequence[str], graph: Graph) -> Lanes:
             message = f"the parts of the row {', '.join(pipeline.parts)} have different places"
             raise ParcError(Diagnostic("E0552", message, pipeline.span, help="each pipeline lies in one place"))
         lane += found
-    order = {n.op.label: i for i, n in enumerate(graph.nodes) if isinstance(n.op, Repeat)}
+    order = {loop.label: i for i, loop in reversed([*enumerate(loops)])}  # of one that stands twice where it is first
     for _, way in sorted((min((order.get(p, 0) for p in r.parts)), w) for r, w in zip(strategy.pipelines, lane)):
         ways.setdefault(way, len(ways))
     return Lanes(rules, of, tuple(ways[way] for way in lane), tuple(ways))

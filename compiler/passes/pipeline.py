@@ -138,7 +138,9 @@ def _close(w: Work) -> None:
     rows = [p.parts for p in strategy.pipelines if sizes[p.axis] > 1]
     weights = {weight.name for weight in w.model.weights}
     graph = w.derivative.forward
-    sent = made_once(graph, rows, weights, lanes(strategy, place_axes(strategy), graph)) if rows else NOTHING_SENT
+    ahead = [r.graph for r in w.divided.rounds]
+    lane = lanes(strategy, place_axes(strategy), graph, ahead) if rows else None
+    sent = NOTHING_SENT if lane is None else made_once(graph, rows, weights, lane)
     w.differentiated = close(w.derivative, rules, w.names, sent.by_first | sent.others)
 
 

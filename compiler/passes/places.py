@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -18,27 +18,37 @@ if TYPE_CHECKING:
 
 
 def places(
-    graph: Graph, rules: tuple[PlaceRule, ...], apart: Sequence[Graph] = (), strict: bool = True
+    graph: Graph, rules: tuple[PlaceRule, ...], apart: Sequence[Graph] = (), written: Graph | None = None
 ) -> dict[str, int | None]:
     """Scopes and their places (None: wherever it is read). Raises ParcError for one that has no effect.
 
-    apart: what the model does besides, of whole batches. What needs data alone is where it is needed, whatever place
-    its scope has.
+    apart: what the model does besides, of whole batches; written: the model's graph, where all of its scopes have to
+    have an effect. What needs data alone is where it is needed, whatever place its scope has.
     """
-    made: set[str] = set()
-    for n in (*graph.nodes, *(n for other in apart for n in other.nodes)):
-        path = node_path(n)
-        made.update((path, *scopes(path)))
+    made = _scopes(n for g in (graph, *apart) for n in g.nodes)
     first: dict[str, PlaceRule] = {}
     wrong = Diagnostics()
     for p in rules:
         if first.setdefault(p.scope, p) is not p:
             notes = [("the first is here", first[p.scope].span)]
             wrong.error("E0415", f"`{p.scope}` is placed twice", p.span, notes=notes)
-        elif p.scope not in made and strict:
+        elif p.scope not in made and written is not None:
+            if p.scope in _scopes(written.nodes):
+                message = f"nothing of `{p.scope}` is computed: neither the loss nor an output needs it"
+                wrong.error("E0410", message, p.span, help="use what it makes, or leave the rule out")
+                continue
             wrong.error("E0410", f"nothing of `{p.scope}` can be placed by itself", p.span, help=_why(graph, p.scope))
     wrong.raise_if_any()
     return {scope: p.index for scope, p in first.items()}
+
+
+def _scopes(nodes: Iterable[Node]) -> set[str]:
+    """Those that the nodes are in."""
+    found: set[str] = set()
+    for n in nodes:
+        path = node_path(n)
+        found.update((path, *scopes(path)))
+    return found
 
 
 def place_of(node: Node, fixed: Mapping[str, int | None]) -> int | None:
