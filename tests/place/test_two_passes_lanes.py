@@ -52,7 +52,7 @@ def test_results_that_wait_are_no_metrics() -> None:
 
 
 def test_a_scope_of_which_nothing_is_needed_is_told() -> None:
-    text = file("  none = bent(e) as side", "mean(e)", "at = 2", "place side on at[0]")
+    text = file("  none = bent(e) as side", "max(e) * mean(e * e)", "at = 2", "place side on at[0]")
     with pytest.raises(ParcError) as caught:
         parc.compile(Source("t", text.replace("model m", "fn bent(x[b,d]) {\n  return tanh(x)\n}\n\nmodel m", 1)))
     (found,) = caught.value.diagnostics
