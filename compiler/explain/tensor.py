@@ -105,7 +105,8 @@ class _Explainer:
         first = ("loss",) if self.training.model.scored else ()
         ends = dict(zip((*first, *self.training.summed), self.placed.forward.outputs, strict=False))
         if finish is not None and self.placed.finish is not None:
-            ends |= zip(finish.metrics, self.placed.finish.outputs, strict=True)
+            metrics = self.placed.finish.outputs[-len(finish.metrics) :]  # behind what devices have parts of
+            ends |= zip(finish.metrics, metrics, strict=True)
         if name in ends and name not in self.index.values:
             return self.index.source(ends[name])
         whole = next((v for v in self.training.totals if v.origin.path == name), None)
