@@ -115,3 +115,11 @@ def test_entries_have_states_and_weights_in_the_same_places(body: str, loss: str
     compiled = judged(file(body, loss, "at = 2", rules))
     alone = compile_job(compiled.job, EVALUATE)
     assert not verify(joined([compiled.program, alone.program]))
+
+
+def test_metrics_of_the_batch_beside_a_loss_that_devices_have_parts_of_are_explained() -> None:
+    text = file(
+        LOOP + "\n  metric root = sqrt(mean(y * y))", "sqrt(mean(y * y)) * mean(e * e)", "dp = 2", "split b on dp"
+    )
+    told = [parc.explain_tensor(Source("main.par", text), name) for name in ("loss", "root", "a")]
+    assert [t.role for t in told] == ["loss", "activation", "weight"] and told[1].type.startswith("f32[]")
