@@ -39,13 +39,32 @@ class Sent:
 NOTHING_SENT = Sent(frozenset())
 
 
-def made_once(graph: Graph, rows: Sequence[Sequence[str]], weights: Collection[str], lane: Lanes) -> Sent:
+def made_once(
+    graph: Graph, rows: Sequence[Sequence[str]], weights: Collection[str], lane: Lanes, rounds: Sequence[Graph] = ()
+) -> Sent:
     """What stages of a pipeline read and one of them makes, of a forward graph, placed or not.
 
     rows: labels of the loops at the top that are cut into stages, and paths of the scopes between them, row by row;
-    weights: names of the inputs that are weights; lane: where the rows lie, and what is placed
-    besides, on one stage or on each that reads it.
+    weights: names of the inputs that are weights; lane: where the rows lie, and what is placed besides, on one stage or
+    on each that reads it; rounds: what is made of whole batches before. Who reads a value there counts as well, so that
+    it is in the same place in entries whose forward pass does not make all of that again.
     """
+    read: dict[str, frozenset[str]] = {}
+    for round in reversed(rounds):
+        for v, by in _made_once(round, rows, weights, lane, read)[1].items():
+            if v.origin.of:
+                read[v.origin.of] = read.get(v.origin.of, frozenset()) | by
+    return _made_once(graph, rows, weights, lane, read)[0]
+
+
+def _made_once(
+    graph: Graph,
+    rows: Sequence[Sequence[str]],
+    weights: Collection[str],
+    lane: Lanes,
+    read: Mapping[str, frozenset[str]],
+) -> tuple[Sent, dict[Value, frozenset[str]]]:
+    """Also who reads each value. read: by name, or that of the forward value that it is, who does besides."""
     said = {r.scope: r.index for r in lane.rules}
     first = {at: row[0] for at, row in reversed(list(zip(lane.of, rows, strict=True)))}  # rows of a lane begin together
     parts = {part: first[at] if part == row[0] else part for at, row in zip(lane.of, rows) for part in row}
@@ -77,6 +96,7 @@ def made_once(graph: Graph, rows: Sequence[Sequence[str]], weights: Collection[s
     for node in reversed(graph.nodes):
         cut = isinstance(node.op, Repeat) and node.op.label in parts
         mine = frozenset[str]().union(*(readers.get(v, frozenset()) for v in node.outputs))
+        mine = mine.union(*(read.get(n, frozenset()) for v in node.outputs for n in (v.name, v.origin.of)))
         if node.outputs[0] in behind:
             part = behind[node.outputs[0]]
             if not cut and mine - carried - {part, f"behind {part}"}:
@@ -90,7 +110,7 @@ def made_once(graph: Graph, rows: Sequence[Sequence[str]], weights: Collection[s
         for i, v in enumerate(node.inputs):
             begins = {parts[node.op.label]} if isinstance(node.op, Repeat) and i < carries else mine
             readers[v] = readers.get(v, frozenset()) | begins
-    return Sent(frozenset(once), frozenset(others))
+    return Sent(frozenset(once), frozenset(others)), readers
 
 
 def _part(node: Node, parts: Mapping[str, str]) -> str:

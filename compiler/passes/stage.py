@@ -178,7 +178,7 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
             tied.append((until.at, node))
         return len(row.homes) - 1 if there is None else there
 
-    once = _made_once(placed, lane, placed.forward) if groups > 1 else frozenset()
+    once = _made_once(placed, lane, placed.forward, ahead) if groups > 1 else frozenset()
     while True:
         ranked = order if order is not None and len(order) == len(row.homes) else tuple(range(len(row.homes)))
         visited = order is None or len(row.homes) > len(row.own) or len(lane.ways) > 1
@@ -234,9 +234,9 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     return replace(found, loads=loads)
 
 
-def _made_once(placed: Placed, lane: Lanes, graph: Graph) -> frozenset[Value]:
+def _made_once(placed: Placed, lane: Lanes, graph: Graph, rounds: Sequence[Graph] = ()) -> frozenset[Value]:
     rows = [rule.parts for rule in placed.training.job.strategy.pipelines]
-    return made_once(graph, rows, placed.weights, lane).by_first if rows else frozenset()
+    return made_once(graph, rows, placed.weights, lane, rounds).by_first if rows else frozenset()
 
 
 def _of_rounds(placed: Placed, rounds: Sequence[Mapping[str, Stage]], first: Mapping[str, Stage]) -> dict[str, Stage]:

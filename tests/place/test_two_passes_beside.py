@@ -73,3 +73,20 @@ def test_what_the_second_pass_reads_as_totals_stands_between_the_halves_of_a_sta
     """All that the layers read of the places between them comes from totals: the order is that of the first pass."""
     loss = "mean(y * cumsum(there, over b)) + mean(there * y)"
     told(ROW, loss, "pp = 2", "pipeline left, right on pp, schedule one_f_one_b", {"near": 0, "far": 1})
+
+
+@pytest.mark.parametrize(
+    ("before", "loss", "places"),
+    [
+        ("there = bent(y - z) as far\n  y = bent(y) as near", "max(there) * mean(y * y)", {"far": 0, "near": 1}),
+        (
+            "part = bent(y + z) as part\n  y = y + part\n  there = bent(y - z) as far",
+            "mean((y - mean(y, over b)) * there)",
+            {"far": 1},
+        ),
+    ],
+)
+def test_what_stages_share_is_made_where_training_makes_it(before: str, loss: str, places: dict[str, int]) -> None:
+    """Of an evaluation the second pass does not read all that the first one does."""
+    body = LOOP.replace("y = x * a", f"y = x * a\n  {before}") + "\n  metric largest = max(abs(y))"
+    told(body, loss, "pp = 2", "pipeline block on pp, schedule one_f_one_b", places)
