@@ -34,17 +34,18 @@ def by_each(placed: Placed, where: Mapping[str, int | None]) -> frozenset[str]:
     """States, by name, that every stage renews, whether it reads them or not: where totals of a first pass are read at
     the end, each entry does what is left where it likes, and states must lie in the same places for all of them.
 
-    Those are they that take neither weights nor totals to renew. where: stages of the values of the forward pass."""
-    if not placed.training.job.strategy.two_passes:
+    Those are they whose training renews them of data and states alone, which each can have: an evaluation that renews
+    others lets them lie where it reads them. where: stages of the values of the forward pass."""
+    job = placed.training.job
+    if not job.strategy.two_passes or not job.model.states:
         return frozenset()
-    model = placed.training.model
-    kept = {*(w.value for w in model.weights), *(s.value for s in model.states)}
-    apart = {t.name for r in placed.training.rounds for t in r.totals if not kept.isdisjoint(r.graph.inputs)}
-    apart |= set(placed.weights)
-    found = set[str]()
+    weights, found = {w.value for w in job.model.weights}, set[str]()
+    whole = dict(
+        zip((s.name for s in job.model.states), job.model.graph.outputs[-len(job.model.states) :], strict=True)
+    )
     for s, v in contents(placed):
-        used = {x.name for node in prune_nodes(placed.forward.nodes, [v]) for x in node.inputs}
-        if where.get(v.name) is None and apart.isdisjoint(used):
+        used = {x for node in prune_nodes(job.model.graph.nodes, [whole[s.name]]) for x in node.inputs}
+        if where.get(v.name) is None and weights.isdisjoint(used):
             found.add(s.name)
     return frozenset(found)
 

@@ -75,15 +75,17 @@ def round_stages(
 def with_totals(
     placed: Placed, staged: Staged, rounds: Sequence[Mapping[str, Stage]], first: Mapping[str, Stage]
 ) -> dict[str, Stage]:
-    """Where results are added up that are made of totals of whole batches, which all stages could have: where the
-    last of these is made, as if a micro-batch had made it. So an entry that needs fewer of them has the results there,
-    too."""
+    """Where results are added up and states lie that are made of totals of whole batches, which all stages could have:
+    where the last of these is made, as if a micro-batch had made it. So an entry that needs fewer of them has the
+    results there, too."""
     owners: dict[str, int] = {}
     for round, logical, where in zip(placed.rounds, placed.training.rounds, rounds, strict=True):
         made = zip(round.batch.outputs, logical.totals, strict=True)
         owners.update((t.name, s) for v, t in made if (s := where.get(v.name)) not in (None, ALL))
     found: dict[str, Stage] = {}
-    for v in placed.forward.outputs[: placed.training.scalars] if owners else ():
+    forward, training = placed.forward.outputs, placed.training
+    results = [*forward[: training.scalars], *forward[training.asked : training.results]]
+    for v in results if owners else ():
         if first.get(v.name) is None:
             used = {x.name for node in prune_nodes(placed.forward.nodes, [v]) for x in node.inputs}
             ends = [s for name, s in owners.items() if name in used]

@@ -25,7 +25,7 @@ CENTRED = "mean((y - mean(y, over b)) * z)"
 def told(body: str, loss: str, axes: str, rules: str, places: dict[str, int]) -> None:
     """Proved, and entries that have everything in the same places: weights of scopes in these."""
     rules = "\n  ".join([rules, *(f"place {scope} on pp[{at}]" for scope, at in places.items())])
-    compiled = judged(file(body, loss, axes, rules).replace("model m", BENT, 1))
+    compiled = judged(file(body, loss, axes, rules).replace("model m", NORM + BENT, 1))
     for scope, at in places.items():
         groups = {
             g
@@ -90,3 +90,34 @@ def test_what_stages_share_is_made_where_training_makes_it(before: str, loss: st
     """Of an evaluation the second pass does not read all that the first one does."""
     body = LOOP.replace("y = x * a", f"y = x * a\n  {before}") + "\n  metric largest = max(abs(y))"
     told(body, loss, "pp = 2", "pipeline block on pp, schedule one_f_one_b", places)
+
+
+NORM = """\
+fn normed(x[b,d]) {
+  weight g[d] ~ ones
+  state mean_of[d] ~ zeros
+  if training {
+    mu = mean(x, over b)
+    mean_of = 0.9 * mean_of + 0.1 * cast(mu, master)
+    n = tanh(x - mu) * g
+  } else {
+    n = tanh(x - cast(mean_of, compute)) * g
+  }
+  return n
+}
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("axes", "rules", "places"),
+    [
+        ("pp = 2", "pipeline block on pp, schedule one_f_one_b", {"first": 1}),
+        ("pp = 2", "pipeline block on pp, schedule interleaved(chunks = 2)\n  recompute", {}),
+        ("pp = 2", "place block on pp[1]\n  recompute", {"first": 1}),
+        ("pp = 3", "pipeline block on pp, schedule gpipe, cuts [0, 4]", {"first": 2}),
+    ],
+)
+def test_states_of_totals_are_where_an_evaluation_reads_them(axes: str, rules: str, places: dict[str, int]) -> None:
+    body = LOOP.replace("y = x * a", "y = x * a\n  y = bent(y) as first") + "\n  n = normed(y) as norm"
+    told(body, "mean(n * n * n) + 0.1 * mean(n * z)", axes, rules, places)
