@@ -34,7 +34,8 @@ EQUIVALENT: dict[str, str] = {
     r"seed 24, function: map block\.layer_norm\..*\(class 0": "the gradient of data, which nobody reads",
     r"seed (5, twice: accumulate x_1\.grad\.sum|24, twice: accumulate who)": "rows of a sparse gradient "
     "are put where their micro-batch's are, not added",
-    r"seed 3, swap: cross_entropy_1\.mean_of_counted\.loss and cross_entropy\.": "the loss is a number times itself",
+    r"seed 3, (swap|other): cross_entropy_1\.mean_of_counted\.loss(\.whole)? (and|for) cross_entropy": "the loss is a "
+    "number times itself",
     r"seed 11, order: elements (1, 2|5, 6) \(class 0": "passes of two chunks that do not wait for each other",
     r"seed 11, other: table#1 for table \(class 1, U": "two copies of one weight",
     r"seed (20|36), function: map block\w*\.(drop2|att5\.dropout)\.random, ": "`gt` for `ge`: no "

@@ -8,10 +8,11 @@ import pytest
 from compiler.driver import Compiled
 from compiler.graph import Value
 from compiler.layout import TIME
+from compiler.ops.base import Op
 from compiler.program import LASTING
 from compiler.text import parse_located
 from runtime.backend import Array
-from runtime.comm import Handle, Then
+from runtime.comm import Handle, Then, Wait
 from runtime.data.synthetic import synthetic
 from runtime.distribute import piece_of
 from runtime.mesh import Mesh
@@ -115,13 +116,13 @@ def test_results_are_waited_for_where_they_are_read() -> None:
     log: list[str] = []
 
     class Logged(Rank):
-        def coming(self, handle: Handle[Array], var: Value) -> HeldArray:
+        def coming(self, op: Op, handle: Handle[Array], var: Value) -> Wait[HeldArray]:
             def there(x: Array) -> Array:
                 log.append(f"{self.at['dp']} has {var.name}")
                 return x
 
             log.append(f"{self.at['dp']} wants {var.name}")
-            return super().coming(Then(handle, there), var)
+            return super().coming(op, Then(handle, there), var)
 
     class Executor(RankExecutor):
         device = Logged
