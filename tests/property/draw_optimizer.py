@@ -6,6 +6,7 @@ products and orders of a weight, over its own dims or over those of loops too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from random import Random
@@ -41,6 +42,12 @@ BASE_KINDS: Callable[[Case], tuple[str, ...]] = Case.kinds.fget  # type: ignore[
 def with_steps(case: Case, steps: tuple[Piece, ...]) -> OptimizerCase:
     """The case with an optimizer of its own."""
     return OptimizerCase(*(getattr(case, f.name) for f in fields(case)), steps)
+
+
+def fitting(steps: tuple[Piece, ...], model: str) -> tuple[Piece, ...]:
+    """Those that suit the weights of a model's text: one that is a number has no last dim."""
+    numbers = re.search(r"weight [^~\n]*\w\[\]", model) is not None
+    return tuple(s for s in steps if not (numbers and s.kind.startswith("last_"))) or VECTORS[:1]
 
 
 # --- optimizers -----------------------------------------------------------------------------------

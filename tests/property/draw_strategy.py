@@ -10,7 +10,7 @@ from tests.property.case import Case, Piece
 from tests.property.draw_job import draw_frozen, draw_optimizer, draw_precision, draw_steps
 from tests.property.draw_manual import by_hand
 from tests.property.draw_model import draw_model
-from tests.property.draw_optimizer import with_steps
+from tests.property.draw_optimizer import fitting, with_steps
 from tests.property.draw_tables import with_table
 from tests.property.draw_uneven import uneven
 from tests.property.draw_words import later_words
@@ -42,7 +42,8 @@ def draw(seed: int) -> Case:
     case = with_table(Random(f"table {seed}"), case, d.sizes)
     case = by_hand(Random(f"hand {seed}"), case, d)
     _require_there(case)
-    case = with_steps(case, steps) if steps and case.optimizer == optimizer else case
+    if steps and case.optimizer == optimizer:
+        case = with_steps(case, fitting(steps, case.model))
     return with_effect(Random(f"effect {seed}"), case, d)
 
 
