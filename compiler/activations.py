@@ -82,18 +82,20 @@ def activations_in_bits(
             message = f"no weight {where} rests as `{CODE}`, whose products could take 8-bit inputs"
             help = f"`store weights as {CODE}`: products of integers are of weights that are integers, too"
             raise fail("E0542", message, rule.by or rule.span, help=help)
+    pieces = pieces_by_hand(by_hand, mesh)
     if cut is not None:
         ways = rows_of_layers(cut, rules, by_hand if serial else (), mesh)
     else:
-        pieces = pieces_by_hand(by_hand, mesh) if serial else {}
         words_of = {of.parts[WORDS]: rule_of(of, rules) for of in model.stored}
-        ways = {words: (LayerRows(None, rule, pieces.get(words, {})),) for words, rule in words_of.items()}
+        ways = {
+            words: (LayerRows(None, rule, pieces.get(words, {}) if serial else {}),) for words, rule in words_of.items()
+        }
     chosen = {words: layers for words, layers in ways.items() if any(one.rule for one in layers)}
     made = unpacked_in(model.graph)
     packed = {s.parts[WORDS]: s for s in model.stored if s.parts[WORDS] in chosen}
     weights = {name: packed[words] for name, words in made.items() if words in packed}
     names = Names(v.name for v in graph_values(model.graph))
-    devices = {d.name for of_dim in pieces_by_hand(by_hand, mesh).values() for dims in of_dim.values() for d in dims}
+    devices = {d.name for of_dim in pieces.values() for dims in of_dim.values() for d in dims}
     graph = _Rounding(weights, chosen, names, devices).graph(model.graph)
     return replace(model, graph=graph, exact=model.graph)
 

@@ -9,7 +9,7 @@ from compiler.ops.call import Call
 from compiler.ops.effects import Effect, Input
 from compiler.ops.elementwise import Map
 from compiler.ops.repeat import Repeat
-from compiler.text.attrs import quote, show_attributes, show_number
+from compiler.text.attrs import quote, show_attributes, show_value
 from compiler.walk import bodies
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def _kind(node: Node) -> str:
     if isinstance(op, Call):
         return f"call {quote(op.body.name)}"
     if isinstance(op, Map):
-        slots = ["." if s is None else str(s).lower() if isinstance(s, bool) else show_number(s) for s in op.slots]
+        slots = ["." if s is None else show_value(s) for s in op.slots]
         return quote(op.fn) + (f" {', '.join(slots)}" if any(s is not None for s in op.slots) else "")
     unnamed = "name" if isinstance(op, Effect) and not isinstance(op, Input) else ""
     return f"{op.mnemonic}{show_attributes(op, node.outputs, unnamed)}"

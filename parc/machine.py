@@ -76,8 +76,7 @@ def require_writers(program: Program, span: Span | None, evaluate: Evaluate) -> 
     if parts > WRITERS:
         message = f"a checkpoint of `{program.name}` has files of {parts:,} devices, the most is {WRITERS:,}"
         help = "shorter axes for what is split (`shard optimizer`, tensor parallelism), or fewer stages"
-        named = smaller(evaluate, devices) if evaluate is not None else ""
-        raise fail("E0933", message, span, help="; ".join(filter(None, (help, named))))
+        raise ParcError(told_smaller(Diagnostic("E0933", message, span, help=help), evaluate, devices))
 
 
 def _require_room(what: str, needed: int, span: Span | None, evaluate: Evaluate, help: str) -> None:

@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 from compiler.graph import Graph
 from compiler.ops.repeat import Repeat
 from compiler.passes.place.place import Placed
+from compiler.passes.places import not_needed
 from compiler.strategy import PipelineRule, PlaceRule
 from compiler.walk import bodies
 from dsl.data import dataclass
@@ -69,9 +70,7 @@ def cut_parts(
             raise ParcError(Diagnostic("E0553", message, rule.span, help=help))
         gone = next((part for part in rule.parts if part in model and part not in loops), None)
         if gone is not None and placed.training.trains:
-            message = f"nothing of the loop `{gone}` is computed: neither the loss nor an output needs it"
-            help = "use what it makes, or leave the rule out"
-            raise ParcError(Diagnostic("E0410", message, rule.span, help=help))
+            raise ParcError(not_needed(f"the loop `{gone}`", rule.span))
         for part, counts in divided(rule, model | loops, stages).items():
             mine = [s for s, n in enumerate(counts) if n]
             if part in model and part not in loops:

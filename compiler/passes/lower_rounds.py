@@ -102,10 +102,10 @@ def lower_rounds(
         totals = [names.totals[t.name] for t in placed.training.rounds[k].totals]
         readers = [_readers(t.name, classes) for t in placed.training.rounds[k].totals]
         for c, cls in enumerate(classes):
-            stages = [s for c in staged.chunks_of(cls.groups) for s in staged.of_chunk(cls.groups[:1], c)]
+            stages = [s for chunk in staged.chunks_of(cls.groups) for s in staged.of_chunk(cls.groups[:1], chunk)]
             made = [
-                [i for i, s in enumerate(rounds[k].owners) if _makes(s, stage, readers[i], () if c else cls.groups)]
-                for c, stage in enumerate(stages)
+                [i for i, s in enumerate(rounds[k].owners) if _makes(s, stage, readers[i], () if chunk else cls.groups)]
+                for chunk, stage in enumerate(stages)
             ]
             has = [i for i, groups in enumerate(readers) if groups & {*cls.groups}]
             met = {i: _meeting(rounds[k].owners[i], readers[i], staged) for i in {*has}.union(*made)}

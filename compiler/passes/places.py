@@ -12,6 +12,7 @@ from compiler.origin import scopes, within
 from compiler.passes.recompute import levels
 from compiler.strategy import PipelineRule, PlaceRule
 from dsl.diagnostics import Diagnostic, Diagnostics, ParcError
+from dsl.source import Span
 
 if TYPE_CHECKING:
     from compiler.passes.stage import Staged
@@ -34,12 +35,17 @@ def places(
             wrong.error("E0415", f"`{p.scope}` is placed twice", p.span, notes=notes)
         elif p.scope not in made and written is not None:
             if p.scope in _scopes(written.nodes):
-                message = f"nothing of `{p.scope}` is computed: neither the loss nor an output needs it"
-                wrong.error("E0410", message, p.span, help="use what it makes, or leave the rule out")
+                wrong.add(not_needed(f"`{p.scope}`", p.span))
                 continue
             wrong.error("E0410", f"nothing of `{p.scope}` can be placed by itself", p.span, help=_why(graph, p.scope))
     wrong.raise_if_any()
     return {scope: p.index for scope, p in first.items()}
+
+
+def not_needed(what: str, span: Span | None) -> Diagnostic:
+    """E0410 for a rule of something of which nothing is computed."""
+    message = f"nothing of {what} is computed: neither the loss nor an output needs it"
+    return Diagnostic("E0410", message, span, help="use what it makes, or leave the rule out")
 
 
 def _scopes(nodes: Iterable[Node]) -> set[str]:

@@ -143,8 +143,10 @@ def stage(placed: Placed, given: Homes | None = None) -> Staged:
     def in_row(node: Node) -> int | None:
         scope = scope_of(node, fixed) if row_of else None
         at = row_of.get(scope) if scope is not None else None
-        for half in halved if at is not None else ():
-            at = half.of(node, at or 0)
+        if at is None:
+            return None
+        for half in halved:
+            at = half.of(node, at)
         return at
 
     def elsewhere(node: Node, at: int) -> bool:

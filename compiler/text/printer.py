@@ -33,7 +33,17 @@ from compiler.program import (
     phase_in,
 )
 from compiler.regions.fused import stretches
-from compiler.text.attrs import quote, runs, show_attributes, show_axis, show_dims, show_number, show_run, show_within
+from compiler.text.attrs import (
+    quote,
+    runs,
+    show_attributes,
+    show_axis,
+    show_dims,
+    show_number,
+    show_run,
+    show_value,
+    show_within,
+)
 from compiler.text.regions import FUSE, show_regions
 from compiler.text.sharing import with_code_of
 from compiler.walk import called
@@ -296,7 +306,7 @@ def _instr(instr: Node, indent: str, shown: Show) -> list[str]:
         if sum(s is None for s in op.slots) != len(instr.inputs):
             raise ValueError(f"{op.fn} has {len(instr.inputs)} operands for its slots {op.slots}")
         operands = iter(instr.inputs)
-        slots = (f"%{quote(next(operands).name)}" if s is None else _literal(s) for s in op.slots)
+        slots = (f"%{quote(next(operands).name)}" if s is None else show_value(s) for s in op.slots)
         return [f"{head}{quote(op.fn)} {', '.join(slots)}".rstrip()]
     given = _names(instr.inputs)
     return [f"{head}{op.mnemonic}{' ' if given else ''}{given}{show_attributes(op, instr.outputs)}"]
@@ -304,10 +314,6 @@ def _instr(instr: Node, indent: str, shown: Show) -> list[str]:
 
 def _names(values: Sequence[Value]) -> str:
     return ", ".join([f"%{quote(v.name)}" for v in values])
-
-
-def _literal(value: float | int | bool) -> str:
-    return ("true" if value else "false") if isinstance(value, bool) else show_number(value)
 
 
 def _repeat(op: Repeat, instr: Node, head: str, indent: str, shown: Show) -> list[str]:
