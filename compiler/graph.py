@@ -221,6 +221,33 @@ class Names:
                 self._next[candidate] = 1
                 return candidate
 
+    def again(self, given: Iterable[tuple[str, str]]) -> bool:
+        """Hand out names (asked for, given) once more, if all are what they were; otherwise none is handed out."""
+        before = dict(self._next)
+        if all([self.fresh(name) == made for name, made in given]):
+            return True
+        self._next = before
+        return False
+
+    def noted(self) -> NotedNames:
+        """The same, with a note of what is handed out from now on."""
+        found = NotedNames()
+        found._next = self._next
+        return found
+
+
+class NotedNames(Names):
+    """given: names that were asked for, and what was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[tuple[str, str]] = []
+
+    def fresh(self, name: str) -> str:
+        made = super().fresh(name)
+        self.given.append((name, made))
+        return made
+
 
 class Builder:
     """Appends nodes to a graph under construction; types come from the ops' own rules.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compiler.graph import Dim, Graph, Names, Node, Type, Value
 from compiler.layout import Layout
@@ -19,6 +19,9 @@ from compiler.passes.place.place import Placed
 from compiler.program import ORIGINS, FunctionPhase, phase_in
 from compiler.relayout import plan_relayout
 from dsl.data import dataclass
+
+if TYPE_CHECKING:
+    from compiler.passes.loop_bodies import LoopBodies
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class LoopPart:
 def with_dims(op: Op, change: Callable[[Dim], Dim]) -> Op:
     """The op with every dim among its attributes changed."""
     changes: dict[str, Any] = {}
-    for name in _dim_fields(op):
+    for name in dim_fields(op):
         value = getattr(op, name)
         new: Any = change(value) if isinstance(value, Dim) else tuple([change(d) for d in value])
         if new != value:
@@ -56,7 +59,7 @@ def with_dims(op: Op, change: Callable[[Dim], Dim]) -> Op:
 _DIM_FIELDS: dict[type[Op], tuple[str, ...]] = {}
 
 
-def _dim_fields(op: Op) -> tuple[str, ...]:
+def dim_fields(op: Op) -> tuple[str, ...]:
     """The attributes of an op that are a dim or a list of dims."""
     known = _DIM_FIELDS.get(type(op))
     if known is None:
@@ -67,10 +70,18 @@ def _dim_fields(op: Op) -> tuple[str, ...]:
 
 
 class Emitter:
-    """Appends nodes of a function. `defined`: a placed value's name -> what stands for it in this function."""
+    """Appends nodes of a function. `defined`: a placed value's name -> what stands for it in this function; bodies: of
+    loops that were emitted before, from somebody who shares them."""
 
-    def __init__(self, placed: Placed, names: Names, function: FunctionPhase, part: LoopPart | None = None) -> None:
-        self.placed, self.names, self.function, self.part = placed, names, function, part
+    def __init__(
+        self,
+        placed: Placed,
+        names: Names,
+        function: FunctionPhase,
+        part: LoopPart | None = None,
+        bodies: LoopBodies | None = None,
+    ) -> None:
+        self.placed, self.names, self.function, self.part, self.bodies = placed, names, function, part, bodies
         self.nodes: list[Node] = []
         self.defined: dict[str, Value] = {}
         self.called = Names()  # of functions of the class
@@ -156,13 +167,17 @@ class Emitter:
     def repeat(self, node: Node, op: Repeat, count: int, carried: Sequence[Value] = ()) -> None:
         """The loop, with `count` iterations; `carried`: what takes the place of the first operands."""
         inputs = (*carried, *(self.value(v) for v in node.inputs[len(carried) :]))
+        body = self.loop_body(op) if self.bodies is None else self.bodies.of(op, self)
+        loop = Repeat(op.label, count, body, op.carries, op.stacks, op.reverse)
+        self.nodes.append(Node(loop, inputs, tuple(self.define(v, loop) for v in node.outputs)))
+
+    def loop_body(self, op: Repeat) -> Graph:
+        """What an iteration does here."""
         inner = self.inner()
         params = tuple(inner.define(v) for v in op.body.inputs)
         for n in op.body.nodes:
             inner.node(n)
-        body = Graph(op.label, params, tuple(inner.nodes), tuple(inner.value(v) for v in op.body.outputs))
-        loop = Repeat(op.label, count, body, op.carries, op.stacks, op.reverse)
-        self.nodes.append(Node(loop, inputs, tuple(self.define(v, loop) for v in node.outputs)))
+        return Graph(op.label, params, tuple(inner.nodes), tuple(inner.value(v) for v in op.body.outputs))
 
     def _call(self, node: Node, op: Call) -> None:
         """The call of a function, which is there once for all that call it."""
@@ -203,7 +218,7 @@ class PieceEmitter(Emitter):
     def op(self, node: Node) -> Op:
         pieces, loops = self.over.pieces, self.over.loops
         found = {pieces[v.name]: loops[v.name] for v in node.outputs if v.name in pieces}
-        if not found or not _dim_fields(node.op):
+        if not found or not dim_fields(node.op):
             return node.op
         return with_dims(node.op, lambda d: self._cut(d, found[d.name]) if d.name in found else d)
 

@@ -47,18 +47,23 @@ def fuse(program: Program) -> Program:
     what stands between them moves out of it, be it made of it or not, but for messages of what it makes.
     """
     made: dict[int, tuple[Function, ...]] = {}
+    loops: Loops = {}
     for cls in program.classes:
         if id(cls.functions) not in made:
-            made[id(cls.functions)] = _functions(cls)
+            made[id(cls.functions)] = _functions(cls, loops)
     return program.with_classes(replace(c, functions=made[id(c.functions)]) for c in program.classes)
 
 
-def _functions(cls: DeviceClass) -> tuple[Function, ...]:
+Loops = dict[tuple[int, bool, frozenset[int]], tuple[Graph, set[int]]]
+"""By body of a loop, whether it is of the update, and what renews states: as it is then, and the nodes of regions."""
+
+
+def _functions(cls: DeviceClass, loops: Loops) -> tuple[Function, ...]:
     """Those of a class. In another order more may take the memory of states (what reads their old contents stands
-    before that now): it is in no region then, either."""
+    before that now): it is in no region then, either. loops: of classes before, which functions may share."""
     renewed = renewed_of(cls)
     while True:
-        fuser = _Fuser(renewed)
+        fuser = _Fuser(renewed, loops)
         functions = tuple(replace(f, body=fuser.body(f.body, f.phase is FunctionPhase.UPDATE)) for f in cls.functions)
         more = fuser.fused & renewed_of(replace(cls, functions=functions))
         if not more:
@@ -67,8 +72,8 @@ def _functions(cls: DeviceClass) -> tuple[Function, ...]:
 
 
 class _Fuser:
-    def __init__(self, renewed: Collection[int]) -> None:
-        self.renewed = renewed
+    def __init__(self, renewed: Collection[int], loops: Loops) -> None:
+        self.renewed, self.loops = frozenset(renewed), loops
         self.fused: set[int] = set()  # nodes of regions, by identity
         self.functions: dict[int, Graph] = {}  # that are called, by identity
 
@@ -87,6 +92,17 @@ class _Fuser:
         made = replace(body, nodes=tuple(order))
         return replace(made, regions=(*self.legal(regions, made), *others))
 
+    def loop(self, body: Graph, update: bool) -> Graph:
+        """The body of a loop, once for all that have it."""
+        key = (id(body), update, self.renewed)
+        if key not in self.loops:
+            before, self.fused = self.fused, set()
+            self.loops[key] = self.body(body, update), self.fused
+            self.fused = before
+        made, fused = self.loops[key]
+        self.fused |= fused
+        return made
+
     def legal(self, regions: Sequence[Region], body: Graph) -> Iterator[Region]:
         """Those of the regions that are such in the body as it is now: what stands beside one, and goes to its other
         side, may leave another without what it was for."""
@@ -103,7 +119,7 @@ class _Fuser:
         if not isinstance(op, (Repeat, Call)):
             return node
         if isinstance(op, Repeat):
-            body = self.body(op.body, update)
+            body = self.loop(op.body, update)
         else:
             body = self.functions.get(id(op.body)) or self.functions.setdefault(id(op.body), self.body(op.body, update))
         return node if body is op.body else Node(replace(op, body=body), node.inputs, node.outputs, node.span)

@@ -21,6 +21,7 @@ from compiler.passes.classes import classes, schedules
 from compiler.passes.cuts import CutLoop
 from compiler.passes.emit import Emitter, LoopPart
 from compiler.passes.entering import nodes_of
+from compiler.passes.loop_bodies import LoopBodies
 from compiler.passes.lower_batch import lower_batch, part_decls, sum_decls
 from compiler.passes.lower_rounds import RoundStages, lower_rounds, staged_rounds
 from compiler.passes.lower_states import Renewed, adding, contents, declared, held, reached, renew
@@ -44,14 +45,13 @@ from compiler.program import (
 )
 
 
-def lower(placed: Placed, staged: Staged, over: Across) -> Program:
-    """The program of all classes of devices, with one entry."""
+def lower(placed: Placed, staged: Staged, over: Across, bodies: LoopBodies | None = None) -> Program:
+    """The program of all classes of devices, with one entry. bodies: of loops, from somebody who shares them."""
     job, entry = placed.training.job, placed.training.entry
-    names = buffer_names(placed)
-    ways = _messages(placed, staged)
+    names, ways = buffer_names(placed), _messages(placed, staged)
     rounds = staged_rounds(placed, staged)
     members = classes(staged, (*ways, *(r.ways for r in rounds)))
-    lowered = [_Class(placed, staged, over, names, groups, ways) for groups in members]
+    lowered = [_Class(placed, staged, over, names, groups, ways, bodies) for groups in members]
     for one, of_rounds in zip(lowered, lower_rounds(placed, names, staged, rounds, lowered), strict=True):
         one.batch = of_rounds.beside(one.batch)
     orders = schedules(placed, staged, ways, [c.groups for c in lowered])
@@ -116,11 +116,12 @@ class _Class:
         names: BufferNames,
         groups: tuple[int, ...],
         ways: tuple[Ways, Ways],
+        bodies: LoopBodies | None,
     ) -> None:
-        """ways: what stages send each other in the forward pass, and in the backward pass."""
+        """ways: what stages send each other in the forward pass, and in the backward pass; bodies: see `lower`."""
         self.placed, self.staged, self.over, self.names, self.groups = placed, staged, over, names, groups
+        self.bodies, self.training = bodies, placed.training
         self.ahead, self.back = ways
-        self.training = placed.training
         self.functions: list[Function] = []
         self.states: list[StateDecl] = []
         self.reads: dict[int, set[str]] = {}  # chunk -> weights that its F, B and W read
@@ -215,7 +216,7 @@ class _Class:
                 roots.append(v)
                 ends.append((Save(of_chunk(self.names.saved[saved.name], chunk)), v))
                 self._keep(saved.name, v, kept.layout, chunk, part)
-        emit = Emitter(placed, Names(), FunctionPhase.FORWARD, part)
+        emit = Emitter(placed, Names(), FunctionPhase.FORWARD, part, self.bodies)
         sends = self.ahead.sent_by(stage)
         renewed = self._renewed(stage, roots, sends)
         self.states += declared(placed, renewed, chunk, part)
@@ -258,7 +259,7 @@ class _Class:
         ends = self._gradients(stage, chunk, lambda v: v not in put_off)
         keeps = [(v, self.staged.late_loads[v.name]) for v in placed.crossing]
         held = [v for v, loads in keeps if stage in loads | self.staged.with_own_part(v, where)]
-        emit = Emitter(placed, Names(), FunctionPhase.BACKWARD, part)
+        emit = Emitter(placed, Names(), FunctionPhase.BACKWARD, part, self.bodies)
         reread = {i.op.name for i in late.nodes if isinstance(i.op, Load)} if late is not None else set()
         self._body(emit, graph, where, stage, chunk, [*(v for _, v in ends), *held], self.back, False, reread)
         for name, v in ends:
@@ -273,7 +274,7 @@ class _Class:
         where = self.staged.backward
         outputs = set(graph.outputs)
         ends = self._gradients(stage, chunk, lambda v: v in outputs)
-        emit = Emitter(self.placed, Names(), FunctionPhase.WEIGHTS, part)
+        emit = Emitter(self.placed, Names(), FunctionPhase.WEIGHTS, part, self.bodies)
         self._body(emit, graph, where, stage, chunk, [v for _, v in ends], NOTHING, False)
         for name, v in ends:
             emit.do(Accumulate(name), v)

@@ -22,7 +22,7 @@ from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Pad, Slice
-from compiler.program import DeviceClass
+from compiler.program import DeviceClass, FunctionKey
 from compiler.walk import walk
 from dsl.data import dataclass
 
@@ -41,13 +41,16 @@ ONE = Copies(1, 0)
 """Of what holds none."""
 
 
-def routing(cls: DeviceClass, sizes: Mapping[str, int]) -> list[tuple[Graph, Node, Copies]]:
+def routing(cls: DeviceClass, sizes: Mapping[str, int]) -> list[tuple[FunctionKey, Graph, Node, Copies]]:
     """Of the all-to-alls of a class's functions, with their bodies. sizes: of the mesh."""
     way = _Walk(sizes)
+    found = []
     if exchanges(cls):
         for f in cls.functions:
+            way.found = []
             way.body(f.body)
-    return way.found
+            found += [(f.key, *each) for each in way.found]
+    return found
 
 
 def exchanges(cls: DeviceClass) -> bool:
@@ -88,7 +91,11 @@ class _Walk:
                 self.slots[op.name] = self.share(node.inputs[0])
             elif not isinstance(op, Effect):
                 share = self.index(node)
-                self.filled.update((v, share) for v in node.outputs if share is not ALL)
+                for v in node.outputs:
+                    if share is ALL:
+                        self.filled.pop(v, None)  # of another function, which has the same body
+                    else:
+                        self.filled[v] = share
         made = {v: node for node in body.nodes for v in node.outputs}
         self.found += [(body, node, self.copies(node, made, body)) for node in body.nodes if _is_exchange(node)]
 

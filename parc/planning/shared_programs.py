@@ -12,6 +12,7 @@ from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from compiler.passes.loop_bodies import LoopBodies
 from compiler.passes.pipeline import NAMES, PASSES, Work
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
@@ -46,6 +47,7 @@ class SharedPrograms:
 
     def __init__(self) -> None:
         self.known: dict[tuple[object, ...], SharedProgram] = {}
+        self.bodies = LoopBodies()
         self.count = 0
 
     def run(self, work: Work) -> None:
@@ -55,6 +57,8 @@ class SharedPrograms:
         if known is not None:
             self.known[of] = known
         else:
+            if not (strategy.offloads or strategy.runs or work.model.states):  # of which each function has its own
+                work.bodies = self.bodies
             run_between(work, PLACED, LOWERED)
             if strategy.offloads or strategy.runs or not can_be_rescheduled(work.program, work.split.staged):
                 run_between(work, LOWERED, NAMES[-1])

@@ -62,7 +62,7 @@ class LeftOut:
     @property
     def before(self) -> tuple[Hashable, ...]:
         """The loops so far, by identity."""
-        return tuple([(key, id(op), id(part)) for key, (op, part) in self.known.items()])
+        return tuple([(key, id(op.body), id(part)) for key, (op, part) in self.known.items()])
 
 
 ORDER = (FunctionPhase.FORWARD, FunctionPhase.WEIGHTS, FunctionPhase.BACKWARD)

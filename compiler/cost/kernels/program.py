@@ -84,7 +84,8 @@ def features(program: Program, templates: WorkTemplates | None = None) -> Featur
         chunks: dict[int, LeftOut] = {}
         for f in sorted(c.functions, key=lambda f: ORDER.index(f.phase) if f.phase in ORDER else -1):
             left, here = chunks.setdefault(f.chunk, LeftOut()), partial(_is_here, program, c, f.phase.at(f.chunk))
-            lifted = LiftedFunction(program, c.states, regions, f, ITEMSIZE[compute], left, here)
+            own = known.regions(f.body)  # a body that several functions have may be other things in each
+            lifted = LiftedFunction(program, c.states, own, f, ITEMSIZE[compute], left, here)
             made[f.key], *within = lifted.lift() if templates is None else templates.work(lifted)
             inside[-1][f.key] = within[0], within[1]
         parts.append({f.key: made[f.key] for f in c.functions})

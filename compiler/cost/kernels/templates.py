@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from compiler.cost.kernels.again import LeftOut
 from compiler.cost.kernels.drafts import Lifted
 from compiler.cost.kernels.group import Lifter
-from compiler.cost.kernels.said import said
+from compiler.cost.kernels.said import Said, said, said_in_loop
 from compiler.cost.kernels.symbols import SizeTrace, Steps, Symbol
 from compiler.cost.kernels.work import Part, Work, WorkLoop, WorkNode
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
@@ -25,7 +25,7 @@ from compiler.layout import Layout
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Recv
 from compiler.ops.repeat import Repeat
-from compiler.program import DeviceClass, Function, FunctionPhase, Program, StateDecl
+from compiler.program import MODEL_PASSES, DeviceClass, Function, FunctionPhase, Program, StateDecl
 from compiler.regions.marks import Regions, function_regions, marked
 from compiler.regions.region import Region, RegionKind
 from compiler.walk import walk
@@ -120,11 +120,17 @@ class WorkTemplates:
         found: Fact = known[1]
         return found
 
+    def _said(self, body: Graph, of: LiftedFunction) -> tuple[Said, tuple[float, ...]]:
+        """Of chunks' passes what they do, of all else what it is."""
+        states = {s.name: s for s in of.states} if of.function.phase in MODEL_PASSES else None
+        return said(body, states, lambda body: self._once("loop", body, said_in_loop))
+
     def work(self, of: LiftedFunction) -> FunctionWork:
         """The same as `of.lift()`."""
         body, sizes = of.function.body, of.program.sizes
-        text, numbers = self._once("text", body, said)
-        key = (text, of.function.phase, id(of.states), of.itemsize, tuple(sizes), _larger(sizes))
+        phase, axes = of.function.phase, tuple([(a.name, a.kind) for a in of.program.axes])
+        (text, numbers), _ = self._once(f"text with {id(of.states)}", body, lambda b: (self._said(b, of), of.states))
+        key = (text, phase, None if phase in MODEL_PASSES else id(of.states), of.itemsize, axes, _larger(sizes))
         inputs: dict[str, Any] = sizes | {f"number {i}": number for i, number in enumerate(numbers)}
         met = self.known.pop(key, None)
         if met is None:
@@ -179,7 +185,7 @@ class _Template(NamedTuple):
         if values is None:
             return None
         body = of.function.body
-        key = (id(body), tuple([values[i] for i in self.used]), of.left.before)
+        key = (tuple([values[i] for i in self.used]), of.left.before)
         known = self.built.pop(key, None)
         if known is None:
             while len(self.built) >= BUILT:

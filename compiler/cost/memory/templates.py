@@ -18,7 +18,9 @@ from compiler.layout import TIME, Layout, local_type
 from compiler.memory.action import MemoryEffect, Top, Totals, Where, declared
 from compiler.memory.facts import FunctionFacts, KnownLives
 from compiler.memory.held import Buffer, copies
+from compiler.ops.effects import Accumulate, Read
 from compiler.program import DeviceClass, FunctionKey, StateDecl
+from compiler.walk import walk
 
 if TYPE_CHECKING:
     from compiler.cost.memory.systems import SystemMemory
@@ -142,13 +144,22 @@ class ClassForms:
     def __init__(self, memory: SystemMemory) -> None:
         self.memory, self.atoms = memory, Atoms()
         self.known: dict[tuple[object, ...], FormAction] = {}
+        self.names: dict[FunctionKey, frozenset[str]] = {}
 
     def action(self, key: FunctionKey, accumulated: frozenset[str], before: FormAction | None = None) -> FormAction:
         """accumulated: what the step has set before; before: the action whose slots it finds."""
+        accumulated &= self.named(key)
         of = (key, accumulated, id(before))
         if of not in self.known:
             self.known[of] = self._replayed(key, accumulated, before)
         return self.known[of]
+
+    def named(self, key: FunctionKey) -> frozenset[str]:
+        """The accumulators that a function adds to or reads: of others it does not ask whether they are there."""
+        if key not in self.names:
+            ops = (node.op for node, _ in walk(self.memory.functions[key].body))
+            self.names[key] = frozenset(op.name for op in ops if isinstance(op, (Accumulate, Read)))
+        return self.names[key]
 
     def _replayed(self, key: FunctionKey, accumulated: frozenset[str], before: FormAction | None) -> FormAction:
         replay = self.memory.in_forms(key, self.atoms)
