@@ -18,7 +18,7 @@ from compiler.cost.kernels.sized import Sized
 from compiler.cost.kernels.work import Collective, Copy, Meet, Part, Post, Product, Vector, Wait, Work, WorkLoop
 from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
 from compiler.in_place import Reuses, reuses_of
-from compiler.layout import local_type
+from compiler.layout import Layout, local_type
 from compiler.memory.tiers import FIRST
 from compiler.ops import comm, effects
 from compiler.ops.base import Movement, Op
@@ -64,7 +64,7 @@ class Lifter:
         self.itemsize = 8 if update else itemsize
         self.microbatches, self.accumulates = program.microbatches, program.microbatches > 1
         self.reuses: Reuses = {}
-        self.known: dict[Value, tuple[Type, int, int]] = {}  # the type of a device's piece, its bytes and elements
+        self.known: dict[tuple[Type, Layout], tuple[Type, int, int]] = {}  # a device's piece, its bytes and elements
         self.inside: set[str] = set()
         self.core: set[str] = set()
 
@@ -74,11 +74,12 @@ class Lifter:
         return _Lift(self, body, {}).part()
 
     def value(self, var: Value) -> Lifted:
-        known = self.known.get(var)
+        key = var.type, var.layout
+        known = self.known.get(key)
         if known is None:
             local = local_type(var.type, var.layout, self.sizes)
             elements = local.elements
-            known = self.known[var] = local, elements * ITEMSIZE[local.dtype], elements
+            known = self.known[key] = local, elements * ITEMSIZE[local.dtype], elements
         return Lifted(*known, var.name)
 
 

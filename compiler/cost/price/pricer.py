@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from math import prod
 
 from compiler.cost.kernels.work import Collective, Copy, Hosted, Meet, Part, Post, Product, Vector, Wait, Work, WorkNode
@@ -22,6 +23,7 @@ from compiler.cost.price.compute import hosted_seconds, launches, product_second
 from compiler.cost.price.kinds import COPIES, HOSTS, NOTHING, Kind, Over, Stream
 from compiler.cost.price.machine import Machine
 from compiler.memory.tiers import FIRST
+from compiler.model import Device
 from compiler.ops.comm import Pattern
 from compiler.traffic import in_mesh_order
 from dsl.data import dataclass
@@ -55,14 +57,40 @@ ABSENT = Priced(COMPUTE, 0)
 """Of what is not there on this machine with these numbers."""
 
 
+class KernelPrices:
+    """Of one kind of device with one calibration, whatever the mesh: what computation costs does not hang on that."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[bool, Work], Priced] = {}
+        self.same: dict[tuple[bool, int], tuple[Work, Priced]] = {}  # by identity, which is sooner compared
+
+    def note(self, work: Work, update: bool, found: Priced) -> None:
+        """What a kernel costs."""
+        if len(self.same) >= KEPT:
+            self.known.clear()
+            self.same.clear()
+        self.known[update, work], self.same[update, id(work)] = found, (work, found)
+
+
+KEPT = 40_000
+"""Kernels that are remembered."""
+
+
+@lru_cache(4)
+def kernel_prices(device: Device, cal: Calibration) -> KernelPrices:
+    """Those that others have asked for."""
+    return KernelPrices()
+
+
 class Pricer:
     """Prices of one machine with one calibration; equal work is priced once."""
 
     def __init__(self, machine: Machine, cal: Calibration) -> None:
         self.machine, self.cal = machine, cal
         self.streams = COMM + max(1, len(machine.levels))
+        self.kernels = kernel_prices(machine.device, cal)
         self.known: dict[tuple[bool, Work], Priced] = {}
-        self.same: dict[tuple[bool, int], tuple[Work, Priced]] = {}  # by identity, which is sooner compared
+        self.same: dict[tuple[bool, int], tuple[Work, Priced]] = {}
         self.in_update = cal.changed(launch=0.0)
         self.slower: Sequence[tuple[float, ...]] = ()
         levels = [Stream.comm(level.name) for level in machine.levels]
@@ -84,14 +112,18 @@ class Pricer:
 
     def price(self, work: Work, update: bool = False) -> Priced:
         """Of a product, vector, collective or copy. In the update all tensors share a few launches: see `fixed`."""
-        same = self.same.get((update, id(work)))
+        kernel = isinstance(work, (Product, Vector))
+        of: Pricer | KernelPrices = self.kernels if kernel else self
+        same = of.same.get((update, id(work)))
         if same is not None:
             return same[1]
-        found = self.known.get((update, work))
-        if found is None:
-            found = self.known[update, work] = self._price(work, update)
-        self.same[update, id(work)] = work, found
+        found = of.known.get((update, work)) or self._price(work, update)
+        of.note(work, update, found)
         return found
+
+    def note(self, work: Work, update: bool, found: Priced) -> None:
+        """What a message or a copy costs on this machine."""
+        self.known[update, work], self.same[update, id(work)] = found, (work, found)
 
     def _price(self, work: Work, update: bool) -> Priced:
         machine, cal = self.machine, self.in_update if update else self.cal
