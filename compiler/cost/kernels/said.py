@@ -65,17 +65,18 @@ def _said(
     return Said((body.name, tuple(nodes), tuple(regions), *ends)), tuple(numbers)
 
 
-_NAMING = (Accumulate, Load, Read, Save, Write)
+NAMING = (Accumulate, Load, Read, Save, Write)
+"""Ops that speak of a buffer."""
 
 
 def _does(node: Node, states: Mapping[str, StateDecl]) -> tuple[object, ...]:
-    """All that work hangs on of a node in a function: which buffer it is does not count, but what is in it."""
+    """All that work and memory hang on of a node in a function: not which buffer it is, but what is in it."""
     op = node.op
-    if not isinstance(op, _NAMING):
+    if not isinstance(op, NAMING):
         return (op, *_values(node))
     decl = states.get(op.name)
     buffer = decl and (decl.role, decl.type, decl.layout, decl.memory, decl.cache)
-    return (type(op), buffer, *_values(node))
+    return (type(op), isinstance(op, Load) and op.last, buffer, *_values(node))
 
 
 def _values(node: Node) -> tuple[object, ...]:

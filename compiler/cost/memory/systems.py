@@ -220,6 +220,11 @@ class SystemMemory(ClassMemory):
         self.effects: dict[tuple[FunctionKey, frozenset[str]], MemoryEffect] = {}
         self._sizes_of: list[int] = []
 
+    @property
+    def inside(self) -> Mapping[FunctionKey, tuple[frozenset[str], frozenset[str]]]:
+        """By function: see `Features`."""
+        return self.systems.features.inside[self.systems.program.classes.index(self.cls)]
+
     @cached_property
     def forms(self) -> ClassForms | None:
         """What actions do whatever the sizes, where that was asked of programs before."""

@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from compiler.graph import Type, Value
+from compiler.cost.kernels.said import NAMING, Said, said, said_in_loop
+from compiler.graph import Graph, Type, Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.memory.action import MemoryEffect, Top, Totals, Where, declared
 from compiler.memory.facts import FunctionFacts, KnownLives
 from compiler.memory.held import Buffer, copies
-from compiler.ops.effects import Accumulate, Read
-from compiler.program import DeviceClass, FunctionKey, StateDecl
+from compiler.program import MODEL_PASSES, DeviceClass, FunctionKey, StateDecl, listed
 from compiler.walk import walk
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ class Atoms:
     """The sizes that the forms of a class are made of."""
 
     def __init__(self) -> None:
-        self.of: dict[Atom | int, int] = {}
+        self.of: dict[object, int] = {}
         self.atoms: list[Atom] = []
         self.zero = 0  # the form of which each digit is in the middle of its range
 
     def form(self, atom: Atom) -> int:
         """Once that size."""
-        key = id(atom) if isinstance(atom, StateDecl) else atom  # states stay as long as their class
+        key = (atom.type, atom.layout, listed(atom), "state") if isinstance(atom, StateDecl) else atom
         place = self.of.get(key)
         if place is None:
             place = self.of[key] = len(self.atoms)
@@ -111,11 +111,13 @@ class FullestForms:
 
 
 class FormAction(NamedTuple):
-    """An action's effect, for any sizes; saved: the slots that it leaves."""
+    """An action's effect, for any sizes; saved: the slots that it leaves; like: the number of the replay that it is of,
+    of a chunk that may call its buffers otherwise."""
 
     delta: tuple[tuple[tuple[str, str], Terms], ...]
     fullest: tuple[tuple[str, tuple[Moment, ...]], ...]
     saved: dict[str, Buffer]
+    like: int
 
     def effect(self, sizes: Sequence[int]) -> MemoryEffect:
         """With these bytes of all sizes. Nothing is said of where the fullest moment is, nor of what is alive then."""
@@ -142,24 +144,53 @@ class ClassForms:
     """What the actions of one class's devices do, as they are asked for. memory: of the first program that had it."""
 
     def __init__(self, memory: SystemMemory) -> None:
-        self.memory, self.atoms = memory, Atoms()
+        self.memory, self.atoms, self.count = memory, Atoms(), 0
         self.known: dict[tuple[object, ...], FormAction] = {}
-        self.names: dict[FunctionKey, frozenset[str]] = {}
+        self.named: dict[FunctionKey, tuple[str, ...]] = {}
+        self.does: dict[FunctionKey, tuple[object, ...]] = {}
+        self.alike: dict[object, tuple[list[str], FormAction]] = {}  # by what is done: what that was done to
+        self.loops: dict[int, tuple[Said, tuple[float, ...]]] = {}
 
     def action(self, key: FunctionKey, accumulated: frozenset[str], before: FormAction | None = None) -> FormAction:
         """accumulated: what the step has set before; before: the action whose slots it finds."""
-        accumulated &= self.named(key)
+        if key not in self.named:
+            ops = [node.op for node, _ in walk(self.memory.functions[key].body)]
+            self.named[key] = tuple([op.name for op in ops if isinstance(op, NAMING)])
+        accumulated = accumulated.intersection(self.named[key])  # of others it does not ask whether they are there
         of = (key, accumulated, id(before))
         if of not in self.known:
-            self.known[of] = self._replayed(key, accumulated, before)
+            several = (key[0], 1) in self.memory.functions and key[0] in MODEL_PASSES
+            self.known[of] = (self._as_others if several else self._replayed)(key, accumulated, before)
         return self.known[of]
 
-    def named(self, key: FunctionKey) -> frozenset[str]:
-        """The accumulators that a function adds to or reads: of others it does not ask whether they are there."""
-        if key not in self.names:
-            ops = (node.op for node, _ in walk(self.memory.functions[key].body))
-            self.names[key] = frozenset(op.name for op in ops if isinstance(op, (Accumulate, Read)))
-        return self.names[key]
+    def _as_others(self, key: FunctionKey, accumulated: frozenset[str], before: FormAction | None) -> FormAction:
+        """Where another chunk has done the very same to buffers that it calls otherwise: that, with these names."""
+        slots, like = (before.saved, before.like) if before is not None else ({}, -1)
+        named = [*slots, *self.named[key]]
+        first = {name: i for i, name in reversed([*enumerate(named)])}
+        pattern = tuple([(first[name], name in accumulated) for name in named])
+        does = (*self._does(key), like, pattern)
+        if does not in self.alike:
+            made = self._replayed(key, accumulated, before)
+            self.alike[does] = named, made
+            return made
+        theirs, found = self.alike[does]
+        names = dict(zip(theirs, named, strict=True))
+        return found._replace(saved={names[name]: b for name, b in found.saved.items()})
+
+    def _does(self, key: FunctionKey) -> tuple[object, ...]:
+        """All that an action hangs on, whatever its buffers are called."""
+        if key not in self.does:
+            memory = self.memory
+            text = said(memory.functions[key].body, memory.states, self._loop)
+            added = tuple([name in memory.added for name in self.named[key]])
+            self.does[key] = key[0], text, memory.inside[key], added
+        return self.does[key]
+
+    def _loop(self, body: Graph) -> tuple[Said, tuple[float, ...]]:
+        if id(body) not in self.loops:
+            self.loops[id(body)] = said_in_loop(body)
+        return self.loops[id(body)]
 
     def _replayed(self, key: FunctionKey, accumulated: frozenset[str], before: FormAction | None) -> FormAction:
         replay = self.memory.in_forms(key, self.atoms)
@@ -169,7 +200,10 @@ class ClassForms:
         delta = replay.run(self.memory.functions[key]).delta
         terms = self.atoms.terms
         fullest = [(memory, tuple([self._moment(*m) for m in of.kept])) for memory, of in replay.moments.items()]
-        return FormAction(tuple([(k, terms(form)) for k, form in delta.items()]), tuple(fullest), replay.saved)
+        self.count += 1
+        return FormAction(
+            tuple([(k, terms(form)) for k, form in delta.items()]), tuple(fullest), replay.saved, self.count
+        )
 
     def _moment(self, total: int, totals: Mapping[tuple[str, str], int]) -> Moment:
         terms = self.atoms.terms
