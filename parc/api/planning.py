@@ -38,7 +38,7 @@ def plan(
         within: seconds that the search may take; None: until it is done.
         keep: so many of the best are told of.
         told: hears of each better plan, as it is found.
-        options: see `Options`; the job's strategy counts for nothing, but for `auto` in it.
+        options: see `Options`; where the job's strategy has no `auto`, the search begins at what is most like it.
 
     Raises:
         ParcError: for what is wrong with the file; E0801 without a cluster, E0951 if nothing that fits was found.

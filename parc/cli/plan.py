@@ -14,7 +14,7 @@ from parc.cli.tables import amount, seconds, table
 from parc.cli.writing import check_apart, check_output, write_output
 
 if TYPE_CHECKING:
-    from parc.planning.answer import FoundPlan
+    from parc.planning.answer import FoundPlan, OwnPlan
     from parc.planning.found import Counts, PricedPlan
 
 DAY = 86400.0
@@ -74,7 +74,7 @@ def command(
     """Search the strategies of FILE's job for the best, and say why it is: print FILE with it, or write it with -o.
 
     What was searched, what was left out by which bounds, and whether the best is proved is the certificate. The
-    file's own strategy counts for nothing. Ctrl-C ends the search with the best so far.
+    search begins at what is most like the file's own strategy. Ctrl-C ends the search with the best so far.
 
     \b
     parc plan job.par --within 1m -o planned.par --certificate planned.json
@@ -153,7 +153,20 @@ def _json(found: FoundPlan, tokens: float | None, output: str | None) -> dict[st
             {**plan_json(found.planned, p), "differs": differs(space, first.candidate, p.candidate)}
             for p in found.front
         ],
+        "own": _own_json(found.own),
         "certificate": found.certificate,
+    }
+
+
+def _own_json(own: OwnPlan | None) -> dict[str, Any] | None:
+    """The strategy that the file had."""
+    if own is None:
+        return None
+    return {
+        "strategy": own.name,
+        "step_seconds": own.price.seconds,
+        "needed_bytes": own.price.needed,
+        "fits": own.price.fits,
     }
 
 
@@ -216,7 +229,23 @@ def _shown(found: FoundPlan, tokens: float | None) -> str:
         parts.append(
             "time against memory, of what was priced:\n" + table(["step", "memory", ""], points, style, 0, {2})
         )
+    if found.own is not None:
+        parts.append(_compared(first, found.own))
     return "\n\n".join([*parts, _certified(found)])
+
+
+def _compared(best: PricedPlan, own: OwnPlan) -> str:
+    """The strategy that the file had, against the best."""
+    price = own.price
+    head = f"the file's own strategy `{own.name}`: {seconds(price.seconds)}, {amount(price.needed)}"
+    if not price.fits:
+        return f"{head}, which does not fit"
+    if price.seconds == best.price.seconds:
+        return f"{head}: as fast as the best"
+    times = f"{max(price.seconds, best.price.seconds) / min(price.seconds, best.price.seconds):.3f} times"
+    if price.seconds > best.price.seconds:
+        return f"{head}: the best is {times} as fast"
+    return f"{head}: {times} as fast as the best of the space, which has none such"
 
 
 def _named(found: FoundPlan, plan: PricedPlan) -> str:

@@ -8,6 +8,8 @@ from hashlib import sha256
 from typing import Any
 
 from compiler.evaluate import evaluate_file
+from compiler.model import Job
+from compiler.strategy import SERIAL
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError, fail
 from dsl.source import Source
@@ -18,14 +20,22 @@ from parc.planning.planning import OPEN, Planned, plan, resized
 from parc.planning.reasons import front
 from parc.planning.text import taken, with_strategy
 from parc.planning.verified import verified
-from parc.price import price
+from parc.price import Price, price
 from parc.units import amount
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPlan:
+    """The strategy that the file had, by name, and its price on the same cluster."""
+
+    name: str
+    price: Price
 
 
 @dataclass(frozen=True, slots=True)
 class FoundPlan:
     """What was found. text: the file with the best strategy; strategy: its name there; best: so many as asked for, best
-    first; front: of time against memory, of all that were priced and fit."""
+    first; front: of time against memory, of all that were priced and fit; own: what the file had before."""
 
     planned: Planned
     text: str
@@ -33,6 +43,7 @@ class FoundPlan:
     best: tuple[PricedPlan, ...]
     front: tuple[PricedPlan, ...]
     certificate: dict[str, Any]
+    own: OwnPlan | None = None
 
 
 def planned_file(
@@ -47,7 +58,7 @@ def planned_file(
     told: Callable[[PricedPlan, Counts], None] | None = None,
 ) -> FoundPlan:
     """Search, and write the best into the file. Raises ParcError (E0951) if nothing was found that fits."""
-    _nothing_stored(source, params, job, strategy)
+    own = _own(source, params, job, strategy)
     made = evaluate_file(source, params, job, "serial").job
     other = None
     if devices is not None and made.cluster is not None and devices != made.cluster.devices:
@@ -56,7 +67,7 @@ def planned_file(
     text, name = "", ""
     away: tuple[Away, ...] = ()
     for names in (taken(source), None):  # if what is written by hand is not proved, without any
-        planned = plan(made, minimise, within, told, names)
+        planned = plan(made, minimise, within, told, names, own=SERIAL if own is None else own.strategy)
         if not planned.found.fitting and not planned.found.interrupted and (away := offloads(made)):
             with_hosts = plan(made, minimise, within, told, names, away)
             planned = with_hosts if with_hosts.found.fitting or with_hosts.found.interrupted else planned
@@ -75,21 +86,34 @@ def planned_file(
             break
     told_of = certificate(planned, keep)
     told_of["file"] = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return FoundPlan(planned, text, name, found.fitting[:keep], tuple(front(found.fitting)), told_of)
+    before = _priced(own) if own is not None and other is None else None
+    return FoundPlan(planned, text, name, found.fitting[:keep], tuple(front(found.fitting)), told_of, before)
 
 
-def _nothing_stored(source: Source, params: Mapping[str, str], job: str | None, strategy: str | None) -> None:
-    """Refuse a strategy whose weights rest in fewer bits (E0802): none of the space says that, and without it another
-    job is computed. Raises ParcError for a strategy that is named and wrong."""
+def _priced(own: Job) -> OwnPlan | None:
+    """The file's own strategy; None for one that splits nothing or cannot be."""
+    if not own.strategy.mesh:
+        return None
+    try:
+        return OwnPlan(own.strategy.name, price(own))
+    except ParcError:
+        return None
+
+
+def _own(source: Source, params: Mapping[str, str], job: str | None, strategy: str | None) -> Job | None:
+    """The job with its own strategy; None for one that is wrong. One whose weights rest in fewer bits is refused
+    (E0802): none of the space says that, and without it another job is computed. Raises ParcError for a strategy that
+    is named and wrong."""
     try:
         own = evaluate_file(source, params, job, strategy).job
     except ParcError:
         if strategy is not None:
             raise
-        return  # its own strategy counts for nothing
+        return None
     if own.strategy.stores:
         message = f"no strategies are searched for `{own.name}`, whose strategy `{own.strategy.name}` stores weights"
         raise fail("E0802", message, own.strategy.stores[0].span, help=OPEN)
+    return own
 
 
 def held(text: str, source: Source, planned: Planned, best: PricedPlan) -> str | None:

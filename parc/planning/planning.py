@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from compiler.model import Cluster, Job
+from compiler.strategy import Strategy
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from parc.planning.bounds import LowerBounds, lower_bounds
 from parc.planning.dims import splittable
+from parc.planning.firsts import firsts
 from parc.planning.found import Counts, Found, PricedPlan
 from parc.planning.implementing import implementing
 from parc.planning.offloads import NOTHING, Away
@@ -40,12 +42,14 @@ def plan(
     told: Callable[[PricedPlan, Counts], None] | None = None,
     taken: Collection[str] | None = (),
     away: tuple[Away, ...] = NOTHING,
+    own: Strategy | None = None,
 ) -> Planned:
     """Search all strategies of a job on its cluster. Of the strategy that it has nothing is taken.
 
     minimise: `STEP` or `MEMORY`; within: seconds that the search may take; told: hears of each better plan; taken:
     names that stand for something of the file's own, so that no implementation is called so (None: without any);
-    away: the choices of what rests with the hosts.
+    away: the choices of what rests with the hosts; own: a strategy: what is most like it is priced first, and the
+    plainest (None: the search begins where it likes).
 
     Raises ParcError: E0801 without a cluster, E0802 for a job that does not train.
     """
@@ -65,7 +69,8 @@ def plan(
         space = with_implementations(space, job, taken)
     bounds = lower_bounds(space, model_work(job, split, scopes, space.implementations), cluster)
     with _seldom_collected():
-        found = Search(space, bounds, StrategyPricer(job, space.by_hand), minimise, told).run(within)
+        begin = firsts(space, own) if own is not None else ()
+        found = Search(space, bounds, StrategyPricer(job, space.by_hand), minimise, told, begin).run(within)
     return Planned(job, space, bounds, found, minimise)
 
 

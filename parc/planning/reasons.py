@@ -19,11 +19,17 @@ def front(plans: Sequence[PricedPlan]) -> list[PricedPlan]:
     return found
 
 
+OUTERMOST = "outermost"
+"""The choice that only strategies with several axes have."""
+
+
 def differs(space: PlanSpace, best: PlanChoice, other: PlanChoice) -> str:
     """What another candidate has that the best has not: `tp 4, zero 3`."""
     found = []
     here, there = dict(choices_of(space, best)), dict(choices_of(space, other))
     for name in dict.fromkeys((*there, *here)):
+        if name == OUTERMOST and name not in there:
+            continue  # it has one axis at most, which is told
         if here.get(name, "1") != there.get(name, "1"):
             found.append(f"{name} {there.get(name, '1')}")
     return ", ".join(found)
@@ -34,7 +40,7 @@ def choices_of(space: PlanSpace, of: PlanChoice) -> list[tuple[str, str]]:
     rules = of.rules
     found = [(role.name, str(size)) for role, size in of.mesh.axes]
     if len(of.axes) > 1:
-        found.append(("outermost", of.axes[0][0].name))
+        found.append((OUTERMOST, of.axes[0][0].name))
     found.append(("micro-batches", f"{of.mesh.microbatches:,}"))
     found.append(("zero", str(rules.zero)))
     found.append(("recompute", told(space.recomputes[rules.recompute])))

@@ -12,7 +12,6 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from time import monotonic
 
-from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from parc.planning.bounds import SURE, LowerBounds
 from parc.planning.found import Counts, Found, PricedPlan, Tried
@@ -20,10 +19,12 @@ from parc.planning.guess import CLOSE, Guess, Kin, kin
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
 from parc.planning.offloads import Away
+from parc.planning.opened import Entry, OpenBunch, OpenGroup, StillOpen
 from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, STAGES, ZERO, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.spread import Spread, sparsest
+from parc.planning.stopping import interruptible
 from parc.planning.written import strategy_of
 
 STEP, MEMORY = "step", "memory"
@@ -40,45 +41,6 @@ SURER = 1.001
 """By as much a guess has to be above what it was to be made anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Bunch:
-    """Candidates of one mesh that differ in nothing but the order of axes, ZeRO (up to `zero`) and the schedule."""
-
-    mesh: MeshChoice
-    rules: PlanRules
-    zero: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Bunches whose layers are of one kind."""
-
-    bunches: tuple[_Bunch, ...]
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """What is still to be looked at. bound: of what is minimised, lower than all of it; guess: of the best of it, if
-    there is more to go by than the bound; paced: whether the bound has the messages beside the passes, as they go."""
-
-    kin: Kin
-    bound: float
-    what: _Group | _Bunch | PlanChoice
-    guess: float | None = None
-    paced: bool = False
-
-    @property
-    def count(self) -> int:
-        """Candidates."""
-        return 1 if isinstance(self.what, PlanChoice) else self.what.count
-
-
-Entry = tuple[float, int, _Open]
-"""A guess, a number that tells equal ones apart, and what it is of."""
-
-
 class Search:
     """One search. told: hears of each better plan and of how many were priced."""
 
@@ -89,9 +51,12 @@ class Search:
         pricer: StrategyPricer,
         minimise: str = STEP,
         told: Callable[[PricedPlan, Counts], None] | None = None,
+        firsts: tuple[PlanChoice, ...] = (),
     ) -> None:
         self.space, self.bounds, self.pricer, self.minimise = space, bounds, pricer, minimise
         self.told = told
+        roomy = (f for f in firsts if self._has_room(f.mesh, f.rules.zero, f.rules.offload))
+        self.firsts = tuple(f for f in roomy if self.value(f) < inf)  # which are open once, and in no bunch
         self.counts = Counts()
         self.fitting: list[PricedPlan] = []
         self.tried: list[Tried] = []
@@ -107,17 +72,19 @@ class Search:
 
     def run(self, within: float | None = None) -> Found:
         """Search until nothing is left, for so many seconds (and until a price is known), or until interrupted."""
-        began, interrupted = monotonic(), False
-        try:
-            self._fill()
-            while (entry := self._next()) is not None:
-                if within is not None and self.tried and monotonic() - began > within:
-                    self._push(entry)
-                    break
-                self._take(entry)
-        except KeyboardInterrupt:
-            interrupted = True
-        least = self._end()
+        began, lost = monotonic(), False
+        with interruptible() as stopped:
+            try:
+                self._fill()
+                self._take_firsts()
+                while (entry := self._next()) is not None:
+                    if stopped.asked or (within is not None and self.tried and monotonic() - began > within):
+                        self._push(entry)
+                        break
+                    self._take(entry)
+            except KeyboardInterrupt:  # in the middle of something: what that was of is left, too
+                stopped.asked = lost = True
+        least = self._end(lost)
         self.fitting.sort(key=lambda p: (p.value, p.price.seconds, p.price.needed))
         return Found(
             tuple(self.fitting),
@@ -126,7 +93,7 @@ class Search:
             least,
             monotonic() - began,
             self.smallest,
-            interrupted,
+            stopped.asked,
             self.layers.known,
             self.paces.known,
         )
@@ -136,7 +103,7 @@ class Search:
     def _fill(self) -> None:
         space, bounds, legal = self.space, self.bounds, 0
         of_axes: dict[object, list[tuple[PlanRules, int, int]]] = {}
-        groups: dict[Kin, list[_Bunch]] = {}
+        groups: dict[Kin, list[OpenBunch]] = {}
         for mesh in space.meshes():
             if mesh.axes not in of_axes:
                 fits = {away: [z for z in ZERO if self._has_room(mesh, z, away)] for away in space.offloads}
@@ -151,17 +118,29 @@ class Search:
                 if most < 0:
                     self.counts.too_large += count
                     continue
+                count -= sum(of.mesh == mesh and of.bunched == rules for of in self.firsts)
+                if not count:
+                    continue
                 of = kin(space, mesh, rules)
                 many, _ = self.layers.many(of.layer)
                 rows = many if many % of.rows == 0 else of.rows
-                groups.setdefault(replace(of, rows=rows), []).append(_Bunch(mesh, rules, most, count))
+                groups.setdefault(replace(of, rows=rows), []).append(OpenBunch(mesh, rules, most, count))
         for of, bunches in groups.items():
             passes = bounds.model.passes[bounds.which(of.layer.recompute, of.layer.by)]
             bound = passes / space.devices + bounds.model.fixed
             if self.minimise != STEP:
                 bound = min(bounds.needed(sparsest(b.mesh), b.zero, away=b.rules.offload) for b in bunches)
-            self._push(_Open(of, bound, _Group(tuple(bunches), sum(b.count for b in bunches))))
+            self._push(StillOpen(of, bound, OpenGroup(tuple(bunches), sum(b.count for b in bunches))))
         self.counts.numbers = space.total - legal
+
+    def _take_firsts(self) -> None:
+        """Price what was asked for before all else."""
+        for what in self.firsts:
+            of = StillOpen(kin(self.space, what.mesh, what.rules), self.value(what), what)
+            if of.bound < self.best:
+                self._price(of, what)
+            else:
+                self.counts.not_better += 1
 
     def _has_room(self, mesh: MeshChoice, zero: int, away: Away) -> bool:
         return self.bounds.needed(sparsest(mesh), zero, away=away) <= self.bounds.cluster.memory
@@ -173,17 +152,17 @@ class Search:
             return inf
         return self.bounds.seconds(of, layer) if self.minimise == STEP else size
 
-    def _push(self, of: _Open) -> None:
+    def _push(self, of: StillOpen) -> None:
         self.number += 1
         heappush(self.likely if self._likely(of) else self.later, (self._guessed(of), self.number, of))
 
-    def _likely(self, of: _Open) -> bool:
+    def _likely(self, of: StillOpen) -> bool:
         """Whether it probably fits, or is to be looked at whether it does or not."""
         what = of.what
         if self.idle >= PATIENT and self._rough(of):
             return True
-        if isinstance(what, _Group):
-            bunches = (_Open(kin(self.space, b.mesh, b.rules), 0.0, b) for b in what.bunches)
+        if isinstance(what, OpenGroup):
+            bunches = (StillOpen(kin(self.space, b.mesh, b.rules), 0.0, b) for b in what.bunches)
             return any(self._likely(b) for b in bunches)
         smallest = what if isinstance(what, PlanChoice) else PlanChoice(what.mesh, replace(what.rules, zero=what.zero))
         layer = self._layer(of.kin, smallest)
@@ -193,14 +172,14 @@ class Search:
         """What is known of a candidate's layers."""
         return self.layers.best(of, what.mesh.microbatches == 1, what.rules.zero)
 
-    def _rough(self, of: _Open) -> bool:
+    def _rough(self, of: StillOpen) -> bool:
         """Whether more can be found out about it without a price."""
         what = of.what
         if not isinstance(what, PlanChoice) or of.guess is None:  # looked at before any price was known
             return True
         return self.minimise == STEP and what.rules.zero > 1 and not of.paced
 
-    def _guessed(self, of: _Open) -> float:
+    def _guessed(self, of: StillOpen) -> float:
         """What a candidate takes, or the best of many; as long as no price is known, candidates go first."""
         if isinstance(of.what, PlanChoice) and self.best == inf:
             return 0.0
@@ -209,20 +188,22 @@ class Search:
         if self.idle >= PATIENT and self._rough(of):
             return of.bound
         guess = of.bound * self.guess.factor(of.kin) if of.guess is None else of.guess
-        return min(guess, self.best) if isinstance(of.what, _Group) else guess  # much is left out with little work
+        return min(guess, self.best) if isinstance(of.what, OpenGroup) else guess  # much is left out with little work
 
-    def _leaves(self, bunch: _Bunch) -> Iterator[PlanChoice]:
+    def _leaves(self, bunch: OpenBunch) -> Iterator[PlanChoice]:
         mesh, same = bunch.mesh, bunch.rules
         ways = self.space.ways(mesh)
         for zero in ways.zero:
             if self._has_room(mesh, zero, same.offload):
                 for first in ways.first:
                     for name, n in ways.schedules:
-                        yield PlanChoice(mesh, replace(same, first=first, zero=zero, schedule=name, chunks=n))
+                        leaf = PlanChoice(mesh, replace(same, first=first, zero=zero, schedule=name, chunks=n))
+                        if leaf not in self.firsts:
+                            yield leaf
 
     # --- the way through it --------------------------------------------------------------------------------------
 
-    def _next(self) -> _Open | None:
+    def _next(self) -> StillOpen | None:
         """Of all that may be better than the best, what is guessed to be best; None if nothing may be."""
         for heap in (self.likely, self.later):
             while heap:
@@ -238,12 +219,12 @@ class Search:
                     return of
         return None
 
-    def _take(self, of: _Open) -> None:
-        what, bound = of.what, of.bound
-        if isinstance(what, _Group):
+    def _take(self, of: StillOpen) -> None:
+        what = of.what
+        if isinstance(what, OpenGroup):
             self._open_group(of, what)
             return
-        if isinstance(what, _Bunch):
+        if isinstance(what, OpenBunch):
             self._open(of, what.mesh, [(of.bound, leaf) for leaf in self._leaves(what)])
             return
         if self.best < inf and of.guess is None:
@@ -252,6 +233,10 @@ class Search:
         if self.best < inf and self._rough(of):
             self._pace(of, what)
             return
+        self._price(of, what)
+
+    def _price(self, of: StillOpen, what: PlanChoice) -> None:
+        """Find out what it takes."""
         try:
             strategy = strategy_of(self.space, what)
             needed = self.pricer.needed(strategy)
@@ -275,7 +260,7 @@ class Search:
                 self.smallest = min(needed, self.smallest or needed)
             return
         self.counts.fitting += 1
-        plan = PricedPlan(what, price, price.seconds if self.minimise == STEP else float(needed), bound)
+        plan = PricedPlan(what, price, price.seconds if self.minimise == STEP else float(needed), of.bound)
         self.fitting.append(plan)
         if plan.value < self.best:
             self.best, self.idle = plan.value, 0
@@ -292,11 +277,11 @@ class Search:
             for _, _, each in entries:
                 self._push(each)
 
-    def _open_group(self, of: _Open, group: _Group) -> None:
+    def _open_group(self, of: StillOpen, group: OpenGroup) -> None:
         """Its bunches one by one, if the work of their layers does not speak against all of them."""
         if self.best == inf:  # first of all one that fits
             for bunch in group.bunches:
-                every = _Open(kin(self.space, bunch.mesh, bunch.rules), of.bound, bunch)
+                every = StillOpen(kin(self.space, bunch.mesh, bunch.rules), of.bound, bunch)
                 leaves = [(of.bound, leaf) for leaf in self._leaves(bunch)]
                 self._push(replace(self._known(every, leaves, bunch.mesh.microbatches == 1), guess=None))
             return
@@ -314,10 +299,10 @@ class Search:
                 self.counts.not_better += bunch.count
                 continue
             self._push(
-                self._known(_Open(mine, better, bunch), [(better, leaf) for leaf in self._leaves(bunch)], single)
+                self._known(StillOpen(mine, better, bunch), [(better, leaf) for leaf in self._leaves(bunch)], single)
             )
 
-    def _grouped(self, of: _Open) -> float:
+    def _grouped(self, of: StillOpen) -> float:
         """What is now known of a group."""
         layer = self.layers.best(of.kin, True, 2) if self.minimise == STEP else None
         if layer is None:
@@ -326,7 +311,7 @@ class Search:
         each = layer.rows * self.layers.experts(of.kin.layer)
         return max(of.bound, self.bounds.shared(layer, rows / each))
 
-    def _known(self, of: _Open, leaves: list[tuple[float, PlanChoice]], single: bool) -> _Open:
+    def _known(self, of: StillOpen, leaves: list[tuple[float, PlanChoice]], single: bool) -> StillOpen:
         """The same, with what is now known of its candidates."""
         bounds = self._bounds(of.kin, leaves, single)
         guess = min(self._guess(leaf, bound) for bound, leaf in bounds)
@@ -341,7 +326,7 @@ class Search:
         layers = {zero: self.layers.best(of, single, zero) for zero in {leaf.rules.zero for _, leaf in leaves}}
         return [(max(known, self.value(leaf, layers[leaf.rules.zero])), leaf) for known, leaf in leaves]
 
-    def least(self, bunch: _Bunch, layer: LayerWork | None) -> float:
+    def least(self, bunch: OpenBunch, layer: LayerWork | None) -> float:
         """A lower bound of all candidates of a bunch; infinite if none fits."""
         if layer is None:
             return 0.0
@@ -357,7 +342,7 @@ class Search:
         rows = (bounds.row(alone, m, 3, again, r.schedule, r.chunks, layer, through) for r in fitting)
         return min(rows, default=inf) * SURE
 
-    def _open(self, of: _Open, mesh: MeshChoice, leaves: list[tuple[float, PlanChoice]]) -> None:
+    def _open(self, of: StillOpen, mesh: MeshChoice, leaves: list[tuple[float, PlanChoice]]) -> None:
         """Candidates of a mesh one by one, with bounds that are as close as it takes to leave them out, once a price is
         known."""
         replicas, single = mesh.size(DATA), mesh.microbatches == 1
@@ -369,9 +354,9 @@ class Search:
             if not leaves or self.best == inf or not self.layers.closer(of.kin, replicas, single, zero):
                 break
         for bound, leaf in leaves:
-            self._push(_Open(of.kin, bound, leaf, self._guess(leaf, bound) if self.best < inf else None))
+            self._push(StillOpen(of.kin, bound, leaf, self._guess(leaf, bound) if self.best < inf else None))
 
-    def _pace(self, of: _Open, leaf: PlanChoice) -> None:
+    def _pace(self, of: StillOpen, leaf: PlanChoice) -> None:
         """Look at the messages beside the passes of layers whose gradients are sharded."""
         layer, bound, guess = self._layer(of.kin, leaf), of.bound, of.guess
         while layer is not None and layer.forward and bound < self.best:
@@ -383,14 +368,22 @@ class Search:
         self._push(replace(of, bound=bound, guess=guess, paced=True))
         self._in_vain()
 
-    def _end(self) -> float | None:
-        """Count what is left, and find its lowest bound."""
+    def _end(self, lost: bool) -> float | None:
+        """Count what is left, and find its lowest bound. lost: whether something was interrupted that was in no heap,
+        or that some of was put there."""
         least = None
         for _, _, of in (*self.likely, *self.later):
-            bound = self._grouped(of) if isinstance(of.what, _Group) else of.bound
+            bound = self._grouped(of) if isinstance(of.what, OpenGroup) else of.bound
             if bound >= self.best:
                 self.counts.not_better += of.count
             else:
                 self.counts.left += of.count
                 least = bound if least is None else min(least, bound)
+        if lost:
+            passes = min(self.bounds.model.passes) / self.space.devices
+            least = min(least or inf, passes) if self.minimise == STEP else 0.0
+            missing = self.space.total - self.counts.total
+            if self.counts.left + missing < 0:
+                self.counts.not_better += self.counts.left + missing
+            self.counts.left = max(0, self.counts.left + missing)
         return least

@@ -114,6 +114,11 @@ class PlanChoice:
     rules: PlanRules
 
     @property
+    def bunched(self) -> PlanRules:
+        """The rules but for the order of axes, ZeRO and the schedule, as `PlanSpace.bunches` has them."""
+        return replace(self.rules, first=STAGES, zero=0, schedule="", chunks=1)
+
+    @property
     def axes(self) -> tuple[tuple[AxisRole, int], ...]:
         """In their order on the cluster, major to minor."""
         axes = self.mesh.axes
@@ -215,6 +220,11 @@ class PlanSpace:
                     for m in self.batches:
                         if self.batch % (m * pieces) == 0:
                             yield MeshChoice(axes, m)
+
+    def has(self, mesh: MeshChoice) -> bool:
+        """Whether a mesh of so many devices as there are is one of these."""
+        pieces = mesh.size(DATA) * mesh.size(EXPERTS) * mesh.microbatches
+        return prod(n for _, n in mesh.axes) == self.devices and self._divides(mesh.axes) and not self.batch % pieces
 
     def _divides(self, axes: Sequence[tuple[AxisRole, int]]) -> bool:
         """Whether what each axis splits can be split so."""
