@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from importlib import import_module
 from typing import Any
 
 from dsl.diagnostics import fail
@@ -72,97 +71,6 @@ class ListeningSocket(socket.socket):
         self.taken += 1
         found.listening = self
         return found, address
-
-
-class EndedTask:
-    """In the place of what closes a connection that is idle for too long, once its client is gone."""
-
-    async def restart(self, *_: object) -> None:
-        """Nothing: the connection closes."""
-
-    async def stop(self) -> None:
-        """Nothing."""
-
-
-class EndedConnection:
-    """In the place of what reads requests and writes answers, once the client is gone: nothing comes, nothing goes.
-    Without it (0.18) who reads waits for good where the client had sent another request before the answer was there."""
-
-    they_are_waiting_for_100_continue = False
-
-    def __init__(self) -> None:
-        h11 = _h11()
-        self.our_state = self.their_state = h11.ERROR
-        self.last = h11.ConnectionClosed()
-
-    def next_event(self) -> object:
-        """That there will be none."""
-        return self.last
-
-    def receive_data(self, data: bytes) -> None:
-        """Nothing is read any more."""
-
-    def send(self, event: object) -> bytes:
-        """Raises what is raised where the client has broken the protocol, which is not told to him."""
-        raise _h11().LocalProtocolError("the client is gone")
-
-
-def _h11() -> Any:
-    """The module that hypercorn reads HTTP/1 with."""
-    return import_module("hypercorn.protocol.h11").h11
-
-
-def close_behind_clients() -> None:
-    """Have hypercorn close connections when their clients do. By itself (0.18) it has those on which nothing is being
-    answered open until their time is over, `--patience` after a client has gone: files, and memory; and for good
-    the tasks of those with requests that came before the last one's answer."""
-    from hypercorn.asyncio.tcp_server import TCPServer
-    from hypercorn.events import Closed, Event
-    from hypercorn.protocol.h11 import H11Protocol
-
-    read = TCPServer._read_data
-    if hasattr(read, "closes"):
-        return
-
-    async def read_and_close(server: Any) -> None:
-        await read(server)
-        idle, server.idle_task = server.idle_task, EndedTask()
-        await idle.stop()
-
-    ends = H11Protocol.handle
-
-    async def handle(protocol: Any, event: Event) -> None:
-        await ends(protocol, event)
-        if isinstance(event, Closed):
-            protocol.connection = EndedConnection()
-            await protocol.can_read.set()
-
-    H11Protocol.handle = handle
-    read_and_close.closes = True  # type: ignore[attr-defined]
-    TCPServer._read_data = read_and_close
-
-
-def speak_http_1() -> None:
-    """Have hypercorn speak HTTP/1 alone: without TLS no client of this service speaks HTTP/2 unasked. By itself (0.18)
-    it never closes a connection that began with HTTP/2 and has no request: 24 bytes would take a place for good. Who
-    begins so is told 505; who asks for an upgrade is answered without one."""
-    from hypercorn.events import Closed, Event
-    from hypercorn.protocol import ProtocolWrapper
-    from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
-
-    async def look(protocol: Any, request: Any) -> None:
-        if request.http_version == b"2.0":
-            raise H2ProtocolAssumedError(b"")
-
-    async def handle(wrapper: Any, event: Event) -> None:
-        try:
-            await wrapper.protocol.handle(event)
-        except H2ProtocolAssumedError:
-            await wrapper.protocol._send_error_response(505)
-            await wrapper.send(Closed())
-
-    H11Protocol._check_protocol = look
-    ProtocolWrapper.handle = handle
 
 
 def bound(host: str, port: int, limits: Limits) -> ListeningSocket:

@@ -16,7 +16,7 @@ from dsl.diagnostics import fail
 from parc.serving.app import Service
 from parc.serving.counting import Logged
 from parc.serving.limits import Limits
-from parc.serving.listening import BACKLOG, ListeningSocket, bound, close_behind_clients, speak_http_1
+from parc.serving.listening import BACKLOG, ListeningSocket, bound
 from parc.serving.offer import Offer
 from parc.serving.office import Office
 from parc.serving.wire import WorkerSpec
@@ -116,15 +116,16 @@ async def _run(
     from hypercorn.asyncio import serve
     from hypercorn.config import Config, Sockets
 
-    close_behind_clients()
-    speak_http_1()
+    from parc.serving.connections import OpenConnections
+
+    opened = OpenConnections(service.limits)
+    opened.serve()
     config = Config()
     config.create_sockets = lambda: Sockets([], [listening], [])
     config.loglevel = "ERROR"
     config.backlog = BACKLOG
     config.include_server_header = False
     config.graceful_timeout = _LAST
-    config.keep_alive_timeout = service.limits.sending
     end = asyncio.Event()
     office = service.office
     loop = asyncio.get_running_loop()
@@ -135,8 +136,13 @@ async def _run(
     keeping.add_done_callback(lambda _: _give_up(office, end))
     ending = asyncio.ensure_future(_ended(office, end, service.limits.drain))
     beginning = asyncio.ensure_future(_begun(office, told))
+
+    async def over() -> None:
+        await asyncio.shield(ending)
+        opened.end()
+
     try:
-        await serve(service.app(), config, shutdown_trigger=lambda: asyncio.shield(ending))
+        await serve(service.app(), config, shutdown_trigger=over)
     finally:
         for task in (beginning, keeping, ending):
             task.cancel()

@@ -131,6 +131,7 @@ class Client:
         """The first answer, and how many seconds it took."""
         port = self.ports[request.vectors]
         again = port in self.kept and request.keeps
+        opened = time.monotonic()
         reader, writer = self.kept.pop(port) if again else await asyncio.open_connection("127.0.0.1", port)
         begun = time.monotonic()
         answer = Answer(0, {}, b"")
@@ -149,8 +150,8 @@ class Client:
         finally:
             if self.kept.get(port, (None, None))[1] is not writer:
                 writer.close()
-        if answer.status == 0 and again:  # a kept connection was closed meanwhile: that is nobody's fault
-            return await self.ask(request)
+        if answer.status == 0 and (again or begun - opened > PATIENCE / 2):
+            return await self.ask(request)  # the service has let go of who said nothing for too long: nobody's fault
         return answer, time.monotonic() - begun
 
     def close(self) -> None:
