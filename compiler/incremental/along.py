@@ -81,6 +81,25 @@ def _shift(c: Increment, node: Node, k: int, demand: Demand) -> Value:
     return value
 
 
+@RULES.of(Slice)
+def _slice(c: Increment, node: Node, k: int, demand: Demand) -> Value:
+    """The first position is kept."""
+    op, (x,), out = node.op, node.inputs, node.output
+    assert isinstance(op, Slice)
+    if op.dim not in c.analysis.of(x).bound:
+        return c.by_op(node, k, demand)
+    if demand:
+        raise no_form(out, node, c.positions)
+    rows = c.need(x, only_new(op.dim))
+    now = c.add(Slice(c.new.name, 0, 1, op.into), rows, like=out)
+    kept, number = c.around.state(f"{x.name}.first", out.type, Init("zeros"), _origin(x, "first"), x)
+    first = c.add(Map("eq", (None, 0)), c.around.pos(), like=out)
+    first = c.add(Broadcast(out.type.dims), first, like=out)
+    (value,) = c.emit(Map("where", (None, None, None)), [first, now, kept], node, demand)
+    c.around.renew(number, value)
+    return value
+
+
 @RULES.of(Window)
 def _window(c: Increment, node: Node, k: int, demand: Demand) -> Value:
     """As many of the last ones as windows look back."""

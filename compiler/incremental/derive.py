@@ -12,6 +12,7 @@ from compiler.incremental.by_rows import by_rows
 from compiler.incremental.chunk import Increment
 from compiler.incremental.demand import Demand
 from compiler.incremental.latest import Latest
+from compiler.incremental.looked_back import looked_back
 from compiler.incremental.positions import Positions, unused
 from compiler.incremental.reach import Analysis
 from compiler.incremental.refusals import looks_ahead, no_dim, pairs, renewed, too_many
@@ -106,7 +107,7 @@ def _analysed(model: Model, dim: str, length: int, span: Span) -> tuple[Model, P
     for state, content in zip(model.states, contents, strict=True):
         if content is not state.value:
             raise renewed(state.value, dim)
-    model = absorbed(model, dim)
+    model = absorbed(looked_back(model), dim)
     positions = Positions(model, dim)
     if not 1 <= length <= positions.size:
         raise no_dim(model, dim, span, length)

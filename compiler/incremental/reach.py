@@ -36,7 +36,7 @@ from compiler.ops.create import Full, Iota
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
 from compiler.ops.reduce import Cumsum, Reduce
 from compiler.ops.repeat import Repeat
-from compiler.ops.shape import Concat, Merge, Rename, Shift
+from compiler.ops.shape import Concat, Merge, Rename, Shift, Slice
 from compiler.ops.window import Window, span
 
 UNDERFLOW = 746.0
@@ -254,6 +254,15 @@ def _window(a: Analysis, node: Node, given: Sequence[Reach]) -> Reach:
     if not backward or op.out.name not in a.positions.of(node.output):
         return Reach(ahead=node)
     return Reach(x.bound - {op.dim} | {op.out.name})
+
+
+@RULES.of(Slice)
+def _slice(a: Analysis, node: Node, given: Sequence[Reach]) -> Reach:
+    assert isinstance(node.op, Slice)
+    (x,), op = given, node.op
+    if op.dim not in x.bound:
+        return Reach(x.bound)
+    return Reach(x.bound - {op.dim}) if op.stop == 1 else Reach(ahead=node)  # nothing is before the first one
 
 
 @RULES.of(Concat)

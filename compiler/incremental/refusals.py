@@ -13,7 +13,7 @@ from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Map
 from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
-from compiler.ops.shape import Pad, Shift
+from compiler.ops.shape import Concat, Merge, Pad, Shift, Split
 from compiler.ops.window import Window
 from compiler.origin import outer
 from compiler.strategy import ImplementRule
@@ -58,9 +58,12 @@ _WINDOW = (
     "decoded is a window that ends at its position: `window(x, s -> (so, k), pad = k - 1)`, with as many `so` as `s`"
 )
 _APART = "later positions are not there yet: take it over another dim, and keep all positions in a dim of their own"
+_SHIFT = "what looks back is `shift(x, s, by = 1)`, and a window that is padded before its start; " + _APART
+_MOVES = (Pad, Concat, Split, Merge)
+"""What does not look ahead by itself, but puts positions where others cannot be told from later ones."""
 _HELP: Mapping[type[Op], str] = {
     Window: _WINDOW,
-    Pad: _WINDOW,
+    **dict.fromkeys((Pad, Concat), _SHIFT),
     Shift: "later positions are not there yet: with `by` above 0, and not `around`, it looks back",
     **dict.fromkeys((Contract, Reduce, Map), _MASK),
 }
@@ -86,7 +89,8 @@ def looks_ahead(node: Node, dim: str, positions: Positions, output: str, span: S
     over = [n for n in operands if not found.type.has(n)] or operands or [dim]
     where = outer(found.origin.path) or found.origin.path
     place = f" in `{where}`" if where else ""
-    message = f"`{name_of(node.op)}` over `{over[0]}`{place} looks ahead: `{output}` cannot be decoded along `{dim}`"
+    does = "moves positions" if isinstance(node.op, _MOVES) else "looks ahead"
+    message = f"`{name_of(node.op)}` over `{over[0]}`{place} {does}: `{output}` cannot be decoded along `{dim}`"
     notes = [("decoding is asked for here", span)] if span != NOWHERE and node.span != NOWHERE else []
     help = _HELP.get(type(node.op), _APART)
     return fail("E0780", message, node.span if node.span != NOWHERE else span, notes=notes, help=help)

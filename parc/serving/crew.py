@@ -40,6 +40,9 @@ all."""
 _GRACE = 5.0
 """Seconds that a worker has to end by itself."""
 
+_ENDING = 1.0
+"""Seconds between the last that is heard of a worker that dies, and its end."""
+
 _LONGEST_PAUSE = 10.0
 """Seconds, between the deaths of a worker and the next one."""
 
@@ -183,6 +186,10 @@ class Crew:
                 break
             self.head.changed()
         self.ready, self.pages = False, None
+        if process.stdout.at_eof():  # it has ended, or is about to: who kills it now takes its code from who waits
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ENDING):
+                    await process.wait()
         if process.returncode is None and not (self.retired and not self.running):
             process.kill()
         self.told("worker_ended", pid=process.pid, code=await process.wait(), running=len(self.running))

@@ -28,10 +28,19 @@ AHEAD = {
     ),
     "the next one": ("  y = shift(x, s, by = -1)", "shift"),
     "padded the other way": (
-        "  dim near = 3\n  w = window(pad(x, s -> q, 2, 0, 0.0), q -> (o, near))\n"
+        "  dim near = 3\n  w = window(pad(x, s -> q, 0, 2, 0.0), q -> (o, near))\n"
         "  y = rename(sum(w, over near), o -> s)",
-        "pad",
+        "window",
     ),
+    "padded a row too few": (
+        "  dim o = s, near = 4\n  w = window(pad(x, s -> q, 2, 1, 0.0), q -> (o, near))\n"
+        "  y = rename(sum(w, over near), o -> s)",
+        "window",
+    ),
+    "padded, and not cut": ("  y = x + mean(pad(x, s -> q, 2, 0, 0.0), over q)", "pad"),
+    "the next one by a join": ("  y = concat(slice(x, s -> r, 1..8), slice(x, s -> r, 0..1), over r -> s)", "slice"),
+    "the first two": ("  y = x * sum(slice(x, s -> two, 0..2), over two)", "slice"),
+    "the second one": ("  y = x * sum(slice(x, s -> one, 1..2), over one)", "slice"),
     "round the end": ("  y = shift(x, s, by = 1, around = true)", "shift"),
     "backwards": ("  y = flip(x, over s)", "flip"),
     "sums from the end": ("  y = flip(cumsum(flip(x, over s), over s), over s)", "flip"),
@@ -64,7 +73,12 @@ def test_by_the_name_of_the_op(name: str) -> None:
     found = refused(body)
     assert found.code == "E0780" and found.message.startswith(f"`{op}` over "), found.message
     assert found.span is not None and found.span != NOWHERE
-    helps = {"window": "window that ends", "pad": "window that ends", "shift": "it looks back"}
+    helps = {
+        "window": "window that ends",
+        "pad": "what looks back",
+        "concat": "what looks back",
+        "shift": "it looks back",
+    }
     masked = "mask later" if op in ("max", "sum", "@") else "later positions are not there yet"
     assert helps.get(op, masked) in str(found.help)
 
@@ -103,7 +117,7 @@ def test_an_implementation_is_told_apart_from_the_model() -> None:
         "E0782",
         "`mlp` is implemented by hand in a way that cannot be decoded along `s`",
     )
-    assert "leave `implement` out" in str(found.help) and "looks ahead" in found.notes[0][0]
+    assert "leave `implement` out" in str(found.help) and "moves positions" in found.notes[0][0]
     kept = by_hand("attention(mlp(x, 8), 2)", f"{rule}\n  store caches as int8")
     assert kept.code == "E0782" and kept.message == found.message
     wrong = by_hand("mlp(flip(x, over s), 8)", "implement mlp by tensor_parallel_mlp(tp)")

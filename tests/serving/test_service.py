@@ -321,11 +321,10 @@ def test_who_reads_slowly_keeps_nobody_waiting(server: Server, client: Any) -> N
 
 
 def test_a_stream_goes_on_when_its_worker_is_killed(writer: Path, server: Server, client: Any) -> None:
-    """Twice; no token is missing and none comes twice."""
-    stream, greedy = (
-        made(client, "To be", 200, stream=True, temperature=1.0, seed=8),
-        made(client, "I", 100, stream=True),
-    )
+    """Twice; no token is missing and none comes twice. The log tells how the worker ended, and nothing but objects."""
+    before = len(server.lines)
+    stream = made(client, "To be", 200, stream=True, temperature=1.0, seed=8)
+    greedy = made(client, "I", 100, stream=True)
     texts = []
     for number, piece in enumerate(stream):
         texts.append(piece.choices[0].text)
@@ -338,6 +337,8 @@ def test_a_stream_goes_on_when_its_worker_is_killed(writer: Path, server: Server
             assert (status, "retry-after" in headers) == (503, True)  # until a new one is there
     assert "".join(texts) == alone(writer, "To be", 200, 1.0, 8)[0]
     assert "".join(p.choices[0].text for p in greedy) == alone(writer, "I", 100)[0]
+    logged = [json.loads(line) for line in server.lines[before:]]
+    assert [event["code"] for event in logged if event["event"] == "worker_ended"] == [-signal.SIGKILL] * 2
 
 
 def test_new_weights_lose_no_request(tmp_path: Path) -> None:

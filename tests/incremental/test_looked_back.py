@@ -1,0 +1,67 @@
+"""Pads, slices and joins that move positions back are decoded as shifts and windows are; the first position is kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from compiler.incremental.derive import incremental
+from compiler.incremental.looked_back import looked_back
+from compiler.ops.shape import Concat, Pad, Slice
+from compiler.walk import walk
+from dsl.source import NOWHERE
+from runtime.prove.serial import run_graph
+from tests.incremental.serial import apart, drawn, model_of
+from tests.incremental.test_derive import LIMIT
+
+SPLITS = ((8,), (1,) * 8, (3, 5), (2, 1, 1, 1, 3), (1, 7))
+BACK = {
+    "a convolution": "  dim k = 4\n  weight c[k,d] ~ normal(0.5)\n"
+    "  w = window(pad(x, s -> sp, 3, 0, 0.0), sp -> (so, k))\n  y = sum(rename(w, so -> s) * c, over k)",
+    "filled with ones, and a border behind": "  dim o = s, k = 3\n"
+    "  w = window(pad(x, s -> sp, 2, 0, 1.0), sp -> (o, k))\n"
+    "  y = x * rename(max(w, over k), o -> s)",
+    "cut, and put together": "  y = x + concat(slice(x, s -> r, 0..4), slice(x, s -> r, 4..8), over r -> s)",
+    "further back than it is wide": "  dim o = s, k = 3\n"
+    "  w = window(slice(pad(x, s -> p, 5, 0, 0.0), p -> q, 0..10), q -> (o, k))\n"
+    "  y = x + rename(sum(w, over k), o -> s)",
+    "taps": "  xp = pad(x, s -> sp, 2, 0, 0.0)\n"
+    "  y = slice(xp, sp -> s, 0..8) + 2.0 * slice(xp, sp -> s, 1..9) + 3.0 * slice(xp, sp -> s, 2..10)",
+    "a join with zeros": "  dim one = 1\n"
+    "  y = x + concat(zeros(b, one, d), slice(x, s -> one, 0..7), over one -> s)",
+    "a join with a weight": "  dim two = 2\n  weight z[b,two,d] ~ normal(1.0)\n"
+    "  y = x + concat(z, slice(x, s -> two, 0..6), over two -> s)",
+    "a join of three": "  dim one = 1\n  weight z[b,one,d] ~ normal(1.0)\n"
+    "  y = x + concat(z, 2.0 * z, slice(x, s -> one, 0..6), over one -> s)",
+    "a pad of a slice": "  y = x + pad(slice(x, s -> r, 0..6), r -> s, 2, 0, 0.5)",
+    "the first one again": "  y = x + concat(slice(x, s -> r, 0..1), slice(x, s -> r, 0..7), over r -> s)",
+    "all from the first one": "  y = x * sum(slice(x, s -> one, 0..1), over one)",
+    "the first one of each layer": "  repeat 2 as block {\n"
+    "    x = attention(x * tanh(sum(slice(x, s -> one, 0..1), over one)), 2)"
+    " + slice(pad(x, s -> sp, 2, 0, 0.0), sp -> s, 1..9)\n  }\n  y = x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BACK)
+def test_positions_by_themselves_equal_all_of_them(name: str) -> None:
+    model = model_of(BACK[name])
+    env = drawn(model, 0)
+    (whole,), (written,) = run_graph(model.graph, env), run_graph(looked_back(model).graph, env)
+    assert (whole == written).all()  # by itself, to the last bit
+    assert max(apart(model, split) for split in SPLITS) <= LIMIT
+
+
+def test_no_more_is_kept_than_is_looked_at() -> None:
+    def kept(name: str) -> list[str]:
+        states = incremental(model_of(BACK[name]), "s", 1, NOWHERE).states
+        return sorted(str(s.value.type) for s in states if s.value.type.dims)
+
+    assert kept("a convolution") == ["f64[b=2, past=3, d=8]"]
+    assert kept("taps") == ["f64[b=2, past=1, d=8]", "f64[b=2, past=2, d=8]"]
+    assert kept("all from the first one") == ["f64[b=2, one=1, d=8]"]
+
+
+def test_what_moves_nothing_back_stays() -> None:
+    body = "  y = x + concat(slice(x, s -> r, 4..8), slice(x, s -> r, 1..5), over r -> s)"
+    body += " + pad(slice(x, s -> r, 1..8), r -> s, 0, 1, 0.0)"
+    ops = [type(node.op) for node, _ in walk(looked_back(model_of(body)).graph)]
+    assert (ops.count(Concat), ops.count(Slice), ops.count(Pad)) == (1, 3, 1)
