@@ -15,7 +15,7 @@ from compiler.ops.elementwise import Broadcast, Map
 from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Cumsum, Reduce
 from compiler.ops.repeat import Repeat
-from compiler.ops.shape import Concat, Rename, Shift, Slice
+from compiler.ops.shape import Concat, Rename, Shift, Slice, Split
 from compiler.ops.window import Window
 from compiler.origin import Origin
 from dsl.source import NOWHERE
@@ -47,6 +47,18 @@ def _by_number(c: Increment, node: Node, k: int, demand: Demand) -> Value:
     if node.inputs[1] not in c.analysis.numbers:
         return c.by_op(node, k, demand)
     return (experts.take if isinstance(node.op, Take) else experts.back)(c, node, demand)
+
+
+@RULES.of(Split)
+def _split(c: Increment, node: Node, k: int, demand: Demand) -> Value:
+    """Places of positions."""
+    op, (x,) = node.op, node.inputs
+    assert isinstance(op, Split)
+    if x not in c.analysis.spread and op.dim not in c.analysis.of(x).bound:
+        return c.by_op(node, k, demand)
+    if demand != only_new(op.into[0].name):
+        raise no_form(node.output, node, c.positions)
+    return experts.split(c, node, demand)
 
 
 @RULES.of(Cumsum)

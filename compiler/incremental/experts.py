@@ -12,7 +12,7 @@ from compiler.ops.create import Full, Iota
 from compiler.ops.elementwise import Map
 from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.reduce import Cumsum, TopK
-from compiler.ops.shape import Merge
+from compiler.ops.shape import Merge, Split
 from compiler.origin import Origin
 
 if TYPE_CHECKING:
@@ -71,6 +71,27 @@ def take(c: Increment, node: Node, demand: Demand) -> Value:
     else:
         rows, op = c.need(table, only_new(op.dim)), Take(c.new.name)
     (value,) = c.emit(op, [rows, c.need(index, c.natural(index))], node, demand)
+    if (each := c.analysis.unmasked.get(node.output)) is None:
+        return value
+    before = c.add(Map("mul", (None, each)), c.around.pos(), like=node.output, name="before")
+    return c.add(Map("sub", TWO), value, before, like=node.output, name="new")  # numbered among the new ones
+
+
+def split(c: Increment, node: Node, demand: Demand) -> Value:
+    """New positions of what is numbered by places of them, of which each has some."""
+    op, (x,) = node.op, node.inputs
+    assert isinstance(op, Split)
+    into = (c.new, *op.into[1:])
+    if x in c.analysis.spread:
+        made = c.made[x][0]
+        assert isinstance(made.op, ScatterAdd)
+        (src, index), size = made.inputs, c.length * c.analysis.spread[x]
+        form = c.natural(index)
+        added = ScatterAdd(Dim(op.dim, size), made.op.dims)
+        rows = c.add(added, c.need(src, form), c.need(index, form), like=x)
+        (value,) = c.emit(Split(op.dim, into), [rows], node, demand)
+    else:
+        (value,) = c.emit(Split(c.new.name, into), [c.need(x, only_new(op.dim))], node, demand)
     return value
 
 

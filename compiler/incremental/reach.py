@@ -63,6 +63,11 @@ class Analysis:
         """What the model of new positions keeps of earlier ones, with the dim of positions: known when that is made."""
         self.numbers: dict[Value, int] = {}
         """Which of them are their numbers: how many there are of each position."""
+        self.unmasked: dict[Value, int] = {}
+        """The same, but those of empty seats are the first one of all, which counts for nothing once it is -1."""
+        self.spread: dict[Value, int] = {}
+        """What seats have given to places, of which each position has so many."""
+        self.made: dict[Value, Node] = {}
         self.merges: dict[Value, Node] = {}
         for i in model.inputs:
             self.reach[i.value] = Reach(frozenset(positions.of(i.value)))
@@ -77,6 +82,7 @@ class Analysis:
 
     def graph(self, graph: Graph) -> None:
         for node in graph.nodes:
+            self.made.update(dict.fromkeys(node.outputs, node))
             if isinstance(node.op, Merge):
                 self.merges[node.output] = node
             found = seats.found(self, node) or self._node(node)

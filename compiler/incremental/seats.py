@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
-from compiler.graph import Node
+from compiler.graph import Node, Value
+from compiler.incremental.between import between
 from compiler.incremental.dispatch import Dispatch
 from compiler.incremental.known import Reach
 from compiler.ops.elementwise import Broadcast, Map, StopGradient, Transpose
 from compiler.ops.index import ScatterAdd, Take
 from compiler.ops.repeat import Repeat
-from compiler.ops.shape import Rename
+from compiler.ops.shape import Rename, Split
 
 if TYPE_CHECKING:
     from compiler.incremental.reach import Analysis
@@ -20,13 +22,17 @@ if TYPE_CHECKING:
 def found(a: Analysis, node: Node) -> Sequence[Reach] | None:
     """Of an op of seats; None: of another one. Says what of its results are seats, too."""
     for v in node.outputs:
-        a.seated.pop(v, None)
-        a.numbers.pop(v, None)
+        for known in (a.seated, a.numbers, a.unmasked, a.spread):
+            known.pop(v, None)
     if node in a.dispatches:
         return [_copies(a, node, a.dispatches[node])]
+    if node.inputs and node.inputs[0] in a.spread:
+        return [_gathered(a, node)] * len(node.outputs)
     of = {a.seated[v] for v in node.inputs if v in a.seated}
     if not of:
         return None
+    if not a.unmasked.keys().isdisjoint(node.inputs):
+        return [_masked(a, node)] * len(node.outputs)
     (dispatch, *others), (first, *_) = of, node.inputs
     if any(a.of(v).ahead is not None for v in node.inputs) and not isinstance(node.op, Take):
         return None
@@ -91,13 +97,57 @@ def _taken(a: Analysis, node: Node, op: Take) -> Reach | None:
     known = a.of(x)
     if unit != a.numbers[index] or known.ahead is not None or not known.bound <= {dim} or dim not in a.positions.of(x):
         return None
+    if (each := _numbered(a, x, dim)) is not None:
+        a.unmasked[node.output] = each
     return Reach(a.of(index).bound)
+
+
+def _numbered(a: Analysis, x: Value, dim: str) -> int | None:
+    """Of numbers of places, so many of each position: how many, where each is one of its own position."""
+    node = a.made.get(x)
+    if node is None or not isinstance(node.op, Map) or node.op.fn != "add" or len(node.inputs) != 2:
+        return None
+    for first, other in (node.inputs, node.inputs[::-1]):
+        affine, found = a.of(first).affine, between(other, a.made)
+        if affine is None or found is None or [*affine[0]] != [dim]:
+            continue
+        each, low = affine[0][dim], affine[1]
+        if low + found[0] >= 0 and low + found[1] < each:
+            return each
+    return None
+
+
+def _masked(a: Analysis, node: Node) -> Reach:
+    """`where(copy >= 0, numbers, -1)`: of empty seats there is none."""
+    op = node.op
+    if isinstance(op, Map) and op.fn == "where" and op.slots == (None, None, -1):
+        test, numbers = a.made.get(node.inputs[0]), node.inputs[1]
+        looks = test is not None and isinstance(test.op, Map) and (test.op.fn, *test.op.slots) == ("ge", None, 0)
+        if test is not None and looks and test.inputs[0] in a.numbers and numbers in a.unmasked:
+            a.numbers[node.output], a.seated[node.output] = a.unmasked[numbers], a.seated[numbers]
+            return Reach(a.of(numbers).bound)
+    return Reach(ahead=node)
+
+
+def _gathered(a: Analysis, node: Node) -> Reach:
+    """Places of positions, told apart again."""
+    op, each = node.op, a.spread[node.inputs[0]]
+    if isinstance(op, Split) and a.made[node.inputs[0]].op.dim.name == op.dim:  # type: ignore[attr-defined]
+        major, *minor = op.into
+        if major.name in a.positions.of(node.output) and prod(d.size for d in minor) == each:
+            return Reach(frozenset((major.name,)))
+    return Reach(ahead=node)
 
 
 def _back(a: Analysis, node: Node, op: ScatterAdd) -> Reach | None:
     """What seats give to the positions that they have."""
     src, index = node.inputs
     bound, dim = a.of(index).bound, op.dim.name
-    if a.numbers[index] != 1 or not a.of(src).bound <= bound or not bound.isdisjoint(op.dims):
+    if not a.of(src).bound <= bound or not bound.isdisjoint(op.dims):
         return None
-    return Reach(frozenset((dim,))) if dim in a.positions.of(node.output) else None
+    if a.numbers[index] == 1 and dim in a.positions.of(node.output):
+        return Reach(frozenset((dim,)))
+    if op.dim.size != a.numbers[index] * a.positions.size:
+        return None
+    a.spread[node.output] = a.numbers[index]
+    return Reach()

@@ -45,7 +45,13 @@ def kept(body: str, length: int = 1) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     "given",
-    ["capacity = 0.6", "active = 1, capacity = 4.0", "capacity = 1.25, sigmoid = true, renormalise = true, shared = 4"],
+    [
+        "capacity = 0.6",
+        "active = 1, capacity = 4.0",
+        "capacity = 1.25, sigmoid = true, renormalise = true, shared = 4",
+        "groups = 2, limit = 1, capacity = 2.0",
+        "groups = 4, limit = 3, capacity = 0.6",
+    ],
 )
 def test_positions_by_themselves_equal_all_of_them(given: str) -> None:
     """What is dropped hangs on the copies before, which chunks and steps count on."""
@@ -67,6 +73,49 @@ def test_written_by_hand(slots: str) -> None:
     body = BY_HAND.replace("SLOTS", slots).replace("MORE\n", "\n")
     assert list(kept(body)) == ([] if slots == "s" else ["number.before"])
     assert max(apart(model_of(body), split) for split in SPLITS) <= LIMIT
+
+
+PLACES = """\
+  dim g = 4, j = 2, n = s * j, slot = 5, i = 3, si = s * i
+  weight router[d,g], change[g,d], scale[i,d] ~ normal(0.5)
+  share, chosen = top_k(x @ router, over g -> j)
+  goal = merge(chosen, (s, j) -> n)
+  number = scatter_add(ones(goal, dtype = int32), goal, n -> g)
+  sorted, order = top_k(-goal, over n)
+  copy = where(iota(slot) < number, take(order, cumsum(number, over g) - number + iota(slot), over n), -1)
+  best, picked = top_k(x @ router, over g -> i)
+  place = take(merge(iota(s) * i + PLACE, (s, j) -> n), copy, over n)
+  source = MASK
+  sent[b,g,slot,d] = take(merge(x * scale, (s, i) -> si), source, over si)
+  back = scatter_add(tanh(sent + change), source, (g, slot) -> si)
+  y[b,s,d] = x + sum(split(back, si -> (s, i)) * scale, over i)"""
+MASK = "where(copy >= 0, place, -1)"
+
+
+@pytest.mark.parametrize(
+    "place", ["chosen % i", "minimum(chosen, 2)", "sum(where(picked == chosen, iota(i), 0), over i)"]
+)
+def test_places_of_positions(place: str) -> None:
+    """Copies go to one of some places of their position, and come back from there."""
+    model = model_of(PLACES.replace("PLACE", place).replace("MASK", MASK))
+    assert max(apart(model, split) for split in SPLITS) <= LIMIT
+
+
+@pytest.mark.parametrize(
+    ("place", "mask"),
+    [
+        ("chosen", MASK),  # may be the next position's
+        ("(chosen % i - 1)", MASK),
+        ("sum(where(picked >= chosen, iota(i), 0), over i)", MASK),
+        ("chosen % i", "place"),  # of empty seats the first position's
+        ("chosen % i", "where(copy >= 0, place, 0)"),
+        ("chosen % i", "where(copy >= 0, place + 1, -1)"),
+    ],
+)
+def test_places_of_others(place: str, mask: str) -> None:
+    with pytest.raises(ParcError) as error:
+        kept(PLACES.replace("PLACE", place).replace("MASK", mask))
+    assert error.value.diagnostics[0].code == "E0780"
 
 
 @pytest.mark.parametrize(
