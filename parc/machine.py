@@ -16,7 +16,7 @@ from compiler.walk import walk
 from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.source import Span
-from parc.smaller import devices, elements, instructions, smaller, told_smaller
+from parc.smaller import axes, devices, elements, instructions, smaller, told_smaller
 from parc.units import amount
 
 Evaluate = Callable[[Sizes], Job] | None
@@ -151,10 +151,11 @@ def _require_axes(asked: Asked, most: int) -> None:
     """Arrays of an executor have an axis for each dim, one for each axis of the mesh, and one for micro-batches."""
     from runtime.room import widest
 
-    value, axes = widest(asked.program)
-    if axes > most:
-        message = f"`{value}` would be an array of {axes} axes here, with those of the mesh; numpy has {most} at most"
-        raise fail("E0932", message, asked.span, help="give it fewer dims, or the mesh fewer axes")
+    value, count = widest(asked.program)
+    if count > most:
+        message = f"`{value}` would be an array of {count} axes here, with those of the mesh; numpy has {most} at most"
+        found = Diagnostic("E0932", message, asked.span, help="give it fewer dims, or the mesh fewer axes")
+        raise ParcError(told_smaller(found, asked.evaluate, axes))
 
 
 def out_of_memory(lowered: bool = False) -> Diagnostic:

@@ -75,6 +75,13 @@ def instructions(job: Job) -> int:
     return job.strategy.microbatches * sum(times for _, times in walk(job.model.graph))
 
 
+def axes(job: Job) -> int:
+    """Of the arrays of its mesh and micro-batches that have most."""
+    graph = job.model.graph
+    made = (v for node, _ in walk(graph) for v in node.outputs)
+    return len(job.strategy.mesh) + 1 + max((len(v.type.dims) for v in (*graph.inputs, *made)), default=0)
+
+
 def devices(job: Job) -> int:
     """Of its mesh."""
     return prod(a.size for a in job.strategy.mesh)

@@ -381,3 +381,15 @@ def test_what_is_too_large_names_the_largest_parameters(file: Path) -> None:
     done = run(command("check", file))
     assert (done.exit, done.codes) == (4, ("E0908",))
     assert done.says.endswith("the largest: n = 2199023255552, m = 2")
+
+
+def test_too_many_axes_name_the_parameters_that_make_dims(file: Path) -> None:
+    names = [f"q{i}" for i in range(64)]
+    many = (
+        f"if deep > 2 {{\n  dim {', '.join(f'{n} = 1' for n in names)}\n  weight w[{','.join(names)}]\n  }} else {{\n"
+    )
+    model = f"model m {{\n  dim d = 1\n  {many}  weight w[d]\n  }}\n  loss mean(w)\n}}\n"
+    file.write_text(f"use std.optimizers (sgd)\nparam deep = 4\nparam more = 4\n{model}{ALONE}")
+    done = run(command("run", file))
+    assert (done.exit, done.codes) == (4, ("E0932",))
+    assert done.says.endswith("smaller with less of deep = 4 (`-D name=value`)")
