@@ -62,7 +62,11 @@ def command(
     """
     if (file in PUBLIC) != (config is not None):
         to = file if file in PUBLIC else "hf"
-        raise click.UsageError(f"`--to {to}` and `--config CONFIG` go together: it says what the weights are called")
+        raise click.UsageError(
+            f"`--to {to}` and `--config CONFIG` go together: the config.json that `parc init --from` made the job of "
+            "says what weights are called there. A model with names of its own has them in its checkpoints, in "
+            "safetensors: whole, if they are of one device (`--to FILE.par`)"
+        )
     if config is not None:
         _publish(out, checkpoint, file, config, output, bool(plan or from_job or params or job or strategy))
         return

@@ -15,7 +15,7 @@ from compiler.origin import Role
 from compiler.shards import Spans
 from compiler.weight_format import WORDS
 from dsl.data import dataclass
-from dsl.diagnostics import Diagnostics, fail
+from dsl.diagnostics import Diagnostics, ParcError, fail, plural
 from dsl.replacing import new_folder
 from runtime.checkpoint_names import NamedTensor
 from runtime.checkpoints.laying_out import Entry, Layout, laid_out, with_quantisation
@@ -24,6 +24,9 @@ from runtime.checkpoints.public import CONFIG, INDEX, SINGLE, PublicNames
 from runtime.checkpoints.reading import Checkpoint, shown_shape
 from runtime.checkpoints.saving import LARGEST, unwritable
 from runtime.checkpoints.shard_file import Array, Disk, file_bytes, safetensors_header
+
+_FEW = 3
+"""Weights that are not alike, each of which is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,20 +142,43 @@ def _check(found: Checkpoint, names: PublicNames, stored: Set[str], parts: Set[s
     """Raise E0772 for weights that the two do not have alike. stored: those of which there are parts."""
     wrong, tensors = Diagnostics(), found.manifest.tensors
     used = {w for t in names.table for w in (x.name for x in t.weights)}
+    missing = [w for w in sorted(used - stored) if w not in tensors]
+    unnamed = [
+        name
+        for name, t in tensors.items()
+        if t.role == Role.WEIGHT and not {name, name.rpartition(".")[0]} & used and name not in parts
+    ]
+    if missing and unnamed and len(missing) + len(unnamed) > _FEW:
+        raise _called_otherwise(found, names, missing, unnamed)
+    for weight in missing:
+        packed = f"{weight}.{WORDS}" in tensors
+        help = "its parts rest in fewer bits: `--to gptq`, `awq` or `compressed-tensors`" if packed else None
+        wrong.error("E0772", f"`{found.folder}` has no weight `{weight}`, which {names.family} has", help=help)
     for weight in sorted(used - stored):
         there = tensors.get(weight)
-        if there is None:
-            packed = f"{weight}.{WORDS}" in tensors
-            help = "its parts rest in fewer bits: `--to gptq`, `awq` or `compressed-tensors`" if packed else None
-            wrong.error("E0772", f"`{found.folder}` has no weight `{weight}`, which {names.family} has", help=help)
-        elif there.shape != names.shape(weight):
+        if there is not None and there.shape != names.shape(weight):
             shown = f"{shown_shape(there.shape)} in `{found.folder}`, and {shown_shape(names.shape(weight))}"
             wrong.error("E0772", f"`{weight}` is {shown} by {CONFIG}", help="models of other sizes have other weights")
-    for name, t in tensors.items():
-        if t.role == Role.WEIGHT and name not in used and name not in parts and name.rpartition(".")[0] not in used:
-            help = "only what `parc init --from` made of the configuration has names in such files"
-            wrong.error("E0772", f"{names.family} has no name for the weight `{name}` of `{found.folder}`", help=help)
+    for name in unnamed:
+        help = "only what `parc init --from` made of the configuration has names in such files"
+        wrong.error("E0772", f"{names.family} has no name for the weight `{name}` of `{found.folder}`", help=help)
     wrong.raise_if_any()
+
+
+def _called_otherwise(
+    found: Checkpoint, names: PublicNames, missing: Sequence[str], unnamed: Sequence[str]
+) -> ParcError:
+    """E0772 for a model that is not what `parc init` makes of such a configuration."""
+    message = (
+        f"`{found.folder}` has {plural(len(unnamed), 'weight')} that {names.family} has no name for, such as "
+        f"`{unnamed[0]}`, and lacks {len(missing)} of its own, such as `{missing[0]}`: it is of another model"
+    )
+    help = (
+        "`--config` is the config.json that `parc init --from` made the job of, whose weights have names there; those "
+        "of a model that is written in a `.par` lie in checkpoints under its own names, in safetensors: of a strategy "
+        "of one device whole (`parc convert CHECKPOINT --to FILE.par -o DIR`)"
+    )
+    return fail("E0772", message, help=help)
 
 
 def _groups(published: Sequence[_Published], largest: int) -> list[list[_Published]]:

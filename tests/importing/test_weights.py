@@ -112,6 +112,18 @@ def test_a_job_begins_with_them(name: str, made: Path) -> None:
     assert said[0].split("\n")[0] == said[1].split("\n")[0] and "loss" in said[0]
 
 
+def test_a_model_of_other_names_is_told_once(made: Path, tmp_path: Path) -> None:
+    """What is called otherwise altogether is one error, which says where such weights are."""
+    configs = (["--config", str(made / "qwen3_moe" / "public" / "config.json")], [])
+    for config, code in zip(configs, (1, 2), strict=True):
+        words = ["convert", str(made / "gpt2" / "saved"), "--to", "hf", *config, "-o", str(tmp_path / "a")]
+        found = CliRunner().invoke(cli, words)
+        said = re.sub(r"\s+", " ", found.stderr)
+        assert found.exit_code == code and said.count("error[E0772]") == len(config) // 2, said
+        assert "`parc init --from` made the job of" in said and "`--to FILE.par`" in said.replace("CHECKPOINT ", "")
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_checkpoint_of_them(made: Path, tmp_path: Path) -> None:
     """What infers can have one; what trains is told how to begin."""
     of = made / "gpt2"
