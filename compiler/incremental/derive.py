@@ -10,6 +10,7 @@ from compiler.graph import RANGES, Builder, Dim, Names, Type, Value
 from compiler.incremental.absorbed import absorbed
 from compiler.incremental.by_rows import by_rows
 from compiler.incremental.chunk import Increment
+from compiler.incremental.cut_earlier import cut_earlier
 from compiler.incremental.demand import Demand
 from compiler.incremental.latest import Latest
 from compiler.incremental.looked_back import looked_back
@@ -107,7 +108,7 @@ def _analysed(model: Model, dim: str, length: int, span: Span) -> tuple[Model, P
     for state, content in zip(model.states, contents, strict=True):
         if content is not state.value:
             raise renewed(state.value, dim)
-    model = absorbed(looked_back(model), dim)
+    model = absorbed(looked_back(cut_earlier(model)), dim)
     positions = Positions(model, dim)
     if not 1 <= length <= positions.size:
         raise no_dim(model, dim, span, length)

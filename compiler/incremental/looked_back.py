@@ -56,6 +56,8 @@ def _graph(graph: Graph, names: Names) -> Graph:
         written = _Written(nodes, names, node)
         if isinstance(node.op, Window):
             done = written.window(node.op, _pieces(node.inputs[0], node.op.dim, made))
+        elif isinstance(node.op, Slice) and (window := _windowed(node, node.op, made)) is not None:
+            done = written.window(window[0], _pieces(window[1], window[0].dim, made), cut=True)
         elif isinstance(node.op, (Slice, Pad, Concat)):
             done = written.moved(node.op.into, _pieces(node.output, node.op.into, made))
         else:
@@ -64,6 +66,17 @@ def _graph(graph: Graph, names: Names) -> Graph:
         if not done:
             nodes.append(node)
     return replace(graph, nodes=tuple(nodes)) if changed else graph
+
+
+def _windowed(node: Node, op: Slice, made: Mapping[Value, Node]) -> tuple[Window, Value] | None:
+    """Of a cut of windows: those that are left, and of what."""
+    of = made.get(node.inputs[0])
+    if of is None or not isinstance(of.op, Window) or of.op.out.name != op.dim or (of.op.stride, op.step) != (1, 1):
+        return None
+    if op.start > of.op.pad:
+        return None
+    out = Dim(op.into, op.stop - op.start)
+    return replace(of.op, out=out, pad=of.op.pad - op.start), of.inputs[0]
 
 
 def _pieces(v: Value, dim: str, made: Mapping[Value, Node]) -> list[_Piece]:
@@ -155,8 +168,8 @@ class _Written:
         self._put(Map("where", (None, None, None)), begins, first, later)
         return True
 
-    def window(self, op: Window, pieces: Sequence[_Piece]) -> bool:
-        """As one of all of a value, padded by what stands before."""
+    def window(self, op: Window, pieces: Sequence[_Piece], cut: bool = False) -> bool:
+        """As one of all of a value, padded by what stands before. cut: some of its windows are left out."""
         runs = [p for p in pieces if p.of is not None]
         if len(runs) != 1 or runs[0].start or op.stride != 1:
             return False
@@ -164,7 +177,7 @@ class _Written:
         x = run.of
         assert x is not None
         size = x.type.size(run.dim)
-        if len(pieces) == 1 or op.out.size != size:
+        if (len(pieces) == 1 and not cut) or op.out.size != size:
             return False
         before, behind = pieces[:at], pieces[at + 1 :]
         low, high = (sum(p.count for p in side) for side in (before, behind))

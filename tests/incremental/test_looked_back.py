@@ -1,9 +1,10 @@
-"""Pads, slices and joins that move positions back are decoded as shifts and windows are; the first position is kept."""
+"""Pads, cuts and joins that move positions back are decoded as shifts and windows are; the first position is kept."""
 
 from __future__ import annotations
 
 import pytest
 
+from compiler.incremental.cut_earlier import cut_earlier
 from compiler.incremental.derive import incremental
 from compiler.incremental.looked_back import looked_back
 from compiler.ops.shape import Concat, Pad, Slice
@@ -24,6 +25,11 @@ BACK = {
     "further back than it is wide": "  dim o = s, k = 3\n"
     "  w = window(slice(pad(x, s -> p, 5, 0, 0.0), p -> q, 0..10), q -> (o, k))\n"
     "  y = x + rename(sum(w, over k), o -> s)",
+    "padded on both sides, and cut when summed": "  dim k = 4, so = s + 3, e = 5\n"
+    "  weight c[k,d,e], bias[e], h[e,d] ~ normal(0.5)\n  w = window(x, s -> (so, k), pad = 3)\n"
+    "  y = tanh(slice(tanh(w @ c + bias), so -> s, 0..8)) @ h",
+    "a bias on what is padded": "  weight bias[d] ~ normal(1.0)\n"
+    "  y = x + slice(tanh(pad(x, s -> sp, 2, 0, 0.0) + bias), sp -> s, 0..8)",
     "taps": "  xp = pad(x, s -> sp, 2, 0, 0.0)\n"
     "  y = slice(xp, sp -> s, 0..8) + 2.0 * slice(xp, sp -> s, 1..9) + 3.0 * slice(xp, sp -> s, 2..10)",
     "a join with zeros": "  dim one = 1\n"
@@ -45,7 +51,7 @@ BACK = {
 def test_positions_by_themselves_equal_all_of_them(name: str) -> None:
     model = model_of(BACK[name])
     env = drawn(model, 0)
-    (whole,), (written,) = run_graph(model.graph, env), run_graph(looked_back(model).graph, env)
+    (whole,), (written,) = run_graph(model.graph, env), run_graph(looked_back(cut_earlier(model)).graph, env)
     assert (whole == written).all()  # by itself, to the last bit
     assert max(apart(model, split) for split in SPLITS) <= LIMIT
 
@@ -56,6 +62,7 @@ def test_no_more_is_kept_than_is_looked_at() -> None:
         return sorted(str(s.value.type) for s in states if s.value.type.dims)
 
     assert kept("a convolution") == ["f64[b=2, past=3, d=8]"]
+    assert kept("padded on both sides, and cut when summed") == ["f64[b=2, past=3, d=8]"]
     assert kept("taps") == ["f64[b=2, past=1, d=8]", "f64[b=2, past=2, d=8]"]
     assert kept("all from the first one") == ["f64[b=2, one=1, d=8]"]
 
