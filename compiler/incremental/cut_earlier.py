@@ -1,8 +1,8 @@
 """Cuts of what windows and pads made longer, taken before the ops between: there they move positions back.
 
 A convolution is often padded on both sides, and cut when its windows are summed:
-`slice(sum(window(…) * c, over k), so -> s, 0..n)`. The ops between keep positions apart, so that each operand may be cut
-instead; `looked_back` does the rest.
+`slice(sum(window(…) * c, over k), so -> s, 0..n)`. The ops between keep positions apart, so that each operand may be
+cut instead; `looked_back` does the rest.
 """
 
 from __future__ import annotations
