@@ -64,6 +64,7 @@ class ListeningSocket(socket.socket):
             try:
                 found.send(_FULL)
                 found.shutdown(socket.SHUT_WR)
+                found.recv(_BUFFER)  # what is left unread when it is closed would take the answer back
             except OSError:
                 pass
             found.close()
