@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+from compiler.driver import compile_job, joined
+from compiler.evaluate import evaluate
 from compiler.incremental.cut_earlier import cut_earlier
 from compiler.incremental.derive import incremental
 from compiler.incremental.looked_back import looked_back
+from compiler.model import DECODING, INFER
 from compiler.ops.shape import Concat, Pad, Slice
+from compiler.text import parse_program, show
+from compiler.verify import verify
 from compiler.walk import walk
-from dsl.source import NOWHERE
+from dsl.source import NOWHERE, Source
+from runtime.prove.decoding import Course, prove_decoding
 from runtime.prove.serial import run_graph
+from runtime.stacked import Emulator
 from tests.incremental.serial import apart, drawn, model_of
 from tests.incremental.test_derive import LIMIT
 
@@ -72,3 +79,48 @@ def test_what_moves_nothing_back_stays() -> None:
     body += " + pad(slice(x, s -> r, 1..8), r -> s, 0, 1, 0.0)"
     ops = [type(node.op) for node, _ in walk(looked_back(model_of(body)).graph)]
     assert (ops.count(Concat), ops.count(Slice), ops.count(Pad)) == (1, 3, 1)
+
+
+FILE = """\
+use std.layers (attention, embedding, linear, rms_norm)
+
+model net(batch, seq) {
+  dim b = batch, s = seq, d = 8, v = 12, k = 3, so = s + 2, one = 1
+  input tokens : int32[b,s] in 0..v
+  x = embedding(tokens, over v, over d)
+  repeat 2 as block {
+    weight c[k,d] ~ normal(0.5)
+    y = x + attention(rms_norm(x), 2) + tanh(sum(slice(x, s -> one, 0..1), over one))
+    z = tanh(slice(sum(window(y, s -> (so, k), pad = 2) * c, over k), so -> s, 0..seq))
+    x = x + concat(tanh(slice(x, s -> one, 0..1)), slice(z, s -> one, 0..seq - 1), over one -> s)
+  }
+  logits = linear(rms_norm(x), over v, bias = false) as head
+  output logits
+}
+
+strategy plan for net {
+STRATEGY
+}
+
+job serve {
+  infer net(4, 8) using plan
+  precision f64
+  decode over s, prefill 4
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "  mesh (tp = 2)\n  split h, v, s on tp",
+        "  mesh (pp = 2, dp = 2)\n  split b on dp\n  pipeline block on pp, schedule gpipe(microbatches = 2)",
+    ],
+)
+def test_under_strategies(strategy: str) -> None:
+    job = evaluate(Source("net.par", FILE.replace("STRATEGY", strategy)))
+    whole, first, one = (compile_job(job, entry) for entry in (INFER, *DECODING))
+    program = joined([first.program, one.program])
+    assert verify(program) == () and parse_program(show(program)) == program and job.decoding is not None
+    (row,) = prove_decoding(whole.training, program, job.decoding, Course(1, 4), executor=Emulator)
+    assert row.ok and row.error < 1e-9
