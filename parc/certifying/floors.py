@@ -238,10 +238,10 @@ class Floors:
 
     def together(self, stages: int, m: int, again: int, layer: Mapping[str, float]) -> float:
         """What a micro-batch takes of all stages together."""
-        both = layer["forward"] + layer["backward"] + layer["added"]
-        if stages == 1:
-            return both + layer["rest"]
-        return both + max(layer["tail"], self.outside(again) * stages / (self.devices * m))
+        passes = layer["forward"] + layer["backward"]
+        if stages == 1:  # all that is not in the loops, what adds up their gradients as well
+            return passes + max(layer["rest"], layer["added"])
+        return passes + layer["added"] + max(layer["tail"], self.outside(again) * stages / (self.devices * m))
 
     def row(
         self,

@@ -150,8 +150,8 @@ class LowerBounds:
     def through(self, stages: int, m: int, again: int, layer: LayerWork) -> float:
         """Seconds of a micro-batch's way through all stages, of devices that share a layer. What is in no loop is known
         of a single stage; of several, what it takes on all devices at their best share."""
-        if stages == 1:
-            return layer.both + layer.rest
+        if stages == 1:  # the rest has what is added to gradients
+            return layer.forward + layer.backward + max(layer.rest, layer.added)
         return layer.both + max(layer.tail, self.outside(again) / self.devices * stages / m)
 
     def shared(self, layer: LayerWork, rows: float) -> float:

@@ -20,7 +20,7 @@ from parc.planning.reasons import why
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
-FORMAT = 7
+FORMAT = 8
 
 
 def unsearched(space: PlanSpace) -> list[str]:

@@ -12,7 +12,7 @@ from parc.planning.guess import kin
 from parc.planning.layers import Layers, SplitLayer
 from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
-from parc.planning.space import DATA, PlanChoice, PlanSpace
+from parc.planning.space import DATA, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.written import strategy_of
 from tests.planning.brute import some, space_of
 from tests.planning.models import job_of
@@ -57,6 +57,16 @@ def test_bounds_of_layers_are_admissible(model: str, sizes: dict[str, float]) ->
     job = job_of(model, **sizes)
     space, bounds = space_of(job)
     assert hold(space, bounds, StrategyPricer(job, space.by_hand), some(space, 5, 11)) >= 3
+
+
+def test_gradients_are_added_once_where_there_is_one_stage() -> None:
+    job = job_of(
+        "transformer", inside=2, outside=1, hidden=256, layers=4, flops=10000, vector=1000, bandwidth=4, batch=8
+    )
+    space, bounds = space_of(job)
+    data = next(role for role in space.roles if role.kind == DATA)
+    of = [PlanChoice(MeshChoice(((data, 2),), m), PlanRules(DATA, zero)) for m in (2, 4) for zero in (0, 1, 2, 3)]
+    assert hold(space, bounds, StrategyPricer(job, space.by_hand), of) == 8
 
 
 def test_passes_take_the_same_without_an_update() -> None:
