@@ -22,7 +22,8 @@ from compiler.cost.price.machine import machine
 from compiler.driver import compile_job
 from compiler.graph import ITEMSIZE
 from compiler.memory.tiers import FIRST, HOST, move_rate
-from compiler.model import Job
+from compiler.model import Job, Training
+from compiler.ops.repeat import Repeat
 from compiler.program import FunctionPhase
 from compiler.schedules.actions import actions
 from compiler.strategy import SERIAL, RecomputeRule
@@ -98,7 +99,18 @@ def numbers(
     model: dict[str, Any] = {**lists, "update": update, "fixed": cal.fixed}
     read = {v.name for v in first.backward.inputs} if first is not None else set()
     model["weights"] = weight_kinds(job, loops, splits, read)
+    model["sent"] = _carried(first, batch, loops) if first is not None else [0.0, 0.0]
     return model, _cluster(job)
+
+
+def _carried(training: Training, batch: str, labels: Sequence[str]) -> list[float]:
+    """Bytes that a single loop hands on from iteration to iteration, of all samples: of its pass ahead, and back."""
+    found = []
+    for graph in (training.forward, training.backward):
+        loops = [(n, n.op) for n in graph.nodes if isinstance(n.op, Repeat) and n.op.label in labels]
+        carried = [v.type.bytes for n, op in loops for v in n.outputs[: op.carries] if v.type.has(batch)]
+        found.append(float(sum(carried)) if len(loops) == len(labels) == 1 else 0.0)
+    return found
 
 
 def _cluster(job: Job) -> dict[str, Any]:
@@ -126,6 +138,7 @@ def _cluster(job: Job) -> dict[str, Any]:
         "stored": stored,
         "reserve": keeps.reserve,
         "host": move_rate(cluster.tiers, HOST, FIRST) if HOST in cluster.tiers else 0.0,
+        "waits": cal.blocking_sends > 0,
     }
 
 
@@ -287,22 +300,46 @@ class Floors:
             ends, first, share, which = m * all_stages, all_stages, 1.0, ""
             extra += model["update"] / self.devices * (replicas if zero == 0 else 1)
         elif self.loops != 1:
-            ends = all_stages * m / (sum((1 - 1 / m) ** k for k in range(stages)) if in_turn else stages)
+            ends = all_stages * m / stages
+            if in_turn:  # who waits for a stage further on does not wait until that has added its gradients up
+                ends = max(ends, (all_stages - layer["added"]) * m / sum((1 - 1 / m) ** k for k in range(stages)))
         else:
-            forward = layer["forward"] / self.layers
-            both = forward + (layer["backward"] + layer["added"]) / self.layers
-            waits = forward if schedule == "zero_bubble" else both
+            ahead, adding = layer["forward"] / self.layers, layer["added"] / self.layers
+            both = ahead + layer["backward"] / self.layers + adding
+            to_next, to_last = self.between(lie, m)
+            way = to_next if schedule == "zero_bubble" else to_next + to_last
+            waits = ahead if schedule == "zero_bubble" else both - adding
             cut = self.stages(stages, chunks)
-            ends = max(before * waits + m * own * both for before, own in cut)
-            before, own = cut[-1]
-            last = before * waits + m * (own * both + layer["tail"])
+            counts = self.counts(stages * chunks)
+            found = []
+            for k, (before, own) in enumerate(cut):
+                busy = m * own * both
+                if self.cluster["waits"]:  # all chunks but the last of all send each micro-batch on
+                    busy += m * to_next * (chunks if k < stages - 1 else chunks - 1)
+                if k > 0:  # the first stage goes back and adds up; this one adds up meanwhile
+                    busy -= adding * max(0, counts[k] - counts[0])
+                found.append(busy + before * waits + k * way)
+            found[-1] += m * layer["tail"]
             if in_turn:
-                last += all_stages - both * self.layers - layer["tail"]
-            ends = max(ends, last)
+                found[-1] += all_stages - both * self.layers - layer["tail"]
+            ends = max(found)
             first, share = cut[0][1] * both, cut[0][1] * stages / self.layers
         reduce, gather = self.messages(lie, which, zero > 1)
         behind = share * {0: reduce + reduce, 1: reduce + min(reduce, gather), 2: gather, 3: 0.0}[zero]
         return float(ends + max(0.0, behind - self.cluster["hidden"] * first) + extra)
+
+    def between(self, lie: Lie, m: int) -> tuple[float, float]:
+        """Seconds of a micro-batch's way from a stage to the next, and back: what a loop carries on, in as many parts
+        as a stage has devices, over the innermost level that two stages may have in common."""
+        stages, devices = lie.stages, self.devices
+        outermost = max((n * apart for kind, n, apart in lie.axes if kind == "data"), default=0)
+        if stages == 1 or (not lie.axes and stages < devices):
+            return 0.0, 0.0
+        inside = lie.replicas if outermost == devices else 1  # replicas are outermost: stages are next to each other
+        apart = devices // stages // inside
+        level = sum(1 for domain in self.cluster["domains"][:-1] if apart >= domain)
+        forward, back = (of * stages / devices / m / self.cluster["links"][level] for of in self.model["sent"])
+        return forward, back
 
     def held(
         self,

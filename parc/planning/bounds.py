@@ -26,6 +26,7 @@ from dataclasses import field, replace
 from functools import lru_cache
 from itertools import accumulate
 from math import prod
+from typing import NamedTuple
 
 from compiler.passes.cuts import divided
 from compiler.schedules.actions import FORWARD, Turn, interleaved_action, interleaved_ahead
@@ -33,7 +34,7 @@ from compiler.strategy import PipelineRule
 from dsl.data import dataclass
 from parc.planning.layer_work import LayerWork, Pace
 from parc.planning.offloads import Away
-from parc.planning.space import PlanChoice, PlanSpace
+from parc.planning.space import DATA, PlanChoice, PlanSpace
 from parc.planning.spread import Spread, over_links, spread_of
 from parc.planning.work import ClusterWork, ModelWork
 
@@ -185,22 +186,47 @@ class LowerBounds:
         if p == 1:
             longest = m * through
             update += self.model.update / self.devices * (1 if zero else spread.data)
-        elif self.loops != 1:
-            longest = through / (1 - (1 - 1 / m) ** p) if schedule in IN_TURN else m / p * through
+        elif self.loops != 1:  # stages before go back without adding gradients up first
+            back = (through - layer.added) / (1 - (1 - 1 / m) ** p) if schedule in IN_TURN else 0.0
+            longest = max(m / p * through, back)
             first = parts = 0.0
         else:
             cut = stage_cut(self.layers, p, chunks)
-            forward, both = layer.forward / self.layers, layer.both / self.layers
-            waits = forward if schedule == "zero_bubble" else both
-            ends = [before * waits + m * own * both for before, own in cut.longest]
+            forward, both, added = (t / self.layers for t in (layer.forward, layer.both, layer.added))
+            there, back = self.hop(spread, m)
+            bubbles = schedule == "zero_bubble"
+            waits, hops = (forward, there) if bubbles else (both - added, there + back)
+            each = there if self.cluster.waits else 0.0
+            ends = []
+            for of in cut.longest:
+                sends = m * (chunks - (of.stage == p - 1)) * each
+                later = (
+                    max(0, of.first - cut.first) * added if of.stage else 0.0
+                )  # this stage's last sum is not waited for
+                ends.append(of.before * waits + of.stage * hops + m * of.own * both + sends - later)
             ends[0] += m * layer.tail
             if schedule in IN_TURN:
                 ends[0] += through - self.layers * both - layer.tail  # it waits for all else that a micro-batch needs
             longest = max(ends)
-            first, parts = cut.first * both, cut.first * p / self.layers
+            first, parts = cut.all * both, cut.all * p / self.layers
         reduced, gathered = self.messages(spread, "" if p == 1 else "loops", zero > 1)
         behind = parts * (2 * reduced, reduced + min(reduced, gathered), gathered, 0.0)[zero]
         return longest + max(0.0, behind - self.cluster.hidden * first) + update
+
+    def hop(self, spread: Spread, m: int) -> tuple[float, float]:
+        """Seconds in which a micro-batch gets from one stage to the next at least, forward and back: devices of a stage
+        send a part each, over the links that neighbouring stages have in common at best. Nothing where it is not known
+        how far apart they are."""
+        p, n = spread.stages, self.devices
+        if p == 1 or (not spread.axes and p < n):
+            return 0.0, 0.0
+        data = next(((size, stride) for kind, size, stride in spread.axes if kind == DATA), (1, n))
+        apart = n // p if data[0] == 1 or data[0] * data[1] < n else n // (p * data[0])
+        level = next(
+            (i for i, domain in enumerate(self.cluster.domains) if apart < domain), len(self.cluster.links) - 1
+        )
+        share = p / (m * n * self.cluster.links[level])
+        return self.model.sent[0] * share, self.model.sent[1] * share
 
     def messages(self, spread: Spread, which: str = "", sharded: bool = False) -> tuple[float, float]:
         """Seconds in which gradients are reduced, and weights gathered, of the average of all devices: of the level
@@ -259,14 +285,24 @@ class LowerBounds:
         return self.sizes[key] * (parts or 1.0) + self.cluster.context
 
 
+class StageEnd(NamedTuple):
+    """A stage that may end last. before: layers of the stages before, of their first chunks; own: all of its own;
+    first: of its first chunk."""
+
+    stage: int
+    before: int
+    own: int
+    first: int
+
+
 @dataclass(frozen=True, slots=True)
 class StageCut:
-    """A loop in stages, each of some chunks. first: layers of the first stage.
-    longest: (layers of the stages before, of their first chunks; a stage's own layers), of those that may end last, the
-    last of all first."""
+    """A loop in stages, each of some chunks. first: layers of the first stage's first chunk; all: of all its chunks;
+    longest: those that may end last, the last of all first."""
 
     first: int
-    longest: tuple[tuple[int, int], ...]
+    all: int
+    longest: tuple[StageEnd, ...]
 
 
 @lru_cache(1024)
@@ -275,11 +311,11 @@ def stage_cut(layers: int, stages: int, chunks: int) -> StageCut:
     counts = divided(PipelineRule(("",), ""), {"": layers}, stages * chunks)[""]
     own = [sum(counts[k::stages]) for k in range(stages)]
     before = list(accumulate(counts[: stages - 1], initial=0))
-    found: list[tuple[int, int]] = []
+    found: list[StageEnd] = []
     for k in reversed(range(stages)):
-        if not found or own[k] > found[-1][1]:
-            found.append((before[k], own[k]))
-    return StageCut(own[0], tuple(found))
+        if len(found) < 2 or own[k] > found[-1].own:  # the last one sends less
+            found.append(StageEnd(k, before[k], own[k], counts[k]))
+    return StageCut(counts[0], own[0], tuple(found))
 
 
 @lru_cache(4096)

@@ -9,15 +9,17 @@ as a chunk of a stage has. What else is in the passes can only make them longer:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from compiler.cost.kernels.program import features
-from compiler.cost.kernels.work import Part, WorkLoop
+from compiler.cost.kernels.work import Collective, Part, WorkLoop
 from compiler.cost.price.machine import machine
-from compiler.cost.price.pricer import PICOSECONDS, Pricer
+from compiler.cost.price.pricer import PICOSECONDS, Pricer, picoseconds
+from compiler.cost.time.ahead import gathers_first
 from compiler.cost.time.step import play
-from compiler.cost.time.tasks import tasks
+from compiler.cost.time.task import Rolled, Tasks
+from compiler.cost.time.tasks import Segment, tasks, totals
 from compiler.layout import TIME
 from compiler.passes.cuts import divided
 from compiler.program import Axis, FunctionKey, FunctionPhase, Program
@@ -27,7 +29,8 @@ from dsl.diagnostics import ParcError
 from parc.planning.guess import Kin, SplitLayer
 from parc.planning.layer_work import Pace
 from parc.planning.layers import Layers, without_update
-from parc.planning.space import DATA, STAGES, MeshChoice, PlanChoice, PlanRules
+from parc.planning.space import DATA, STAGES, AxisRole, MeshChoice, PlanChoice, PlanRules
+from parc.planning.turns import durations
 from parc.planning.written import strategy_of
 
 FORWARD: FunctionKey = (FunctionPhase.FORWARD, 0)
@@ -59,6 +62,23 @@ class PaceKey:
         return tuple({replace(of, zero=zero): None for of in (self.plain, self) for zero in range(2, self.zero + 1)})
 
 
+@dataclass(frozen=True, slots=True)
+class PacedLoop:
+    """The loop of a pass, alone, and launches of an iteration."""
+
+    segment: Segment
+    rolled: Rolled
+    launches: float
+
+
+@dataclass(frozen=True, slots=True)
+class PacedProgram:
+    """What was lowered, and each pass's loop."""
+
+    program: Program
+    loops: dict[FunctionKey, PacedLoop]
+
+
 class Paces:
     """All that are known so far. known: by numbers of iterations, seconds forward and backward; None of what cannot be
     lowered, or has more than one loop in a pass."""
@@ -66,7 +86,7 @@ class Paces:
     def __init__(self, layers: Layers) -> None:
         self.layers, self.space = layers, layers.space
         self.known: dict[PaceKey, dict[int, tuple[float, float]] | None] = {}
-        self.loops: dict[tuple[SplitLayer, int, int, int, bool], tuple[Program, dict[FunctionKey, Part]] | None] = {}
+        self.loops: dict[tuple[SplitLayer, int, int, int, bool], PacedProgram | None] = {}
 
     def best(self, choice: PlanChoice, of: Kin) -> Pace | None:
         """The closest bound that is known, of an iteration in all chunks of a candidate."""
@@ -107,65 +127,96 @@ class Paces:
         known = self.known[key]
         if known is None or sizes <= known.keys():
             return False
-        pricer = self._pricer(key)
-        for n in sorted(sizes - known.keys()):
-            known[n] = self._played(key, n, pricer)
+        of, more = self._loops(key), sorted(sizes - known.keys())
+        assert of is not None
+        pricer = self._pricer(key, of.program)
+        passes = {function: self._played(loop, pricer, more[-1]) for function, loop in of.loops.items()}
+        for n in more:
+            times = {function: played(n) for function, played in passes.items()}
+            forward = times.pop(FORWARD, 0)
+            known[n] = forward / PICOSECONDS, sum(times.values()) / PICOSECONDS
         return True
 
-    def _loops(self, key: PaceKey) -> tuple[Program, dict[FunctionKey, Part]] | None:
+    def _loops(self, key: PaceKey) -> PacedProgram | None:
         """The program, and each pass's loop alone."""
         of = key.layer, key.rows, key.replicas, key.zero, key.split
         if of not in self.loops:
             try:
-                self.loops[of] = self._lowered(*of)
+                self.loops[of] = self._lowered(key)
             except ParcError:
                 self.loops[of] = None
         return self.loops[of]
 
-    def _lowered(
-        self, kind: SplitLayer, rows: int, replicas: int, zero: int, split: bool
-    ) -> tuple[Program, dict[FunctionKey, Part]] | None:
-        layers, space = self.layers, self.space
+    def _lowered(self, key: PaceKey) -> PacedProgram | None:
+        layers, space, kind = self.layers, self.space, key.layer
         inside = tuple((layers.roles[name], n) for name, n in kind.inside)
-        data = ((next(r for r in space.roles if r.kind == DATA), replicas),) if replicas > 1 else ()
-        cut = ((next(r for r in space.roles if r.kind == STAGES), 2),) if split else ()
-        mesh = MeshChoice((*cut, *data, *inside), space.batch // (rows * replicas * layers.experts(kind)))
-        schedule = SPLIT if split else ""
-        rules = PlanRules(STAGES, zero, kind.recompute, schedule, 1, kind.along, kind.heads, kind.tables, kind.by)
+        data = ((self._role(DATA), key.replicas),) if key.replicas > 1 else ()
+        cut = ((self._role(STAGES), 2),) if key.split else ()
+        mesh = MeshChoice((*cut, *data, *inside), space.batch // (key.rows * key.replicas * layers.experts(kind)))
+        schedule = SPLIT if key.split else ""
+        rules = PlanRules(STAGES, key.zero, kind.recompute, schedule, 1, kind.along, kind.heads, kind.tables, kind.by)
         program = layers.pricer.compiled(strategy_of(space, PlanChoice(mesh, rules)), update=False).program
         program = without_update(program)
         cls, found = program.classes[0], features(program, layers.pricer.passes)
-        loops: dict[FunctionKey, Part] = {}
+        program = replace(program, inputs=(), entries=())
+        pricer = self._pricer(key, program)
+        loops: dict[FunctionKey, PacedLoop] = {}
         for function in cls.functions:
             names = layers.loops_of(function)
             nodes = [n for n in found.parts[0][function.key].nodes if isinstance(n.work, WorkLoop) and n.name in names]
             if len(nodes) > 1:
                 return None
-            if nodes:
-                loops[function.key] = Part((replace(nodes[0], deps=()),))
-        return (replace(program, inputs=(), entries=()), loops) if loops else None
+            for node in nodes:
+                assert isinstance(node.work, WorkLoop)
+                (segment,) = tasks(Part((replace(node, deps=()),)), pricer)
+                (rolled,) = segment.tasks
+                assert isinstance(rolled, Rolled)
+                loops[function.key] = PacedLoop(segment, rolled, totals(node.work.body, pricer, False).launches)
+        return PacedProgram(program, loops) if loops else None
 
-    def _pricer(self, key: PaceKey) -> Pricer:
-        found = self._loops(key)
-        assert found is not None
-        program, _ = found
+    def _role(self, kind: str) -> AxisRole:
+        return next(r for r in self.space.roles if r.kind == kind)
+
+    # --- how long it lasts ---------------------------------------------------------------------------------------
+
+    def _pricer(self, key: PaceKey, program: Program) -> Pricer:
         of = machine(replace(program, axes=tuple(self._axes(key, program))), self.layers.cluster)
-        return Pricer(of, replace(self.layers.cal, slowdown=0.0))
+        return Pricer(of, self.layers.cal.changed(slowdown=0.0, ahead=0.0))
 
-    def _played(self, key: PaceKey, n: int, pricer: Pricer) -> tuple[float, float]:
-        found = self._loops(key)
-        assert found is not None
-        _, loops = found
+    def _played(self, loop: PacedLoop, pricer: Pricer, most: int) -> Callable[[int], int]:
+        """Picoseconds of so many iterations."""
+        rolled = self._over(loop.rolled, pricer)
+        ahead, host = self.layers.cal.ahead, self.layers.cal.host
 
-        def seconds(function: FunctionKey) -> float:
-            if function not in loops:
-                return 0.0
-            (node,) = loops[function].nodes
-            assert isinstance(node.work, WorkLoop)
-            part = Part((replace(node, work=replace(node.work, count=n)),))
-            return sum(play(s, pricer.streams).duration for s in tasks(part, pricer)) / PICOSECONDS
+        def turned(n: int) -> Rolled:
+            return gathers_first(rolled._replace(rounds=n), ahead) if ahead else rolled._replace(rounds=n)
 
-        return seconds(FORWARD), sum(seconds(key) for key in loops if key != FORWARD)
+        def dispatched(n: int) -> int:
+            return picoseconds(n * loop.launches * host)
+
+        if any(isinstance(t, Rolled) for t in rolled.tasks):
+            alone = loop.segment
+            return lambda n: play(alone._replace(tasks=(turned(n),), host=dispatched(n)), pricer.streams).duration
+        found = durations(rolled, pricer.streams, 1 if ahead else most)
+        if ahead and most > 1:
+            found += durations(turned(most), pricer.streams, most)[1:]
+        return lambda n: max(found[n - 1], dispatched(n))
+
+    def _over(self, loop: Rolled, pricer: Pricer) -> Rolled:
+        """The loop with its messages to replicas over the candidate's links."""
+        data = self._role(DATA).name
+
+        def of(task: Tasks) -> Tasks:
+            if isinstance(task, Rolled):
+                return self._over(task, pricer)
+            work = task.node.work
+            if not isinstance(work, Collective) or data not in work.axes:
+                return task
+            priced = pricer.price(work)
+            also = tuple([(s, min(share, priced.ps)) for s, share in priced.also])
+            return task._replace(priced=priced, stream=priced.stream, ps=priced.ps, also=also)
+
+        return loop._replace(tasks=tuple([of(task) for task in loop.tasks]))
 
     def _axes(self, key: PaceKey, program: Program) -> Iterator[Axis]:
         """Those of the program, with the candidate's stages in their place."""

@@ -17,6 +17,7 @@ from compiler.driver import compile_job
 from compiler.graph import ITEMSIZE
 from compiler.memory.tiers import FIRST, HOST, move_rate
 from compiler.model import Cluster, Job
+from compiler.ops.repeat import Repeat
 from compiler.origin import within
 from compiler.program import FunctionPhase, Program
 from compiler.strategy import SERIAL
@@ -41,6 +42,7 @@ class ModelWork:
     update: seconds of the optimizer; fixed: seconds of a step that no split makes shorter
     activations: bytes besides weights and states that the serial program needs for the whole batch; for guesses alone
     weights: all that are trained, those alike together
+    sent: bytes of the whole batch that go from each iteration of a single loop to the next, forward and backward
     """
 
     passes: tuple[float, ...]
@@ -51,13 +53,14 @@ class ModelWork:
     fixed: float
     activations: tuple[int, ...]
     weights: tuple[WeightGroup, ...]
+    sent: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterWork:
     """What of a cluster and its software bounds speak of. links: per level bytes/s that a device's link reaches at
-    best; domains: devices of one domain of each level; host: bytes/s between a device and its host's memory, or
-    0."""
+    best; domains: devices of one domain of each level; host: bytes/s between a device and its host's memory, or 0;
+    waits: whether a stage waits until what it sends has gone."""
 
     links: tuple[float, ...]
     domains: tuple[int, ...]
@@ -71,6 +74,7 @@ class ClusterWork:
     stored: int
     reserve: float
     host: float = 0.0
+    waits: bool = False
 
 
 def model_work(
@@ -84,7 +88,7 @@ def model_work(
     cal = of_cluster(job.cluster)
     passes, loop, launched, host, activations = [], [], [], [], []
     outside: list[list[tuple[float, float]]] = [[] for _ in implementations]
-    update, read = 0.0, set[str]()
+    update, read, sent = 0.0, set[str](), (0.0, 0.0)
     servers = -(-job.cluster.devices // job.cluster.levels[0].count)
     late = 1 + cal.jitter * log2(servers)
     for rules in recomputes:
@@ -92,7 +96,8 @@ def model_work(
         compiled = compile_job(replace(job, strategy=serial))
         of = machine(compiled.program, job.cluster)
         found = features(compiled.program)
-        read = read or {v.name for v in compiled.training.backward.inputs}
+        if not read:
+            read, sent = {v.name for v in compiled.training.backward.inputs}, _sent(compiled.program, split)
         total, others = _NOTHING, [_NOTHING] * len(implementations)
         touched = _touched(compiled.program, implementations)
         for key, part in found.parts[0].items():
@@ -120,7 +125,21 @@ def model_work(
         cal.fixed,
         tuple(activations),
         weight_groups(job, split, read),
+        sent,
     )
+
+
+def _sent(program: Program, split: Splittable) -> tuple[float, float]:
+    """What a single loop of the serial program carries from one iteration to the next, of samples, in each pass."""
+    found = []
+    labels = {label for label, _ in split.loops}
+    (cls,) = program.classes
+    for phase in (FunctionPhase.FORWARD, FunctionPhase.BACKWARD):
+        nodes = (n for f in cls.functions if f.phase is phase for n in f.body.nodes)
+        loops = [(n, n.op) for n in nodes if isinstance(n.op, Repeat) and n.op.label in labels]
+        carried = [v.type for n, op in loops for v in n.inputs[: op.carries] if v.type.has(split.batch)]
+        found.append(float(sum(t.bytes for t in carried)) if len(loops) == 1 and len(labels) == 1 else 0.0)
+    return found[0], found[1]
 
 
 def weight_groups(job: Job, split: Splittable, read: Container[str]) -> tuple[WeightGroup, ...]:
@@ -263,6 +282,7 @@ def cluster_work(job: Job) -> ClusterWork:
         stored if mixed else 0,
         of.reserve,
         move_rate(cluster.tiers, HOST, FIRST) if HOST in cluster.tiers else 0.0,
+        cal.blocking_sends > 0,
     )
 
 

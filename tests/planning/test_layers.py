@@ -6,16 +6,18 @@ from collections.abc import Sequence
 
 import pytest
 
+from compiler.evaluate import evaluate_file
 from dsl.diagnostics import ParcError
+from dsl.source import Source
 from parc.planning.bounds import LowerBounds
 from parc.planning.guess import kin
 from parc.planning.layers import Layers, SplitLayer
 from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
-from parc.planning.space import DATA, MeshChoice, PlanChoice, PlanRules, PlanSpace
+from parc.planning.space import DATA, STAGES, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.written import strategy_of
 from tests.planning.brute import some, space_of
-from tests.planning.models import job_of
+from tests.planning.models import job_of, text_of
 
 CASES = [
     ("transformer", {"inside": 2, "outside": 4, "batch": 8, "layers": 5, "inner": 1, "outer": 0.05}),
@@ -59,13 +61,32 @@ def test_bounds_of_layers_are_admissible(model: str, sizes: dict[str, float]) ->
     assert hold(space, bounds, StrategyPricer(job, space.by_hand), some(space, 5, 11)) >= 3
 
 
+ADDING = {"hidden": 256, "flops": 10000, "vector": 1000, "bandwidth": 4, "batch": 8}
+"""What is added to gradients is most of what there is to do."""
+
+
 def test_gradients_are_added_once_where_there_is_one_stage() -> None:
-    job = job_of(
-        "transformer", inside=2, outside=1, hidden=256, layers=4, flops=10000, vector=1000, bandwidth=4, batch=8
-    )
+    job = job_of("transformer", inside=2, outside=1, layers=4, **ADDING)
     space, bounds = space_of(job)
     data = next(role for role in space.roles if role.kind == DATA)
     of = [PlanChoice(MeshChoice(((data, 2),), m), PlanRules(DATA, zero)) for m in (2, 4) for zero in (0, 1, 2, 3)]
+    assert hold(space, bounds, StrategyPricer(job, space.by_hand), of) == 8
+
+
+@pytest.mark.parametrize(("inner", "waits"), [(1e6, 0), (0.05, 1), (0.05, 0)])
+def test_stages_send_before_they_add_gradients(inner: float, waits: int) -> None:
+    text = text_of("transformer", inside=8, outside=1, layers=16, inner=inner, **ADDING)
+    text = text.replace("adamw(lr = 1e-3)", "sgd(lr = 1e-3)").replace("optimizers (adamw)", "optimizers (sgd)")
+    job = evaluate_file(
+        Source("job.par", text.replace("  memory", f"  efficiency blocking_sends {waits}\n  memory", 1))
+    ).job
+    space, bounds = space_of(job)
+    assert bounds.cluster.waits == bool(waits) and min(bounds.model.sent) > 0
+    stages, data = (next(role for role in space.roles if role.kind == kind) for kind in (STAGES, DATA))
+    every = [("gpipe", 1), ("one_f_one_b", 1), ("interleaved", 2), ("zero_bubble", 1)]
+    of = [PlanChoice(MeshChoice(((stages, 8),), 8), PlanRules(STAGES, 0, 0, *way)) for way in every]
+    mesh = MeshChoice(((stages, 2), (data, 4)), 2)
+    of += [PlanChoice(mesh, PlanRules(first, zero, 0, *every[2])) for first in (STAGES, DATA) for zero in (1, 2)]
     assert hold(space, bounds, StrategyPricer(job, space.by_hand), of) == 8
 
 
