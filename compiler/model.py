@@ -57,7 +57,8 @@ class Model:
     graph.inputs  = data inputs, weights, states, then (of a model with random numbers) `step`, an int32 scalar.
     graph.outputs = loss (a scalar, where it is `scored`), metrics (scalars), outputs, what becomes of the states.
     scored: it has a loss. stored: matrices whose parts are among the weights. pieces: loops that are parts of others,
-    where the strategy speaks of some iterations. exact: the graph before activations were rounded, if any are."""
+    where the strategy speaks of some iterations. exact: the graph before activations were rounded, if any are.
+    crossing: by name, values between wholes and pieces by hand: dims that are cut already or still, with their axes."""
 
     name: str
     inputs: tuple[DataInput, ...]
@@ -71,6 +72,7 @@ class Model:
     pieces: tuple[LoopPiece, ...] = ()
     stored: tuple[PackedWeight, ...] = ()
     exact: Graph | None = None
+    crossing: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = field(default_factory=dict)
 
     def whole(self, name: str) -> str:
         """What a weight or a state (of an optimizer, too) is called in the model as it is written."""

@@ -9,7 +9,7 @@ of implementations; placement splits device dims over their axes, and these very
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -42,6 +42,9 @@ from dsl.data import dataclass
 from dsl.diagnostics import fail, plural
 from dsl.source import NOWHERE, Span
 
+Dims = tuple[tuple[str, tuple[str, ...]], ...]
+"""Dims with the axes that their pieces lie along, major first."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceDim:
@@ -66,6 +69,7 @@ class Together:
         self.order = {d.dim.name: d.dim for d in dims}
         self.nodes: list[Node] = []
         self.env: dict[Value, Value] = {}
+        self.crossing: dict[Value, Dims] = {}  # what is between wholes and pieces: other dims, split already or still
 
     # --- building -------------------------------------------------------------------------------------------
 
@@ -103,9 +107,12 @@ class Together:
     ) -> None:
         """A value of the model enters as a parameter: dims with the axes that their pieces lie along; lies: those that
         lie in zig-zag order."""
-        for dim, axes in dims:
-            if axes:
-                x = self._cut(x, dim, axes, param, span, "piece", dim in lies)
+        left = {dim: tuple(axes) for dim, axes in dims if axes}
+        for dim, axes in list(left.items()):
+            del left[dim]
+            begun = len(self.nodes)
+            x = self._cut(x, dim, axes, param, span, "piece", dim in lies)
+            self._crosses(begun, left)
         self.env[param] = x
 
     def whole(
@@ -126,10 +133,19 @@ class Together:
         wanted = tuple(n for dim in order for n in (*before.get(dim, ()), dim))
         if x.type.names != wanted:
             x = self.add(Transpose(wanted), x, of=value, span=span, word="each")
+        joined: dict[str, tuple[str, ...]] = {}
         for dim, axes in dims:
             if axes:
+                begun = len(self.nodes)
                 x = self._joined(x, dim, axes, dim, value, span, "whole", dim in lies)
+                self._crosses(begun, joined)
+                joined[dim] = tuple(axes)
         return x
+
+    def _crosses(self, begun: int, dims: Mapping[str, tuple[str, ...]]) -> None:
+        """What the nodes from this one on make lies in pieces of these dims: no device needs the whole of them."""
+        if dims:
+            self.crossing.update((node.output, tuple(dims.items())) for node in self.nodes[begun:])
 
     def _cut(
         self, x: Value, dim: str, axes: Sequence[str], of: Value, span: Span, word: str = "piece", zigzag: bool = False

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.implement.batch import BatchBefore
-from compiler.implement.logical import DeviceDim, Together
+from compiler.implement.logical import DeviceDim, Dims, Together
 from compiler.model import Model
 from compiler.ops.elementwise import Cast
 from compiler.ops.repeat import Repeat
@@ -17,9 +17,6 @@ from compiler.strategy import Strategy
 from compiler.walk import graph_values
 from dsl.data import dataclass
 from dsl.source import Span
-
-Dims = tuple[tuple[str, tuple[str, ...]], ...]
-"""Dims with the axes that their pieces lie along, major first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,16 +53,24 @@ class ReplacedScope:
 def replaced(model: Model, found: Sequence[tuple[Implementation, ReplacedScope]], strategy: Strategy) -> Model:
     """The model with implementations in the place of scopes. strategy: which has split the batch before they do."""
     batch, graph = BatchBefore(model, strategy, [i.graph for i, _ in found]), model.graph
+    crossing: dict[str, Dims] = {}
     for implementation, place in found:
-        graph = _Replacing(graph, implementation, place, batch).graph()
-    return replace(model, graph=graph)
+        graph = _Replacing(graph, implementation, place, batch, crossing).graph()
+    return replace(model, graph=graph, crossing=crossing)
 
 
 class _Replacing:
     """One scope of a graph, in which the call stands or the body of a loop."""
 
-    def __init__(self, whole: Graph, what: Implementation, place: ReplacedScope, batch: BatchBefore) -> None:
-        self.whole, self.what, self.place, self.batch = whole, what, place, batch
+    def __init__(
+        self,
+        whole: Graph,
+        what: Implementation,
+        place: ReplacedScope,
+        batch: BatchBefore,
+        crossing: dict[str, Dims],
+    ) -> None:
+        self.whole, self.what, self.place, self.batch, self.crossing = whole, what, place, batch, crossing
         self.results = set(place.results)
 
     def graph(self) -> Graph:
@@ -73,7 +78,7 @@ class _Replacing:
         without = self._in(self.whole, self._without)
         kept = (*graph_values(prune(without)), *self.results, *self.place.given.values())
         names = Names(v.name for v in kept)
-        made = logical(self.what, self.place, names, self.batch)
+        made = logical(self.what, self.place, names, self.batch, self.crossing)
         return prune(self._in(without, lambda g: self._with(g, made)))
 
     def _in(self, graph: Graph, change: Callable[[Graph], Graph]) -> Graph:
@@ -109,8 +114,10 @@ class _Replacing:
         return replace(graph, nodes=(*nodes[:at], *made, *nodes[at:]))
 
 
-def logical(what: Implementation, place: ReplacedScope, names: Names, batch: BatchBefore) -> list[Node]:
-    """The implementation's nodes, which make the values that the scope's own made."""
+def logical(
+    what: Implementation, place: ReplacedScope, names: Names, batch: BatchBefore, crossing: dict[str, Dims]
+) -> list[Node]:
+    """The implementation's nodes, which make the values that the scope's own made. crossing: see `Model`."""
     inputs = zip(what.graph.inputs, what.inputs, strict=True)
     entered_as = [(param, place.given[name], dims) for param, (name, dims) in inputs]
     left_as = zip(what.graph.outputs, place.results, what.results, strict=True)
@@ -134,4 +141,5 @@ def logical(what: Implementation, place: ReplacedScope, names: Names, batch: Bat
             node.op, tuple(env.get(v, v) for v in node.inputs), tuple(env.get(v, v) for v in node.outputs), node.span
         )
 
+    crossing.update((env.get(v, v).name, dims) for v, dims in together.crossing.items())
     return [named(n) for n in together.nodes]

@@ -40,6 +40,36 @@ def test_implementations_compute_what_they_replace(layer: str, by: str, mesh: st
     judged(file(layer, by, mesh, rules))
 
 
+TWO_DIMS = """fn two_dims(x[b,s/r,d/c], r, c) {
+  weight w1[d/r,f/c], b1[f/c], w2[f/r,d/c], b2[d/c]
+  u[b,s/r,f/c] = all_gather(x, c, over d) @ all_gather(w1, r, over d) + b1
+  y[b,s/r,d/c] = all_gather(gelu(u), c, over f) @ all_gather(w2, r, over f) + b2
+  return y
+}
+"""
+
+
+RULES = {
+    "as between layers": ("split s on r for activations\nsplit d on c for activations", 4),
+    "in parts": ("split s on r for activations\nmicrobatches 2 over b", 4 + 1),  # what passes between layers is whole
+    "sharded": (
+        "split s on r for activations\nsplit d on c for activations\nsplit b on dp\nshard weights, optimizer on dp",
+        4 + 4,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_pieces_in_two_dims_are_never_whole(name: str) -> None:
+    """Weights, arguments and results enter and leave dim by dim: what is not cut yet, or is joined, stays in pieces."""
+    rules, gathers = RULES[name]
+    mesh = "r = 2, c = 2" + (", dp = 2" if name == "sharded" else "")
+    text = file("mlp", "two_dims(r, c)", mesh, rules, own=TWO_DIMS, uses="use std.layers (gelu)\n")
+    judged(text)
+    program = parc.compile(Source("main.par", text)).program
+    assert communication(program, 0)["F", "block"]["all_gather"] == gathers
+
+
 SENT = {
     "tensor parallel": {("F", "block"): {"all_reduce": 1}, ("B", "block"): {"all_reduce": 1}},
     "sequence parallel": {

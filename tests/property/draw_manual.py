@@ -17,6 +17,9 @@ from tests.stages.orders import drawn_orders
 
 MLP = re.compile(r"= x \+ mlp\(.*, (\d+), std = 0.3\) as (\w+)$")
 ATTENTION = re.compile(r"= x \+ attention\(.*?, (\d+)(?:, causal = false)?, std = 0.3\) as (\w+)$")
+GROUPED = re.compile(r"= x \+ grouped_attention\(.*\) as (\w+)$")
+ROUTED = re.compile(r" = moe\(.*\) as (\w+)$")
+CONV = re.compile(r"= x \+ conv\(.*, size = 3\) as (\w+)$")
 NAMED = re.compile(r"pipeline block on pp, schedule (\w+)\(microbatches = (\d+), over = b\)$")
 
 
@@ -24,7 +27,7 @@ def by_hand(rng: Random, case: Case, d: Drawing) -> Case:
     """The case with some of that, now and then."""
     for add in (_implemented, _zigzag, _chunks, _stored):
         case = add(rng, case, d)
-    return case
+    return _one_by_one(Random(f"one by one {case.seed}"), _written(Random(f"written {case.seed}"), case, d))
 
 
 def _implemented(rng: Random, case: Case, d: Drawing) -> Case:
@@ -45,6 +48,44 @@ def _implemented(rng: Random, case: Case, d: Drawing) -> Case:
     scope, name = rng.choice(found)
     line = f"implement {scope} by {name}(im)"
     return replace(case, mesh=(*case.mesh, ("im", 2)), rules=(*case.rules, Piece("implemented", (line,))))
+
+
+def _written(rng: Random, case: Case, d: Drawing) -> Case:
+    """A scope that is not computed otherwise yet by one more function of the library, now and then."""
+    if rng.random() > 0.5 or prod(size for _, size in case.mesh) > 8:
+        return case
+    lines = [line for rule in case.rules for line in rule.lines]
+    done = {found[1] for line in lines if (found := re.match(r"implement (\S+) by", line))}
+    s, width, taken = d.sizes.get("s", 1), list(d.sizes.values())[-1], dict(case.mesh)
+    axes = {name: size for name, size in (("im", 2), ("io", 2)) if name not in taken}
+    name = min(axes, default="")
+    found = []
+    for loop, pieces in (("encoder.", case.first), ("", case.before), ("block.", case.loop), ("", case.after)):
+        for line in (line for piece in pieces for line in piece.lines):
+            if mlp := MLP.search(line):
+                by = [f"sequence_parallel_mlp({name})", f"overlapped_mlp({name})"] if s % 2 == 0 else []
+                by += ["two_level_mlp(im, io)"] if len(axes) == 2 and int(mlp[1]) % 4 == 0 and width % 2 == 0 else []
+                found += [(loop + mlp[2], one) for one in by if int(mlp[1]) % 2 == 0]
+            if (attention := ATTENTION.search(line)) and s % 2 == 0:
+                found.append((loop + attention[2], f"blocked_attention({rng.choice([1, s // 2])})"))
+            if (grouped := GROUPED.search(line)) and s % 2 == 0:
+                found.append((loop + grouped[1], f"ring_grouped_attention({name})"))
+            if (routed := ROUTED.search(line)) and not re.search("groups|bounded", line):
+                found.append((f"{loop}{routed[1]}.routed_experts", f"dispatched_experts({name})"))
+            if (conv := CONV.search(line)) and d.sizes["y"] % 2 == 0:
+                found.append((loop + conv[1], f"banded_conv({name})"))
+    found = [(scope, by) for scope, by in found if scope not in done]
+    if not found or not axes:
+        return case
+    scope, by = rng.choice(found)
+    mesh = [(axis, size) for axis, size in axes.items() if re.search(rf"\b{axis}\b", by.partition("(")[2])]
+    rule = Piece("implemented", (f"implement {scope} by {by}",))
+    return replace(case, mesh=(*case.mesh, *mesh), rules=(*case.rules, rule))
+
+
+def _one_by_one(rng: Random, case: Case) -> Case:
+    """Nothing is fused, now and then."""
+    return replace(case, rules=(*case.rules, Piece("fuse_off", ("fuse off",)))) if rng.random() < 0.08 else case
 
 
 def _zigzag(rng: Random, case: Case, d: Drawing) -> Case:

@@ -20,7 +20,8 @@ def with_effect(rng: Random, case: Case, d: Drawing) -> Case:
     """The case without the lines that no trained weight, or no state of the optimizer, gives something to do."""
     if rng.random() < AS_DRAWN:
         return case
-    paths = (*(path for path, _ in d.weights), *d.holders)
+    own = [found[1] for p in case.before for line in p.lines if (found := re.match(r"weight (\w+)\[", line))]
+    paths = (*(path for path, _ in d.weights), *d.holders, *own)  # tables: they came later than what is drawn
     trained = [path for path in paths if not any(freezes(piece, path) for piece in case.frozen)]
     states = _keeps_states(case)
     rules = [replace(rule, lines=lines) for rule in case.rules if (lines := _lines(rule, trained, states))]

@@ -59,6 +59,7 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
     wishes = region.rules.all_wishes(path, region.cls)
     forward = out.origin.phase in (Phase.FORWARD, Phase.AGAIN)
     by_hand = region.rules.by_hand(path, region.cls) if forward else frozenset[str]()
+    crossing = region.rules.crossing(out) if by_hand else {}
     head = out.name in region.shared.head
     sums = any([of and all([layout.pending for layout, _ in of]) for of in held])
     fixed = out.name in region.shared.gradients or any([v.name in region.weights for v in node.inputs])
@@ -66,7 +67,8 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
         key = None
     else:  # all that is looked at: the update does the same for each weight
         types = tuple([v.type for v in (*node.inputs, *node.outputs)])
-        key = (id(loops), region.cls, region.axes, types, tuple(map(tuple, held)), declared, id(wishes), head, by_hand)
+        there, hand = tuple(map(tuple, held)), (by_hand, *crossing.items())
+        key = (id(loops), region.cls, region.axes, types, there, declared, id(wishes), head, hand)
         known = region.shared.plans.get(key)
         if known is not None:
             region.shared.choices += [Choice(out.name, c.axis, c.loop, c.reason, c.candidates) for c in known.choices]
@@ -74,6 +76,8 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
     reported, made = len(region.shared.diagnostics), len(region.shared.choices)
     for axis in region.axes:
         if axis in _devices(region, out, plan) or axis in by_hand:
+            if axis in crossing:
+                _by_type(region, out, plan, axis, crossing[axis])
             continue
         carriers = _passing(region, node, held, axis) if sums else frozenset()
         if carriers:
@@ -101,6 +105,13 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
         plan.choices = tuple(region.shared.choices[made:])
         region.shared.plans[key] = plan
     return plan
+
+
+def _by_type(region: GraphPlacer, out: Value, plan: LoopAxes, axis: str, dim: str) -> None:
+    """On the way between a whole and pieces in several dims: those of a dim that is not cut or joined here stay."""
+    k = next(k for k, loop in enumerate(plan.loops) if loop.outs[0] == dim)
+    plan.axes[k].append(axis)
+    region.shared.choices.append(Choice(out.name, axis, plan.loops[k].names, Reason.WRITTEN))
 
 
 def _devices(region: GraphPlacer, out: Value, plan: LoopAxes) -> set[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from math import prod
 from operator import itemgetter
 from typing import Generic, TypeVar
 
-from compiler.graph import Type
+from compiler.graph import Type, Value
 from compiler.layout import TIME, Layout, nested
 from compiler.model import Job
 from compiler.origin import within
@@ -88,6 +88,11 @@ class Rules:
         if cls == "optimizer":
             return frozenset()
         return next((axes for _, axes in self._by_hand.around(path)), frozenset())
+
+    def crossing(self, value: Value) -> Mapping[str, str]:
+        """By axis the dim of which its devices have pieces, of a value between a whole and pieces by hand."""
+        of = self._model.crossing.get(value.origin.of or value.name, ())
+        return {a: dim for dim, axes in of for a in axes if a in self.sizes}
 
     def wishes(self, axis: str, path: str, cls: str) -> dict[str, Wish]:
         """Dims that the rules of `axis` list for the tensor at `path` of class `cls`, first wish first."""
