@@ -17,9 +17,11 @@ from compiler.ops.comm import Comm, Relayout
 from compiler.ops.effects import Send, StageReduce
 from compiler.ops.elementwise import Cast, Map, Transpose
 from compiler.ops.repeat import Repeat
+from compiler.ops.rows import WriteRows
 from compiler.ops.shape import Rename
 from compiler.origin import Phase
 from compiler.passes.copying import expanded
+from compiler.passes.place.lists import lists_of
 from compiler.passes.place.place import Placed
 from compiler.passes.stage import Staged
 from compiler.program import FunctionPhase, Program
@@ -145,8 +147,12 @@ class Index:
         found |= self._handed_on(value)
         if weight is not None and weight.trained:
             at = self.training.model.trained.index(weight)
-            self._backwards(self.placed.backward.outputs[at], GRADIENT, found)
-            found[self.placed.totals[at].name] = GRADIENT
+            lists = lists_of(self.training)
+            for i, (name, _) in enumerate(self.training.added):
+                if name == weight.name:  # of lists there are several, and the numbers of rows besides
+                    if i not in lists or self.training.backward.outputs[i] is not lists[i][2]:
+                        self._backwards(self.placed.backward.outputs[i], GRADIENT, found)
+                    found[self.placed.totals[i].name] = GRADIENT
             self._backwards(self.update.outputs[at], UPDATED, found)
         elif weight is None:
             of = self.training.cotangents.get(value.name)
@@ -222,6 +228,8 @@ class Index:
                 todo.append(node.op.body.outputs[i])
             elif isinstance(node.op, (Relayout, Cast)) and node.inputs[0].name not in found:
                 todo.append(node.inputs[0])
+            elif isinstance(node.op, WriteRows):
+                todo += [x for x in node.inputs[1:] if x.name not in found]
             elif relation == GRADIENT and isinstance(node.op, Map) and node.op.fn == "add":
                 todo += [x for x in node.inputs if x.type == v.type and x.name not in found]
 

@@ -306,6 +306,18 @@ def test_it_is_told() -> None:
     assert told[2] == ""
 
 
+@pytest.mark.parametrize("params", [{}, {"zero": 2}, {"microbatches": 2}, {"tp": 2, "layout": 1, "zero": 1}], ids=str)
+def test_all_that_is_sent_for_lists_is_told(params: dict[str, int]) -> None:
+    """The rows of each take, their numbers, and the rows of new values: all gathers of the update are for a weight."""
+    found = tables("lazy_adam(lr = 0.1)", dp=2, **params)
+    graphs = found.placed, found.staged, found.program
+    told = [c for w in found.job.model.weights for c in explain_tensor(*graphs, w.name).changes if c.phase == "update"]
+    (update,) = [f for f in found.program.classes[0].functions if f.phase is FunctionPhase.UPDATE]
+    sent = [t for (op, _), t in volumes(update.body, found.program.sizes).items() if op == AllGather.mnemonic]
+    assert len([c for c in told if c.of == "gradient" and c.kind.startswith("all-gather")]) == 3 * 2
+    assert sum(c.bytes for c in told if c.kind.startswith("all-gather")) == sum(t.bytes for t in sent) > 0
+
+
 # --- what it costs ---------------------------------------------------------------------------------------------------
 
 
