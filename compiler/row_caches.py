@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import prod
 
-from compiler.graph import Graph, Value
-from compiler.layout import local_type
+from compiler.graph import Graph, Names, Node, Value
+from compiler.layout import TIME, local_type
 from compiler.memory.tiers import FIRST, SLOT, WAYS, RowCache
 from compiler.ops.call import Call
+from compiler.ops.comm import Comm
 from compiler.ops.effects import Read, Write
 from compiler.ops.index import Take
-from compiler.ops.rows import ReadRows, WriteRows
+from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
 from compiler.origin import Role
-from compiler.program import DeviceClass, StateDecl
+from compiler.passes.copying import expanded
+from compiler.program import DeviceClass, Program, StateDecl
+from compiler.walk import graph_values
 
 ALL_OF_IT = "more than rows of it is read, or moved"
 
@@ -34,6 +39,55 @@ def cache_bytes(decl: StateDecl, sizes: Mapping[str, int]) -> int:
         return 0
     here = local_type(decl.type, decl.layout, sizes)
     return decl.cache.rows * (here.bytes // here.dims[0].size + SLOT)
+
+
+def for_others(instr: Node, nodes: Sequence[Node], sizes: Mapping[str, int]) -> float:
+    """Of the rows of a weight that an update reads: how many others have looked up, for each one that the device has
+    looked up itself. Devices that have the same rows of a table renew those of all of them.
+
+    Args:
+        instr: what reads them (`ReadRows`).
+        nodes: those of its body.
+        sizes: of mesh axes.
+    """
+    op, table = instr.op, instr.inputs[0]
+    assert isinstance(op, ReadRows)
+    made = {v.name: node for node in nodes for v in node.outputs}
+
+    def before(value: Value) -> Value:
+        """The value before messages."""
+        while (node := made.get(value.name)) is not None and isinstance(node.op, Comm):
+            value = node.inputs[0]
+        return value
+
+    unique = made.get(before(instr.inputs[-1]).name)
+    if unique is None or not isinstance(unique.op, UniqueRows):
+        return 0.0
+    apart = {*table.layout.dims[table.type.index(op.dim)], TIME}
+    all_of_them = own = 0.0
+    for index in unique.inputs[1::2]:
+        gathered = {*before(index).layout.axes} - {*index.layout.axes} - apart
+        rows = local_type(index.type, index.layout, sizes).elements
+        all_of_them += rows
+        own += rows / prod(sizes[a] for a in gathered)
+    return all_of_them / own - 1
+
+
+def asked_for_others(program: Program) -> dict[str, float]:
+    """By the logical names of tables with caches: rows that a device's updates ask for beside those that it has looked
+    up, for each of these (of those that others have looked up it may have to renew a part only)."""
+    found: dict[str, float] = {}
+    for cls in program.classes:
+        decls = {s.name: s for s in cls.states if s.cache is not None and s.role is Role.WEIGHT}
+        for f in cls.functions if decls else ():
+            body = replace(f.body, nodes=expanded(f.body.nodes, Names(v.name for v in graph_values(f.body))))
+            read = {node.output: node.op.name for node in body.nodes if isinstance(node.op, Read)}
+            for node in body.nodes:
+                if isinstance(node.op, ReadRows) and (name := read.get(node.inputs[0], "")) in decls:
+                    found[decls[name].logical] = (
+                        for_others(node, body.nodes, program.sizes) * node.op.pieces / node.op.parts
+                    )
+    return found
 
 
 def without(cls: DeviceClass) -> Iterator[tuple[int, str]]:

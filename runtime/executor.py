@@ -18,6 +18,7 @@ from compiler.layout import Layout
 from compiler.ops.effects import Input
 from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl
+from compiler.row_caches import asked_for_others
 from compiler.walk import walk
 from dsl.data import dataclass
 from dsl.diagnostics import fail
@@ -50,8 +51,8 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
-    """What the caches of a table did, of all devices together, in rows: asked for, fetched from where the table rests,
-    and returned there."""
+    """What the caches of a table did, of all devices together, in rows: asked for (looked up by the device, and in the
+    update by others whose rows it renews), fetched from where the table rests, and returned there."""
 
     asked: int
     fetched: int
@@ -69,13 +70,15 @@ class _Counts(Protocol):
     returned: int
 
 
-def cache_use(counted: Iterable[tuple[str, _Counts]]) -> dict[str, CacheUse]:
+def cache_use(program: Program, counted: Iterable[tuple[str, _Counts]]) -> dict[str, CacheUse]:
     """Of tables that are looked up, by their logical names, what the caches of all devices did together."""
+    others = asked_for_others(program)
     found: dict[str, CacheUse] = {}
     for name, now in counted:
         if now.asked:
             old = found.get(name, CacheUse(0, 0, 0))
-            found[name] = CacheUse(old.asked + now.asked, old.fetched + now.fetched, old.returned + now.returned)
+            asked = round(now.asked * (1 + others.get(name, 0.0)))
+            found[name] = CacheUse(old.asked + asked, old.fetched + now.fetched, old.returned + now.returned)
     return found
 
 

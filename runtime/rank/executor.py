@@ -60,7 +60,8 @@ class RankExecutor(LocalExecutor):
     @property
     def caches(self) -> dict[str, CacheUse]:
         devices = (d for devices in self.devices.values() for d in devices)
-        return cache_use((d.declared[name].logical, d.states[name].array) for d in devices for name in d.caches)
+        used = ((d.declared[name].logical, d.states[name].array) for d in devices for name in d.caches)
+        return cache_use(self.program, used)
 
     def begin(self, initial: Mapping[str, Array]) -> None:
         """Every device fills its own buffers."""

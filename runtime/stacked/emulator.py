@@ -134,7 +134,7 @@ class Emulator(LocalExecutor):
         used = (
             (g.stage.cls.states[slot].logical, t) for g in self.groups.values() for (slot, _), t in g.tallies.items()
         )
-        return cache_use(used)
+        return cache_use(self.program, used)
 
     def fill(self, group: int, decl: StateDecl, part: Array) -> None:
         g = self.groups[group]

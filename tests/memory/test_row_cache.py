@@ -130,6 +130,31 @@ def test_the_price_is_of_rows_that_are_not_there() -> None:
     assert not _moved(f"{CACHE} hits 1")[0]
 
 
+@pytest.mark.parametrize(("skewed", "optimizer"), [(True, "sgd(lr = 0.1)"), (False, "adagrad(lr = 0.1)")])
+def test_of_a_table_that_several_have_the_price_is_of_what_moves(skewed: bool, optimizer: str) -> None:
+    """Each device renews the rows that others have looked up, too: at the hits that are measured the price moves as
+    many rows as the emulator."""
+    text = TEXT.replace("tables(users, 4, batch) using plain", "tables(users, 16, batch) on box using plain")
+    params = {"users": 3200, "batch": 32, "dp": 2}
+    found = compiled(f"{RULE} cache 256", optimizer, CLUSTER + text, **params)
+    run, rng = Emulator(found.program), np.random.default_rng(0)
+    for _ in range(30):
+        batch = synthetic(found.program.inputs, 0, 0)
+        for i in found.program.inputs:
+            if i.type.dtype == "int32":
+                numbers = rng.zipf(1.3, i.type.shape) if skewed else rng.integers(0, 3200, i.type.shape)
+                batch[i.name] = (numbers % 3200).astype(np.int32)
+        run.step(batch)
+    assert all(0 < used.hits < 1 for used in run.caches.values())
+    rules = "\n  ".join(f"{RULE} in {name} cache 256 hits {used.hits:.6f}" for name, used in run.caches.items())
+    priced = Simulation.of(compiled(rules, optimizer, CLUSTER + text, **params)).features.parts
+    copies = [n.work for of in priced for p in of.values() for n, _ in p.each() if isinstance(n.work, Copy)]
+    tallies = [t for g in run.groups.values() for t in g.tallies.values()]
+    fetched, returned = (sum(w.bytes for w in copies if w.target == to) / 64 * 2 * 30 for to in (FIRST, "host"))
+    assert fetched == pytest.approx(sum(t.fetched for t in tallies), rel=0.02)
+    assert returned == pytest.approx(sum(t.returned + t.directory.dirty.sum() for t in tallies), rel=0.02)
+
+
 def test_where_nothing_is_stated_all_rows_are_asked_for_alike_often() -> None:
     (found, _), (stated, _) = (_moved(rule, users=3200) for rule in (CACHE, f"{CACHE} hits 0.01"))
     assert found == stated

@@ -32,6 +32,7 @@ from compiler.origin import Role
 from compiler.program import Program, StateDecl
 from compiler.regions.marks import Regions
 from compiler.regions.sunk import GROUPED
+from compiler.row_caches import for_others
 
 LATE = -2
 """In the place of an owner: nobody here reads the message."""
@@ -119,13 +120,14 @@ class _Lift:
     def rows(self, instr: Node) -> None:
         """Rows of a table in another memory. With a cache a part of them moves; all are read, or renewed, here.
 
-        What the model has taken is there when the update renews it: of weights nothing is fetched for that.
+        What the device has looked up is there when the update renews it: of weights what others have is fetched then.
         """
         nodes, sizes, table = self.body.nodes, self.lifter.sizes, self.values[instr.inputs[0].name]
         if table.missed is None:
             self.add(instr, rows_work(instr, nodes, sizes))
             return
-        share = 0.0 if isinstance(instr.op, ReadRows) and table.taint == "weights" else table.missed
+        of_weights = isinstance(instr.op, ReadRows) and table.taint == "weights"
+        share = table.missed * (1 - 1 / (1 + for_others(instr, nodes, sizes)) if of_weights else 1)
         if share:
             self.add(instr, rows_work(instr, nodes, sizes, share))
         fetched = {len(self.drafts) - 1} if share and instr.op.renews is None else set()
