@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from math import prod
 
-from compiler.graph import Graph, Names, Node, Value
+from compiler.graph import Graph, Node, Value
 from compiler.layout import TIME, local_type
 from compiler.memory.tiers import FIRST, SLOT, WAYS, RowCache
 from compiler.ops.call import Call
@@ -15,9 +14,7 @@ from compiler.ops.effects import Read, Write
 from compiler.ops.index import Take
 from compiler.ops.rows import ReadRows, UniqueRows, WriteRows
 from compiler.origin import Role
-from compiler.passes.copying import expanded
-from compiler.program import DeviceClass, Program, StateDecl
-from compiler.walk import graph_values
+from compiler.program import DeviceClass, StateDecl
 
 ALL_OF_IT = "more than rows of it is read, or moved"
 
@@ -71,23 +68,6 @@ def for_others(instr: Node, nodes: Sequence[Node], sizes: Mapping[str, int]) -> 
         all_of_them += rows
         own += rows / prod(sizes[a] for a in gathered)
     return all_of_them / own - 1
-
-
-def asked_for_others(program: Program) -> dict[str, float]:
-    """By the logical names of tables with caches: rows that a device's updates ask for beside those that it has looked
-    up, for each of these (of those that others have looked up it may have to renew a part only)."""
-    found: dict[str, float] = {}
-    for cls in program.classes:
-        decls = {s.name: s for s in cls.states if s.cache is not None and s.role is Role.WEIGHT}
-        for f in cls.functions if decls else ():
-            body = replace(f.body, nodes=expanded(f.body.nodes, Names(v.name for v in graph_values(f.body))))
-            read = {node.output: node.op.name for node in body.nodes if isinstance(node.op, Read)}
-            for node in body.nodes:
-                if isinstance(node.op, ReadRows) and (name := read.get(node.inputs[0], "")) in decls:
-                    found[decls[name].logical] = (
-                        for_others(node, body.nodes, program.sizes) * node.op.pieces / node.op.parts
-                    )
-    return found
 
 
 def without(cls: DeviceClass) -> Iterator[tuple[int, str]]:

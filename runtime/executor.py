@@ -13,13 +13,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from compiler.declared import bounded, logical, logical_type
-from compiler.graph import Type, Value
+from compiler.graph import Names, Type, Value
 from compiler.layout import Layout
-from compiler.ops.effects import Input
+from compiler.ops.effects import Input, Read
+from compiler.ops.rows import ReadRows
 from compiler.origin import Role
+from compiler.passes.copying import expanded
 from compiler.program import LASTING, DeviceClass, FunctionPhase, Program, StateDecl
-from compiler.row_caches import asked_for_others
-from compiler.walk import walk
+from compiler.row_caches import for_others
+from compiler.walk import graph_values, walk
 from dsl.data import dataclass
 from dsl.diagnostics import fail
 from runtime.distribute import Array, own_part
@@ -72,13 +74,30 @@ class _Counts(Protocol):
 
 def cache_use(program: Program, counted: Iterable[tuple[str, _Counts]]) -> dict[str, CacheUse]:
     """Of tables that are looked up, by their logical names, what the caches of all devices did together."""
-    others = asked_for_others(program)
+    others = _for_others(program)
     found: dict[str, CacheUse] = {}
     for name, now in counted:
         if now.asked:
             old = found.get(name, CacheUse(0, 0, 0))
             asked = round(now.asked * (1 + others.get(name, 0.0)))
             found[name] = CacheUse(old.asked + asked, old.fetched + now.fetched, old.returned + now.returned)
+    return found
+
+
+def _for_others(program: Program) -> dict[str, float]:
+    """By the logical names of tables with caches: rows that a device's updates ask for beside those that it has looked
+    up, for each of these (of those that others have looked up it may have to renew a part only)."""
+    found: dict[str, float] = {}
+    for cls in program.classes:
+        decls = {s.name: s for s in cls.states if s.cache is not None and s.role is Role.WEIGHT}
+        for f in cls.functions if decls else ():
+            nodes = expanded(f.body.nodes, Names(v.name for v in graph_values(f.body)))
+            read = {node.output: node.op.name for node in nodes if isinstance(node.op, Read)}
+            for node in nodes:
+                op = node.op
+                if isinstance(op, ReadRows) and (name := read.get(node.inputs[0], "")) in decls:
+                    share = op.pieces / op.parts
+                    found[decls[name].logical] = share * for_others(node, nodes, program.sizes)
     return found
 
 

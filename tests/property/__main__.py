@@ -20,13 +20,19 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 from tests.property import costs  # noqa: E402
-from tests.property.check import Outcome, check, report  # noqa: E402
+from tests.property.check import Outcome, check, legal, report  # noqa: E402
+from tests.property.contents import shares  # noqa: E402
 from tests.property.draw_strategy import draw  # noqa: E402
 
 
 def judge(seed: int) -> tuple[int, Outcome]:
     """The outcome of one draw."""
     return seed, check(draw(seed))
+
+
+def looked_at(seed: int) -> tuple[int, Outcome]:
+    """What the program of one draw has; it is not run."""
+    return seed, legal(draw(seed))
 
 
 def judge_costs(seed: int) -> tuple[int, Outcome]:
@@ -43,8 +49,9 @@ def main() -> int:
     parser.add_argument("--show", type=int, default=5, help="failures to reduce and print")
     parser.add_argument("--costs", action="store_true", help="of what they cost: every rank played, memory measured")
     parser.add_argument("--kept", type=Path, help="a file of outcomes, one per line: a run that was ended goes on")
+    parser.add_argument("--shares", action="store_true", help="which share of them has what is counted: none is run")
     options = parser.parse_args()
-    one = judge_costs if options.costs else judge
+    one = judge_costs if options.costs else looked_at if options.shares else judge
     if options.count == 1:
         case = draw(options.seed)
         _, outcome = one(options.seed)
@@ -63,6 +70,9 @@ def main() -> int:
     whats = Counter(o.what for o in outcomes.values())
     codes = Counter(o.why for o in outcomes.values() if o.what == "refused")
     print(f"{options.count} draws in {time.monotonic() - begun:.0f} s: {dict(whats)}; refusals {dict(codes)}")
+    programs = [o.has for o in outcomes.values() if o.what in ("proved", "compiled")]
+    if programs and not options.costs:
+        print(f"of {len(programs)} {'compiled' if options.shares else 'proved'}: {shares(programs)}")
     kinds: dict[str, list[int]] = {}
     for seed in sorted(outcomes):
         if outcomes[seed].what == "failed":
@@ -70,8 +80,10 @@ def main() -> int:
     for why, found in sorted(kinds.items(), key=lambda k: -len(k[1])):
         print(f"  {len(found):5d} × {why}: seeds {found[:8]}")
     for found in list(kinds.values())[: options.show]:
-        print("\n" + report(draw(found[0]), outcomes[found[0]], costs.check if options.costs else check))
-    return int(bool(kinds) or whats["proved"] < 0.7 * options.count)
+        how = costs.check if options.costs else legal if options.shares else check
+        print("\n" + report(draw(found[0]), outcomes[found[0]], how))
+    enough = whats["proved"] + whats["compiled"] >= 0.7 * options.count
+    return int(bool(kinds) or not enough)
 
 
 def read(kept: Path | None, costs: bool) -> dict[int, Outcome]:
@@ -79,9 +91,9 @@ def read(kept: Path | None, costs: bool) -> dict[int, Outcome]:
     found: dict[int, Outcome] = {}
     for line in kept.read_text().splitlines() if kept is not None and kept.exists() else ():
         with suppress(ValueError):
-            seed, of_costs, *outcome = json.loads(line)
-            if of_costs == costs:
-                found[seed] = Outcome(*outcome)
+            seed, of_costs, what, why, detail, *has = json.loads(line)
+            if of_costs == costs and what != "compiled":
+                found[seed] = Outcome(what, why, detail, *map(tuple, has))
     return found
 
 
@@ -93,7 +105,8 @@ def noted(results: Iterable[tuple[int, Outcome]], kept: Path | None, costs: bool
     with kept.open("a") as file:
         print(file=file)  # the last line may not be whole
         for seed, outcome in results:
-            print(json.dumps([seed, costs, outcome.what, outcome.why, outcome.detail]), file=file, flush=True)
+            row = [seed, costs, outcome.what, outcome.why, outcome.detail, outcome.has]
+            print(json.dumps(row), file=file, flush=True)
             yield seed, outcome
 
 

@@ -18,6 +18,7 @@ from runtime.prove import Proof, prove, prove_evaluation, random_batch
 from runtime.rank.executor import RankExecutor
 from runtime.stacked import Emulator
 from tests.property.case import Case
+from tests.property.contents import contents
 
 REFUSALS = frozenset(
     {
@@ -25,6 +26,7 @@ REFUSALS = frozenset(
         "E0407",  # an axis is used for two things
         "E0410",  # a scope that cannot be placed: nothing is computed there
         "E0413",  # a layout does not fit its tensor
+        "E0420",  # a piece by hand that micro-batches do not divide
         "E0446",  # what all micro-batches make together, and they go two ways
         "E0447",  # an order by hand by which states are renewed out of turn
         "E0471",  # inputs that are no whole words
@@ -55,18 +57,21 @@ EVALUATED = 4
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`what`: "proved", "refused" or "failed"; `why`: a refusal's code, a failure's kind; `detail`: for people."""
+    """`what`: "proved", "refused" or "failed"; `why`: a refusal's code, a failure's kind; `detail`: for people; `has`:
+    what is in the program (`contents.NAMES`), where there is one."""
 
     what: str
     why: str = ""
     detail: str = ""
+    has: tuple[str, ...] = ()
 
 
 Judge = Callable[[Case], Outcome]
 
 
-def check(case: Case) -> Outcome:
-    """Compile, verify, print and read again, run beside the serial program. Never raises."""
+def check(case: Case, run: bool = True) -> Outcome:
+    """Compile, verify, print and read again, run beside the serial program (unless that is not asked for). Never
+    raises."""
     try:
         compiled = compile_job(evaluate(Source("drawn.par", case.text)))
     except ParcError as e:
@@ -86,6 +91,8 @@ def check(case: Case) -> Outcome:
             return Outcome("failed", f"verifier: {found[0].code}", "\n".join(map(str, found[:5])))
         if parse_program(show(program)) != program:
             return Outcome("failed", "text: not the same again")
+        if not run:
+            return Outcome("compiled", has=contents(compiled))
         executor = RankExecutor if case.seed % PRIVATE == 0 and program.devices <= 8 else None
         proof = prove(compiled.training, program, executor=executor)
     except Exception as e:
@@ -93,9 +100,14 @@ def check(case: Case) -> Outcome:
     if case.seed % EVALUATED == 0 and (found := _evaluated(case, compiled)) is not None:
         return found
     if proof.equal or (_near(proof) and _twin(case).what == "proved"):
-        return Outcome("proved")
+        return Outcome("proved", has=contents(compiled))
     bad = [f"{r.kind} {r.name}: {r.error:.3g} in step {r.step}" for r in proof.rows if not r.ok]
     return Outcome("failed", "not equal", "\n".join(bad[:12]))
+
+
+def legal(case: Case) -> Outcome:
+    """As `check`, of a case that is compiled, and not run."""
+    return check(case, run=False)
 
 
 def _evaluated(case: Case, compiled: Compiled) -> Outcome | None:
@@ -164,7 +176,7 @@ def shrink(case: Case, outcome: Outcome, how: Judge = check, tries: int = 200) -
 def report(case: Case, outcome: Outcome, how: Judge = check) -> str:
     """The failure, for people: what, and the file that shows it."""
     small = shrink(case, outcome, how)
-    more = "" if how is check else " --costs"
+    more = {check: "", legal: " --shares"}.get(how, " --costs")
     return (
         f"seed {case.seed}: {outcome.why}\n{how(small).detail}\n"
         f"--- `python -m tests.property --seed {case.seed}{more}` draws it; reduced:\n{small.text}"

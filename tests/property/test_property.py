@@ -36,6 +36,7 @@ EVERYWHERE = {
     "metric_mean", "metric_sum", "metric_max", "metric_ratio", "metric_count", "loss_scale", "mixed",
     "counted", "no_sum", "last", "uneven", "uneven_shards",
     "per_microbatch", "two_passes", "beside", "as_they_come", "row", "state", "offload",
+    "rows", "looked_up", "implemented", "fuse_off",
     "around", "recompute", "layout", "wild", "scoped", "pad", "clip", *(o.partition("(")[0] for o in OPTIMIZERS),
 }  # fmt: skip
 """What must occur in proved cases."""

@@ -257,8 +257,8 @@ class _Device:
 
     def waits_for(self, of: work.Collective) -> bool:
         """Whether computation waits for a message: for all in the update, and of activations, and where systems run
-        none beside it."""
-        return self.update or of.role in ("activations", "stages") or not self.pricer.cal.prefetch
+        none beside it; but for what goes to neighbours aside, which only its readers wait for."""
+        return self.update or (of.role in ("activations", "stages") or not self.pricer.cal.prefetch) and not of.aside
 
     def inside(self, axes: Sequence[str]) -> list[str]:
         """Of these axes those whose devices share a server, and what comes from another stage."""
