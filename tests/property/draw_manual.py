@@ -70,7 +70,8 @@ def _written(rng: Random, case: Case, d: Drawing) -> Case:
                 found.append((loop + attention[2], f"blocked_attention({rng.choice([1, s // 2])})"))
             if (grouped := GROUPED.search(line)) and s % 2 == 0:
                 found.append((loop + grouped[1], f"ring_grouped_attention({name})"))
-            if (routed := ROUTED.search(line)) and not re.search("groups|bounded|pieces", line):
+            plain = "last" not in case.kinds and not re.search("groups|bounded|pieces", line)
+            if (routed := ROUTED.search(line)) and plain:
                 found.append((f"{loop}{routed[1]}.routed_experts", f"dispatched_experts({name})"))
             if (conv := CONV.search(line)) and d.sizes["y"] % 2 == 0:
                 found.append((loop + conv[1], f"banded_conv({name})"))
