@@ -17,10 +17,12 @@ from typing import Any, NamedTuple, TypeVar
 from compiler.cost.kernels.again import LeftOut
 from compiler.cost.kernels.drafts import Lifted
 from compiler.cost.kernels.group import Lifter
+from compiler.cost.kernels.rows import BY_ROW
 from compiler.cost.kernels.said import Said, said, said_in_loop
+from compiler.cost.kernels.symbol_types import SymbolDim, SymbolType
 from compiler.cost.kernels.symbols import SizeTrace, Steps, Symbol
 from compiler.cost.kernels.work import Part, Work, WorkLoop, WorkNode
-from compiler.graph import ITEMSIZE, Graph, Node, Type, Value
+from compiler.graph import Graph, Node, Type, Value
 from compiler.layout import Layout
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Recv
@@ -28,8 +30,7 @@ from compiler.ops.repeat import Repeat
 from compiler.program import MODEL_PASSES, DeviceClass, Function, FunctionPhase, Program, StateDecl
 from compiler.regions.marks import Regions, function_regions, marked
 from compiler.regions.region import Region, RegionKind
-from compiler.walk import walk
-from dsl.data import dataclass
+from compiler.walk import graph_values, walk
 
 KEPT = 1600
 """Functions that are remembered, those that were asked for last."""
@@ -133,15 +134,18 @@ class WorkTemplates:
         key = (text, phase, None if phase in MODEL_PASSES else id(of.states), of.itemsize, axes, _larger(sizes))
         inputs: dict[str, Any] = sizes | {f"number {i}": number for i, number in enumerate(numbers)}
         met = self.known.pop(key, None)
+        alone = phase is FunctionPhase.UPDATE and not self.at_once  # what else is of the chunk does not count there
         if met is None:
             while len(self.known) >= KEPT:
                 del self.known[next(iter(self.known))]
             sources = tuple({n.op.source: None for n in body.nodes if isinstance(n.op, Recv)})
-            self.known[key] = met = _Met(body, of.states, sources, {})
+            self.known[key] = met = _Met(body, of.states, sources, {}, _axes_of(body, sizes) if alone else (), {})
             if not self.at_once:
-                return of.lift()
+                return met.lifted(of, numbers) if alone else of.lift()
         else:
             self.known[key] = met
+        if alone and (lifted := met.found.get(met.sizes(of, numbers))) is not None:
+            return lifted
         shapes = met.shapes.setdefault(tuple([of.here(source) for source in met.sources]), [])
         found = next((work for t in shapes if (work := t.work(inputs, of)) is not None), None)
         if found is None and len(shapes) < SHAPES and (template := _traced(of, inputs)) is not None:
@@ -150,14 +154,34 @@ class WorkTemplates:
         return of.lift() if found is None else found
 
 
+def _axes_of(body: Graph, sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """Those on whose sizes its work hangs; how many rows of a table are touched hangs on all."""
+    if any(isinstance(node.op, BY_ROW) for node, _ in walk(body)):
+        return tuple(sizes)
+    return tuple(sorted({axis for v in graph_values(body) for axis in v.layout.axes}))
+
+
 class _Met(NamedTuple):
     """A function that was met before. body, states: kept, for it is found by their identity; sources: of what it
-    receives from other stages; shapes: its templates, by which of those are on its own devices."""
+    receives from other stages; shapes: its templates, by which of those are on its own devices; axes: that its values
+    lie on; found: what was lifted as always, by their sizes."""
 
     body: Graph
     states: Sequence[StateDecl]
     sources: tuple[int, ...]
     shapes: dict[tuple[bool, ...], list[_Template]]
+    axes: tuple[str, ...]
+    found: dict[tuple[float, ...], FunctionWork]
+
+    def sizes(self, of: LiftedFunction, numbers: Sequence[float]) -> tuple[float, ...]:
+        """All that work hangs on of the sizes of axes, and of its regions' numbers."""
+        sizes = of.program.sizes
+        return (*[sizes.get(axis, 1) for axis in self.axes], *numbers)
+
+    def lifted(self, of: LiftedFunction, numbers: Sequence[float]) -> FunctionWork:
+        """As always; remembered."""
+        work = self.found[self.sizes(of, numbers)] = of.lift()
+        return work
 
 
 class _Built(NamedTuple):
@@ -231,36 +255,6 @@ def _larger(sizes: Mapping[str, int]) -> tuple[bool, ...]:
 
 
 # --- with symbols -----------------------------------------------------------------------------------------------------
-
-
-class SymbolDim(NamedTuple):
-    """As `graph.Dim`."""
-
-    name: str
-    size: Symbol | int
-
-
-@dataclass(eq=False, slots=True)
-class SymbolType:
-    """As `graph.Type`, of a piece whose sizes are symbols."""
-
-    dtype: str
-    dims: tuple[SymbolDim, ...]
-    elements: Any
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple([d.name for d in self.dims])
-
-    @property
-    def bytes(self) -> Any:
-        return self.elements * ITEMSIZE[self.dtype]
-
-    def size(self, name: str) -> Symbol | int:
-        return next(d.size for d in self.dims if d.name == name)
-
-    def has(self, name: str) -> bool:
-        return any(d.name == name for d in self.dims)
 
 
 class _SymbolLifter(Lifter):
