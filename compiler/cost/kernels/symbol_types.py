@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any, NamedTuple
 
 from compiler.cost.kernels.symbols import Symbol
@@ -23,10 +24,10 @@ class SymbolType:
     dtype: str
     dims: tuple[SymbolDim, ...]
     elements: Any
+    names: tuple[str, ...] = field(init=False)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple([d.name for d in self.dims])
+    def __post_init__(self) -> None:
+        self.names = tuple([d.name for d in self.dims])
 
     @property
     def bytes(self) -> Any:
@@ -36,4 +37,4 @@ class SymbolType:
         return next(d.size for d in self.dims if d.name == name)
 
     def has(self, name: str) -> bool:
-        return any(d.name == name for d in self.dims)
+        return name in self.names

@@ -71,7 +71,8 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
         key = (id(loops), region.cls, region.axes, types, there, declared, id(wishes), head, hand)
         known = region.shared.plans.get(key)
         if known is not None:
-            region.shared.choices += [Choice(out.name, c.axis, c.loop, c.reason, c.candidates) for c in known.choices]
+            for c in known.choices:
+                region.shared.choices.append(Choice(out.name, c.axis, c.loop, c.reason, c.candidates))
             return known
     reported, made = len(region.shared.diagnostics), len(region.shared.choices)
     for axis in region.axes:
@@ -309,6 +310,8 @@ def _by_cost(
     if len(found) > 1 and region.rules.questions is not None:
         _keep(region, node, plan, held, declared, axis, found)
     plan.axes[found[0][2]].append(axis)
+    if not region.shared.told:
+        return
     candidates = tuple([(plan.loops[k].names[0], cost) for cost, _, k in found])
     reason = Reason.ONLY if len(found) == 1 else Reason.FEWEST
     region.shared.choices.append(Choice(out.name, axis, plan.loops[found[0][2]].names, reason, candidates))

@@ -118,11 +118,11 @@ class Undivided(Exception):
 
 def place(training: Training, notes: SizesAsked | None = None) -> Placed:
     """Raises ParcError with everything that cannot be laid out, Undivided for what it takes another graph. notes: takes
-    what was asked of the sizes of axes, if that was all that was asked of them."""
+    what was asked of the sizes of axes, if that was all that was asked of them; who has it is not told of choices."""
     diagnostics = Diagnostics()
     rules = Rules(training.job, diagnostics)
     rules.questions = None if notes is None else {}
-    shared = Shared(rules, Names(_all_names(training)), diagnostics)
+    shared = Shared(rules, Names(_all_names(training)), diagnostics, told=notes is None)
     storage: dict[str, Layout] = {}
     compute: dict[str, Layout] = {}
     optimizer: dict[str, Layout] = {}

@@ -90,6 +90,7 @@ class Shared:
     diagnostics: Diagnostics
     layouts: dict[str, Layout] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
+    told: bool = True  # of choices, whoever wants to know of them
     moves: list[RelayoutRecord] = field(default_factory=list)
     plans: dict[tuple[object, ...], LoopAxes] = field(default_factory=dict)  # by all that `choose` looked at
     of_data: set[str] = field(default_factory=set)  # forward values that depend on no weight

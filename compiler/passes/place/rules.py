@@ -40,8 +40,8 @@ class ByScope(Generic[Found]):
 
     def around(self, path: str) -> list[tuple[int, Found]]:
         """Those whose scope the path is `within`, each with its place among all, in order."""
-        if not self._of:
-            return []
+        if self._of.keys() <= {None}:
+            return self._of.get(None, [])
         scopes = [None, path, *[path[:i] for i, c in enumerate(path) if c == "."]]
         found = [self._of[scope] for scope in scopes if scope in self._of]
         return sorted(chain(*found), key=itemgetter(0)) if len(found) > 1 else found[0] if found else []
@@ -77,7 +77,7 @@ class Rules:
         self._wishes: dict[tuple[str, str, str], dict[str, Wish]] = {}
         self._all_wishes: dict[tuple[str, str], dict[str, dict[str, Wish]]] = {}
         self._alike: dict[tuple[object, ...], dict[str, dict[str, Wish]]] = {}
-        self._declared: dict[tuple[str, Type, str, tuple[str, ...]], Layout] = {}
+        self._declared: dict[tuple[object, Type, str, tuple[str, ...]], Layout] = {}
         self.questions: Questions | None = None  # what was asked of the sizes of axes, if that is to be kept
         self.reported: set[tuple[str, str]] = set()  # dims and axes, by `indivisible`
         self.asked: set[str] = set()  # tensors whose stated layout somebody heeded
@@ -142,7 +142,9 @@ class Rules:
         stated = self.override(name, type, cls)
         if stated is not None:
             return stated
-        key = (path, type, cls, tuple(loops))
+        # Where the same rules apply it is the same, but for weights that are written by hand in pieces.
+        same: object = path if self._in_pieces and cls == "weights" else id(self.all_wishes(path, cls))
+        key = (same, type, cls, tuple(loops))
         if key in self._declared:
             return self._declared[key]
         dims: list[tuple[str, ...]] = [()] * len(type.dims)
