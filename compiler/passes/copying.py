@@ -112,7 +112,7 @@ def expanded(nodes: Iterable[Node], names: Names) -> list[Node]:
             copy = copy_node(n, inner, names, after(op.at))
             outputs = tuple(results.get(v, made) for v, made in zip(n.outputs, copy.outputs, strict=True))
             inner.update(zip(n.outputs, outputs, strict=True))
-            found.append(replace(copy, outputs=outputs))
+            found.append(Node(copy.op, copy.inputs, outputs, copy.span))
         for v, out in zip(op.body.outputs, node.outputs, strict=True):
             if inner[v] is not out:  # it gives an operand, or a value twice
                 found.append(Node(Cast(out.type.dtype), (inner[v],), (out,), node.span))
