@@ -396,6 +396,4 @@ def _suffix(value: Value, source: Layout, target: Layout) -> str:
         return "reduced"
     if source.split_axes - target.split_axes:
         return "whole"
-    if source.split_axes == target.split_axes and source.split_axes:
-        return "moved"
-    return "part"
+    return "moved" if source.split_axes == target.split_axes and source.split_axes else "part"
