@@ -10,7 +10,7 @@ CODES = {
     "space": "E1103",
     **dict.fromkeys(("work", "cluster", "layers", "paces"), "E1104"),
     "tried": "E1105",
-    "best": "E1106",
+    **dict.fromkeys(("best", "around"), "E1106"),
     **dict.fromkeys(("counts", "space.total"), "E1107"),
     **dict.fromkeys(("least", "proved", "gap"), "E1108"),
 }

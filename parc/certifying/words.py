@@ -33,11 +33,7 @@ def hold_text(row: StatedPart, job: Job, priced: Strategy) -> None:
     Raises Unfounded.
     """
     path = row["strategy"].path
-    lines = [line.text() for line in row["strategy"].each()]
-    if len(lines) > LONGEST or any(len(line) > LONGEST for line in lines):
-        raise Unfounded(f"{path} is longer than a strategy is", path)
-    if any("#" in line or len(line.splitlines()) != 1 for line in lines):
-        raise Unfounded(f"{path} has a line that is no statement", path)
+    lines = statements(row)
     try:
         told = _read(lines, job, path)
     except ParcError as error:
@@ -46,7 +42,7 @@ def hold_text(row: StatedPart, job: Job, priced: Strategy) -> None:
     except Skip:
         raise Unfounded(f"{path} is no strategy of the model", path) from None
     dims = index_model(job.model).dims
-    if (said := _plain(told, dims)) != (found := _plain(priced, dims)):
+    if (said := plain(told, dims)) != (found := plain(priced, dims)):
         other = next(
             f
             for f in ("mesh", "splits", "shards", "pipelines", "recomputes", "implementations", "offloads", "")
@@ -54,6 +50,17 @@ def hold_text(row: StatedPart, job: Job, priced: Strategy) -> None:
         )
         what = f"`{other}`" if other else "micro-batches or other rules"
         raise Unfounded(f"{path} says another strategy than the one that was priced: other {what}", path)
+
+
+def statements(row: StatedPart) -> list[str]:
+    """The lines of a strategy. Raises Unfounded for what is none."""
+    path = row["strategy"].path
+    lines = [line.text() for line in row["strategy"].each()]
+    if len(lines) > LONGEST or any(len(line) > LONGEST for line in lines):
+        raise Unfounded(f"{path} is longer than a strategy is", path)
+    if any("#" in line or len(line.splitlines()) != 1 for line in lines):
+        raise Unfounded(f"{path} has a line that is no statement", path)
+    return lines
 
 
 def hold_why(row: StatedPart, best: StatedPart) -> None:
@@ -76,7 +83,7 @@ def hold_why(row: StatedPart, best: StatedPart) -> None:
 def _read(lines: list[str], job: Job, path: str) -> Strategy:
     """The strategy that the statements are, for the job's model and cluster."""
     text = "\n".join([f"strategy {NAME} {{", *lines, "}", ""])
-    (item,) = _items(text, path)
+    (item,) = one_strategy(text, path)
     named = sorted({s.call.function.id for s in item.body if isinstance(s, ast.Apply)})
     by_hand = sorted({s.call.function.id for s in item.body if isinstance(s, ast.Implement)})
     for library, names in ((TACTICS, named), (LIBRARY, by_hand)):
@@ -93,7 +100,7 @@ def _read(lines: list[str], job: Job, path: str) -> Strategy:
         raise
 
 
-def _items(text: str, path: str) -> list[ast.Strategy]:
+def one_strategy(text: str, path: str) -> list[ast.Strategy]:
     """The one strategy of a text."""
     items = parse(text, "<best>").items
     found = [i for i in items if isinstance(i, ast.Strategy)]
@@ -102,7 +109,7 @@ def _items(text: str, path: str) -> list[ast.Strategy]:
     return found
 
 
-def _plain(of: Strategy, dims: frozenset[str]) -> Strategy:
+def plain(of: Strategy, dims: frozenset[str]) -> Strategy:
     """As it is compared: without dims that the model has not, which tactics name as well, and what says nothing."""
     splits = tuple(replace(s, dims=tuple(d for d in s.dims if d in dims)) for s in of.splits)
     return replace(of, name=NAME, splits=splits, microbatch_dim=of.microbatch_dim if of.microbatches > 1 else None)

@@ -16,6 +16,7 @@ from parc.cli.writing import check_apart, check_output, write_output
 if TYPE_CHECKING:
     from parc.planning.answer import FoundPlan, OwnPlan
     from parc.planning.found import Counts, PricedPlan
+    from parc.planning.refining import RefinedPlan
 
 DAY = 86400.0
 
@@ -154,8 +155,18 @@ def _json(found: FoundPlan, tokens: float | None, output: str | None) -> dict[st
             for p in found.front
         ],
         "own": _own_json(found.own),
+        "refined": _refined_json(found.refined),
         "certificate": found.certificate,
     }
+
+
+def _refined_json(refined: RefinedPlan | None) -> dict[str, Any] | None:
+    """What the text has, if it is better than the best of the space."""
+    if refined is None or refined.price is None:
+        return None
+    price = refined.price
+    made = {"cuts": list(refined.cuts), "again": refined.again}
+    return {**made, "step_seconds": price.seconds, "needed_bytes": price.needed}
 
 
 def _own_json(own: OwnPlan | None) -> dict[str, Any] | None:
@@ -230,22 +241,27 @@ def _shown(found: FoundPlan, tokens: float | None) -> str:
             "time against memory, of what was priced:\n" + table(["step", "memory", ""], points, style, 0, {2})
         )
     if found.own is not None:
-        parts.append(_compared(first, found.own))
+        parts.append(_compared(first if found.refined is None else found.refined, found.own))
+    if found.certificate["around"]:
+        from parc.planning.refining import told_around
+
+        parts.append(told_around(found.planned, found.refined, len(found.certificate["around"])))
     return "\n\n".join([*parts, _certified(found)])
 
 
-def _compared(best: PricedPlan, own: OwnPlan) -> str:
+def _compared(best: PricedPlan | RefinedPlan, own: OwnPlan) -> str:
     """The strategy that the file had, against the best."""
-    price = own.price
+    price, found = own.price, best.price
+    assert found is not None
     head = f"the file's own strategy `{own.name}`: {seconds(price.seconds)}, {amount(price.needed)}"
     if not price.fits:
         return f"{head}, which does not fit"
-    if price.seconds == best.price.seconds:
+    if price.seconds == found.seconds:
         return f"{head}: as fast as the best"
-    times = f"{max(price.seconds, best.price.seconds) / min(price.seconds, best.price.seconds):.3f} times"
-    if price.seconds > best.price.seconds:
+    times = f"{max(price.seconds, found.seconds) / min(price.seconds, found.seconds):.3f} times"
+    if price.seconds > found.seconds:
         return f"{head}: the best is {times} as fast"
-    return f"{head}: {times} as fast as the best of the space, which has none such"
+    return f"{head}: {times} as fast as what was found"
 
 
 def _named(found: FoundPlan, plan: PricedPlan) -> str:

@@ -18,6 +18,7 @@ from parc.planning.found import Counts, PricedPlan
 from parc.planning.offloads import Away, offloads
 from parc.planning.planning import OPEN, Planned, plan, resized
 from parc.planning.reasons import front
+from parc.planning.refining import RefinedPlan, refined
 from parc.planning.text import taken, with_strategy
 from parc.planning.verified import verified
 from parc.price import Price, price
@@ -35,7 +36,8 @@ class OwnPlan:
 @dataclass(frozen=True, slots=True)
 class FoundPlan:
     """What was found. text: the file with the best strategy; strategy: its name there; best: so many as asked for, best
-    first; front: of time against memory, of all that were priced and fit; own: what the file had before."""
+    first; front: of time against memory, of all that were priced and fit; own: what the file had before; refined: what
+    was found around the best and is better, which `text` has then."""
 
     planned: Planned
     text: str
@@ -44,6 +46,7 @@ class FoundPlan:
     front: tuple[PricedPlan, ...]
     certificate: dict[str, Any]
     own: OwnPlan | None = None
+    refined: RefinedPlan | None = None
 
 
 def planned_file(
@@ -79,15 +82,22 @@ def planned_file(
         best = found.fitting[0]
         for tactics in (True, False):
             text = with_strategy(source, made.name, params, planned.space, best.candidate, other, tactics)
-            if name := held(text, source, planned, best) or "":
+            if name := held(text, source, planned, best.price) or "":
                 break
         assert name, "the plan has another price as text"
         if not best.candidate.rules.by or proved(replace(source, text=text), made.name):
             break
-    told_of = certificate(planned, keep)
+    around = refined(source, params, planned, other, within)
+    if (better := around.best) is not None and better.price is not None:
+        for tactics in (True, False):
+            text = around.text(better.base, (better.cuts, better.again), tactics)
+            if name := held(text, source, planned, better.price) or "":
+                break
+        assert name, "the refined plan has another price as text"
+    told_of = certificate(planned, keep, around.tried)
     told_of["file"] = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     before = _priced(own) if own is not None and other is None else None
-    return FoundPlan(planned, text, name, found.fitting[:keep], tuple(front(found.fitting)), told_of, before)
+    return FoundPlan(planned, text, name, found.fitting[:keep], tuple(front(found.fitting)), told_of, before, better)
 
 
 def _priced(own: Job) -> OwnPlan | None:
@@ -116,11 +126,11 @@ def _own(source: Source, params: Mapping[str, str], job: str | None, strategy: s
     return own
 
 
-def held(text: str, source: Source, planned: Planned, best: PricedPlan) -> str | None:
+def held(text: str, source: Source, planned: Planned, best: Price) -> str | None:
     """The strategy's name in the text, whose program is verified; None if it has not the very price that was found: a
     tactic may name its dims in another order, which decides where a tensor has two of them."""
     job = verified(replace(source, text=text), planned.job.name)
-    return job.strategy.name if price(job) == best.price else None
+    return job.strategy.name if price(job) == best else None
 
 
 def proved(source: Source, name: str) -> bool:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,10 +17,11 @@ from parc.planning.offloads import NOTHING
 from parc.planning.paces import PaceKey
 from parc.planning.planning import Planned
 from parc.planning.reasons import why
+from parc.planning.refining import RefinedPlan, plain_lines
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
-FORMAT = 8
+FORMAT = 9
 
 
 def unsearched(space: PlanSpace) -> list[str]:
@@ -31,8 +32,9 @@ def unsearched(space: PlanSpace) -> list[str]:
     return [*found, "rules for parts of a model"]
 
 
-def certificate(planned: Planned, keep: int) -> dict[str, Any]:
-    """Plain values: seconds, bytes, numbers of candidates. keep: so many of the best are told in full."""
+def certificate(planned: Planned, keep: int, around: Sequence[RefinedPlan] = ()) -> dict[str, Any]:
+    """Plain values: seconds, bytes, numbers of candidates. keep: so many of the best are told in full; around: what was
+    tried around them."""
     space, bounds, found = planned.space, planned.bounds, planned.found
     split = space.split
     tried = [
@@ -82,6 +84,7 @@ def certificate(planned: Planned, keep: int) -> dict[str, Any]:
             {**plan_json(planned, p), "why": why(found.fitting[0], p) if n else ""}
             for n, p in enumerate(found.fitting[:keep])
         ],
+        "around": [refined_json(planned, of) for of in around],
         "least": found.least,
         "gap": found.gap,
         "proved": bool(found.fitting) and found.least is None,
@@ -115,6 +118,20 @@ def plan_json(planned: Planned, plan: PricedPlan) -> dict[str, Any]:
     price = {"step_seconds": plan.price.seconds, "needed_bytes": plan.price.needed}
     lines = lines_of(planned.space, plan.candidate)
     return {**candidate_json(planned.space, plan.candidate), **price, "bound": plan.bound, "strategy": lines}
+
+
+def refined_json(planned: Planned, of: RefinedPlan) -> dict[str, Any]:
+    """What was tried around a plan, and its price, as of all that is tried."""
+    found = of.price
+    return {
+        **candidate_json(planned.space, of.base.candidate),
+        "cuts": list(of.cuts),
+        "again": of.again,
+        "needed": None if found is None else found.needed,
+        "seconds": found.seconds if found is not None and found.fits else None,
+        "code": of.code,
+        "strategy": plain_lines(planned, of),
+    }
 
 
 def candidate_json(space: PlanSpace, of: PlanChoice) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from compiler.cluster import Cluster
 from dsl import ast
@@ -24,14 +24,15 @@ def with_strategy(
     candidate: PlanChoice,
     cluster: Cluster | None = None,
     tactics: bool = True,
+    change: Callable[[Sequence[str]], Sequence[str]] = list,
 ) -> str:
     """The canonical text. params: become the defaults of the file's parameters. cluster: in the place of the job's own,
-    where it has other devices. tactics: of the standard library are named where they fit."""
+    where it has other devices. tactics: of the standard library are named where they fit. change: of the statements."""
     file = parse(source.text, source.name)
     edits: list[tuple[int, int, str]] = []
     (item,) = (i for i in file.items if isinstance(i, ast.Job) and i.name.id == job)
     (task,) = (s for s in item.body if isinstance(s, ast.Task))
-    lines = lines_of(space, candidate, _known(file) if tactics else ())
+    lines = change(lines_of(space, candidate, _known(file) if tactics else ()))
     name = _free(file, ast.Strategy, NAME)
     before = [f"strategy {name} for {task.model.function.id} {{", *(f"  {line}" for line in lines), "}", ""]
     if cluster is not None and task.cluster is not None:

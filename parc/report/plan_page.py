@@ -17,6 +17,7 @@ from parc.planning.filled_answer import FilledPlan
 from parc.planning.found import PricedPlan
 from parc.planning.reasons import choices_of, why
 from parc.planning.recomputes import told
+from parc.planning.refining import told_around
 from parc.planning.written import lines_of, strategy_of
 from parc.price import Price
 from parc.report.compared import ComparedStep
@@ -61,6 +62,11 @@ def _of_found(found: FoundPlan, tokens: float | None, command: str) -> PlanPage:
     facts = [("axes", ", ".join(axes)), ("computed again", "; ".join(again))]
     if by_hand := [of.words for of in space.implementations]:
         facts.append(("written by hand", "; ".join(by_hand)))
+    if tried := len(found.certificate["around"]):
+        facts.append(("around the best", told_around(found.planned, found.refined, tried)))
+    if found.own is not None:
+        own = found.own.price
+        facts.append((f"the file's own, {found.own.name}", f"{seconds(own.seconds)}, {amount(own.needed)}"))
     facts.append(("not searched", ", ".join(unsearched(space))))
     verdict = _verdict(found.planned.minimise, of.least, of.gap, counts.left)
     page = _page(found, job, points, outcomes, verdict, facts, command)

@@ -1,0 +1,100 @@
+"""What a certificate has around the best of its space: each is read from its statements, has to be the plan that it
+says, changed as it says, and is priced again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from compiler.evaluate import evaluate_file
+from compiler.evaluate.index import index_model
+from compiler.model import Job
+from compiler.ops.repeat import Repeat
+from compiler.strategy import Strategy
+from dsl.data import dataclass
+from dsl.diagnostics import ParcError
+from dsl.source import Source
+from parc.certifying.stated import StatedPart, Unfounded
+from parc.certifying.words import one_strategy, plain, statements
+from parc.price import Price, price
+
+MOST = 64
+"""That are tried around the best at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class AroundBest:
+    """What the best of all that was tried around the best takes."""
+
+    value: float
+    seconds: float
+    needed: int
+
+
+def hold_around(
+    stated: StatedPart, source: Source, job: Job, minimise: str, base: Callable[[StatedPart], Strategy]
+) -> AroundBest | None:
+    """Price again what was tried around the best. base: the strategy of the space that a row speaks of. The best of
+    them, or None where none fits. Raises Unfounded."""
+    best: AroundBest | None = None
+    for row in stated["around"].distinct(MOST):
+        cuts = tuple(cut.whole(1) for cut in row["cuts"].each())
+        again = row["again"].whole()
+        wanted = _changed(base(row), cuts, again, job, row)
+        found = _priced(row, source, job, wanted)
+        if found is None:
+            continue
+        row["code"].be("")
+        row["needed"].be(found.needed)
+        row["seconds"].be(found.seconds if found.fits else None)
+        value = found.seconds if minimise == "step" else float(found.needed)
+        if found.fits and (best is None or value < best.value):
+            best = AroundBest(value, found.seconds, found.needed)
+    return best
+
+
+def _priced(row: StatedPart, source: Source, job: Job, wanted: Strategy) -> Price | None:
+    """The price of the row's statements, which have to be the strategy; None for what is refused, as the row says."""
+    path = row["strategy"].path
+    name = "around"
+    while name in source.text:
+        name += "_"
+    strategy = "\n".join([f"strategy {name} for {job.model.name} {{", *statements(row), "}", ""])
+    text = f"{source.text}\n{strategy}"
+    try:
+        one_strategy(strategy, path)
+        made = evaluate_file(Source(source.name, text), job=job.name, strategy=name).job
+        dims = index_model(made.model).dims
+        if plain(made.strategy, dims) != plain(wanted, dims):
+            raise Unfounded(f"{path} is another strategy than the one that it is said to be", path)
+        return price(made)
+    except ParcError as error:
+        row["code"].be(next((d.code for d in error.diagnostics if d.severity == "error"), ""))
+        row["needed"].be(None)
+        row["seconds"].be(None)
+        return None
+
+
+def _changed(of: Strategy, cuts: tuple[int, ...], again: int, job: Job, row: StatedPart) -> Strategy:
+    """A strategy with other cuts, and with fewer layers that are computed again: by rules for the first iterations of
+    the loop, which is two then."""
+    if of.implementations or not (cuts or again):
+        raise Unfounded(f"{row.path} is nothing that is tried around the best", row.path)
+    if cuts and len(of.pipelines) != 1:
+        raise Unfounded(f"{row.path}.cuts are of no pipeline", row.path)
+    pipelines = tuple(replace(p, cuts=cuts or None) for p in of.pipelines)
+    if not again:
+        return replace(of, pipelines=pipelines)
+    loops = [n.op for n in job.model.graph.nodes if isinstance(n.op, Repeat) and not n.op.scan]
+    if len(loops) != 1 or not of.recomputes or again >= loops[0].count:
+        raise Unfounded(f"{row.path}.again is no number of layers that are computed again", row.path)
+    label, path, count = loops[0].label, loops[0].body.name, loops[0].count
+
+    def first(name: str) -> str:
+        if name != path and not name.startswith(f"{path}."):
+            raise Unfounded(f"{row.path}.again is of what is in no layer", row.path)
+        return f"{path}_0_{again}{name[len(path) :]}"
+
+    recomputes = (replace(r, scope=first(str(r.scope)), keep=tuple(map(first, r.keep))) for r in of.recomputes)
+    parts = (f"{label}_0_{again}", f"{label}_{again}_{count}")
+    return replace(of, pipelines=tuple(replace(p, parts=parts) for p in pipelines), recomputes=tuple(recomputes))

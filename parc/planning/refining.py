@@ -1,0 +1,257 @@
+"""Around what a search found: stages that are cut unevenly, and layers of which only the first are computed again.
+
+A space with these would be larger by many orders, and bounds of it weaker; most of what they bring, they bring to plans
+that are good without them. So they are tried around the best alone, each priced exactly, and are taken where they are
+better. No bound speaks of those that were not tried.
+
+- Of the best plans that compute layers again, as many of the first layers as it takes to fit: under 1F1B the first
+  stages hold most.
+- Then layers go from the ends, that have the embedding and the head to do as well, to the stages between (or the other
+  way), one by one, as long as that is better.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from time import monotonic
+
+from compiler.evaluate import evaluate_file
+from compiler.model import Cluster
+from compiler.passes.cuts import divided
+from compiler.strategy import PipelineRule
+from dsl.data import dataclass
+from dsl.diagnostics import ParcError
+from dsl.source import Source
+from parc.planning.found import PricedPlan
+from parc.planning.planning import Planned
+from parc.planning.reasons import differs
+from parc.planning.search import STEP
+from parc.planning.space import STAGES, PlanSpace
+from parc.planning.text import with_strategy
+from parc.planning.written import lines_of
+from parc.price import Price, price
+from parc.units import amount, seconds
+
+MOST = 32
+"""So many are priced."""
+
+SHARE = 0.25
+"""Of the time that the search had."""
+
+FARTHEST = 1.4
+"""A plan that computes layers again takes so many times the best at most: three passes' work in the place of four's."""
+
+Changed = tuple[tuple[int, ...], int]
+"""Where each stage but the first begins ((): evenly), and how many of the first layers are computed again (0: as the
+plan says)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefinedPlan:
+    """A plan of the space with other cuts, or of which fewer layers are computed again (`Changed`). price: None for
+    what cannot be, whose code it has."""
+
+    base: PricedPlan
+    cuts: tuple[int, ...]
+    again: int
+    price: Price | None
+    code: str = ""
+
+    def lines(self, space: PlanSpace, plain: Sequence[str]) -> list[str]:
+        """The statements of the plan that it was made of, with what is changed."""
+        return changed(space, plain, (self.cuts, self.again))
+
+
+def changed(space: PlanSpace, lines: Sequence[str], by: Changed) -> list[str]:
+    """The statements of a plan with other cuts, and with fewer layers that are computed again."""
+    cuts, again = by
+    found = []
+    for line in lines:
+        if cuts and line.startswith("pipeline "):
+            line = f"{line}, cuts [{', '.join(map(str, cuts))}]"
+        if again and line.startswith("recompute "):
+            path = re.escape(space.split.paths[0])
+            line = re.sub(rf"(?<![\w.]){path}(?=[\s.,]|$)", lambda of: f"{of[0]}[0..{again}]", line)
+        found.append(line)
+    return found
+
+
+class Refiner:
+    """What is tried around the plans of one search. until: when it has to end (of `monotonic`)."""
+
+    def __init__(
+        self,
+        source: Source,
+        params: Mapping[str, str],
+        planned: Planned,
+        cluster: Cluster | None,
+        until: float | None,
+    ) -> None:
+        self.source, self.params, self.planned, self.cluster, self.until = source, params, planned, cluster, until
+        self.tried: list[RefinedPlan] = []
+        self.best: RefinedPlan | None = None
+        self.least = planned.found.fitting[0].value
+
+    def run(self) -> None:
+        """Try what there is to try, until nothing is better, or the time is over, or it is interrupted."""
+        try:
+            if self.planned.minimise == STEP:
+                for base in self._again():
+                    self._fewer(base)
+            base = self.planned.found.fitting[0]
+            self._cut(self.best.base if self.best else base, self.best.again if self.best else 0)
+        except (KeyboardInterrupt, _Over):
+            return
+
+    def text(self, base: PricedPlan, by: Changed, tactics: bool) -> str:
+        """The file with such a plan."""
+        name, space = self.planned.job.name, self.planned.space
+
+        def change(lines: Sequence[str]) -> list[str]:
+            return changed(space, lines, by)
+
+        return with_strategy(self.source, name, self.params, space, base.candidate, self.cluster, tactics, change)
+
+    # --- fewer layers again --------------------------------------------------------------------------------------
+
+    def _again(self) -> Iterator[PricedPlan]:
+        """The best plan of each choice of what is computed again, of a model with one loop; but for those that fit
+        without it."""
+        space, fitting = self.planned.space, self.planned.found.fitting
+        fit = {plan.candidate for plan in fitting}
+        seen: set[int] = set()
+        for plan in fitting if len(space.split.loops) == 1 else ():
+            rules = plan.candidate.rules
+            if rules.recompute in seen or rules.by or plan.value > FARTHEST * fitting[0].value:
+                continue
+            seen.add(rules.recompute)
+            without = replace(plan.candidate, rules=replace(rules, recompute=0))
+            if space.recomputes[rules.recompute] and without not in fit:
+                yield plan
+
+    def _fewer(self, base: PricedPlan) -> None:
+        """As few of the layers as it takes to fit: with fewer a step is shorter, and needs more."""
+        none, every = 0, self.planned.space.split.layers
+        while every - none > 1:
+            some = (none + every) // 2
+            found = self._try(base, ((), some))
+            if found is not None and found.fits:
+                every = some
+            else:
+                none = some
+
+    # --- cuts ----------------------------------------------------------------------------------------------------
+
+    def _cut(self, base: PricedPlan, again: int) -> None:
+        """Move layers between stages, as long as that is better."""
+        space, of = self.planned.space, base.candidate
+        places = of.mesh.size(STAGES)
+        stages = places * of.rules.chunks
+        if places == 1 or space.split.layers <= stages or of.rules.by:
+            return
+        labels = tuple(label for label, _ in space.split.loops)
+        each = divided(PipelineRule(labels, ""), dict(space.split.loops), stages).values()
+        counts = [sum(of_stage) for of_stage in zip(*each, strict=True)]
+        seen, better = {tuple(counts)}, True
+        while better:
+            better = False
+            for move in (_from_last, _from_first, _to_first, _to_last):
+                while (moved := move(counts, places)) and tuple(moved) not in seen:
+                    seen.add(tuple(moved))
+                    least = self.least
+                    self._try(base, (tuple(accumulate(moved[:-1])), again))
+                    if self.least >= least:
+                        break
+                    counts, better = moved, True
+
+    # --- prices --------------------------------------------------------------------------------------------------
+
+    def _try(self, base: PricedPlan, by: Changed) -> Price | None:
+        if len(self.tried) >= MOST or (self.until is not None and monotonic() > self.until):
+            raise _Over
+        found, code = None, ""
+        try:
+            text = self.text(base, by, False)
+            found = price(evaluate_file(replace(self.source, text=text), job=self.planned.job.name).job)
+        except ParcError as error:
+            code = next((d.code for d in error.diagnostics if d.severity == "error"), "")
+        made = RefinedPlan(base, *by, found, code)
+        self.tried.append(made)
+        if found is not None and found.fits:
+            value = found.seconds if self.planned.minimise == STEP else float(found.needed)
+            if value < self.least:
+                self.best, self.least = made, value
+        return found
+
+
+class _Over(Exception):
+    """Nothing more is to be tried."""
+
+
+def refined(
+    source: Source, params: Mapping[str, str], planned: Planned, cluster: Cluster | None, within: float | None
+) -> Refiner:
+    """Look around the best plans of a search that was not interrupted."""
+    found = Refiner(source, params, planned, cluster, None if within is None else monotonic() + SHARE * within)
+    if not planned.found.interrupted:
+        found.run()
+    return found
+
+
+def plain_lines(planned: Planned, of: RefinedPlan) -> list[str]:
+    """All statements, without tactics."""
+    return of.lines(planned.space, lines_of(planned.space, of.base.candidate, ()))
+
+
+def told_around(planned: Planned, better: RefinedPlan | None, tried: int) -> str:
+    """In words. better: what the file has, if it is better than the best of the space."""
+    first, space = planned.found.fitting[0], planned.space
+    what = f"{tried} with other cuts, or with fewer layers computed again, were priced around the best"
+    if better is None or better.price is None:
+        return f"{what}: none is better"
+    changes = [f"stages begin at layers {', '.join(map(str, better.cuts))}"] if better.cuts else []
+    changes += [f"of all layers the first {better.again} alone are computed again"] if better.again else []
+    if better.base.candidate != first.candidate:
+        changes.append(differs(space, first.candidate, better.base.candidate))
+    price = better.price
+    by = first.price.seconds / price.seconds
+    head = f"better still, and in the file: {seconds(price.seconds)}, {amount(price.needed)}, {by:.3f} times as fast"
+    return f"{head}: {'; '.join(changes)}\n  {what}; no bound speaks of others"
+
+
+Move = Callable[[list[int], int], list[int]]
+"""A layer goes to another stage: layers of each afterwards, empty where none can. places: over which the stages lie."""
+
+
+def _from_last(counts: list[int], places: int) -> list[int]:
+    return _moved(counts, len(counts) - 1, _inner(counts, places, len(counts) - 1, False))
+
+
+def _from_first(counts: list[int], places: int) -> list[int]:
+    return _moved(counts, 0, _inner(counts, places, 0, False))
+
+
+def _to_first(counts: list[int], places: int) -> list[int]:
+    return _moved(counts, _inner(counts, places, 0, True), 0)
+
+
+def _to_last(counts: list[int], places: int) -> list[int]:
+    return _moved(counts, _inner(counts, places, len(counts) - 1, True), len(counts) - 1)
+
+
+def _inner(counts: list[int], places: int, end: int, most: bool) -> int:
+    """The stage, on another place than that of an end, that has least to do, or most."""
+    devices = [sum(counts[place::places]) for place in range(places)]
+    others = [s for s in range(len(counts)) if s % places != end % places]
+    inner = [s for s in others if s % places not in (0, places - 1)] or others
+    keys = {s: (devices[s % places], counts[s]) for s in inner}
+    return max(inner, key=lambda s: keys[s]) if most else min(inner, key=lambda s: keys[s])
+
+
+def _moved(counts: list[int], giver: int, taker: int) -> list[int]:
+    if counts[giver] < 2:
+        return []
+    return [n - (s == giver) + (s == taker) for s, n in enumerate(counts)]
