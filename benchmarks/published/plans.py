@@ -72,10 +72,10 @@ def against(row: Row, within: float) -> Against:
     source = Source(f"{row}.par", job(row))
     recipe = price(parc.evaluate(source).job)
     began = time.process_time()
-    signal.signal(signal.SIGPROF, signal.default_int_handler)  # as Ctrl-C: what is known is told
+    signal.signal(signal.SIGPROF, lambda *_: signal.raise_signal(signal.SIGINT))  # as Ctrl-C: what is known is told
     signal.setitimer(signal.ITIMER_PROF, within)
     try:
-        found = planned_file(source, {}, None, None, None, "step", None, 1)
+        found = planned_file(source, {}, None, "serial", None, "step", None, 1)  # not the recipe
     except (parc.ParcError, KeyboardInterrupt):
         return Against(row, recipe, None, "", 1.0, time.process_time() - began)
     finally:

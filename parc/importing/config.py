@@ -44,6 +44,10 @@ CHANGE_NOTHING = {
 HARMLESS = frozenset(key for keys in CHANGE_NOTHING.values() for key in keys)
 """All of these."""
 
+NOT = frozenset({"is_encoder_decoder", "is_decoder", "add_cross_attention", "tie_encoder_decoder"})
+"""Keys that change nothing where they are false: transformers writes them where it writes all that a configuration
+has."""
+
 LAYERS = 1000
 """That a model has at most: published ones have some 130."""
 
@@ -224,6 +228,8 @@ class Config:
             for key in at.values:
                 path = at._path(key)
                 if key in at.seen or key in HARMLESS or path in ignored or key not in at:
+                    continue
+                if key in NOT and at.values[key] is False:
                     continue
                 near = did_you_mean(key, at.seen)
                 help = near or f"if it changes nothing, `--ignore {path}`"

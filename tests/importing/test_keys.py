@@ -11,7 +11,7 @@ import pytest
 
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import Source
-from parc.importing.config import CHANGE_NOTHING, HARMLESS, read_config
+from parc.importing.config import CHANGE_NOTHING, HARMLESS, NOT, read_config
 from parc.importing.families.known import KNOWN, family_of
 from parc.importing.importing import import_config
 from parc.importing.strategy import candidates
@@ -66,6 +66,12 @@ def test_keys_that_nobody_knows_are_named_with_their_place() -> None:
 @pytest.mark.parametrize("key", sorted(HARMLESS))
 def test_harmless_keys_change_nothing(key: str) -> None:
     assert imported({**LLAMA, key: {"some": ["thing", 1]}}).text == imported(LLAMA).text
+
+
+@pytest.mark.parametrize("key", sorted(NOT))
+def test_what_a_model_is_not_changes_nothing(key: str) -> None:
+    assert imported({**LLAMA, key: False}).text == imported(LLAMA).text
+    assert [d.code for value in (True, 0) for d in errors({**LLAMA, key: value})] == ["E1003", "E1003"]
 
 
 @pytest.mark.parametrize(
