@@ -125,6 +125,7 @@ def _cluster(job: Job) -> dict[str, Any]:
         if compute == 2:
             gradient = keeps.gradient_f16 if job.precision.compute == "f16" else keeps.gradient
     counts = [level.count for level in cluster.levels]
+    written = cluster.device.bandwidth * cal.vector
     return {
         "links": [v.bandwidth * (cal.inner if i == 0 else cal.outer) for i, v in enumerate(cluster.levels)],
         "domains": [prod(counts[: i + 1]) for i in range(len(counts))],
@@ -139,6 +140,7 @@ def _cluster(job: Job) -> dict[str, Any]:
         "reserve": keeps.reserve,
         "host": move_rate(cluster.tiers, HOST, FIRST) if HOST in cluster.tiers else 0.0,
         "waits": cal.blocking_sends > 0,
+        "added": 2 * master * (1 + cal.jitter * log2(ceil(cluster.devices / counts[0]))) / written,
     }
 
 
@@ -251,10 +253,10 @@ class Floors:
 
     def together(self, stages: int, m: int, again: int, layer: Mapping[str, float]) -> float:
         """What a micro-batch takes of all stages together."""
-        passes = layer["forward"] + layer["backward"]
-        if stages == 1:  # all that is not in the loops, what adds up their gradients as well
-            return passes + max(layer["rest"], layer["added"])
-        return passes + layer["added"] + max(layer["tail"], self.outside(again) * stages / (self.devices * m))
+        both = layer["forward"] + layer["backward"] + layer["added"]
+        if stages == 1:
+            return both + layer["rest"]
+        return both + max(layer["tail"], self.outside(again) * stages / (self.devices * m))
 
     def row(
         self,
@@ -327,6 +329,14 @@ class Floors:
         reduce, gather = self.messages(lie, which, zero > 1)
         behind = share * {0: reduce + reduce, 1: reduce + min(reduce, gather), 2: gather, 3: 0.0}[zero]
         return float(ends + max(0.0, behind - self.cluster["hidden"] * first) + extra)
+
+    def adding(self, lie: Lie, m: int, zero: int, away: tuple[str, ...]) -> float:
+        """Seconds in which a micro-batch's gradients of all layers, whole on each device that has the same of a weight,
+        are added to those before it."""
+        if zero > 1 or m == 1 or away:
+            return 0.0
+        alike = ((w["elements"], prod(n for n, _ in copies(lie, w))) for w in self.model["weights"] if w["looped"])
+        return float(sum(n * whole for n, whole in alike) * lie.stages * self.cluster["added"] / self.devices)
 
     def between(self, lie: Lie, m: int) -> tuple[float, float]:
         """Seconds of a micro-batch's way from a stage to the next, and back: what a loop carries on, in as many parts

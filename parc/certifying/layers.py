@@ -17,10 +17,8 @@ from compiler.cost.price.calibration import of_cluster
 from compiler.cost.price.machine import machine
 from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer
 from compiler.driver import compile_job
-from compiler.layout import local_type
 from compiler.memory.tiers import FIRST
 from compiler.model import Job
-from compiler.ops.effects import Accumulate
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import FunctionPhase
@@ -30,10 +28,12 @@ from parc.certifying.by_hand import positions
 from parc.certifying.counting import StatedSpace
 from parc.certifying.stated import StatedPart, Unfounded
 
-SCALED = ("forward", "backward", "rest", "tail", "saved")
-"""What fewer rows take less of; `added` is the same for any."""
+NUMBERS = ("forward", "backward", "rest", "tail", "saved")
+"""What fewer rows take less of."""
 
-NUMBERS = (*SCALED, "added")
+SUMS = "accumulation"
+"""How a kernel is called that adds gradients to those of micro-batches before (`Floors.adding`)."""
+
 DATA_LIKE = ("data", "experts", "positions")
 Build = Callable[[Mapping[str, int], int, Mapping[str, Any]], Job]
 """The job with the strategy of a mesh, micro-batches and rules. Raises ParcError for what cannot be written by hand."""
@@ -41,16 +41,13 @@ Build = Callable[[Mapping[str, int], int, Mapping[str, Any]], Job]
 
 @dataclass(frozen=True, slots=True)
 class StatedLayer:
-    """An entry that was found to be right. rows: of the batch on a device; rules: along, heads, tables, by; single: of
-    one micro-batch; whole: gradients were not sharded; exact: it holds for these rows alone; numbers: seconds, bytes.
-    """
+    """An entry that was found to be right. rows: of the batch on a device; rules: along, heads, tables, by; exact: it
+    holds for these rows alone; numbers: seconds, bytes."""
 
     inside: Mapping[str, int]
     again: int
     rules: tuple[str, bool, bool, int]
     rows: int
-    single: bool
-    whole: bool
     exact: bool
     numbers: Mapping[str, float]
 
@@ -87,32 +84,30 @@ def stated_layers(stated: StatedPart, space: StatedSpace, build: Build) -> list[
             or tables not in can["rows"]
         ):
             raise Unfounded(f"{entry.path} is no strategy of the space's kinds", entry.path)
-        whole = entry["whole"].truth()
-        key = (tuple(inside.items()), again, along, heads, tables, by, rows, replicas, whole)
+        key = (tuple(inside.items()), again, along, heads, tables, by, rows, replicas)
         if key in seen:
             raise Unfounded(f"{entry.path} stands there twice", entry.path)
         seen.add(key)
-        zero = 2 if not whole and any(space.kind(n) in DATA_LIKE for n in mesh) else 0
+        zero = 2 if any(space.kind(n) in DATA_LIKE for n in mesh) else 0
         rules = {"zero": zero, "recompute": again, "schedule": "", "chunks": 1, "along": along, "heads": heads}
         try:
             made = build(mesh, space.batch // shares, {**rules, "rows": tables, "by": by, "offload": ()})
-            numbers, single, exact = _measure(made, space, whole)
+            numbers, exact = _measure(made, space)
         except ParcError as error:
             raise Unfounded(f"{entry.path} cannot be: {error}", entry.path) from None
         for name in NUMBERS:
             entry[name].be(numbers[name])
-        entry["single"].be(single)
         entry["exact"].be(exact)
         if extra := sorted(entry.items().keys() - {*FIELDS, *NUMBERS}):
             raise Unfounded(f"{entry.path} has `{extra[0]}`, which no bound asks for", entry.path)
-        found.append(StatedLayer(inside, again, (along, heads, tables, by), rows, single, whole, exact, numbers))
+        found.append(StatedLayer(inside, again, (along, heads, tables, by), rows, exact, numbers))
     return found
 
 
-FIELDS = ("inside", "recompute", "along", "heads", "tables", "by", "rows", "replicas", "single", "whole", "exact")
+FIELDS = ("inside", "recompute", "along", "heads", "tables", "by", "rows", "replicas", "exact")
 
 
-def _measure(job: Job, space: StatedSpace, whole: bool) -> tuple[dict[str, float], bool, bool]:
+def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], bool]:
     cluster = job.cluster
     assert cluster is not None
     compiled = compile_job(job)
@@ -148,7 +143,7 @@ def _measure(job: Job, space: StatedSpace, whole: bool) -> tuple[dict[str, float
             n.outputs[0].name for n in function.body.nodes if isinstance(n.op, Repeat) and n.op.label in space.labels
         }
         loops = {i for i, node in enumerate(part.nodes) if node.name in cut}
-        others = set(range(len(part.nodes))) - loops
+        others = {i for i, node in enumerate(part.nodes) if not node.name.startswith(SUMS)} - loops
         ahead = function.phase is FunctionPhase.FORWARD
         totals["forward" if ahead else "backward"] += busy(part, loops)
         totals["rest"] += busy(part, others)
@@ -157,23 +152,13 @@ def _measure(job: Job, space: StatedSpace, whole: bool) -> tuple[dict[str, float
         every = (node.work for node, _ in part.each())
         exact = exact or (cal.ring > 0 and any(isinstance(w, Collective) and w.beside for w in every))
     numbers = {name: ps / PICOSECONDS for name, ps in totals.items()}
-    numbers["added"] = 0.0
-    if whole and program.microbatches > 1:
-        looped = [
-            local_type(n.inputs[0].type, n.inputs[0].layout, program.sizes).bytes
-            for f in cls.functions
-            if f.phase is FunctionPhase.BACKWARD
-            for n in f.body.nodes
-            if isinstance(n.op, Accumulate) and {*n.inputs[0].type.names} & {*space.labels}
-        ]
-        numbers["added"] = 2 * sum(looped) * late / (cluster.device.bandwidth * cal.vector)
     memory = Systems(compiled, found).memory(cls)
     memory.effect(FunctionPhase.FORWARD, 0, set())
     (replay,) = memory.replays.values()
     dims = {s.name: {*s.type.names} for s in cls.states}
     buffers = {id(b): b for name, b in replay.saved.items() if dims[name] & {*space.labels}}
     there = (b.bytes for b in buffers.values() if b.memory == FIRST and b.role == Role.SAVED and not b.static)
-    return {**numbers, "saved": float(sum(there))}, program.microbatches == 1, exact
+    return {**numbers, "saved": float(sum(there))}, exact
 
 
 def _last(part: Part, loops: set[int], ahead: bool) -> set[int]:
@@ -210,16 +195,15 @@ class LayerTable:
         self.known: dict[Any, list[dict[str, float]]] = {}
 
     def numbers(
-        self, mesh: Mapping[str, int], m: int, zero: int, again: int, rules: tuple[str, bool, bool, int]
+        self, mesh: Mapping[str, int], m: int, again: int, rules: tuple[str, bool, bool, int]
     ) -> list[dict[str, float]]:
         """Of all entries that hold, in proportion: seconds of a micro-batch's passes, and bytes that it leaves."""
         space = self.space
         inside = {n: size for n, size in mesh.items() if space.kind(n) not in ("stages", "data")}
         whole = space.batch // (m * space.of_kind(mesh, "data"))  # rows of all devices that share a layer
-        key = (tuple(inside.items()), whole, m == 1, zero > 1, again, rules)
+        key = (tuple(inside.items()), whole, again, rules)
         if key not in self.known:
-            layers = [w for w in self.layers if not w.whole or zero < 2]
-            of = (self._number(w, inside, whole, m == 1, again, rules) for w in layers)
+            of = (self._number(w, inside, whole, again, rules) for w in self.layers)
             self.known[key] = [w for w in of if w is not None]
         return self.known[key]
 
@@ -228,14 +212,13 @@ class LayerTable:
         of: StatedLayer,
         inside: Mapping[str, int],
         whole: int,
-        single: bool,
         again: int,
         rules: tuple[str, bool, bool, int],
     ) -> dict[str, float] | None:
         space = self.space
         its = of.rows * space.of_kind(of.inside, "experts")
         same = of.inside == inside
-        if of.again not in (0, again) or (of.again and not same) or (single and not of.single):
+        if of.again not in (0, again) or (of.again and not same):
             return None
         if any(inside.get(n, 1) % size for n, size in of.inside.items()):
             return None
@@ -248,10 +231,10 @@ class LayerTable:
         if its != whole and (of.exact or its % whole):
             return None
         q = whole / its
-        found = {name: of.numbers[name] * q for name in SCALED} | {"added": of.numbers["added"]}
+        found = {name: of.numbers[name] * q for name in NUMBERS}
         if of.again != again or not same:
             found |= {"forward": 0.0, "backward": found["forward"] + found["backward"], "saved": 0.0}
         if not same:
             found["backward"] *= prod(of.inside.values()) / prod(inside.values())
-            found |= {"rest": 0.0, "tail": 0.0, "added": 0.0}
+            found |= {"rest": 0.0, "tail": 0.0}
         return found

@@ -78,7 +78,9 @@ class Tallied:
         space, floors = self.space, self.floors
         for again, along, (heads, by), tables in product(can["recompute"], can["along"], can["inside"], can["rows"]):
             rules = along, heads, tables, by
-            known = {zero: self.layers.numbers(mesh, m, zero, again, rules) for zero in fitting}
+            layers, alike = self.layers.numbers(mesh, m, again, rules), lie_of(space, mesh, "", heads)
+            sums = {zero: floors.adding(alike, m, zero, away) for zero in fitting}
+            known = {zero: [{**w, "added": sums[zero]} for w in layers] for zero in fitting}
             work = again + by * len(space.recomputes)  # where its numbers stand
             if self.minimise == "step":
                 known = {z: of for z, of in known.items() if all(self._all(mesh, m, w) < self.limit for w in of)}

@@ -68,6 +68,8 @@ class LowerBounds:
         """Of a step. pace: of an iteration of the loop, with the messages beside it (`paces`)."""
         rules, m, spread = of.rules, of.mesh.microbatches, spread_of(of)
         again = self.which(rules.recompute, rules.by)
+        if layer is not None and rules.zero < 2 and m > 1 and not rules.offload:
+            layer = replace(layer, added=self.adding(spread))
         plain = self.of(spread, m, rules.zero, again, rules.schedule, layer)
         if "optimizer" in rules.offload:
             plain = max(plain, self.moved(spread, rules.zero))
@@ -82,6 +84,16 @@ class LowerBounds:
                 slower = self.paced(slower, pace)
                 row = max(row, self.row(*numbers, slower, slower.both))
         return max(plain, row * SURE)
+
+    def adding(self, spread: Spread) -> float:
+        """Seconds in which gradients of all loops' weights are added to those of micro-batches before, where they are
+        not sharded, on the average device of a stage that has all layers."""
+        if (spread, "added", False) not in self.known:
+            looped = [w for w in self.model.weights if w.looped]
+            elements = sum(w.elements * prod(n for n, _ in spread.whole(w)) for w in looped)
+            seconds = elements * spread.stages / self.devices * self.cluster.added
+            self.known[spread, "added", False] = seconds, 0.0
+        return self.known[spread, "added", False][0]
 
     def which(self, recompute: int, by: int) -> int:
         """At which place a choice of what is computed again, and by what, stands in the model's numbers."""
@@ -151,8 +163,8 @@ class LowerBounds:
     def through(self, stages: int, m: int, again: int, layer: LayerWork) -> float:
         """Seconds of a micro-batch's way through all stages, of devices that share a layer. What is in no loop is known
         of a single stage; of several, what it takes on all devices at their best share."""
-        if stages == 1:  # the rest has what is added to gradients
-            return layer.forward + layer.backward + max(layer.rest, layer.added)
+        if stages == 1:
+            return layer.both + layer.rest
         return layer.both + max(layer.tail, self.outside(again) / self.devices * stages / m)
 
     def shared(self, layer: LayerWork, rows: float) -> float:

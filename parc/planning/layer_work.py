@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from dsl.data import dataclass
+
+SCALED = ("forward", "backward", "rest", "tail", "saved")
+"""What fewer rows take less of."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerWork:
     """Of a micro-batch, on one of the devices that share a layer. rows: of the batch, that it has.
 
-    forward, backward: seconds of the loops at the top, all iterations; rest: of what else both passes do; tail: of
-    that, what comes behind a single loop, and back to it; saved: bytes that the loops keep from one to the other.
-    added: seconds in which a micro-batch's gradients are added to those of the loops, whatever the rows.
-    replicas: of the strategy that was lowered.
-    single: there was one micro-batch, whose gradients are added to nothing. whole: gradients were not sharded (ZeRO 0),
-    and so it holds for none that shards them. exact: it holds for these very rows alone,
-    for messages go beside products that take longer with fewer.
+    forward, backward: seconds of the loops at the top, all iterations; rest: of what else both passes do, but for what
+    adds gradients up; tail: of that, what comes behind a single loop, and back to it; saved: bytes that the loops keep
+    from one to the other. replicas: of the strategy that was lowered. exact: it holds for these very rows alone, for
+    messages go beside products that take longer with fewer.
+    added: seconds in which a micro-batch's gradients are added to those of the loops, whatever the rows; of a candidate
+    (`bounds`), not of what was lowered.
     """
 
     rows: int
@@ -27,38 +30,22 @@ class LayerWork:
     rest: float
     tail: float
     saved: float
-    added: float
-    single: bool
-    whole: bool
     exact: bool = False
+    added: float = 0.0
 
     @property
     def both(self) -> float:
         """Seconds of the loops in both passes, and of what they add to gradients."""
         return self.forward + self.backward + self.added
 
-    def covers(self, rows: int, single: bool, zero: int) -> bool:
-        """Whether it is a bound for so many rows. single: of one micro-batch; zero: the stage of ZeRO."""
-        if (single and not self.single) or (zero > 1 and self.whole):
-            return False
+    def covers(self, rows: int) -> bool:
+        """Whether it is a bound for so many rows."""
         return self.rows == rows or (not self.exact and self.rows % rows == 0)
 
     def of(self, rows: int) -> LayerWork:
         """In proportion."""
-        q = rows / self.rows
-        return LayerWork(
-            rows,
-            self.replicas,
-            self.forward * q,
-            self.backward * q,
-            self.rest * q,
-            self.tail * q,
-            self.saved * q,
-            self.added,
-            self.single,
-            self.whole,
-            self.exact,
-        )
+        scaled: dict[str, Any] = {name: getattr(self, name) * rows / self.rows for name in SCALED}
+        return replace(self, rows=rows, **scaled)
 
     @property
     def any(self) -> LayerWork:

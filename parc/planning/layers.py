@@ -27,8 +27,6 @@ from compiler.cost.price.calibration import of_cluster
 from compiler.cost.price.machine import machine
 from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer
 from compiler.driver import Compiled
-from compiler.layout import local_type
-from compiler.ops.effects import Accumulate
 from compiler.ops.repeat import Repeat
 from compiler.program import MODEL_PASSES, Function, FunctionKey, FunctionPhase, Program
 from dsl.diagnostics import ParcError
@@ -37,6 +35,9 @@ from parc.planning.layer_work import LayerWork
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.written import strategy_of
+
+SUMS = "accumulation"
+"""How the kernel is called that adds a micro-batch's gradients to those before it."""
 
 FORWARD: FunctionKey = (FunctionPhase.FORWARD, 0)
 BACKWARD: FunctionKey = (FunctionPhase.BACKWARD, 0)
@@ -48,7 +49,7 @@ class Layers:
     def __init__(self, space: PlanSpace, pricer: StrategyPricer) -> None:
         self.space, self.pricer = space, pricer
         self.known: dict[SplitLayer, list[LayerWork]] = {}
-        self.asked: set[tuple[SplitLayer, int, int, bool]] = set()
+        self.asked: set[tuple[SplitLayer, int]] = set()
         self.roles = {role.name: role for role in space.roles}
         assert pricer.job.cluster is not None
         self.cluster = pricer.job.cluster
@@ -56,32 +57,31 @@ class Layers:
         servers = -(-self.cluster.devices // self.cluster.levels[0].count)
         self.late = 1.0 + self.cal.jitter * log2(servers)
 
-    def best(self, kin: Kin, single: bool, zero: int) -> LayerWork | None:
-        """The closest bound that is known, in proportion to the rows. single: of candidates with one micro-batch; zero:
-        their stage of ZeRO."""
+    def best(self, kin: Kin) -> LayerWork | None:
+        """The closest bound that is known, in proportion to the rows."""
         kind = kin.layer
-        if (mine := self._closest(kind, kin.rows, single, zero)) is not None:
+        if (mine := self._closest(kind, kin.rows)) is not None:
             return mine.of(kin.rows)
         plain = replace(kind, recompute=0)
-        if (mine := self._closest(plain, kin.rows, single, zero)) is not None:
+        if (mine := self._closest(plain, kin.rows)) is not None:
             return mine.of(kin.rows).any
-        found = [self._merged(of, plain, kin.rows, single, zero) for of in self.known]
+        found = [self._merged(of, plain, kin.rows) for of in self.known]
         return max((w for w in found if w is not None), key=lambda w: w.backward, default=None)
 
-    def _closest(self, kind: SplitLayer, rows: int, single: bool, zero: int) -> LayerWork | None:
-        found = [w for w in self.known.get(kind, ()) if w.covers(rows, single, zero)]
-        return min(found, key=lambda w: (w.rows, w.single, not w.whole)) if found else None
+    def _closest(self, kind: SplitLayer, rows: int) -> LayerWork | None:
+        found = [w for w in self.known.get(kind, ()) if w.covers(rows)]
+        return min(found, key=lambda w: w.rows) if found else None
 
-    def _merged(self, of: SplitLayer, kind: SplitLayer, rows: int, single: bool, zero: int) -> LayerWork | None:
+    def _merged(self, of: SplitLayer, kind: SplitLayer, rows: int) -> LayerWork | None:
         """What is known of fewer devices that share a layer, which do the work of several each."""
         if not self.merges(of, kind):
             return None
         each = self.experts(kind) / self.experts(of)
-        mine = self._closest(of, int(rows * each), single, zero) if (rows * each).is_integer() else None
+        mine = self._closest(of, int(rows * each)) if (rows * each).is_integer() else None
         if mine is None:
             return None
         found, times = mine.of(int(rows * each)).any, of.devices / kind.devices
-        return replace(found, rows=rows, backward=found.backward * times, rest=0.0, tail=0.0, added=0.0)
+        return replace(found, rows=rows, backward=found.backward * times, rest=0.0, tail=0.0)
 
     def merges(self, of: SplitLayer, kind: SplitLayer) -> bool:
         """Whether devices of the second kind can be put together to those of the first, which do what they did."""
@@ -122,60 +122,52 @@ class Layers:
             inside = dict(axes)
         return found[::-1]
 
-    def many(self, kind: SplitLayer) -> tuple[int, int]:
-        """As many rows as there can be with few replicas (two, if the batch has that many), and these."""
+    def many(self, kind: SplitLayer) -> int:
+        """As many rows as there can be; of two replicas (if the batch has that many) where nothing else shards."""
         most = self.space.batch // self.experts(kind)
         sharded = any(self.roles[name].kind in (EXPERTS, POSITIONS) for name, _ in kind.inside)
-        return (most, 1) if sharded or most % 2 else (most // 2, 2)
+        return most if sharded or most % 2 else most // 2
 
-    def closer(self, kin: Kin, replicas: int, single: bool, zero: int) -> bool:
+    def closer(self, kin: Kin, sharded: bool) -> bool:
         """Find out more, if there is more to find out: first of fewer devices, then of what is computed but once, of
-        many rows, and, where gradients are not sharded, with what is added to them; last of these rows. replicas,
-        single, zero: of a candidate. Of what cannot be lowered nothing is found."""
-        if self.rougher(kin):
-            return True
-        if zero > 1:
-            return False
-        kind = kin.layer
-        each = self.experts(kind)
-        half = self.space.batch // (2 * each)
-        if not single and half and half % kin.rows == 0 and self._find(kind, half, 1, True):
-            return True
-        most = replicas if single else next((n for n in range(2, replicas + 1) if replicas % n == 0), 1)
-        if not single and self.space.batch == kin.rows * most * each:
-            most = 1  # of the replicas several micro-batches are made
-        closest = self._closest(kind, kin.rows, single, zero)
-        if closest is None or closest.rows != kin.rows or closest.single != single or not closest.whole:
-            return self._find(kind, kin.rows, most, True)
-        return False
+        many rows; last of these rows. sharded: of candidates whose gradients are sharded, which wait for messages
+        (`paces`) rather than for their rows. Of what cannot be lowered nothing is found."""
+        return self.rougher(kin) or (not sharded and self._find(kin.layer, kin.rows))
 
     def rougher(self, kin: Kin) -> bool:
         """The same, but for these rows."""
         kind = kin.layer
         kinds = dict.fromkeys((*self._fewer(kind), replace(kind, recompute=0), kind))
-        return any(self._find(of, *self.many(of), False) for of in kinds)
+        return any(self._find(of, self.many(of)) for of in kinds)
 
-    def _find(self, kind: SplitLayer, rows: int, replicas: int, whole: bool) -> bool:
-        if (kind, rows, replicas, whole) in self.asked or (kind.tables and replicas == 1):  # nothing splits tables then
+    def _find(self, kind: SplitLayer, rows: int) -> bool:
+        if (kind, rows) in self.asked or (
+            kind.tables and self._replicas(kind, rows) == 1
+        ):  # nothing splits tables then
             return False
-        self.asked.add((kind, rows, replicas, whole))
+        self.asked.add((kind, rows))
         try:
-            self.known.setdefault(kind, []).append(self.work(kind, rows, replicas, whole))
+            self.known.setdefault(kind, []).append(self.work(kind, rows))
         except ParcError:
             return False
         return True
 
-    def work(self, kind: SplitLayer, rows: int, replicas: int, whole: bool = False) -> LayerWork:
-        """Lower a strategy of one stage. whole: without ZeRO; else what ZeRO-2 takes out is taken out."""
+    def _replicas(self, kind: SplitLayer, rows: int) -> int:
+        return 2 if self.space.batch % (2 * rows * self.experts(kind)) == 0 else 1
+
+    def work(self, kind: SplitLayer, rows: int) -> LayerWork:
+        """Lower a strategy of one stage, of two replicas if the batch has that many rows, its gradients sharded. Raises
+        ParcError for one that cannot be."""
         inside = tuple((self.roles[name], n) for name, n in kind.inside)
+        pieces, replicas = rows * self.experts(kind), self._replicas(kind, rows)
         data = ((next(r for r in self.space.roles if r.kind == DATA), replicas),) if replicas > 1 else ()
-        mesh = MeshChoice((*data, *inside), self.space.batch // (rows * replicas * self.experts(kind)))
-        zero = 2 if not whole and 2 in self.space.ways(mesh).zero else 0
+        mesh = MeshChoice((*data, *inside), self.space.batch // (pieces * replicas))
+        zero = 2 if 2 in self.space.ways(mesh).zero else 0
         rules = PlanRules(DATA, zero, kind.recompute, "", 1, kind.along, kind.heads, kind.tables, kind.by)
         compiled = self.pricer.compiled(strategy_of(self.space, PlanChoice(mesh, rules)), update=False)
-        return self._measured(compiled, rows, replicas, whole)
+        return self._measured(compiled, rows, replicas)
 
-    def _measured(self, compiled: Compiled, rows: int, replicas: int, whole: bool) -> LayerWork:
+    def _measured(self, compiled: Compiled, rows: int, replicas: int) -> LayerWork:
         program = without_update(compiled.program)
         (cls,), found = program.classes, features(program, self.pricer.passes)
         bodies = {f.key: f for f in cls.functions}
@@ -188,25 +180,14 @@ class Layers:
                 took = self._took(node, pricer)
                 if node.name in loops:
                     looped[key] += took
-                else:
+                elif not node.name.startswith(SUMS):
                     rest += took
                     tail += took if i in behind else 0
             exact = exact or (self.cal.ring > 0 and any(_beside(node) for node, _ in part.each()))
         forward, backward = looped.get(FORWARD, 0), looped.get(BACKWARD, 0)
         saved = self._saved(replace(compiled, program=program), found)
         times = (forward / PICOSECONDS, backward / PICOSECONDS, rest / PICOSECONDS, tail / PICOSECONDS)
-        added = self._added(bodies[BACKWARD], program) if whole and BACKWARD in bodies else 0.0
-        return LayerWork(rows, replicas, *times, float(saved), added, program.microbatches == 1, whole, exact)
-
-    def _added(self, function: Function, program: Program) -> float:
-        """Seconds in which the gradients of the loops' weights are added to those of other micro-batches: all that is
-        read and written."""
-        if program.microbatches == 1:
-            return 0.0
-        labels = {label for label, _ in self.space.split.loops}
-        of = (n.inputs[0] for n in function.body.nodes if isinstance(n.op, Accumulate))
-        moved = sum(2 * local_type(v.type, v.layout, program.sizes).bytes for v in of if labels & {*v.type.names})
-        return moved / (self.cluster.device.bandwidth * self.cal.vector) * self.late
+        return LayerWork(rows, replicas, *times, float(saved), exact)
 
     def loops_of(self, function: Function) -> dict[str, str]:
         """Names of the nodes of the loops at the top that stages are cut from, and their labels."""

@@ -22,7 +22,7 @@ from parc.planning.offloads import Away
 from parc.planning.opened import Entry, OpenBunch, OpenGroup, StillOpen
 from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
-from parc.planning.space import DATA, STAGES, ZERO, MeshChoice, PlanChoice, PlanRules, PlanSpace
+from parc.planning.space import STAGES, ZERO, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.spread import Spread, sparsest
 from parc.planning.stopping import interruptible
 from parc.planning.written import strategy_of
@@ -122,7 +122,7 @@ class Search:
                 if not count:
                     continue
                 of = kin(space, mesh, rules)
-                many, _ = self.layers.many(of.layer)
+                many = self.layers.many(of.layer)
                 rows = many if many % of.rows == 0 else of.rows
                 groups.setdefault(replace(of, rows=rows), []).append(OpenBunch(mesh, rules, most, count))
         for of, bunches in groups.items():
@@ -170,7 +170,7 @@ class Search:
 
     def _layer(self, of: Kin, what: PlanChoice) -> LayerWork | None:
         """What is known of a candidate's layers."""
-        return self.layers.best(of, what.mesh.microbatches == 1, what.rules.zero)
+        return self.layers.best(of)
 
     def _rough(self, of: StillOpen) -> bool:
         """Whether more can be found out about it without a price."""
@@ -225,10 +225,10 @@ class Search:
             self._open_group(of, what)
             return
         if isinstance(what, OpenBunch):
-            self._open(of, what.mesh, [(of.bound, leaf) for leaf in self._leaves(what)])
+            self._open(of, [(of.bound, leaf) for leaf in self._leaves(what)])
             return
         if self.best < inf and of.guess is None:
-            self._open(of, what.mesh, [(of.bound, what)])
+            self._open(of, [(of.bound, what)])
             return
         if self.best < inf and self._rough(of):
             self._pace(of, what)
@@ -283,7 +283,7 @@ class Search:
             for bunch in group.bunches:
                 every = StillOpen(kin(self.space, bunch.mesh, bunch.rules), of.bound, bunch)
                 leaves = [(of.bound, leaf) for leaf in self._leaves(bunch)]
-                self._push(replace(self._known(every, leaves, bunch.mesh.microbatches == 1), guess=None))
+                self._push(replace(self._known(every, leaves), guess=None))
             return
         bound = self._grouped(of)
         while self.minimise == STEP and bound < self.best and self.layers.rougher(of.kin):
@@ -293,27 +293,25 @@ class Search:
             return
         self.guess.found(of.kin, CLOSE * bound / of.bound if of.bound else 1.0)
         for bunch in group.bunches:
-            mine, single = kin(self.space, bunch.mesh, bunch.rules), bunch.mesh.microbatches == 1
-            better = max(bound, self.least(bunch, self.layers.best(mine, single, 2)))
+            mine = kin(self.space, bunch.mesh, bunch.rules)
+            better = max(bound, self.least(bunch, self.layers.best(mine)))
             if better >= self.best:
                 self.counts.not_better += bunch.count
                 continue
-            self._push(
-                self._known(StillOpen(mine, better, bunch), [(better, leaf) for leaf in self._leaves(bunch)], single)
-            )
+            self._push(self._known(StillOpen(mine, better, bunch), [(better, leaf) for leaf in self._leaves(bunch)]))
 
     def _grouped(self, of: StillOpen) -> float:
         """What is now known of a group."""
-        layer = self.layers.best(of.kin, True, 2) if self.minimise == STEP else None
+        layer = self.layers.best(of.kin) if self.minimise == STEP else None
         if layer is None:
             return of.bound
         rows = self.space.batch * of.kin.layer.devices
         each = layer.rows * self.layers.experts(of.kin.layer)
         return max(of.bound, self.bounds.shared(layer, rows / each))
 
-    def _known(self, of: StillOpen, leaves: list[tuple[float, PlanChoice]], single: bool) -> StillOpen:
+    def _known(self, of: StillOpen, leaves: list[tuple[float, PlanChoice]]) -> StillOpen:
         """The same, with what is now known of its candidates."""
-        bounds = self._bounds(of.kin, leaves, single)
+        bounds = self._bounds(of.kin, leaves)
         guess = min(self._guess(leaf, bound) for bound, leaf in bounds)
         return replace(of, bound=min(bound for bound, _ in bounds), guess=guess)
 
@@ -321,10 +319,10 @@ class Search:
         """Of a candidate."""
         return self.guess.seconds(leaf, bound) if self.minimise == STEP else bound * CLOSE
 
-    def _bounds(self, of: Kin, leaves: list[tuple[float, PlanChoice]], single: bool) -> list[tuple[float, PlanChoice]]:
+    def _bounds(self, of: Kin, leaves: list[tuple[float, PlanChoice]]) -> list[tuple[float, PlanChoice]]:
         """The candidates, with what is now known of them."""
-        layers = {zero: self.layers.best(of, single, zero) for zero in {leaf.rules.zero for _, leaf in leaves}}
-        return [(max(known, self.value(leaf, layers[leaf.rules.zero])), leaf) for known, leaf in leaves]
+        layer = self.layers.best(of)
+        return [(max(known, self.value(leaf, layer)), leaf) for known, leaf in leaves]
 
     def least(self, bunch: OpenBunch, layer: LayerWork | None) -> float:
         """A lower bound of all candidates of a bunch; infinite if none fits."""
@@ -342,16 +340,15 @@ class Search:
         rows = (bounds.row(alone, m, 3, again, r.schedule, r.chunks, layer, through) for r in fitting)
         return min(rows, default=inf) * SURE
 
-    def _open(self, of: StillOpen, mesh: MeshChoice, leaves: list[tuple[float, PlanChoice]]) -> None:
+    def _open(self, of: StillOpen, leaves: list[tuple[float, PlanChoice]]) -> None:
         """Candidates of a mesh one by one, with bounds that are as close as it takes to leave them out, once a price is
         known."""
-        replicas, single = mesh.size(DATA), mesh.microbatches == 1
         while leaves:
-            bounds = self._bounds(of.kin, leaves, single)
+            bounds = self._bounds(of.kin, leaves)
             leaves = [(bound, leaf) for bound, leaf in bounds if bound < self.best]
             self.counts.not_better += len(bounds) - len(leaves)
-            zero = min((leaf.rules.zero for _, leaf in leaves), default=0)
-            if not leaves or self.best == inf or not self.layers.closer(of.kin, replicas, single, zero):
+            sharded = all(leaf.rules.zero > 1 for _, leaf in leaves)
+            if not leaves or self.best == inf or not self.layers.closer(of.kin, sharded):
                 break
         for bound, leaf in leaves:
             self._push(StillOpen(of.kin, bound, leaf, self._guess(leaf, bound) if self.best < inf else None))

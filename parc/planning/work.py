@@ -60,7 +60,8 @@ class ModelWork:
 class ClusterWork:
     """What of a cluster and its software bounds speak of. links: per level bytes/s that a device's link reaches at
     best; domains: devices of one domain of each level; host: bytes/s between a device and its host's memory, or 0;
-    waits: whether a stage waits until what it sends has gone."""
+    waits: whether a stage waits until what it sends has gone; added: seconds in which an element of a gradient is added
+    to those of micro-batches before."""
 
     links: tuple[float, ...]
     domains: tuple[int, ...]
@@ -75,6 +76,7 @@ class ClusterWork:
     reserve: float
     host: float = 0.0
     waits: bool = False
+    added: float = 0.0
 
 
 def model_work(
@@ -268,6 +270,7 @@ def cluster_work(job: Job) -> ClusterWork:
     stored, narrow = ITEMSIZE[job.precision.master], ITEMSIZE[job.precision.compute]
     mixed = narrow < stored
     each = of.gradient_f16 if job.precision.compute == "f16" else of.gradient
+    late = 1 + cal.jitter * log2(-(-cluster.devices // cluster.levels[0].count))
     links = [level.bandwidth * (cal.outer if i else cal.inner) for i, level in enumerate(cluster.levels)]
     return ClusterWork(
         tuple(links),
@@ -283,6 +286,7 @@ def cluster_work(job: Job) -> ClusterWork:
         of.reserve,
         move_rate(cluster.tiers, HOST, FIRST) if HOST in cluster.tiers else 0.0,
         cal.blocking_sends > 0,
+        2 * ITEMSIZE[job.precision.master] * late / (cluster.device.bandwidth * cal.vector),
     )
 
 

@@ -38,12 +38,12 @@ def hold(space: PlanSpace, bounds: LowerBounds, pricer: StrategyPricer, drawn: S
             needed, price = pricer.needed(strategy_of(space, of)), pricer.price()
         except ParcError:
             continue
-        mine, single = kin(space, of.mesh, of.rules), of.mesh.microbatches == 1
+        mine = kin(space, of.mesh, of.rules)
         while True:
-            layer = layers.best(mine, single, of.rules.zero)
+            layer = layers.best(mine)
             assert bounds.seconds(of, layer) <= price.seconds, (of, layer)
             assert bounds.bytes(of, layer) <= needed, (of, layer)
-            if not layers.closer(mine, of.mesh.size(DATA), single, of.rules.zero):
+            if not layers.closer(mine, False):
                 break
         seen += layer is not None
         while layer is not None and layer.forward:
@@ -96,6 +96,6 @@ def test_passes_take_the_same_without_an_update() -> None:
     pricer = StrategyPricer(job, space.by_hand)
     layers = Layers(space, pricer)
     kind = SplitLayer((("cp", 2), ("tp", 2)), 1, "s", True, False)
-    found = layers.work(kind, *layers.many(kind))
+    found = layers.work(kind, layers.many(kind))
     whole, pricer.compiled = pricer.compiled, lambda strategy, update=True: whole(strategy)  # type: ignore[method-assign]
-    assert layers.work(kind, *layers.many(kind)) == found and found.saved > 0
+    assert layers.work(kind, layers.many(kind)) == found and found.saved > 0
