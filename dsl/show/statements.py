@@ -241,12 +241,15 @@ def _(node: ast.Recompute) -> Doc:
 
 
 def _path(path: ast.Path) -> Doc:
-    """A scope, with the iterations that are meant."""
+    """A scope, with the iterations that are meant. A line that is too long is not broken within bounds that are words
+    and numbers."""
     doc: Doc = []
     for i, part in enumerate(path.parts):
         doc.append(f".{part.id}" if i else part.id)
         if path.bounds and (bound := path.bounds[i]) is not None:
-            doc.append(Bracket("[", (expression(bound),), "]"))
+            inside = expression(bound)
+            plain = all(isinstance(piece, str) for piece in inside)
+            doc += ["[", *inside, "]"] if plain else [Bracket("[", (inside,), "]")]
     return doc
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import takewhile
 from math import prod
 from typing import Any
 
+from compiler.program import FunctionPhase
+from compiler.schedules.actions import actions
 from dsl.data import dataclass
 from parc.certifying.stated import StatedPart, Unfounded
 
@@ -253,3 +257,10 @@ def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> Stated
         tuple(_by_hand(v) for v in of["implementations"].distinct(MOST_BY_HAND)),
         tuple(classes_of(v) for v in of["offload"].distinct(MOST_BY_HAND)),
     )
+
+
+@cache
+def before_back(stages: int, chunks: int, m: int, schedule: str, stage: int) -> list[int]:
+    """Of which chunks a stage runs forward before it first runs back."""
+    played = actions(schedule, stages, chunks, m, stage)
+    return [a.chunk for a in takewhile(lambda action: action.kind is FunctionPhase.FORWARD, played)]

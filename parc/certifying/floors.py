@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import takewhile
 from math import ceil, log2, prod
 from typing import Any
 
@@ -25,10 +24,9 @@ from compiler.memory.tiers import FIRST, HOST, move_rate
 from compiler.model import Job, Training
 from compiler.ops.repeat import Repeat
 from compiler.program import FunctionPhase
-from compiler.schedules.actions import actions
 from compiler.strategy import SERIAL, RecomputeRule
 from parc.certifying.by_hand import touched
-from parc.certifying.counting import StatedAgain
+from parc.certifying.counting import StatedAgain, before_back
 from parc.certifying.links import Lie, copies, divides, least_sent, weight_kinds
 
 
@@ -176,7 +174,6 @@ class Floors:
         self.bytes = cache(self._bytes)
         self.messages = cache(self._messages)
         self.stages = cache(self._stages)
-        self.before_back = cache(self._before_back)
 
     def _seconds(
         self,
@@ -371,14 +368,9 @@ class Floors:
         for stage in range(2):  # the first two hold most
             mine = counts[stage::stages]
             kept = self.bytes(lie, zero, sum(mine) * stages / self.layers, away)
-            there = sum(mine[chunk] for chunk in self.before_back(stages, chunks, m, schedule, stage))
+            there = sum(mine[chunk] for chunk in before_back(stages, chunks, m, schedule, stage))
             found = max(found, kept + there * layer["saved"] / self.layers * times)
         return found
-
-    def _before_back(self, stages: int, chunks: int, m: int, schedule: str, stage: int) -> list[int]:
-        """Of which chunks a stage runs forward before it first runs back."""
-        played = actions(schedule, stages, chunks, m, stage)
-        return [a.chunk for a in takewhile(lambda action: action.kind is FunctionPhase.FORWARD, played)]
 
     def moved(self, lie: Lie, zero: int, away: tuple[str, ...]) -> float:
         """Seconds in which a device's link to its host is busy with the optimizer's states, as they come."""

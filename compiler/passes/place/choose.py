@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf, prod
+from math import prod
 
 from compiler.graph import Node, Value
 from compiler.layout import TIME, Layout, local_type
 from compiler.ops.base import Loop, behind, majors
 from compiler.origin import Phase
+from compiler.passes.place.moves import WHOLE, State, move_cost
 from compiler.passes.place.questions import Piece, Sizes, as_a_whole, bytes_of, has_room, largest
 from compiler.passes.place.region import Choice, GraphPlacer, LoopAxes, Reason
 from compiler.passes.place.rules import Wish
-
-State = tuple[str, str]  # ("split", dim) | ("pending", fn) | ("whole", "")
-WHOLE: State = ("whole", "")
 
 Option = tuple[int, int, tuple[tuple[State, tuple[tuple[State, Piece], ...]], ...], State, State]
 """A loop that an axis can split: its index, its rank among the rules' wishes; per operand what it needs of it, and what
@@ -34,19 +32,6 @@ def _split_by(value: Value, held: list[tuple[Layout, int]], axis: str) -> list[s
     """The dims that the axis splits in the layouts in which the value is there."""
     dims = [layout.dim_of(axis) for layout, _ in held]
     return [value.type.names[i] for i in dims if i is not None]
-
-
-def move_cost(have: State, need: State, n: int, size: float) -> float:
-    """Bytes that a device sends to change one axis (of n devices) of a piece of `size` bytes."""
-    if have in (need, WHOLE):
-        return 0.0
-    if have[0] == "pending":
-        if need[0] == "pending":
-            return inf
-        return (n - 1) / n * size * (2 if need == WHOLE else 1)
-    if need == WHOLE:
-        return (n - 1) * size
-    return (n - 1) / n * size if need[0] == "split" else inf
 
 
 def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes:
@@ -71,8 +56,7 @@ def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes
         key = (id(loops), region.cls, region.axes, types, there, declared, id(wishes), head, hand)
         known = region.shared.plans.get(key)
         if known is not None:
-            for c in known.choices:
-                region.shared.choices.append(Choice(out.name, c.axis, c.loop, c.reason, c.candidates))
+            region.shared.choices += [Choice(out.name, c.axis, c.loop, c.reason, c.candidates) for c in known.choices]
             return known
     reported, made = len(region.shared.diagnostics), len(region.shared.choices)
     for axis in region.axes:
