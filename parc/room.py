@@ -38,7 +38,8 @@ def require_room(compiled: Compiled, own: Callable[[], Compiled] | None = None, 
             check_capacity(compiled.program, there)
             return
         except ParcError as error:
-            found = [replace(d, notes=(_fits(stack, there[FIRST]), *d.notes)) for d in error.diagnostics]
+            notes = (_fits(stack, there[FIRST]),) if stack.fit(there) else ()  # else those of a server are full
+            found = [replace(d, notes=(*notes, *d.notes)) for d in error.diagnostics]
     found = [replace(d, help=None) for d in found]
     if told is not None:
         for d in found:

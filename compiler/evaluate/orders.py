@@ -24,6 +24,8 @@ KINDS = ("F", "B", "W")
 
 BOTH_WAYS = "both_ways"
 """As chunks: the second way goes through the places from the last to the first."""
+DOWN_AND_UP = "down_and_up"
+"""As chunks: values go through the places from the first to the last, and then back to the first."""
 
 
 @dataclass(slots=True)
@@ -228,14 +230,17 @@ def _hangs(
 
 def homes_of(expr: ast.Expr, axis: AxisRef, scope: Scope) -> tuple[tuple[int, ...], ...]:
     """`chunks [0, 1, 1, 0]`: of each stage its place on the axis; `chunks [[0, 1], [1, 0]]`: that of each way through
-    the model; `chunks both_ways`: one stage on each place, there and back. Raises E0443 unless each place has equally
-    many, and the copies of a stage are on different places."""
+    the model; `chunks both_ways`: one stage on each place, there and back; `chunks down_and_up`: two on each, from
+    the first place to the last and back. Raises E0443 unless each place has equally many, and the copies of a stage are
+    on different places."""
     ways: tuple[ast.Expr, ...] = (expr,)
     if isinstance(expr, ast.ListExpr) and any(isinstance(item, ast.ListExpr) for item in expr.items):
         ways = expr.items
-    if isinstance(expr, ast.Name) and expr.id == BOTH_WAYS and expr.id not in scope.vars:
+    word = expr.id if isinstance(expr, ast.Name) and expr.id not in scope.vars else ""
+    if word in (BOTH_WAYS, DOWN_AND_UP):
         there = tuple(range(axis.size))
         found: tuple[tuple[int, ...], ...] = (there, there[::-1])
+        found = found if word == BOTH_WAYS else ((*there, *there[::-1]),)
     else:
         found = tuple(_places_in(way, scope) for way in ways)
     every = list(chain(*found))

@@ -110,7 +110,8 @@ SCHEDULES = ("gpipe", "one_f_one_b", "interleaved", "zero_bubble", "by_hand")
 class Pipeline(Statement):
     """`pipeline block on pp, schedule one_f_one_b(microbatches = 8), cuts [2, 4], chunks [0, 1, 1, 0]`; `parts`: loops
     by label or path, and scopes, in the order in which values pass through them; `chunks`: of each stage, where on the
-    axis it is; of several ways through the model `[[0, 1], [1, 0]]`, or `both_ways`."""
+    axis it is (`down_and_up`: any number of places, and back); of several ways through the model `[[0, 1], [1, 0]]`, or
+    `both_ways`."""
 
     parts: tuple[Path, ...]
     axis: Name

@@ -2,7 +2,9 @@
 
 What is kept is found by its content: the text, the compiler and its version, the flags, and the processor, for which it
 is made. It is loaded as code, so it is only taken from a folder, and as a file, that this user owns and nobody else can
-write to; it is put there whole or not at all. Where there is no such folder, a temporary one serves this process.
+write to; it is put there whole or not at all, under a name that goes by the bytes of the file, too, since one that a
+crash of the machine has cut short would end the process. Where there is no such folder, a temporary one serves this
+process.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ FLAGS: tuple[str, ...] = (
 )
 NATIVE = ("-march=native", "-mcpu=native")
 """The first that the compiler takes is used."""
+HALF = 32
+"""Digits of each of the two hashes in a name."""
 SECONDS = 300.0
 """A compiler may take."""
 
@@ -91,16 +95,21 @@ def _no_compiler(why: str) -> ParcError:
 def library(text: str) -> ctypes.CDLL:
     """The functions of a text. Raises ParcError (E0731) if it cannot be compiled, or loaded."""
     tools, folder = toolchain(), _cache_folder()
-    path = folder / f"{tools.key(text)}.so"
-    if is_mine(path):
+    key = tools.key(text)[:HALF]
+    for path in sorted(folder.glob(f"{key}*.so")):
         with suppress(OSError):  # it is damaged: it is made again
-            return ctypes.CDLL(str(path))
+            if is_mine(path) and path.name == _named(key, path):
+                return ctypes.CDLL(str(path))
+            path.unlink()
     handle, temporary = tempfile.mkstemp(suffix=".so", dir=folder)
     os.close(handle)
     try:
         if not tools.compiled(text, Path(temporary)):
             raise _no_compiler(f"`{' '.join(tools.command)}` fails with the text of the program's chains")
         os.chmod(temporary, 0o700)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        path = folder / _named(key, Path(temporary))
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
@@ -108,6 +117,11 @@ def library(text: str) -> ctypes.CDLL:
         return ctypes.CDLL(str(path))
     except OSError as e:
         raise _no_compiler(f"what `{' '.join(tools.command)}` makes cannot be loaded ({e})") from e
+
+
+def _named(key: str, file: Path) -> str:
+    """What a library is called: by its text, and by its bytes."""
+    return f"{key}{sha256(file.read_bytes()).hexdigest()[:HALF]}.so"
 
 
 # --- the compiler -----------------------------------------------------------------------------------

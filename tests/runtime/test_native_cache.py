@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,12 @@ pytestmark = needs_compiler
 ONE = "int number(void) { return %d; }\n"
 
 
+def kept(cache: Path, text: str) -> Path:
+    """Where it is kept, or would be."""
+    key = toolchain().key(text)[: build.HALF]
+    return next(cache.glob(f"{key}*.so"), cache / f"{key}{'0' * build.HALF}.so")
+
+
 def number(text: str) -> int:
     found = library(text).number
     found.restype = ctypes.c_int
@@ -33,30 +41,41 @@ def number(text: str) -> int:
 
 def test_what_is_kept_is_only_the_users(cache: Path) -> None:
     assert number(ONE % 41) == 41
-    (file,) = [f for f in cache.iterdir() if f.name == f"{toolchain().key(ONE % 41)}.so"]
+    file = kept(cache, ONE % 41)
     assert cache.stat().st_mode & 0o777 == 0o700 and file.stat().st_mode & 0o777 == 0o700
     assert not [f for f in cache.iterdir() if f.suffix != ".so" or len(f.stem) != 64]  # nothing is left behind
 
 
 def test_a_file_that_others_can_write_to_is_not_loaded(cache: Path) -> None:
-    other = cache / f"{toolchain().key(ONE % 1)}.so"
     assert number(ONE % 1) == 1
+    other = kept(cache, ONE % 1)
     # What somebody else could have put there says 2 under the name of a text that says 3.
     assert number(ONE % 2) == 2
-    planted = cache / f"{toolchain().key(ONE % 3)}.so"
-    planted.write_bytes((cache / f"{toolchain().key(ONE % 2)}.so").read_bytes())
-    planted.chmod(0o777)
-    assert number(ONE % 3) == 3 and planted.stat().st_mode & 0o777 == 0o700
-    link = cache / f"{toolchain().key(ONE % 4)}.so"
+    two = kept(cache, ONE % 2)
+    name = f"{toolchain().key(ONE % 3)[: build.HALF]}{two.stem[build.HALF :]}.so"  # as it would be called
+    (cache / name).write_bytes(two.read_bytes())
+    (cache / name).chmod(0o777)
+    assert number(ONE % 3) == 3 and kept(cache, ONE % 3).stat().st_mode & 0o777 == 0o700
+    link = cache / f"{toolchain().key(ONE % 4)[: build.HALF]}{other.stem[build.HALF :]}.so"
     link.symlink_to(other)
-    assert number(ONE % 4) == 4 and not link.is_symlink()
+    assert number(ONE % 4) == 4 and not link.is_symlink() and other.exists()
 
 
 def test_a_damaged_file_is_made_again(cache: Path) -> None:
-    damaged = cache / f"{toolchain().key(ONE % 5)}.so"
+    damaged = kept(cache, ONE % 5)
     damaged.write_bytes(b"no library")
     damaged.chmod(0o700)
     assert number(ONE % 5) == 5
+    whole = kept(cache, ONE % 7)
+    assert not whole.exists() and number(ONE % 7) == 7
+    whole = kept(cache, ONE % 7)
+    size = whole.stat().st_size
+    os.truncate(whole, size // 4)  # what a crash of the machine leaves: to load it would end this process
+    whole.rename(cache / f"{whole.stem[: build.HALF]}{'1' * build.HALF}.so")
+    again = "import sys; from tests.runtime.test_native_cache import ONE, number; sys.exit(number(ONE % 7))"
+    ended = subprocess.run([sys.executable, "-c", again], cwd=Path(build.__file__).parents[2], check=False)
+    assert ended.returncode == 7
+    assert [f.stat().st_size for f in cache.glob(f"{whole.stem[: build.HALF]}*.so")] == [size]
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o500])

@@ -230,8 +230,8 @@ class Rules:
     ) -> None:
         """Report once per dim and axis that the size cannot be split. later: axes that are to split it besides."""
         axis = axes[-1]
-        if (dim, axis) in self.reported:
-            return
+        if (dim, axis) in self.reported or (dim in self.device_dims and self.reported):
+            return  # devices by hand are in no dim that anybody wrote: what is wrong with theirs comes of another
         self.reported.add((dim, axis))
         n = prod(self.sizes[a] for a in axes)
         piece, others = nested(size, (self.sizes[a] for a in axes[:-1]))[-1], prod(self.sizes[a] for a in later)
