@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from compiler.declared import in_front, logical, logical_type, range_of
 from compiler.graph import Dim, Type
 from compiler.layout import local_type
@@ -34,17 +36,25 @@ def beginning(decl: StateDecl, cls: DeviceClass, group: int, mesh: Mesh, seed: i
     assert decl.init is not None
     whole, range = logical_type(decl, cls), range_of(decl, cls)
     found: DiskArray | None = None
-    for low, high in _rows(decl):
-        region, dims = [], list(decl.type.dims)
+
+    def made(low: int, high: int) -> Array:
+        """These along the first dim."""
+        region = []
         for i, d in enumerate(decl.type.dims):
             first = range.start.at(group) if range is not None and range.dim == d.name else 0
             a, b = (low, high) if i == 0 else (0, d.size)
             region.append((first + a, first + b))
-            dims[i] = Dim(d.name, b - a)
-        made = init_array(decl.init, logical(decl), whole, seed, (*in_front(decl), *region))
-        made = made.reshape(made.shape[len(decl.iterations) :])
-        rows = (slice(low, high),) if dims and not decl.layout.dims[0] else ()
-        part = distribute(made, Type(decl.type.dtype, tuple(dims)), decl.layout, mesh)
+        assert decl.init is not None
+        array = init_array(decl.init, logical(decl), whole, seed, (*in_front(decl), *region))
+        return array.reshape(array.shape[len(decl.iterations) :])
+
+    starts = _starts(decl, mesh)
+    for low, high in _rows(decl, len(starts)):
+        pieces = [made(start + low, start + high) for start in starts]
+        some = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        dims = (Dim(d.name, n) for d, n in zip(decl.type.dims, some.shape, strict=True))
+        part = distribute(some, Type(decl.type.dtype, tuple(dims)), decl.layout, mesh)
+        rows = (slice(low, high),) if (low, high) != (0, *decl.type.shape[:1]) else ()
         if found is None:
             found = DiskArray.empty(_shape(decl, mesh), STORAGE[decl.type.dtype], mesh.lead, part.strides)
         found[(slice(None),) * mesh.lead + rows] = part
@@ -56,15 +66,22 @@ def _shape(decl: StateDecl, mesh: Mesh) -> tuple[int, ...]:
     return (*mesh.lead_shape(decl.layout.axes), *local_type(decl.type, decl.layout, mesh.sizes).shape)
 
 
-def _rows(decl: StateDecl) -> Iterator[tuple[int, int]]:
-    """Of the first dim, as many at once as are made at once; all, where devices split it."""
+def _starts(decl: StateDecl, mesh: Mesh) -> list[int]:
+    """Where the pieces of the first dim begin that devices have, if they are alike; else that is one: all of it."""
+    pieces = prod(mesh.sizes[a] for a in decl.layout.dims[0]) if decl.type.dims else 1
+    size = decl.type.shape[0] if decl.type.dims else 1
+    return list(range(0, size, size // pieces)) if size and size % pieces == 0 else [0]
+
+
+def _rows(decl: StateDecl, pieces: int) -> Iterator[tuple[int, int]]:
+    """Of each piece of the first dim, as many at once as are made at once; all, where pieces are not alike."""
     sizes = decl.type.shape
-    if not sizes or decl.layout.dims[0]:
+    if not sizes or (decl.layout.dims[0] and pieces == 1):
         yield 0, sizes[0] if sizes else 1
         return
-    step = max(1, BLOCK // max(1, prod(sizes[1:])))
-    for low in range(0, sizes[0], step):
-        yield low, min(low + step, sizes[0])
+    step = max(1, BLOCK // max(1, pieces * prod(sizes[1:])))
+    for low in range(0, sizes[0] // pieces, step):
+        yield low, min(low + step, sizes[0] // pieces)
 
 
 def stack_in_file(stack: LocalValue) -> Callable[[Any], DiskArray]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import parc
+import runtime.stacked.files as files
 from compiler.cost.kernels.work import Copy
 from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job
@@ -197,3 +198,23 @@ def test_ten_terabytes_in_small() -> None:
         ours, others = ({**run.weights(), **run.states()} for run in (left, right))
         assert all((x == others[name]).all() for name, x in ours.items()) and ours.keys() == others.keys()
     exact(found)
+
+
+@pytest.mark.parametrize(
+    "params", [{}, {"tp": 2, "layout": 1}, {"dp": 2, "zero": 3}, {"tp": 2, "layout": 2, "users": 101}], ids=str
+)
+def test_what_rests_in_a_file_begins_there_piece_by_piece(
+    params: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where devices have pieces of the rows: no array of a table's size is ever made."""
+    monkeypatch.setattr(files, "BLOCK", 64)
+    made: list[int] = []
+    init = files.init_array
+    monkeypatch.setattr(files, "init_array", lambda *of: (found := init(*of), made.append(found.size))[0])
+    there, here = (
+        Emulator(compiled(rule, "adam(lr = 0.1)", **params).program)
+        for rule in ("offload weights, optimizer to nvme in table", "")
+    )
+    same = {**there.weights(), **there.states()}
+    assert all(same[n].tobytes() == x.tobytes() for n, x in {**here.weights(), **here.states()}.items())
+    assert made and (max(made) <= 64 or params.get("layout") == 2)  # uneven pieces are made at once
