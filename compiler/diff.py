@@ -191,7 +191,7 @@ def _frame(program: Program) -> dict[str, str]:
         for state in cls.states:
             if state.init is not None:
                 args = ", ".join(map(show_number, state.init.args))
-                frame[f"{_title(state)} at first"] = f"{state.init.kind}({args})"
+                frame[f"{_title(state)} at first"] = f"{state.init.kind}({args})" if args else state.init.kind
     return frame
 
 

@@ -88,7 +88,8 @@ def explain(
     after = tokens[at + 1] if at + 1 < len(tokens) else None
     if after and after.text == "=" and "EQUAL" in expected and token.text in ("+", "-", "*", "/", "@") and before:
         return error("E0001", message, f"written out: `{_short(before.text)} = {_short(before.text)} {token.text} …`")
-    help = _one_axis(tokens, at, line) or _each_axis(tokens, at, line, expected)
+    help = _one_axis(tokens, at, line) or _each_axis(tokens, at, line, expected) or _pieces(tokens, at)
+    help = help or _scope_first(tokens, at, line)
     return error("E0001", message, help or _help(token, before, expected, words))
 
 
@@ -142,6 +143,34 @@ def _one_axis(tokens: list[Token], at: int, line: int) -> str | None:
     if len(names) < 2:
         return "each statement names one axis"
     return "each statement names one axis: " + " and below it ".join(f"`{what} on {_short(n)}`" for n in names)
+
+
+def _pieces(tokens: list[Token], at: int) -> str | None:
+    """What to write for `f/(outer, inner)` in a type."""
+    if at < 2 or tokens[at - 1].text != "/" or tokens[at].text not in ("(", "["):
+        return None
+    names = [t.text for t in tokens[at + 1 : at + 6] if t.type == "NAME"]
+    dim = tokens[at - 2].text
+    if len(names) < 2:
+        return f"an axis stands behind its `/`: `{_short(dim)}/{_short(names[0]) if names else 'axis'}`"
+    return f"each axis has a `/` of its own, the first cuts the whole: `{_short('/'.join([dim, *names[:2]]))}`"
+
+
+def _scope_first(tokens: list[Token], at: int, line: int) -> str | None:
+    """What to write for `offload weights to host prefetch 2 in block`."""
+    words = [t.text for t in tokens[line:at]]
+    if words[:1] != ["offload"] or tokens[at].text != "in":
+        return None
+    end = next((i for i, w in enumerate(words) if w in ("prefetch", "cache")), len(words))
+    path = []
+    for t in tokens[at + 1 :]:
+        if t.type == "NEWLINE":
+            break
+        path.append(t.text)
+    if not path or end == len(words):
+        return None
+    text = " ".join([*words[:end], "in", "".join(path), *words[end:]]).replace(" ,", ",")
+    return f"the scope comes before `{words[end]}`" + (f": `{text}`" if len(text) <= 80 else "")
 
 
 def _each_axis(tokens: list[Token], at: int, line: int, expected: set[str]) -> str | None:

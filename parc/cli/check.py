@@ -39,7 +39,7 @@ def command(
     if check_program(out, file, certificate=certificate, params=params, job=job, strategy=strategy):
         program = api.load_program(read_source(out, file, program=True))
         out.result = {"jobs": [], "program": program.name, "devices": program.devices}
-        out.say(f"{program.name}: {plural(program.devices, 'device')}: fine")
+        out.say(f"{program.name or file}: {plural(program.devices, 'device')}: fine")
         return None
     if certificate is not None:
         if params or strategy:

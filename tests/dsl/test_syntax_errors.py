@@ -21,6 +21,14 @@ def errors(text: str) -> tuple[Diagnostic, ...]:
     [
         ("param x == 3", "E0001", "`=` assigns"),
         ("model m {\n  h += f(h)\n}", "E0001", "written out: `h = h + …`"),
+        ("fn f(x[s/(r, c)]) {\n}", "E0001", "each axis has a `/` of its own, the first cuts the whole: `s/r/c`"),
+        ("fn f(x) {\n  weight w[d, f/[r]]\n}", "E0001", "an axis stands behind its `/`: `f/r`"),
+        (
+            "strategy s for m {\n  offload weights, optimizer to host prefetch 2 in block.mlp\n}",
+            "E0001",
+            "the scope comes before `prefetch`: `offload weights, optimizer to host in block.mlp prefetch 2`",
+        ),
+        ("strategy s for m {\n  offload rows to host cache 32 in t\n}", "E0001", "the scope comes before `cache`"),
         ("check x = 3", "E0001", "`==` compares"),
         ("model m {\n  x[b] := 3\n}", "E0001", "`=` assigns"),
         ("param x = [1, 2][0]", "E0001", "there is no indexing"),

@@ -11,6 +11,7 @@ from compiler.verify import verify
 from dsl.diagnostics import ParcError
 from parc.memory import capacities, of_stack
 from parc.remedies import changes, remedies
+from parc.room import require_room
 from tests.memory.test_offload import MOVED, compiled, on_cluster, text
 
 
@@ -52,6 +53,16 @@ def test_it_is_proposed_where_a_job_is_too_large() -> None:
     assert ("offload optimizer to host",) in [r.rules for r in found.found]
     alone = compiled(re.sub(r"  (host|nvme) .*over.*\n", "", small))
     assert not any("offload" in c.rule for c in changes(alone, of_stack(alone)))
+
+
+def test_of_hosts_whose_memory_is_full_nothing_is_said_of_the_devices() -> None:
+    """It is not the emulator's values that are too large: the price says that the job does not fit, too."""
+    full = on_cluster(text("offload optimizer to host", "dp = 1"), 1).replace("host memory 1 MiB", "host memory 1 KiB")
+    with pytest.raises(ParcError) as caught:
+        require_room(compiled(full))
+    (error,) = caught.value.diagnostics
+    assert error.code == "E0701" and "of host" in error.message
+    assert error.notes and not any("the job fits" in note for note, _ in error.notes)
 
 
 # --- programs that are wrong -----------------------------------------------------------------------------------------

@@ -196,6 +196,22 @@ def test_what_is_wrong_is_told_where_it_stands(code: str, rule: str) -> None:
     assert d.span is not None and d.help
 
 
+@pytest.mark.parametrize(
+    ("rules", "help"),
+    [
+        ("run take on host", "`offload rows to host`"),
+        ("run take on host in table", "`offload rows to host in table`"),
+        ("run take on host in block", "leave out `in …`, and let rows rest there: `offload rows to host`"),
+        ("offload rows to host\n  run take on host in block", "leave out `in …`"),
+    ],
+)
+def test_where_rows_are_looked_up_is_mended(rules: str, help: str) -> None:
+    """What is advised is no error itself."""
+    with pytest.raises(ParcError) as raised:
+        test_rows.compiled(rules)
+    assert [d.help for d in raised.value.diagnostics] == [help]
+
+
 def test_hosts_of_which_nothing_is_known() -> None:
     with pytest.raises(ParcError) as raised:
         compiled(on_cluster(text(f"split b on dp; {UPDATE}")))

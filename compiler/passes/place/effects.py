@@ -267,7 +267,16 @@ def _runs(training: Training, strategy: Strategy) -> Iterator[tuple[RunRule, Idl
             yield r, None
         elif "take" in r.kinds:
             message = f"{text} changes nothing: no rows are taken of what rests there{where}"
-            yield r, Idle(message, f"`offload rows to {r.place}{f' in {r.scope}' if r.scope else ''}`")
+            tables = [name for name in of.paths["rows"] if name not in of.owner]
+            if not tables:
+                help = "leave the rule out: the model reads no weight by `take` alone"
+            elif any(within(name, r.scope) for name in tables):
+                help = f"`offload rows to {r.place}{f' in {r.scope}' if r.scope else ''}`"
+            else:
+                help = "leave out `in …`" + (
+                    "" if there["take"] else f", and let rows rest there: `offload rows to {r.place}`"
+                )
+            yield r, Idle(message, help)
         else:
             yield r, Idle(f"{text} changes nothing: no weight is trained{where}", "leave the rule out")
 
