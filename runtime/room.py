@@ -1,8 +1,8 @@
 """What running a program needs of *this* machine's memory. (What there is of it: `runtime.available`.)
 
 `stacked`: all devices as one array per value, with size 1 along axes on which it is replicated; 16-bit floats take 32
-bits. `serial`: the serial interpreter keeps every value of a graph. Both are estimates, good enough to refuse what
-cannot be; small ones are not refused at all.
+bits. `serial`: the serial interpreter keeps values while they are needed. Both are estimates, good enough to refuse
+what cannot be; small ones are not refused at all.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import numpy as np
 from compiler.declared import logical, logical_type
 from compiler.graph import Graph, Type, Value
 from compiler.layout import TIME, Layout, local_type
+from compiler.liveness import liveness
 from compiler.memory.action import STATIC, Replay, Where
 from compiler.memory.facts import ClassFacts
 from compiler.memory.held import Buffer
 from compiler.memory.peak import ClassMemory
 from compiler.memory.tiers import FILES, FIRST, SLOT
 from compiler.model import Model, Training
+from compiler.ops.call import Call
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Input
+from compiler.ops.repeat import Repeat
 from compiler.origin import Role
 from compiler.program import LASTING, DeviceClass, Program
 from compiler.walk import graph_values, walk
@@ -127,7 +130,16 @@ def compressed(model: Model, watched: bool) -> int:
 
 
 def _values(graph: Graph) -> int:
-    return sum(stored(v.type) for node, _ in walk(graph) for v in node.outputs)
+    """The most that values of a graph take at once."""
+    most = now = 0
+    made: dict[str, int] = {}
+    for node, dying in zip(graph.nodes, liveness(graph, len(graph.outputs)).after, strict=True):
+        made |= {v.name: stored(v.type) for v in node.outputs}
+        now += sum(stored(v.type) for v in node.outputs)
+        inside = [node.op.body] if isinstance(node.op, Repeat | Call) else []
+        most = max(most, now + sum(map(_values, inside)))
+        now -= sum(made.get(name, 0) for name in dying)
+    return most
 
 
 class _WholeReplay(Replay):

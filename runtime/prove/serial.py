@@ -8,6 +8,7 @@ from dataclasses import field
 import numpy as np
 
 from compiler.graph import Graph, Node
+from compiler.liveness import liveness
 from compiler.model import Training
 from compiler.ops.call import Call
 from compiler.ops.repeat import Repeat
@@ -40,6 +41,7 @@ class _Compiled:
 
     def __init__(self, graph: Graph, watch: Watch | None = None) -> None:
         self.graph, self.watch = graph, watch
+        self.dying = liveness(graph, len(graph.outputs)).after
         functions = {id(g): _Compiled(g, watch) for g in called(graph.nodes)}
         self.steps = [
             (node, _kernel(node, watch) if not isinstance(node.op, Call) else functions[id(node.op.body)].kernel)
@@ -52,7 +54,7 @@ class _Compiled:
 
     def __call__(self, ctx: CallContext, inputs: Sequence[Array]) -> list[Array]:
         env = dict(zip((v.name for v in self.graph.inputs), inputs, strict=True))
-        for node, kernel in self.steps:
+        for (node, kernel), dying in zip(self.steps, self.dying, strict=True):
             operands = [env[v.name] for v in node.inputs]
             results = kernel(ctx, *operands)
             if not isinstance(results, tuple):
@@ -60,6 +62,9 @@ class _Compiled:
             if self.watch is not None and not isinstance(node.op, Repeat | Call):
                 results = self.watch(node, ctx, operands, results)
             env.update(zip((v.name for v in node.outputs), results, strict=True))
+            for name in dying:
+                del env[name]
+            del operands, results  # nobody else's
         return [env[v.name] for v in self.graph.outputs]
 
 
