@@ -44,21 +44,34 @@ def check_capacity(program: Program, capacities: Mapping[str, float]) -> None:
             need, worst = worst_server(alone, needs, capacity.sharing if isinstance(capacity, Share) else 1)
             if need > capacity:
                 found = fullest(traced(alone, worst), worst, memory)
-                raise ParcError(out_of_memory(found, capacity, entry=entry.name))
+                raise ParcError(out_of_memory(found, capacity, entry=entry.name, server=need))
 
 
 def out_of_memory(
-    found: Fullest, capacity: float, need: StackNeed | None = None, help: str = HELP, entry: str = TRAIN_STEP
+    found: Fullest,
+    capacity: float,
+    need: StackNeed | None = None,
+    help: str = HELP,
+    entry: str = TRAIN_STEP,
+    server: int = 0,
 ) -> Diagnostic:
     """The error: the moment, what the memory is used for, and the largest things alive. need: of the cluster's stack;
-    None: the emulator's devices hold the program's own values. entry: what they are asked to do."""
+    None: the emulator's devices hold the program's own values. entry: what they are asked to do. server: bytes that
+    each device needs on the average, where those of a server have the memory together."""
     roles = ", ".join(f"{role} {show_bytes(n)}" for role, n in sorted(found.roles.items(), key=lambda x: -x[1]))
     largest = [(f"{show_bytes(a.bytes):>12}  {shown(a)}", None) for a in found.alive[:SHOWN]]
     moment = f" (in {when(found)})" if found.action is not None else ""
     who, needed = ("emulated devices", found.peak) if need is None else ("devices", need.needed)
     task = "" if entry == TRAIN_STEP else f" in `{entry}`"
-    message = f"out of memory{task}: the {who} of group {found.group} need {show_bytes(needed)} of {found.memory}, "
-    message += f"they have {show_bytes(capacity)}{moment}"
+    sharing = capacity.sharing if isinstance(capacity, Share) else 1
+    if sharing > 1:
+        needs, has = _apart(sharing * server, int(sharing * capacity))
+        message = f"out of memory{task}: the {who} of a server need {needs} of {found.memory} together, it has {has}; "
+        message += f"those of group {found.group} need {show_bytes(needed)} each{moment}"
+    else:
+        needs, has = _apart(needed, int(capacity))
+        message = f"out of memory{task}: the {who} of group {found.group} need {needs} of {found.memory}, "
+        message += f"they have {has}{moment}"
     notes: list[tuple[str, Span | None]] = []
     if need is not None:
         driver = f", {show_bytes(need.needed - need.reserved)} for the driver" if need.needed > need.reserved else ""
@@ -66,6 +79,13 @@ def out_of_memory(
             (f"allocated {show_bytes(found.peak)}, reserved for that {show_bytes(need.reserved)}{driver}", None)
         )
     return Diagnostic("E0701", message, notes=(*notes, (f"by role: {roles}", None), *largest), help=help)
+
+
+def _apart(more: int, less: int) -> tuple[str, str]:
+    """Two numbers of bytes, so that they can be told apart."""
+    if show_bytes(more) != show_bytes(less):
+        return show_bytes(more), show_bytes(less)
+    return f"{more:,} B", f"{less:,} B"
 
 
 def when(found: Fullest) -> str:
