@@ -160,7 +160,12 @@ def fitting_names(
         if kept.name in own or kept.name in unlike or (there is None and kept.role in others):
             continue
         names.append(kept.name)
-        if there is None:
+        words = manifest.tensors.get(f"{kept.name}.{WORDS}")
+        if there is None and words is not None:
+            resting = words.format or "in fewer bits"
+            help = f"store the weight so in the job's strategy, or take the checkpoint that `{folder}` was made of"
+            wrong.error("E0772", f"`{kept.name}` is {resting} in `{folder}`, and whole here", help=help)
+        elif there is None:
             help = f"it was saved by `{manifest.moment.job}`, whose model has no such {kept.role}"
             wrong.error("E0772", f"`{folder}` has no tensor `{kept.name}`", help=help)
         elif there.shape != kept.type.shape:

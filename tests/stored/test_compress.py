@@ -309,6 +309,18 @@ def test_packed_weights_are_read_in_their_own_format_alone(format: str, tmp_path
             taken(old, of.program)
 
 
+@pytest.mark.parametrize("format", ["int8", "int4(zeros = true)"])
+def test_a_job_whose_weights_are_whole_is_told_how_they_rest(format: str, tmp_path: Path) -> None:
+    found, bare = saved(packed(format), tmp_path / "saved"), lowered("  mesh (tp = 2)\n  tensor_parallel(tp)", "f32")
+    said = found.manifest.tensors["block.mlp.w1.words"].format
+    for take in (lambda: taken(found, bare.program), lambda: convert(found, bare.program, tmp_path / "converted")):
+        with pytest.raises(ParcError) as error:
+            take()
+        first, second = error.value.diagnostics
+        assert first.message == f"`block.mlp.w1` is {said} in `{found.folder}`, and whole here"
+        assert second.code == "E0772" and second.message.startswith("`block.mlp.w2` is ") and first.help is not None
+
+
 class Changed(PackedSource):
     """A checkpoint with other numbers: `given`."""
 
