@@ -75,8 +75,16 @@ class PackedSource:
         return self.made[name]
 
     def owned(self) -> Owned:
-        """What each device wrote: of packed parts nobody did."""
-        return self.found.owned()
+        """What each device wrote; of packed parts, those whose numbers it wrote."""
+        made: dict[str, list[tuple[str, PackedWeight]]] = {}
+        for part, s in self.of.items():
+            made.setdefault(s.name, []).append((part, s))
+        found: dict[int, list[tuple[str, Spans]]] = {}
+        for rank, had in self.found.owned().items():
+            found[rank] = [(name, spans) for name, spans in had if name not in made]
+            for name, spans in had:
+                found[rank] += [(part, of) for part, s in made.get(name, ()) if (of := _of_part(s, part, spans))]
+        return found
 
     def parts(self) -> PackedSource:
         """What reads parts of them."""
@@ -91,6 +99,17 @@ class PackedSource:
                 x = self._part(name)[tuple(slice(*s) for s in spans)]
                 found[name, spans] = np.ascontiguousarray(x).astype(STORED[dtypes[name]])
         return found
+
+
+def _of_part(s: PackedWeight, part: str, spans: Spans) -> Spans | None:
+    """What of a part's elements stands for these of the weight alone; None: nothing does."""
+    there = dict(zip(s.type.names, spans, strict=True))
+    found = []
+    for d in s.type_of(part).dims:
+        size = s.type.size(d.name)
+        low, high = there[d.name]
+        found.append((-(-low * d.size // size), high * d.size // size))
+    return tuple(found) if all(low < high for low, high in found) else None
 
 
 def _rounded(found: WeightSource, of: PackedWeight) -> dict[str, Array]:

@@ -15,12 +15,13 @@ import pytest
 from click.testing import CliRunner
 
 from compiler.driver import Compiled
-from compiler.shards import ShardMap
+from compiler.graph import ITEMSIZE
+from compiler.shards import ShardMap, elements
 from compiler.weight_format import WeightFormat, levels
 from dsl.diagnostics import ParcError
 from parc.api.compiling import compile
 from parc.cli import cli
-from runtime.checkpoints.converting import convert, plan_programs
+from runtime.checkpoints.converting import convert, plan_checkpoint, plan_programs
 from runtime.checkpoints.manifest import NAME, Manifest, RunPoint
 from runtime.checkpoints.reading import Checkpoint, resumed, taken
 from runtime.checkpoints.saving import Saving, digest, save, write_manifest
@@ -319,6 +320,19 @@ def test_a_job_whose_weights_are_whole_is_told_how_they_rest(format: str, tmp_pa
         first, second = error.value.diagnostics
         assert first.message == f"`block.mlp.w1` is {said} in `{found.folder}`, and whole here"
         assert second.code == "E0772" and second.message.startswith("`block.mlp.w2` is ") and first.help is not None
+
+
+@pytest.mark.parametrize("format", ["int8", "int3", "sparse"])
+def test_who_had_a_weight_has_its_packed_parts(format: str, tmp_path: Path) -> None:
+    """Nothing moves to the same devices; to one, what the other had: of parts as of weights its share."""
+    two = "  mesh (tp = 2)\n  tensor_parallel(tp)\n"
+    rule = f"  store weights as {format} in block.mlp"
+    found = saved(lowered(two, "f32"), tmp_path / "saved")
+    same, alone = lowered(two + rule, "f32"), lowered("  mesh (one = 1)\n" + rule, "f32")
+    told, of_one = (plan_checkpoint(PackedSource(found, c.training.model.stored), c.program)[0] for c in (same, alone))
+    shards = ShardMap(same.program)
+    second = sum(ITEMSIZE[lot.decl.type.dtype] * elements(lot.spans) for lot in shards.of(1))
+    assert told.moved == 0 < second == of_one.moved and told.bytes == of_one.bytes
 
 
 class Changed(PackedSource):
