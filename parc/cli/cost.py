@@ -11,7 +11,7 @@ import click
 from compiler.memory.tiers import FIRST
 from parc import api
 from parc.cli.common import Command, Output, choice, color, json_option, params_option, read_source
-from parc.cli.load import load_of, load_options, played
+from parc.cli.load import load_of, load_options, played, refuse_load
 from parc.cli.sides import sides_of, sides_options
 from parc.cli.tables import amount, facts, seconds, table
 from parc.cli.variation import Factors, variation, variation_options
@@ -58,6 +58,8 @@ def command(
     parc cost gpt.par --strategy data --strategy megatron
     parc cost serving.par --serve 2 --prompt-tokens 100..500 --output-tokens 200
     """
+    if serve is None:
+        refuse_load()
     sides = sides_of(files, jobs, strategies, 2)
     names = tuple(side.name for side in sides)
     found = []

@@ -81,7 +81,7 @@ def draft_options(function: F) -> F:
     help="Of beams: how likely a text is, its logarithm, is divided by its length to the power of P (1).",
 )  # fmt: skip
 @click.option("--stop", "stops", metavar="TEXT", multiple=True, help="End before this text.")
-@click.option("--tokenizer", metavar="NAME", help="`byte`, or a `tokenizer.json`; else that of the job's data.")
+@click.option("--tokenizer", metavar="byte|FILE", help="`byte`, or a `tokenizer.json`; else that of the job's data.")
 @from_option
 @draft_options
 @engine_options

@@ -83,6 +83,14 @@ def load_options(function: F) -> F:
     return function
 
 
+def refuse_load() -> None:
+    """Raises click.UsageError where what goes with `--serve` is given without it."""
+    asked = click.get_current_context()
+    for name in ("prompt_tokens", "output_tokens", "requests", "within"):
+        if asked.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"`--{name.replace('_', '-')}` goes with `--serve RATE`")
+
+
 def load_of(
     rate: float, prompt: tuple[int, int], output: tuple[int, int], requests: int,
     within: tuple[float | None, float | None],

@@ -57,7 +57,7 @@ KEY = "PARC_API_KEY"
 )  # fmt: skip
 @click.option(
     "--tokenizer",
-    metavar="NAME",
+    metavar="byte|FILE",
     help="`byte`, or a `tokenizer.json`; else a published model's own, or that of the job's data.",
 )
 @click.option("--chat-template", metavar="PATH", help="A Jinja template; else that beside the tokenizer, if any.")

@@ -104,6 +104,9 @@ def test_the_command(tmp_path: Path) -> None:
     assert "time to the first token" in CliRunner().invoke(cli, ["cost", str(path), *options]).stdout
     for wrong in (["--prompt-tokens", "0"], ["--output-tokens", "9..3"], ["--within", "a"], ["--serve", "0"]):
         assert CliRunner().invoke(cli, ["cost", str(path), "--serve", "1", *wrong]).exit_code == 2
+    for alone in (["--prompt-tokens", "4"], ["--output-tokens", "9"], ["--within", "1,1"], ["--requests", "1000"]):
+        done = CliRunner().invoke(cli, ["cost", str(path), *alone])
+        assert done.exit_code == 2 and f"`{alone[0]}` goes with `--serve RATE`" in done.stderr
     done = CliRunner().invoke(cli, ["cost", str(path), "--serve", "1", "--output-tokens", "250"])
     assert done.exit_code == 1 and "E0784" in done.stderr
 
