@@ -48,6 +48,9 @@ BACK = {
     "a pad of a slice": "  y = x + pad(slice(x, s -> r, 0..6), r -> s, 2, 0, 0.5)",
     "the first one again": "  y = x + concat(slice(x, s -> r, 0..1), slice(x, s -> r, 0..7), over r -> s)",
     "all from the first one": "  y = x * sum(slice(x, s -> one, 0..1), over one)",
+    "each second number": "  one = slice(x, d -> h, 0..8, step = 2)\n"
+    "  dim two = 2\n  weight w[h,two,d] ~ normal(0.5)\n"
+    "  y = x + sum((one * slice(x, d -> h, 1..8, step = 2)) @ w, over two)",
     "the first one of each layer": "  repeat 2 as block {\n"
     "    x = attention(x * tanh(sum(slice(x, s -> one, 0..1), over one)), 2)"
     " + slice(pad(x, s -> sp, 2, 0, 0.0), sp -> s, 1..9)\n  }\n  y = x",
