@@ -68,6 +68,7 @@ def _cumsum(c: Increment, node: Node, k: int, demand: Demand) -> Value:
     assert isinstance(op, Cumsum)
     if op.dim not in demand.new:
         return c.by_op(node, k, demand)
+    _no_pairs(c, node, op.dim)
     x = c.need(node.inputs[0], demand)
     new = c.new.name
     type = Type(x.type.dtype, tuple(d for d in x.type.dims if d.name != new))
@@ -130,6 +131,8 @@ def _window(c: Increment, node: Node, k: int, demand: Demand) -> Value:
 def _behind(c: Increment, node: Node, dim: str, count: int, fill: float, demand: Demand) -> Value:
     """The new positions of the operand behind the last `count` ones, which are kept; `fill` stands before the first."""
     (x,), out = node.inputs, node.output
+    if count:
+        _no_pairs(c, node, dim)
     rows = c.need(x, demand)
     if not count:
         return c.add(Rename(((c.new.name, c.positions.past),)), rows, like=out)
@@ -144,6 +147,13 @@ def _behind(c: Increment, node: Node, dim: str, count: int, fill: float, demand:
     c.around.renew(number, c.add(Slice(past, c.length, c.length + count, past), joined, like=out, name="last"))
     c.known[key] = joined
     return joined
+
+
+def _no_pairs(c: Increment, node: Node, dim: str) -> None:
+    """Raise ParcError (E0782) where what would be kept of a position hangs on others, too: of a pair with a later
+    position there is nothing yet."""
+    if c.analysis.of(node.inputs[0]).bound != {dim}:
+        raise no_form(node.output, node, c.positions)
 
 
 @RULES.of(Repeat)

@@ -14,7 +14,7 @@ from compiler.incremental.refusals import mixes_rows, no_rows
 from compiler.model import DataInput, Model
 from compiler.ops.base import Op, OpError
 from compiler.ops.contract import Contract
-from compiler.ops.create import Iota
+from compiler.ops.create import Full, Iota
 from compiler.ops.elementwise import Broadcast, Map, Transpose
 from compiler.ops.index import Scatter
 from compiler.ops.repeat import Repeat
@@ -57,8 +57,12 @@ def by_rows(model: Model, position: Value | None, rows: str, places: int, span: 
         if not s.value.type.has(rows):
             raise no_rows(s.value, rows, span)
         begin = 0.0 if s.init.kind == "zeros" else float(s.init.args[0])
-        number = begin if s.value.type.is_float else int(begin)
-        begun = lift.add(Map("where", (None, None, number)), going, s.value, like=s.value)
+        if s.value.type.dtype == "bool":  # which no literal stands for
+            first = lift.add(Full(begin, "bool", s.value.type.dims), like=s.value)
+            begun = lift.add(Map("where", (None, None, None)), going, s.value, first, like=s.value)
+        else:
+            number = begin if s.value.type.is_float else int(begin)
+            begun = lift.add(Map("where", (None, None, number)), going, s.value, like=s.value)
         lift.known[s.value] = lift.ordered(begun, s.value.type, s.value)
     lift.nodes(model.graph.nodes)
     results = [lift.of(v) for v in model.graph.outputs[:count]]

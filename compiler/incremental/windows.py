@@ -12,9 +12,10 @@ from compiler.model import Model
 from compiler.ops.base import Loop
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import StopGradient, Transpose
-from compiler.ops.reduce import Reduce
+from compiler.ops.reduce import Cumsum, Reduce
 from compiler.ops.repeat import Repeat
-from compiler.ops.shape import Rename
+from compiler.ops.shape import Rename, Shift
+from compiler.ops.window import Window
 from compiler.walk import graph_values
 
 Key = tuple[str, int, str]
@@ -74,8 +75,14 @@ class Lookback:
             if isinstance(node.op, Repeat):
                 self._repeat(node, node.op)
                 continue
-            for loop in node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs]):
+            loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
+            for loop in loops:
                 self._loop(node, loop)
+            if isinstance(node.op, (Cumsum, Shift, Window)) and self._counts_for(node.inputs[0], node.op.dim):
+                # a row that is kept has all positions: those of the last ones change their places until it is read
+                for n in self.positions.of(node.inputs[0]):
+                    if self._counts_for(node.inputs[0], n):
+                        self._look(self._key(node.inputs[0], n), None)
 
     def _loop(self, node: Node, loop: Loop) -> None:
         sides = zip((*node.inputs, *node.outputs), (*loop.ins, *loop.outs))

@@ -9,8 +9,8 @@ from compiler.incremental.derive import incremental
 from dsl.diagnostics import Diagnostic, ParcError
 from dsl.source import NOWHERE, Source
 from parc import api
-from tests.incremental.serial import model_of
-from tests.incremental.test_derive import BY_HAND
+from tests.incremental.serial import apart, model_of
+from tests.incremental.test_derive import BY_HAND, LIMIT
 
 AHEAD = {
     "softmax over positions": ("  y = softmax(x, over s)", "max"),
@@ -122,6 +122,25 @@ def test_an_implementation_is_told_apart_from_the_model() -> None:
     assert kept.code == "E0782" and kept.message == found.message
     wrong = by_hand("mlp(flip(x, over s), 8)", "implement mlp by tensor_parallel_mlp(tp)")
     assert wrong.code == "E0780" and wrong.message.startswith("`flip`")
+
+
+@pytest.mark.parametrize(
+    ("op", "moved"),
+    [
+        ("shift", "shift(z, s, by = 1)"),
+        ("shift", "slice(pad(z, s -> p, 2, 0, 0.0), p -> s, 1..9)"),
+        ("cumsum", "cumsum(z, over s)"),
+        ("window", "rename(sum(window(z, s -> (o, k), pad = 1), over k), o -> s)"),
+    ],
+)
+def test_pairs_that_move_are_refused(op: str, moved: str) -> None:
+    """Of an earlier position's pair with the new one nothing is kept; once later ones are masked all is."""
+    body = "  dim t = s, o = s, k = 2\n  z[b,s,t] = MADE\n"
+    body += f"  q[b,s,t] = {moved}\n  y[b,s,d] = where(iota(s) >= iota(t), q, 0.0) @ rename(x, s -> t)"
+    found = refused(body.replace("MADE", "x @ rename(x, s -> t)"))
+    assert found.code == "E0782" and found.message.startswith(f"`{op}`")
+    masked = model_of(body.replace("MADE", "where(iota(s) >= iota(t), x @ rename(x, s -> t), 0.0)"))
+    assert max(apart(masked, split) for split in ((1,) * 8, (3, 5))) <= LIMIT
 
 
 def test_pairs_are_refused() -> None:

@@ -67,6 +67,12 @@ def test_every_model(name: str) -> None:
     assert apart(model_of(MODELS[name]), 1) <= LIMIT
 
 
+@pytest.mark.parametrize("made", ["shift(m, s, by = 1)", "slice(pad(m, s -> p, 1, 0, 1), p -> s, 0..8)"])
+def test_what_is_kept_of_tests(made: str) -> None:
+    """No literal stands for what is there before the first position."""
+    assert apart(model_of(f"  m = tokens % 2 == 0\n  y = where({made}, x, 2.0 * x)"), 1) <= LIMIT
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_drawn_models(seed: int) -> None:
     assert apart(model_of(drawn_body(random.Random(f"rows {seed}"))), seed) <= LIMIT

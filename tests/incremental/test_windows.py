@@ -54,6 +54,22 @@ def test_all_of_them_equal_the_whole_pass(name: str) -> None:
     assert all("t=8" in type for type in kept(FORMS[name].replace("{}", "8")).values())
 
 
+ROWS = {
+    "shift": "shift(p, s, by = 1)",
+    "a sum": "cumsum(p, over s)",
+    "a window": "rename(max(window(p, s -> (o, k), pad = 1), over k), o -> s)",
+    "a pad": "slice(pad(p, s -> q, 2, 0, 0.0), q -> s, 1..9)",
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_of_pairs_that_are_kept_have_all_positions(name: str) -> None:
+    """In a ring each of them would have another place when it is read."""
+    body = f"  dim t = s, o = s, k = 2\n  key = rename(x, s -> t)\n  p[b,s,t] = where({SEEN.format(3)}, x @ key, 0.0)\n"
+    body += f"  moved[b,s,t] = {ROWS[name]}\n  y[b,s,d] = where({SEEN.format(3)}, moved, 0.0) @ key"
+    assert max(apart(model_of(body), split) for split in SPLITS) <= LIMIT
+
+
 def test_whoever_looks_furthest_back_counts() -> None:
     """One value with two readers is kept once; of two attentions each has its own."""
     both = (
