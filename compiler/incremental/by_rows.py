@@ -58,8 +58,8 @@ def by_rows(model: Model, position: Value | None, rows: str, places: int, span: 
             raise no_rows(s.value, rows, span)
         begin = 0.0 if s.init.kind == "zeros" else float(s.init.args[0])
         if s.value.type.dtype == "bool":  # which no literal stands for
-            first = lift.add(Full(begin, "bool", s.value.type.dims), like=s.value)
-            begun = lift.add(Map("where", (None, None, None)), going, s.value, first, like=s.value)
+            empty = lift.add(Full(begin, "bool", s.value.type.dims), like=s.value)
+            begun = lift.add(Map("where", (None, None, None)), going, s.value, empty, like=s.value)
         else:
             number = begin if s.value.type.is_float else int(begin)
             begun = lift.add(Map("where", (None, None, number)), going, s.value, like=s.value)
