@@ -105,7 +105,7 @@ def _slice(c: Increment, node: Node, k: int, demand: Demand) -> Value:
         raise no_form(out, node, c.positions)
     rows = c.need(x, only_new(op.dim))
     now = c.add(Slice(c.new.name, 0, 1, op.into), rows, like=out)
-    kept, number = c.around.state(f"{x.name}.first", out.type, Init("zeros"), _origin(x, "first"), x)
+    kept, number = c.around.state(f"{x.name}.begun", out.type, Init("zeros"), _origin(x, "begun"), x)
     first = c.add(Map("eq", (None, 0)), c.around.pos(), like=out)
     first = c.add(Broadcast(out.type.dims), first, like=out)
     (value,) = c.emit(Map("where", (None, None, None)), [first, now, kept], node, demand)

@@ -31,7 +31,7 @@ class Latest(Increment):
         if node is not None and self._by_itself(node):
             return self.by_op(node, k, demand)
         rows, many = self.of_all.need(v, demand), self.of_all.new
-        return self.add(Slice(many.name, many.size - 1, many.size, self.new.name), rows, like=v, name="last")
+        return self.add(Slice(many.name, many.size - 1, many.size, self.new.name), rows, like=v, name="latest")
 
     def _by_itself(self, node: Node) -> bool:
         """Whether positions keep apart, and none are summed up."""

@@ -127,3 +127,21 @@ def test_under_strategies(strategy: str) -> None:
     assert verify(program) == () and parse_program(show(program)) == program and job.decoding is not None
     (row,) = prove_decoding(whole.training, program, job.decoding, Course(1, 4), executor=Emulator)
     assert row.ok and row.error < 1e-9
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "  y = tanh(x) + shift(x, s, by = 1)",
+        "  y = x * cast(sum(slice(tokens, s -> one, 0..1), over one), compute)",
+        "  y = tanh(x) + shift(x, s, by = 2) + sum(slice(x, s -> one, 0..1), over one)",
+    ],
+)
+def test_what_is_kept_is_called_alike_in_all_entries(body: str) -> None:
+    """A prefill that gives outputs at its last position alone keeps what single positions read."""
+    model = model_of(body)
+    prefill, one = (
+        {s.name for s in incremental(model, "s", n, NOWHERE, called, last=n > 1).states}
+        for n, called in ((3, "first"), (1, "next"))
+    )
+    assert prefill == one
