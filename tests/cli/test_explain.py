@@ -130,8 +130,10 @@ def test_halos_and_layout_rules() -> None:
     assert kinds("block.relu", EXAMPLES / "resnet.par", sp=2) == {("halo over sp", "", "forward"): 2}
     table = explain("user_table", EXAMPLES / "recsys.par", dp=4)
     assert table.why[0].dims == ("u",) and "layout" in table.why[0].reason
-    (rows,) = table.changes  # of its gradient: those that each device's part of the batch takes, to where they are kept
-    assert (rows.kind, rows.of, rows.phase) == ("all-gather over dp", "gradient", "update")
+    changes = [(c.kind, c.of, c.phase, c.bytes) for c in table.changes]  # rows that each part of the batch takes, and
+    assert changes == [
+        ("all-gather over dp", "gradient", "update", 64 * n * 3 / 4) for n in (8 * 4, 4)
+    ]  # their numbers
     assert kinds("liked", EXAMPLES / "recsys.par", dp=4)["reduce-scatter over dp", "", "forward"] == 1
 
 
