@@ -209,7 +209,7 @@ def show_in(quantity: Quantity, unit: str, digits: int = 4) -> str:
 def show_both(left: Quantity, right: Quantity, unit: str | None = None, digits: int = 4) -> tuple[str, str]:
     """Two quantities of a dimension in one unit: `unit`, else the best one of the right, or of the left where the right
     is zero; in one each where they lie so far apart that no unit is good to read for both. With as many more digits as
-    it takes to tell them apart.
+    it takes to tell them apart, and in another unit where none do.
     """
     one = None  # unit for both
     if left.dimension in _SHOWN:
@@ -225,6 +225,9 @@ def show_both(left: Quantity, right: Quantity, unit: str | None = None, digits: 
 
     while (shown := told(digits))[0] == shown[1] and left.value != right.value and digits < 17:
         digits += 1
+    if one and shown[0] == shown[1] and left.value != right.value:  # a unit's scale can round two numbers to one
+        each = [(show_in(left, name, digits), show_in(right, name, digits)) for name in _SHOWN[left.dimension]]
+        shown = next((pair for pair in each if pair[0] != pair[1]), shown)
     return shown
 
 

@@ -54,7 +54,7 @@ def beginning(decl: StateDecl, cls: DeviceClass, group: int, mesh: Mesh, seed: i
         some = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         dims = (Dim(d.name, n) for d, n in zip(decl.type.dims, some.shape, strict=True))
         part = distribute(some, Type(decl.type.dtype, tuple(dims)), decl.layout, mesh)
-        rows = (slice(low, high),) if (low, high) != (0, *decl.type.shape[:1]) else ()
+        rows = (slice(low, high),) if decl.type.dims and (low, high) != (0, decl.type.shape[0]) else ()
         if found is None:
             found = DiskArray.empty(_shape(decl, mesh), STORAGE[decl.type.dtype], mesh.lead, part.strides)
         found[(slice(None),) * mesh.lead + rows] = part

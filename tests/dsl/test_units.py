@@ -228,6 +228,7 @@ def test_two_sides_have_one_unit(
 
 @given(units, st.floats(1e-9, 1e12), st.floats(1e-9, 1e12))
 @example("B", 1.0000000000000003e-09, 1e-09)  # for which no unit is good to read
+@example("EFLOP", 1.0000000000000003e-09, 1e-09)  # the same number of GFLOP
 def test_what_differs_is_shown_to_differ(unit: str, a: float, b: float) -> None:
     left, right = of(a, unit), of(b, unit)
     shown = show_both(left, right)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import parc
@@ -13,7 +14,7 @@ import runtime.stacked.files as files
 from compiler.cost.kernels.work import Copy
 from compiler.cost.time.simulate import Simulation
 from compiler.driver import Compiled, compile_job
-from compiler.evaluate import evaluate_file
+from compiler.evaluate import evaluate, evaluate_file
 from compiler.memory.tiers import FIRST
 from compiler.model import EVALUATE, TRAIN_STEP
 from compiler.ops.index import Take
@@ -218,3 +219,41 @@ def test_what_rests_in_a_file_begins_there_piece_by_piece(
     same = {**there.weights(), **there.states()}
     assert all(same[n].tobytes() == x.tobytes() for n, x in {**here.weights(), **here.states()}.items())
     assert made and (max(made) <= 64 or params.get("layout") == 2)  # uneven pieces are made at once
+
+
+NUMBER = """\
+model scaled() {
+  dim b = 4, d = 8
+  input x : f32[b,d]
+  weight factor[] ~ normal(0.5)
+  loss mean(factor * x * x)
+}
+
+optimizer moved(lr) {
+  state m ~ zeros
+  m = 0.9 * m + g
+  w = w - lr * m
+}
+
+strategy plan for scaled {
+  mesh (dp = 2)
+  split b on dp
+  RULE
+}
+
+job fit {
+  train scaled() using plan
+  optimizer moved(lr = 0.1)
+}
+"""
+
+
+def test_a_number_rests_in_a_file() -> None:
+    there, here = (
+        Emulator(compile_job(evaluate(Source("number.par", NUMBER.replace("RULE", rule)))).program)
+        for rule in ("offload weights, optimizer to nvme", "")
+    )
+    for run in (there, here):
+        run.step({"x": np.arange(32, dtype=np.float32).reshape(4, 8)})
+    ours, others = ({**run.weights(), **run.states()} for run in (there, here))
+    assert ours.keys() == others.keys() and all(ours[n].tobytes() == x.tobytes() for n, x in others.items())
