@@ -30,6 +30,7 @@ REFUSALS = frozenset(
         "E0446",  # what all micro-batches make together, and they go two ways
         "E0447",  # an order by hand by which states are renewed out of turn
         "E0471",  # inputs that are no whole words
+        "E0435",  # a dim too short for a zig-zag order
         "E0442",  # an optimizer that needs all iterations of a loop side by side, of which rules speak in part
         "E0501",  # a dim of other tensors does not split into micro-batches
         "E0502",  # not separable over micro-batches
