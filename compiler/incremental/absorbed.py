@@ -12,13 +12,12 @@ from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.incremental.positions import Positions
+from compiler.incremental.rewriting import in_loop, rewritten
 from compiler.model import Model
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Transpose
-from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Rename
-from compiler.walk import graph_values
 from dsl.data import dataclass
 
 PAYS = 4
@@ -39,9 +38,7 @@ class _Made:
 def absorbed(model: Model, dim: str) -> Model:
     """The model with products turned, where that leaves much less to keep of earlier positions along `dim`."""
     positions = Positions(model, dim)
-    names = Names(v.name for v in graph_values(model.graph))
-    graph = _graph(model.graph, positions, names)
-    return model if graph is model.graph else replace(model, graph=graph)
+    return rewritten(model, lambda graph, names: _graph(graph, positions, names))
 
 
 def _graph(graph: Graph, positions: Positions, names: Names) -> Graph:
@@ -58,11 +55,9 @@ def _graph(graph: Graph, positions: Positions, names: Names) -> Graph:
     turned = {v: found[v] for v in kept if bytes[found[v].of] >= PAYS * found[v].of.type.bytes}
     nodes: list[Node] = []
     changed = False
-    for node in graph.nodes:
-        if isinstance(node.op, Repeat):
-            body = _graph(node.op.body, positions, names)
-            if body is not node.op.body:
-                node, changed = replace(node, op=replace(node.op, body=body)), True
+    for written in graph.nodes:
+        node = in_loop(written, lambda body: _graph(body, positions, names))
+        changed |= node is not written
         sides = [i for i, v in enumerate(node.inputs) if v in turned]
         if len(sides) == 1 and isinstance(node.op, Contract):
             _turn(nodes, names, node, node.inputs[1 - sides[0]], turned[node.inputs[sides[0]]])

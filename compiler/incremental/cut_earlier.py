@@ -11,37 +11,32 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from compiler.graph import Dim, Graph, Names, Node, Value
+from compiler.incremental.rewriting import in_loop, rewritten
 from compiler.model import Model
 from compiler.ops.base import Op
 from compiler.ops.contract import Contract
 from compiler.ops.elementwise import Broadcast, Cast, Map, StopGradient, Transpose
 from compiler.ops.reduce import Reduce
-from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Concat, Pad, Rename, Slice
 from compiler.ops.window import Window
-from compiler.walk import graph_values
 
 _BETWEEN = (Broadcast, Cast, Contract, Map, Reduce, StopGradient, Transpose)
 
 
 def cut_earlier(model: Model) -> Model:
     """The model whose cuts are taken before elementwise ops, sums and products."""
-    names = Names(v.name for v in graph_values(model.graph))
-    graph = _graph(model.graph, names)
-    return model if graph is model.graph else replace(model, graph=graph)
+    return rewritten(model, _graph)
 
 
 def _graph(graph: Graph, names: Names) -> Graph:
     made = {v: node for node in graph.nodes for v in node.outputs}
     nodes: list[Node] = []
     changed = False
-    for node in graph.nodes:
+    for written in graph.nodes:
+        node = in_loop(written, lambda body: _graph(body, names))
+        changed |= node is not written
         op = node.op
-        if isinstance(op, Repeat):
-            body = _graph(op.body, names)
-            if body is not op.body:
-                node, changed = replace(node, op=replace(op, body=body)), True
-        elif isinstance(op, Slice) and op.step == 1 and _grown(node.inputs[0], op.dim, made):
+        if isinstance(op, Slice) and op.step == 1 and _grown(node.inputs[0], op.dim, made):
             cut = _Cut(nodes, names, made, op, node)
             cut.of(node.inputs[0], op.dim, last=True)
             changed = True

@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from compiler.graph import Dim, Graph, Names, Node, Value
+from compiler.incremental.rewriting import in_loop, rewritten
 from compiler.model import Model
 from compiler.ops.base import Op
 from compiler.ops.create import Iota
 from compiler.ops.elementwise import Broadcast, Map
-from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Concat, Pad, Rename, Shift, Slice
 from compiler.ops.window import Window, span
-from compiler.walk import graph_values
 from dsl.data import dataclass
 
 
@@ -39,20 +38,16 @@ class _Piece:
 
 def looked_back(model: Model) -> Model:
     """The model with what moves positions written as shifts and windows."""
-    names = Names(v.name for v in graph_values(model.graph))
-    graph = _graph(model.graph, names)
-    return model if graph is model.graph else replace(model, graph=graph)
+    return rewritten(model, _graph)
 
 
 def _graph(graph: Graph, names: Names) -> Graph:
     made = {v: node for node in graph.nodes for v in node.outputs}
     nodes: list[Node] = []
     changed = False
-    for node in graph.nodes:
-        if isinstance(node.op, Repeat):
-            body = _graph(node.op.body, names)
-            if body is not node.op.body:
-                node, changed = replace(node, op=replace(node.op, body=body)), True
+    for found in graph.nodes:
+        node = in_loop(found, lambda body: _graph(body, names))
+        changed |= node is not found
         written = _Written(nodes, names, node)
         if isinstance(node.op, Window):
             done = written.window(node.op, _pieces(node.inputs[0], node.op.dim, made))
@@ -146,12 +141,10 @@ class _Written:
             return False  # it is as short as it can be
         if len(before) > 1 or any(p.of is not None for p in before):
             return self._begun(dim, last, count)
-        x, pairs = last.of, tuple(zip((last.dim,), (dim,))) if last.dim != dim else ()
         if not count:
-            self._put(Rename(pairs), x)
+            self._put(Rename(((last.dim, dim),) if last.dim != dim else ()), last.of)
             return True
-        x = self._add(Rename(pairs), x) if pairs else x
-        self._put(Shift(dim, count, before[0].fill), x)
+        self._put(Shift(dim, count, before[0].fill), self._called(last.of, last.dim, dim))
         return True
 
     def _begun(self, dim: str, last: _Piece, count: int) -> bool:
@@ -163,8 +156,7 @@ class _Written:
         join, size = node.op.dim, node.output.type.size(dim)
         first = node.inputs[0] if len(node.inputs) == 2 else self._add(Concat(join, join), *node.inputs[:-1])
         first = self._add(Pad(join, 0, size - count, 0.0, dim), first)
-        x = self._add(Rename(((last.dim, dim),)), x) if last.dim != dim else x
-        later = self._add(Shift(dim, count), x)
+        later = self._add(Shift(dim, count), self._called(x, last.dim, dim))
         place = self._add(Iota(Dim(dim, size)))
         begins = self._add(Broadcast(node.output.type.dims), self._add(Map("lt", (None, count)), place))
         self._put(Map("where", (None, None, None)), begins, first, later)
@@ -197,6 +189,10 @@ class _Written:
         x = self._add(Shift(run.dim, shifted, fill), x) if shifted else x
         self._put(Window(run.dim, op.out, op.kernel, 1, pad - shifted, fill, op.dilation), x)
         return True
+
+    def _called(self, x: Value, dim: str, into: str) -> Value:
+        """The value with its dim called otherwise."""
+        return self._add(Rename(((dim, into),)), x) if dim != into else x
 
     def _put(self, op: Op, *operands: Value) -> None:
         """The node itself, if it gives the same."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -80,20 +81,14 @@ def planned_file(
                 raise KeyboardInterrupt
             raise _nothing(planned, bool(away))
         best = found.fitting[0]
-        for tactics in (True, False):
-            text = with_strategy(source, made.name, params, planned.space, best.candidate, other, tactics)
-            if name := held(text, source, planned, best.price) or "":
-                break
-        assert name, "the plan has another price as text"
+        write = partial(with_strategy, source, made.name, params, planned.space, best.candidate, other)
+        text, name = _written(write, source, planned, best.price)
         if not best.candidate.rules.by or proved(replace(source, text=text), made.name):
             break
     around = refined(source, params, planned, other, within)
     if (better := around.best) is not None and better.price is not None:
-        for tactics in (True, False):
-            text = around.text(better.base, (better.cuts, better.again), tactics)
-            if name := held(text, source, planned, better.price) or "":
-                break
-        assert name, "the refined plan has another price as text"
+        write = partial(around.text, better.base, (better.cuts, better.again))
+        text, name = _written(write, source, planned, better.price)
     told_of = certificate(planned, keep, around.tried)
     told_of["file"] = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     before = _priced(own) if own is not None and other is None else None
@@ -124,6 +119,16 @@ def _own(source: Source, params: Mapping[str, str], job: str | None, strategy: s
         message = f"no strategies are searched for `{own.name}`, whose strategy `{own.strategy.name}` stores weights"
         raise fail("E0802", message, own.strategy.stores[0].span, help=OPEN)
     return own
+
+
+def _written(write: Callable[[bool], str], source: Source, planned: Planned, best: Price) -> tuple[str, str]:
+    """The file with a plan, with tactics where that is the very plan, and the strategy's name in it. write: with
+    tactics, or without."""
+    for tactics in (True, False):
+        text = write(tactics)
+        if name := held(text, source, planned, best):
+            return text, name
+    raise AssertionError("the plan has another price as text")
 
 
 def held(text: str, source: Source, planned: Planned, best: Price) -> str | None:

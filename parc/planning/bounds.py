@@ -212,9 +212,8 @@ class LowerBounds:
             ends = []
             for of in cut.longest:
                 sends = m * (chunks - (of.stage == p - 1)) * each
-                later = (
-                    max(0, of.first - cut.first) * added if of.stage else 0.0
-                )  # this stage's last sum is not waited for
+                # What this stage's last sum takes longer than the first stage's is not waited for.
+                later = max(0, of.first - cut.first) * added if of.stage else 0.0
                 ends.append(of.before * waits + of.stage * hops + m * of.own * both + sends - later)
             ends[0] += m * layer.tail
             if schedule in IN_TURN:

@@ -141,9 +141,8 @@ class Layers:
         return any(self._find(of, self.many(of)) for of in kinds)
 
     def _find(self, kind: SplitLayer, rows: int) -> bool:
-        if (kind, rows) in self.asked or (
-            kind.tables and self._replicas(kind, rows) == 1
-        ):  # nothing splits tables then
+        nothing = kind.tables and self._replicas(kind, rows) == 1  # that would split tables
+        if nothing or (kind, rows) in self.asked:
             return False
         self.asked.add((kind, rows))
         try:

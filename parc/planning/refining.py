@@ -60,10 +60,6 @@ class RefinedPlan:
     price: Price | None
     code: str = ""
 
-    def lines(self, space: PlanSpace, plain: Sequence[str]) -> list[str]:
-        """The statements of the plan that it was made of, with what is changed."""
-        return changed(space, plain, (self.cuts, self.again))
-
 
 def changed(space: PlanSpace, lines: Sequence[str], by: Changed) -> list[str]:
     """The statements of a plan with other cuts, and with fewer layers that are computed again."""
@@ -203,7 +199,7 @@ def refined(
 
 def plain_lines(planned: Planned, of: RefinedPlan) -> list[str]:
     """All statements, without tactics."""
-    return of.lines(planned.space, lines_of(planned.space, of.base.candidate, ()))
+    return changed(planned.space, lines_of(planned.space, of.base.candidate, ()), (of.cuts, of.again))
 
 
 def told_around(planned: Planned, better: RefinedPlan | None, tried: int) -> str:

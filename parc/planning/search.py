@@ -165,12 +165,8 @@ class Search:
             bunches = (StillOpen(kin(self.space, b.mesh, b.rules), 0.0, b) for b in what.bunches)
             return any(self._likely(b) for b in bunches)
         smallest = what if isinstance(what, PlanChoice) else PlanChoice(what.mesh, replace(what.rules, zero=what.zero))
-        layer = self._layer(of.kin, smallest)
+        layer = self.layers.best(of.kin)
         return self.guess.fits(of.kin, smallest, layer)
-
-    def _layer(self, of: Kin, what: PlanChoice) -> LayerWork | None:
-        """What is known of a candidate's layers."""
-        return self.layers.best(of)
 
     def _rough(self, of: StillOpen) -> bool:
         """Whether more can be found out about it without a price."""
@@ -252,7 +248,7 @@ class Search:
         self._in_vain()
         seconds = None if price is None else price.seconds
         self.tried.append(Tried(what, needed, seconds))
-        layer = self._layer(of.kin, what)
+        layer = self.layers.best(of.kin)
         self.guess.learn(of.kin, what, needed, layer)
         if price is None:
             self.counts.unfit += 1
@@ -355,7 +351,7 @@ class Search:
 
     def _pace(self, of: StillOpen, leaf: PlanChoice) -> None:
         """Look at the messages beside the passes of layers whose gradients are sharded."""
-        layer, bound, guess = self._layer(of.kin, leaf), of.bound, of.guess
+        layer, bound, guess = self.layers.best(of.kin), of.bound, of.guess
         while layer is not None and layer.forward and bound < self.best:
             if (pace := self.paces.best(leaf, of.kin)) is not None:
                 bound = max(bound, self.bounds.seconds(leaf, layer, pace))

@@ -27,10 +27,15 @@ def durations(loop: Rolled, streams: int, most: int) -> list[int]:
         at_end = device.copy()
         at_end.turn(last)
         found.append(max(at_end.free))
-        if (by := device.steady()) is not None:
-            found += [found[-1] + by * k for k in range(1, most - len(found) + 1)]
+        _go_on(found, device.by, most)
         device.turn(every)
     return found[:most]
+
+
+def _go_on(found: list[int], by: int | None, most: int) -> None:
+    """As many as there are to be, where each is the one before and so much time."""
+    if by is not None:
+        found += [found[-1] + by * k for k in range(1, most - len(found) + 1)]
 
 
 class _Plain(NamedTuple):
@@ -55,7 +60,8 @@ def _plain(tasks: Sequence[Tasks]) -> list[_Plain]:
 
 
 class _Iterating:
-    """A device that goes through iterations. free: when each stream ends."""
+    """A device that goes through iterations. free: when each stream ends; by: by how much time all that follow are
+    shifted, if they are as the last one."""
 
     def __init__(self, streams: int, loop: Rolled) -> None:
         self.loop = loop
@@ -113,16 +119,11 @@ class _Iterating:
         self.by = zero - now if shape == self.shape else None
         self.shape = shape
 
-    def steady(self) -> int | None:
-        """By how much time all that follow are shifted, if they are as the last one."""
-        return self.by
-
     def through(self, first: Sequence[_Plain], every: Sequence[_Plain], most: int) -> list[int]:
         """When all streams have ended, after each of so many iterations."""
         found: list[int] = []
         while len(found) < most:
             self.turn(every if found else first)
             found.append(max(self.free))
-            if (by := self.steady()) is not None:
-                found += [found[-1] + by * k for k in range(1, most - len(found) + 1)]
+            _go_on(found, self.by, most)
         return found

@@ -57,15 +57,15 @@ ABSENT = Priced(COMPUTE, 0)
 """Of what is not there on this machine with these numbers."""
 
 
-class KernelPrices:
-    """Of one kind of device with one calibration, whatever the mesh: what computation costs does not hang on that."""
+class WorkPrices:
+    """What work costs, in the update or not, as it is asked for."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[bool, Work], Priced] = {}
         self.same: dict[tuple[bool, int], tuple[Work, Priced]] = {}  # by identity, which is sooner compared
 
     def note(self, work: Work, update: bool, found: Priced) -> None:
-        """What a kernel costs."""
+        """Remember that."""
         if len(self.same) >= KEPT:
             self.known.clear()
             self.same.clear()
@@ -73,13 +73,13 @@ class KernelPrices:
 
 
 KEPT = 40_000
-"""Kernels that are remembered."""
+"""Prices that are remembered at once."""
 
 
 @lru_cache(4)
-def kernel_prices(device: Device, cal: Calibration) -> KernelPrices:
-    """Those that others have asked for."""
-    return KernelPrices()
+def kernel_prices(device: Device, cal: Calibration) -> WorkPrices:
+    """Of one kind of device with one calibration, whatever the mesh: what computation costs does not hang on that."""
+    return WorkPrices()
 
 
 class Pricer:
@@ -89,8 +89,7 @@ class Pricer:
         self.machine, self.cal = machine, cal
         self.streams = COMM + max(1, len(machine.levels))
         self.kernels = kernel_prices(machine.device, cal)
-        self.known: dict[tuple[bool, Work], Priced] = {}
-        self.same: dict[tuple[bool, int], tuple[Work, Priced]] = {}
+        self.others = WorkPrices()  # of messages and copies on this machine
         self.in_update = cal.changed(launch=0.0)
         self.slower: Sequence[tuple[float, ...]] = ()
         levels = [Stream.comm(level.name) for level in machine.levels]
@@ -99,7 +98,7 @@ class Pricer:
     def shared(self, slower: Sequence[tuple[float, ...]]) -> Pricer:
         """The same prices, where sends take longer: `slower` times, per device group and level."""
         found = Pricer(self.machine, self.cal)
-        found.known, found.same, found.slower = self.known, self.same, slower
+        found.others, found.slower = self.others, slower
         return found
 
     def prices(self, part: Part, update: bool, times: int = 1) -> Iterator[tuple[WorkNode, Priced, int]]:
@@ -112,18 +111,13 @@ class Pricer:
 
     def price(self, work: Work, update: bool = False) -> Priced:
         """Of a product, vector, collective or copy. In the update all tensors share a few launches: see `fixed`."""
-        kernel = isinstance(work, (Product, Vector))
-        of: Pricer | KernelPrices = self.kernels if kernel else self
+        of = self.kernels if isinstance(work, (Product, Vector)) else self.others
         same = of.same.get((update, id(work)))
         if same is not None:
             return same[1]
         found = of.known.get((update, work)) or self._price(work, update)
         of.note(work, update, found)
         return found
-
-    def note(self, work: Work, update: bool, found: Priced) -> None:
-        """What a message or a copy costs on this machine."""
-        self.known[update, work], self.same[update, id(work)] = found, (work, found)
 
     def _price(self, work: Work, update: bool) -> Priced:
         machine, cal = self.machine, self.in_update if update else self.cal
