@@ -33,7 +33,7 @@ from parc.certifying.counting import FIELDS, SPLITS, StatedSpace, classes_of, st
 from parc.certifying.floors import Floors, numbers
 from parc.certifying.layers import Build, LayerTable, stated_layers
 from parc.certifying.paces import stated_paces
-from parc.certifying.stated import StatedPart, Unfounded, alike
+from parc.certifying.stated import NEAR, StatedPart, Unfounded, alike
 from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.certifying.words import hold_text, hold_why
 from parc.price import price
@@ -110,6 +110,7 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
     tally = Tallied(space, floors, layers, paces, minimise, best, tried).count()
     _counts(stated, tally, values, best)
     stated["seconds"].number()
+    stated.unasked()
     plan = price(own)
     return Certified(
         space.told(),
@@ -133,7 +134,7 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
         if there.get(label.text()) != turns.whole(1):
             raise Unfounded(f"{label.path} is no loop at the top of the model, or has another count", label.path)
     layers = sum(count.whole(1) for _, count in loops)
-    splits = {k: [d.text() for d in of["splits"][k].each()] for k in SPLITS}
+    splits = {k: [d.text() for d in of["splits"][k].distinct(MOST)] for k in SPLITS}
     types: list[Type] = [v.type for g in bodies(job.model.graph) for v in graph_values(g)]
     types += [w.value.type for w in job.model.weights]
     dims = {d.name for type in types for d in type.dims}
@@ -186,6 +187,8 @@ def _priced(
             found = price(build(mesh, m, rules))
         except ParcError as error:
             entry["code"].be(next((d.code for d in error.diagnostics if d.severity == "error"), ""))
+            entry["needed"].be(None)
+            entry["seconds"].be(None)
             values.append((entry["code"].text(), None))
         else:
             entry["code"].be("")
@@ -228,11 +231,13 @@ def _choices(entry: StatedPart, space: StatedSpace) -> tuple[dict[str, int], int
     mesh: dict[str, int] = {}
     for axis in entry["mesh"].each():
         name, size = axis.pair()
+        if name.text() in mesh:
+            raise Unfounded(f"{entry.path}.mesh has `{name.text()}` twice", entry.path)
         mesh[name.text()] = size.whole(2)
     names = [name for name, _, _ in space.axes]
     m = entry["microbatches"].whole(1)
     rules = _rules(entry)
-    if not set(mesh) <= set(names) or not space.divides(mesh, m):
+    if prod(mesh.values()) != space.devices or not set(mesh) <= set(names) or not space.divides(mesh, m):
         raise Unfounded(f"{entry.path} is no strategy of the space", entry.path)
     _, can = space.choices(mesh)
     usual = [n for n in names if n in mesh]
@@ -318,7 +323,8 @@ def _best(stated: StatedPart, own: Job, values: list[tuple[str, float | None]], 
         assert value is not None
         row["step_seconds"].be(entry["seconds"].value)
         row["needed_bytes"].be(entry["needed"].value)
-        row["bound"].number()
+        if row["bound"].number() > value * (1 + NEAR):
+            raise Unfounded(f"{row.path}.bound is above what it bounds, {value:.6g}", row.path)
         shown.append(value)
     if not alike(shown, known[: len(shown)]):
         raise Unfounded("`best` are not the best of what was tried, in their order", "best")
@@ -355,6 +361,8 @@ def _counts(stated: StatedPart, tally: SpaceTally, values: list[tuple[str, float
         if tally.least is not None:
             raise Unfounded(f"nothing is said to be left, but a strategy has a bound of {tally.least:.6g}", "least")
         of["left"].be(0)
+    elif of["left"].whole() < tally.left:
+        raise Unfounded(f"counts.left is less than {tally.left:,}, of which no bound says enough", "counts")
     elif tally.least is not None and least.number() > tally.least * (1 + 1e-9):
         raise Unfounded(f"least is {least.number():.6g}, but a strategy has a bound of {tally.least:.6g}", "least")
     if proved != least.none:

@@ -60,6 +60,8 @@ def stated_layers(stated: StatedPart, space: StatedSpace, build: Build) -> list[
         inside: dict[str, int] = {}
         for pair in entry["inside"].each():
             axis, size = pair.pair()
+            if axis.text() in inside:
+                raise Unfounded(f"{entry.path}.inside has `{axis.text()}` twice", entry.path)
             inside[axis.text()] = size.whole(2)
         names = [name for name, _, _ in space.axes]
         if list(inside) != [n for n in names if n in inside] or any(

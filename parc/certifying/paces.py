@@ -65,9 +65,11 @@ def stated_paces(stated: StatedPart, space: StatedSpace, build: Build) -> dict[P
     """All entries, each held to its strategy."""
     found: dict[PacedKey, Turns] = {}
     for entry in stated["paces"].each():
-        inside = {}
+        inside: dict[str, int] = {}
         for pair in entry["inside"].each():
             axis, size = pair.pair()
+            if axis.text() in inside:
+                raise Unfounded(f"{entry.path}.inside has `{axis.text()}` twice", entry.path)
             inside[axis.text()] = size.whole(2)
         key = PacedKey(
             tuple(inside.items()),
@@ -96,6 +98,8 @@ def stated_paces(stated: StatedPart, space: StatedSpace, build: Build) -> dict[P
             raise Unfounded(f"{entry.path} cannot be: {error}", entry.path) from None
         for row in entry["turns"].each():
             n, *seconds = row.each()
+            if n.whole(1) in turns:
+                raise Unfounded(f"{row.path} is of as many iterations as one before", row.path)
             turns[n.whole(1)] = times = played.seconds(n.whole(1))
             if len(seconds) != 2 or n.whole(1) > space.layers:
                 raise Unfounded(f"{row.path} is not a number of iterations, and two of seconds", row.path)

@@ -31,15 +31,19 @@ LARGEST = 2**62
 
 
 class StatedPart:
-    """A part of a certificate. Asking for a field that is not there, or is of another kind, raises Unfounded."""
+    """A part of a certificate. Asking for a field that is not there, or is of another kind, raises Unfounded. asked:
+    paths of all fields that were asked for, of the whole certificate."""
 
-    def __init__(self, value: object, path: str = "certificate") -> None:
+    def __init__(self, value: object, path: str = "certificate", asked: set[str] | None = None) -> None:
         self.value, self.path = value, path
+        self._asked: set[str] = set() if asked is None else asked
 
     def __getitem__(self, key: str) -> StatedPart:
         if not isinstance(self.value, dict) or key not in self.value:
             raise Unfounded(f"{self.path} has no `{key}`")
-        return StatedPart(self.value[key], f"{self.path}.{key}" if self.path != "certificate" else key)
+        found = StatedPart(self.value[key], f"{self.path}.{key}" if self.path != "certificate" else key, self._asked)
+        self._asked.add(found.path)
+        return found
 
     def number(self) -> float:
         """A number that is not negative."""
@@ -69,7 +73,7 @@ class StatedPart:
         """The parts of a list."""
         if not isinstance(self.value, list):
             raise Unfounded(f"{self.path} is no list")
-        return [StatedPart(v, f"{self.path}[{i}]") for i, v in enumerate(self.value)]
+        return [StatedPart(v, f"{self.path}[{i}]", self._asked) for i, v in enumerate(self.value)]
 
     def distinct(self, most: int) -> list[StatedPart]:
         """The parts of a list, so many at most, none of them twice."""
@@ -86,10 +90,11 @@ class StatedPart:
         return found[0], found[1]
 
     def items(self) -> dict[str, StatedPart]:
-        """The parts of a mapping."""
+        """The parts of a mapping, which counts as asked for with all that it has: whoever asks holds its keys."""
         if not isinstance(self.value, dict):
             raise Unfounded(f"{self.path} is no mapping")
-        return {str(k): StatedPart(v, f"{self.path}.{k}") for k, v in self.value.items()}
+        self._asked.add(f"{self.path}.*")
+        return {str(k): StatedPart(v, f"{self.path}.{k}", self._asked) for k, v in self.value.items()}
 
     @property
     def none(self) -> bool:
@@ -98,8 +103,21 @@ class StatedPart:
 
     def be(self, found: object) -> None:
         """Hold the value to what was found. Raises Unfounded."""
+        self._asked.add(f"{self.path}.*")
         if not alike(self.value, found):
             raise Unfounded(f"{self.path} is {_short(self.value)}, but {_short(found)} was found", self.path)
+
+    def unasked(self) -> None:
+        """Hold that nothing is said that nobody asked for: what is held to nothing may be false. Raises Unfounded."""
+        if isinstance(self.value, list):
+            for part in self.each():
+                part.unasked()
+        if isinstance(self.value, dict) and f"{self.path}.*" not in self._asked:
+            for key, value in self.value.items():
+                path = f"{self.path}.{key}" if self.path != "certificate" else str(key)
+                if path not in self._asked:
+                    raise Unfounded(f"{self.path} has `{key}`, which no certificate of this format has", path)
+                StatedPart(value, path, self._asked).unasked()
 
 
 def alike(a: object, b: object) -> bool:

@@ -20,12 +20,13 @@ ROUNDED = 1 + 1e-9
 
 @dataclass(slots=True)
 class SpaceTally:
-    """Numbers of candidates. too_large: by what is there all the time; least: the lowest bound of those that may be
-    better than a limit, and were not tried."""
+    """Numbers of candidates. too_large: by what is there all the time; left: that may be better than a limit, and were
+    not tried; least: the lowest bound of these."""
 
     total: int = 0
     legal: int = 0
     too_large: int = 0
+    left: int = 0
     least: float | None = None
 
 
@@ -95,6 +96,7 @@ class Tallied:
                     continue
                 key = candidate(mesh, m, first, zero, again, schedule, *rules, away)
                 if key not in self.tried:
+                    found.left += 1
                     found.least = bound if found.least is None else min(found.least, bound)
 
     def _pace(

@@ -35,23 +35,30 @@ class RotaryKind:
         return not self.speeds and self.turned == self.size and self.amplitude == 1.0
 
 
-def read_rotary(config: Config, size: int, theta: float, positions: int) -> RotaryKind:
+def read_rotary(config: Config, size: int, theta: float, positions: int, partial: bool = False) -> RotaryKind:
     """The rotary positions of a model whose layers have the same. size: of a head; theta: the default; positions: the
-    longest sequence."""
+    longest sequence; partial: whether the family knows of heads of which a part is turned."""
     found = config.part("rope_parameters") or config.part("rope_scaling")
     base = config.positive("rope_theta", theta)
-    share = config.number("partial_rotary_factor", 1.0)
-    return rotary_of(found, config, size, base, positions, share)
+    share = _share(config, 1.0, partial)
+    return rotary_of(found, config, size, base, positions, share, partial)
 
 
 def rotary_of(
-    found: Config | None, config: Config, size: int, theta: float, positions: int, share: float = 1.0
+    found: Config | None,
+    config: Config,
+    size: int,
+    theta: float,
+    positions: int,
+    share: float = 1.0,
+    partial: bool = False,
 ) -> RotaryKind:
-    """The rotary positions that one object says (None: the plain ones)."""
+    """The rotary positions that one object says (None: the plain ones). share: of a head that is turned, if the object
+    does not say it; partial: whether the family knows of such heads."""
     if found is None:
         return _made("", config, size, theta, share)
     theta = found.positive("rope_theta", theta)
-    share = found.number("partial_rotary_factor", share)
+    share = _share(found, share, partial)
     kind = found.text("rope_type", found.text("type", PLAIN))
     found.seen.add("type")
     kind = {"su": "longrope", "mrope": PLAIN}.get(kind, kind) if kind != "mrope" else "mrope"
@@ -75,6 +82,15 @@ def rotary_of(
     if kind == "yarn":
         return _yarn(found, config, size, theta, positions, original, share)
     return _longrope(found, config, size, theta, positions, turned, share)
+
+
+def _share(config: Config, default: float, partial: bool) -> float:
+    """How much of a head is turned. Where a family has no such key, transformers 5.24 turns whole heads if the kind is
+    the default one, whatever the key says, and fails at the others: what the model's owner meant is not known."""
+    share = config.number("partial_rotary_factor", default)
+    if share != 1 and not partial:
+        config.refuse("partial_rotary_factor", f"{share:g}", "models of this kind turn whole heads (1, or no such key)")
+    return share
 
 
 def _turned(config: Config, size: int, share: float) -> int:

@@ -132,6 +132,20 @@ def test_values_that_are_missing_or_make_no_sense(config: dict[str, Any]) -> Non
     assert error(config).code == "E1005"
 
 
+UNTURNED = ("gpt2", "bert", "vit", "t5")
+"""Families whose positions are learned, or biases."""
+
+
+@pytest.mark.parametrize("family", [f for f in sorted(SMALL) if SMALL[f]["model_type"] not in ("phi3", *UNTURNED)])
+def test_a_part_of_a_head_is_turned_only_where_the_family_knows_of_it(family: str) -> None:
+    """Others turn whole heads in transformers 5.24, whatever the key says: another model than was meant, or read."""
+    plain = {k: v for k, v in SMALL[family].items() if k not in ("rope_scaling", "rope_parameters")}
+    assert imported({**plain, "rope_parameters": None, "rope_scaling": None}).text
+    assert error({**plain, "partial_rotary_factor": 0.5}).code in ("E1003", "E1004")
+    inside = {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.5}
+    assert {d.code for d in errors({**plain, "rope_parameters": inside})} <= {"E1003", "E1004"}
+
+
 def test_transformers_4_and_5_say_the_same_in_their_ways() -> None:
     bare = {k: v for k, v in LLAMA.items() if k != "rope_theta"}
     old = imported({**bare, "rope_theta": 500.0, "rope_scaling": LLAMA3, "torch_dtype": "bfloat16"}).text

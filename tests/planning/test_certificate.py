@@ -52,6 +52,18 @@ def test_it_holds_where_time_was_short() -> None:
     assert 0 <= certified(Source("job.par", found.text), json.loads(json.dumps(found.certificate))).gap < 1
 
 
+def test_what_is_left_is_counted() -> None:
+    """Fewer may be said to be left only if bounds say so of the others."""
+    found = api.plan(Source("job.par", text_of("tables", **{**SLOW, "batch": 16})), within=0.1)
+    source, stated = Source("job.par", found.text), json.loads(json.dumps(found.certificate))
+    counts = stated["counts"]
+    assert counts["left"] > 1
+    stated["counts"] = {**counts, "left": 1, "not_better": counts["not_better"] + counts["left"] - 1}
+    with pytest.raises(Unfounded, match="counts.left is less than") as error:
+        certified(source, stated)
+    assert error.value.code == "E1107"
+
+
 def test_chunks_are_counted_alike() -> None:
     sizes = {**SLOW, "layers": 15, "outside": 1, "batch": 4}
     found = api.plan(Source("job.par", text_of("transformer", **sizes)), within=0.1)
@@ -128,6 +140,13 @@ def test_every_kind_of_change_is_noticed(plan: tuple[Source, dict[str, Any]], ev
     mutants["much is computed again"] = put(certificate, ("space", "recompute"), lambda v: [*v, *[again] * 3000])
     mutants["many stages of ZeRO"] = put(certificate, ("space", "zero"), lambda v: list(range(100_000)))
     mutants["a stage of ZeRO that is none"] = put(certificate, ("space", "zero"), lambda v: [7])
+    mutants["a bound above what it bounds"] = put(certificate, ("best", 0, "bound"), lambda v: 1e6)
+    for path in ((), ("space",), ("space", "batch"), ("space", "axes", 0), ("counts",), ("tried", 0), ("best", 0)):
+        mutants[f"{path} has more than it has"] = _with(certificate, path, "note", "all others are slower")
+    split = next(n for n, layer in enumerate(certificate["layers"]) if layer["inside"])
+    for path in (("space", "splits", "rows"), ("layers", split, "inside"), ("tried", 0, "mesh")):
+        mutants[f"one of {path} twice"] = put(certificate, path, lambda v: [*v, *v[:1]])
+    mutants["a mesh of fewer devices"] = put(certificate, ("tried", 0, "mesh"), lambda v: [])
     mutants["best in another order"] = put(certificate, ("best",), lambda v: v[::-1])
     mutants["more is proved"] = {**certificate, "proved": not certificate["proved"]}
     assert len(mutants) >= 50
@@ -235,6 +254,10 @@ def _leaf_of_each_kind(certificate: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 def _without(value: dict[str, Any], key: str) -> dict[str, Any]:
     return {k: v for k, v in value.items() if k != key}
+
+
+def _with(value: Any, path: tuple[Any, ...], key: str, new: object) -> Any:
+    return {**value, key: new} if not path else put(value, path, lambda v: {**v, key: new})
 
 
 def _expected(name: str) -> str:

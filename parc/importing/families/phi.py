@@ -28,7 +28,7 @@ def describe(config: Config) -> Described:
     positions = config.integer("max_position_embeddings", 4096)
     config.ignore("original_max_position_embeddings")
     tied = config.flag("tie_word_embeddings", False)
-    rotary = read_rotary(config, found.size, 10000.0, positions)
+    rotary = read_rotary(config, found.size, 10000.0, positions, partial=True)
     window = config.size("sliding_window", None)
     kind = LayerKind("block", rotary, window if window < positions else 0)
     return described(
