@@ -20,7 +20,7 @@ from compiler.evaluate.session import Session, SourceCall, is_std, listed
 from compiler.evaluate.statics import static_scope
 from compiler.evaluate.stores import ACTIVATIONS, CACHES, stored_format
 from compiler.evaluate.strategy_rules import StrategyRules
-from compiler.evaluate.values import AxisRef, Bound, Defined, Skip, Words, kind_of
+from compiler.evaluate.values import AUTO, AxisRef, Bound, Defined, Skip, Words, kind_of
 from compiler.evaluate.zigzags import in_zigzag
 from compiler.loop_pieces import LoopPiece, parts_of, together
 from compiler.model import Cluster
@@ -391,7 +391,7 @@ class Expander:
     def _argument(self, expr: ast.Expr, scope: Scope) -> Bound:
         if isinstance(expr, ast.Over):
             return Words(self.dims(expr.dims, scope))
-        if isinstance(expr, ast.Name) and expr.id not in scope.vars and scope.module.param(expr.id) is None:
+        if isinstance(expr, ast.Name) and expr.id not in (AUTO, *scope.vars) and scope.module.param(expr.id) is None:
             axes = list(dict.fromkeys(a.name for a in self.rules.axes))
             help = did_you_mean(expr.id, axes) or (f"the mesh has {listed(axes)}" if axes else "declare the mesh first")
             raise fail("E0401", f"there is no mesh axis `{expr.id}`", expr.span, help=help)

@@ -82,6 +82,7 @@ def test_what_a_model_is_not_changes_nothing(key: str) -> None:
         ({**LLAMA, "rope_scaling": {"rope_type": "spiral"}}, "known are default"),
         ({**kin("DeepseekV3", "deepseek_v3", **DEEPSEEK), "topk_method": "greedy"}, "only `noaux_tc` is"),
         ({**kin("Gemma2", "gemma2", **GEMMA), "use_bidirectional_attention": True}, "only `false` is"),
+        ({**SMALL["gemma3"], "attn_logit_softcapping": 50.0}, "only `null` is"),
         ({**SMALL["gpt_oss"], "swiglu_limit": 5.0}, "only `7.0` is"),
         ({**SMALL["gpt2"], "scale_attn_by_inverse_layer_idx": True}, "only `false` is"),
         ({**SMALL["bert"], "position_embedding_type": "relative_key"}, "only `absolute` is"),

@@ -73,6 +73,14 @@ def test_a_parameter_that_is_open_or_set() -> None:
         evaluate_file(Source("job.par", file))
 
 
+def test_what_is_open_is_told_alike_wherever_it_stands() -> None:
+    """An argument of a tactic, too: it is no mesh axis that there is not."""
+    for open in ({"dp": 2, "tp": 2, "m": 1}, {"dp": 2, "tp": 2, "zero": 1}, {"tp": 2, "zero": 0, "m": 1}):
+        with pytest.raises(ParcError) as error:
+            evaluate_file(Source("job.par", text(**open)))
+        assert {d.code for d in error.value.diagnostics} == {"E0134"}, open
+
+
 def test_a_value_that_is_called_auto_is_one() -> None:
     assert evaluate_file(Source("job.par", "param auto = 2\n" + text(dp="auto", tp=2, zero=0, m=1))).job
 

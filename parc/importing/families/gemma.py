@@ -41,6 +41,7 @@ def describe_gemma3(config: Config) -> Described:
     found = sizes(config, kv_heads=4, size=256)
     positions = config.integer("max_position_embeddings", 131072)
     pattern = config.integer("sliding_window_pattern", config.integer("_sliding_window_pattern", 6))
+    config.only("attn_logit_softcapping", None)  # transformers 5.24 reads it, and its attention does not apply it
     size, both = found.size, config.part("rope_parameters")
     scaled = config.part("rope_scaling")
     theta, local = config.positive("rope_theta", 1e6), config.positive("rope_local_base_freq", 10000.0)
