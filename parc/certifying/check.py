@@ -38,7 +38,7 @@ from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.certifying.words import hold_text, hold_why
 from parc.price import price
 
-FORMAT = 9
+FORMAT = 10
 
 MOST = 64
 """Choices of one kind that a space has at most."""
@@ -52,6 +52,9 @@ WITHOUT = {
     "rules for parts of a model": ("rules for parts of a model",),
 }
 """What no strategy of such a space has, whatever the certificate chooses among the rest."""
+
+MOST_POSITIONS = 2
+"""Axes of positions that a space has at most."""
 
 CLASSES = ("optimizer", "gradients", "weights")
 
@@ -165,9 +168,9 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
     of["sizes"].be(sizes)
     of["batch"]["size"].be(sizes.get(batch, 1))
     space = stated_space(of, cluster.devices, links["domains"])
-    positions = space.batch * prod(sizes[d] for d in space.splits["positions"])
-    narrowest = min((sizes[d] for d in space.splits["inner"]), default=positions)
-    return space, Floors(model, links, cluster.devices, space.layers, len(loops), positions, narrowest)
+    if space.splits["positions"][:MOST_POSITIONS] != tuple(dim for _, kind, dim in space.axes if kind == "positions"):
+        raise Unfounded(f"{of.path}.splits.positions are other dims than those of the axes", of.path)
+    return space, Floors(model, links, cluster.devices, space.layers, len(loops))
 
 
 def _priced(

@@ -12,11 +12,10 @@ from math import ceil, log2, prod
 from typing import Any
 
 from compiler.cost.kernels.program import features
-from compiler.cost.kernels.work import Part, Product, Vector, WorkLoop
+from compiler.cost.kernels.work import Product
 from compiler.cost.memory.footprint import footprint
 from compiler.cost.memory.systems import Systems
 from compiler.cost.price.calibration import of_cluster
-from compiler.cost.price.compute import launches
 from compiler.cost.price.machine import machine
 from compiler.driver import compile_job
 from compiler.graph import ITEMSIZE
@@ -27,6 +26,7 @@ from compiler.program import FunctionPhase
 from compiler.strategy import SERIAL, RecomputeRule
 from parc.certifying.by_hand import touched
 from parc.certifying.counting import StatedAgain, before_back
+from parc.certifying.kernels import serial_kernels, smallest_sides
 from parc.certifying.links import Lie, copies, divides, least_sent, weight_kinds
 
 
@@ -54,31 +54,31 @@ def numbers(
         compiled = compile_job(replace(job, strategy=strategy))
         of, found = machine(compiled.program, cluster), features(compiled.program)
         first = first or compiled.training
-        work = inside = launched = dispatched = 0.0
+        work = inside = launched = 0.0
         update = 0.0
         left_out = [touched(compiled.program, scopes_of) for scopes_of in by_hand]
         rest = [[0.0, 0.0] for _ in by_hand]
         for key, part in found.parts[0].items():
-            for name, node, times, looped in _kernels(part):
+            for name, node, times, looped, sure in serial_kernels(part):
                 if isinstance(node, Product):
                     fused = node.core and cal.fused_attention > 0
                     share = cal.product * (cal.core if fused else node.k / (node.k + cal.ramp))
                     share *= max(1.0, cal.narrow) if not node.core else 1.0
                     seconds = node.flops * (node.kept if fused else 1.0) / (of.peak(node.dtype) * share)
-                    number, host = 1.0, launches(node, cal)
+                    number = 1.0
                 else:
                     moved = min(node.bytes, node.loose + (node.bytes - node.loose) * cal.fusion)
                     seconds = moved / (cluster.device.bandwidth * cal.vector)
                     if node.core and cal.fused_attention > 0:
                         seconds = 0.0
-                    number = host = launches(node, cal)
+                    fused = node.core and cal.fused_attention > 0
+                    number = 0.0 if fused else node.ops * (1 - cal.fusion) + (cal.fusion if sure else 0.0)
                 if key[0] is FunctionPhase.UPDATE:
                     update += times * seconds
                     continue
                 work += times * seconds
                 inside += times * seconds if looped else 0.0
                 launched += times * number
-                dispatched += times * host
                 for sums, without in zip(rest, left_out, strict=True):
                     if isinstance(node, Product) and name not in without:
                         sums[0] += times * seconds
@@ -89,7 +89,7 @@ def numbers(
         for kept, (all_of, looped_of) in zip(others, rest, strict=True):
             kept.append((all_of * late, looped_of * each))
         lists["launches"].append(launched * cal.launch * late)
-        lists["host"].append(dispatched * cal.host)
+        lists["host"].append(launched * cal.host)
         lists["activations"].append(Systems(compiled, found).fullest.turning)
     for all_of, looped_of in (pair for kept in others for pair in kept):
         for key_of, number in zip(("passes", "loop", "launches", "host"), (all_of, looped_of, 0.0, 0.0), strict=True):
@@ -98,6 +98,7 @@ def numbers(
     read = {v.name for v in first.backward.inputs} if first is not None else set()
     model["weights"] = weight_kinds(job, loops, splits, read)
     model["sent"] = _carried(first, batch, loops) if first is not None else [0.0, 0.0]
+    model["least"] = smallest_sides(first, batch) if first is not None else {"rows": 0, "columns": 0}
     return model, _cluster(job)
 
 
@@ -142,18 +143,6 @@ def _cluster(job: Job) -> dict[str, Any]:
     }
 
 
-def _kernels(part: Part, times: int = 1, looped: bool = False) -> list[tuple[str, Product | Vector, int, bool]]:
-    """Products and element-wise kernels, by name, how often each runs, and whether in a loop."""
-    found: list[tuple[str, Product | Vector, int, bool]] = []
-    for node in part.nodes:
-        if isinstance(node.work, WorkLoop):
-            if not node.again:
-                found += _kernels(node.work.body, times * node.work.count, True)
-        elif isinstance(node.work, Product | Vector) and not node.again:
-            found.append((node.name, node.work, times, looped))
-    return found
-
-
 class Floors:
     """Lower bounds, from the numbers of a certificate that were found to be right."""
 
@@ -164,12 +153,8 @@ class Floors:
         devices: int,
         layers: int,
         loops: int,
-        positions: int,
-        narrowest: int,
     ) -> None:
-        """positions: of the whole batch; narrowest: the smallest dim that inner axes split."""
         self.model, self.cluster, self.devices, self.layers, self.loops = model, cluster, devices, layers, loops
-        self.positions, self.narrowest = positions, narrowest
         self.seconds = cache(self._seconds)
         self.bytes = cache(self._bytes)
         self.messages = cache(self._messages)
@@ -189,10 +174,9 @@ class Floors:
         stages, replicas = lie.stages, lie.replicas
         model, each = self.model, 1 / self.devices
         work, launched, host = model["passes"][again] * each, model["launches"][again], model["host"][again]
-        least_rows = self.positions * stages / (m * self.devices)  # that a product has, if all axes split them
-        least_columns = self.narrowest * stages * replicas / self.devices
-        if min(least_rows, least_columns) < 2:  # then kernels may be fewer: a product with a vector joins others
-            launched = host = 0.0
+        pieces = {"rows": m * self.devices / stages, "columns": self.devices / (stages * replicas)}
+        if any(0 < side < 2 * pieces[kind] for kind, side in model["least"].items()):
+            launched = host = 0.0  # kernels may be fewer: a product with a vector joins others
         busy = max(work + launched * m / stages, host * m / stages)
         idle = busy
         if stages > 1:

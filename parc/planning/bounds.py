@@ -48,7 +48,7 @@ SURE = 1 - 1e-9
 @dataclass(frozen=True, slots=True)
 class LowerBounds:
     """Lower bounds of a job's strategies on so many devices. loops: from how many loops stages are cut, layers: their
-    iterations; positions: of the whole batch; narrowest: the smallest dim that inner axes split.
+    iterations.
 
     layer: what the layers of a micro-batch are known to take (`layers`), of any candidate that has such: then most that
     is left out is which stage has what is in no loop, and how long what stages send each other is on its way.
@@ -59,8 +59,6 @@ class LowerBounds:
     devices: int
     layers: int
     loops: int = 1
-    positions: int = 0
-    narrowest: int = 0
     known: dict[tuple[Spread, str, bool], tuple[float, float]] = field(default_factory=dict, compare=False)
     sizes: dict[tuple[Spread, int, bool, Away], float] = field(default_factory=dict, compare=False)
 
@@ -101,8 +99,8 @@ class LowerBounds:
 
     def apart(self, stages: int, data: int, m: int) -> bool:
         """Whether each product is a kernel of its own, however it is split: a matrix times a vector is not."""
-        each = self.devices // stages
-        return self.positions >= 2 * m * each and self.narrowest >= 2 * (each // data)
+        each, of = self.devices // stages, self.model.least
+        return (not of.rows or of.rows >= 2 * m * each) and (not of.columns or of.columns >= 2 * (each // data))
 
     def sharded(self, spread: Spread, zero: int, layer: LayerWork) -> LayerWork:
         """The same with what goes beside each pass, all of which ends with the pass: gradients beside the backward
@@ -349,7 +347,4 @@ def held_layers(layers: int, stages: int, chunks: int, m: int, schedule: str) ->
 
 def lower_bounds(space: PlanSpace, model: ModelWork, cluster: ClusterWork) -> LowerBounds:
     """Of a job's strategies in a space."""
-    split = space.split
-    positions = space.batch * prod(split.sizes[d] for d in split.positions)
-    narrowest = min((split.sizes[d] for d in split.inner), default=positions)
-    return LowerBounds(model, cluster, space.devices, split.layers, len(split.loops), positions, narrowest)
+    return LowerBounds(model, cluster, space.devices, space.split.layers, len(space.split.loops))

@@ -11,7 +11,6 @@ from compiler.cost.kernels.work import Part, Product, Vector, WorkLoop
 from compiler.cost.memory.footprint import footprint
 from compiler.cost.memory.systems import Systems
 from compiler.cost.price.calibration import Calibration, of_cluster
-from compiler.cost.price.compute import launches
 from compiler.cost.price.machine import Machine, machine
 from compiler.driver import compile_job
 from compiler.graph import ITEMSIZE
@@ -25,6 +24,7 @@ from compiler.walk import walk
 from dsl.data import dataclass
 from parc.planning.dims import Splittable
 from parc.planning.implementing import HandWritten
+from parc.planning.least_kernels import LeastSides, firm, least_sides, vector_launches
 from parc.planning.recomputes import Again
 from parc.planning.spread import WeightGroup
 
@@ -37,12 +37,13 @@ class ModelWork:
         products alone that are not touched by it), seconds of the products and element-wise kernels of all forward and
         backward passes, if nothing were rounded up to tiles and all ran at the device's best share; loop: of it what
         each iteration takes, where all stages are cut from one loop (else 0)
-    launches: per choice, seconds of a micro-batch that its kernels take besides their work; host: in which the host
-        dispatches them
+    launches: per choice, seconds of a micro-batch that its kernels take besides their work, as many as there are of
+        them at least; host: in which the host dispatches them
     update: seconds of the optimizer; fixed: seconds of a step that no split makes shorter
     activations: bytes besides weights and states that the serial program needs for the whole batch; for guesses alone
     weights: all that are trained, those alike together
     sent: bytes of the whole batch that go from each iteration of a single loop to the next, forward and backward
+    least: the smallest sides of products
     """
 
     passes: tuple[float, ...]
@@ -54,6 +55,7 @@ class ModelWork:
     activations: tuple[int, ...]
     weights: tuple[WeightGroup, ...]
     sent: tuple[float, float] = (0.0, 0.0)
+    least: LeastSides = LeastSides(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def model_work(
     cal = of_cluster(job.cluster)
     passes, loop, launched, host, activations = [], [], [], [], []
     outside: list[list[tuple[float, float]]] = [[] for _ in implementations]
-    update, read, sent = 0.0, set[str](), (0.0, 0.0)
+    update, read, sent, sides = 0.0, set[str](), (0.0, 0.0), LeastSides(0, 0)
     servers = -(-job.cluster.devices // job.cluster.levels[0].count)
     late = 1 + cal.jitter * log2(servers)
     for rules in recomputes:
@@ -100,6 +102,7 @@ def model_work(
         found = features(compiled.program)
         if not read:
             read, sent = {v.name for v in compiled.training.backward.inputs}, _sent(compiled.program, split)
+            sides = least_sides(compiled.program, split.batch)
         total, others = _NOTHING, [_NOTHING] * len(implementations)
         touched = _touched(compiled.program, implementations)
         for key, part in found.parts[0].items():
@@ -114,7 +117,7 @@ def model_work(
         for found_of, other in zip(outside, others, strict=True):
             found_of.append((other.seconds * late, other.inside * each))
         launched.append(total.number * cal.launch * late)
-        host.append(total.dispatched * cal.host)
+        host.append(total.number * cal.host)
         fullest = Systems(compiled, found).fullest
         activations.append(fullest.turning)
     more = [one for of_choice in outside for one in of_choice]
@@ -128,6 +131,7 @@ def model_work(
         tuple(activations),
         weight_groups(job, split, read),
         sent,
+        sides,
     )
 
 
@@ -184,19 +188,17 @@ def weight_groups(job: Job, split: Splittable, read: Container[str]) -> tuple[We
 
 @dataclass(frozen=True, slots=True)
 class _Kernels:
-    """Seconds of work, those of them in loops, and kernels, as they are launched and as the host dispatches them."""
+    """Seconds of work, those of them in loops, and kernels, of which there are so many at least."""
 
     seconds: float = 0.0
     inside: float = 0.0
     number: float = 0.0
-    dispatched: float = 0.0
 
     def plus(self, other: _Kernels, times: int = 1, looped: bool = False) -> _Kernels:
         return _Kernels(
             self.seconds + times * other.seconds,
             self.inside + times * (other.seconds if looped else other.inside),
             self.number + times * other.number,
-            self.dispatched + times * other.dispatched,
         )
 
 
@@ -205,16 +207,16 @@ _NOTHING = _Kernels()
 
 def _kernels(part: Part, of: Machine, cal: Calibration) -> _Kernels:
     found = _NOTHING
-    for node in part.nodes:
+    there = firm(part)
+    for i, node in enumerate(part.nodes):
         if node.again:
             continue
         if isinstance(node.work, WorkLoop):
             found = found.plus(_kernels(node.work.body, of, cal), node.work.count, True)
         elif isinstance(node.work, Product):
-            found = found.plus(_Kernels(_product(node.work, of, cal), 0.0, 1.0, launches(node.work, cal)))
+            found = found.plus(_Kernels(_product(node.work, of, cal), 0.0, 1.0))
         elif isinstance(node.work, Vector):
-            number = launches(node.work, cal)
-            found = found.plus(_Kernels(_vector(node.work, of, cal), 0.0, number, number))
+            found = found.plus(_Kernels(_vector(node.work, of, cal), 0.0, vector_launches(node.work, i in there, cal)))
     return found
 
 
