@@ -189,7 +189,8 @@ class Scope:
         if kinds:
             return fail("E0114", f"`{name.id}` is a {kinds[0]}, not a value", name.span)
         if name.id == AUTO:
-            how = "`parc plan` finds a number, and writes the file with it; `-D` sets a parameter"
+            how = "`parc plan` finds numbers of a strategy (its mesh, micro-batches, chunks, arguments of tactics) and "
+            how += "parameters, and writes the file with them; `-D` sets a parameter"
             return fail("E0134", "`auto` leaves this open", name.span, help=how)
         known = [*self.vars, *self.dims, *self.module.param_names()]
         help = did_you_mean(name.id, known)

@@ -88,6 +88,11 @@ def test_what_a_model_is_not_changes_nothing(key: str) -> None:
         ({**SMALL["bert"], "position_embedding_type": "relative_key"}, "only `absolute` is"),
         ({**SMALL["vit"], "qkv_bias": False}, "only `true` is"),
         ({**SMALL["t5"], "feed_forward_proj": "gated-silu"}, "known are relu"),
+        (
+            {**SMALL["t5"], "is_gated_act": "gelu" not in SMALL["t5"].get("feed_forward_proj", "")},
+            "`feed_forward_proj`",
+        ),
+        ({**SMALL["t5"], "dense_act_fn": "silu"}, "`feed_forward_proj`"),
         ({**SMALL["mixtral"], "router_jitter_noise": 0.1}, "only `0.0` is"),
         ({**SMALL["phi3"], "embd_pdrop": 0.1}, "only `0.0` is"),
     ],

@@ -46,7 +46,10 @@ def describe(config: Config) -> Described:
     layers = config.layers("num_layers", 6)
     kinds = {"relu": False, "gated-gelu": True, "gated-gelu_new": True}
     gated = config.choice("feed_forward_proj", kinds, "relu")
-    config.ignore("dense_act_fn", "is_gated_act", "n_positions")
+    same = "of `feed_forward_proj` follows another one, and transformers takes this"
+    for key, says in (("dense_act_fn", "gelu_new" if gated else "relu"), ("is_gated_act", gated)):
+        config.only(key, says, f"only `{str(says).lower()}` is: {same}")
+    config.ignore("n_positions")
     config.only("is_encoder_decoder", True)
     config.only("is_decoder", False)
     tied, factor = config.flag("tie_word_embeddings", True), config.positive("initializer_factor", 1.0)
