@@ -34,7 +34,7 @@ from compiler.strategy import PipelineRule
 from dsl.data import dataclass
 from parc.planning.layer_work import LayerWork, Pace
 from parc.planning.offloads import Away
-from parc.planning.space import DATA, PlanChoice, PlanSpace
+from parc.planning.space import DATA, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.spread import Spread, over_links, spread_of
 from parc.planning.work import ClusterWork, ModelWork
 
@@ -43,6 +43,25 @@ IN_TURN = ("gpipe", "one_f_one_b")
 
 SURE = 1 - 1e-9
 """Of a bound that may be the price itself: sums of floats hang on their order."""
+
+
+class SecondsOfLayer(NamedTuple):
+    """What candidates share that differ in chunks alone, or in schedules of the same kind. plain: bound, whatever stage
+    has which layers; layer, through: of a micro-batch, of all stages; slower: the layers with what goes beside them."""
+
+    plain: float
+    layer: LayerWork
+    through: float
+    slower: LayerWork | None
+
+
+class OfLayer(NamedTuple):
+    """Of candidates of a mesh with such layers: see `SecondsOfLayer`; and bytes, which hang on no order of axes."""
+
+    layer: LayerWork
+    mesh: MeshChoice
+    seconds: dict[tuple[Spread, int, int, bool, Away], SecondsOfLayer]
+    bytes: dict[tuple[int, str, int, bool, Away], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +80,42 @@ class LowerBounds:
     loops: int = 1
     known: dict[tuple[Spread, str, bool], tuple[float, float]] = field(default_factory=dict, compare=False)
     sizes: dict[tuple[Spread, int, bool, Away], float] = field(default_factory=dict, compare=False)
+    last: list[OfLayer] = field(default_factory=list, compare=False)
 
     def seconds(self, of: PlanChoice, layer: LayerWork | None = None, pace: Pace | None = None) -> float:
         """Of a step. pace: of an iteration of the loop, with the messages beside it (`paces`)."""
         rules, m, spread = of.rules, of.mesh.microbatches, spread_of(of)
         again = self.which(rules.recompute, rules.by)
-        if layer is not None and rules.zero < 2 and m > 1 and not rules.offload:
-            layer = replace(layer, added=self.adding(spread))
-        plain = self.of(spread, m, rules.zero, again, rules.schedule, layer)
-        if "optimizer" in rules.offload:
-            plain = max(plain, self.moved(spread, rules.zero))
         if layer is None:
-            return plain
+            return self._plain(spread, m, again, rules)
+        key = (spread, again, rules.zero, rules.schedule in IN_TURN, rules.offload)
+        known = self._of_layer(layer, of.mesh).seconds
+        if key not in known:
+            if rules.zero < 2 and m > 1 and not rules.offload:
+                layer = replace(layer, added=self.adding(spread))
+            slower = self.sharded(spread, rules.zero, layer) if rules.zero > 1 and layer.forward else None
+            through = self.through(spread.stages, m, again, layer)
+            known[key] = SecondsOfLayer(self._plain(spread, m, again, rules, layer), layer, through, slower)
+        plain, layer, through, slower = known[key]
         numbers = spread, m, rules.zero, again, rules.schedule, rules.chunks
-        row = self.row(*numbers, layer, self.through(spread.stages, m, again, layer))
-        if rules.zero > 1 and layer.forward:
-            slower = self.sharded(spread, rules.zero, layer)
+        row = self.row(*numbers, layer, through)
+        if slower is not None:
             row = max(row, self.row(*numbers, slower, slower.both))
             if pace is not None:
                 slower = self.paced(slower, pace)
                 row = max(row, self.row(*numbers, slower, slower.both))
         return max(plain, row * SURE)
+
+    def _plain(self, spread: Spread, m: int, again: int, rules: PlanRules, layer: LayerWork | None = None) -> float:
+        """Whatever stage has which layers, and however many chunks there are."""
+        plain = self.of(spread, m, rules.zero, again, rules.schedule, layer)
+        return max(plain, self.moved(spread, rules.zero)) if "optimizer" in rules.offload else plain
+
+    def _of_layer(self, layer: LayerWork, mesh: MeshChoice) -> OfLayer:
+        """What was found of these very objects: candidates of a mesh are asked for one after the other."""
+        if not self.last or self.last[0].layer is not layer or self.last[0].mesh is not mesh:
+            self.last[:] = [OfLayer(layer, mesh, {}, {})]
+        return self.last[0]
 
     def adding(self, spread: Spread) -> float:
         """Seconds in which gradients of all loops' weights are added to those of micro-batches before, where they are
@@ -259,6 +293,15 @@ class LowerBounds:
 
     def bytes(self, of: PlanChoice, layer: LayerWork | None = None) -> float:
         """Of device memory, that the fullest device needs."""
+        if layer is None:
+            return self._bytes(of, None)
+        rules, known = of.rules, self._of_layer(layer, of.mesh).bytes
+        key = rules.zero, rules.schedule, rules.chunks, rules.heads, rules.offload
+        if key not in known:
+            known[key] = self._bytes(of, layer)
+        return known[key]
+
+    def _bytes(self, of: PlanChoice, layer: LayerWork | None) -> float:
         mesh, rules, spread = of.mesh, of.rules, spread_of(of)
         p, m = spread.stages, mesh.microbatches
         plain = self.needed(spread, rules.zero, away=rules.offload)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 from compiler.cost.kernels.program import features
 from compiler.cost.kernels.work import Collective, Part, WorkLoop
@@ -20,7 +21,6 @@ from compiler.cost.time.ahead import gathers_first
 from compiler.cost.time.step import play
 from compiler.cost.time.task import Rolled, Tasks
 from compiler.cost.time.tasks import Segment, tasks, totals
-from compiler.layout import TIME
 from compiler.passes.cuts import divided
 from compiler.program import Axis, FunctionKey, FunctionPhase, Program
 from compiler.strategy import PipelineRule
@@ -35,6 +35,9 @@ from parc.planning.written import strategy_of
 
 FORWARD: FunctionKey = (FunctionPhase.FORWARD, 0)
 SPLIT = "zero_bubble"
+
+KEPT = 100
+"""Meshes whose prices of messages are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,12 @@ class PaceKey:
         """The same with nothing computed again, and passes in one."""
         return replace(self, layer=replace(self.layer, recompute=0), split=False)
 
-    @property
-    def covering(self) -> tuple[PaceKey, ...]:
-        """Those that last no longer, both passes together: nothing is computed again, passes are in one, weights are
-        sent but once. Itself is among them."""
-        return tuple({replace(of, zero=zero): None for of in (self.plain, self) for zero in range(2, self.zero + 1)})
+
+@lru_cache(1024)
+def covering(own: PaceKey) -> tuple[PaceKey, ...]:
+    """Those that last no longer, both passes together: nothing is computed again, passes are in one, weights are sent
+    but once. Itself is among them."""
+    return tuple({replace(of, zero=zero): None for of in (own.plain, own) for zero in range(2, own.zero + 1)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Paces:
         self.layers, self.space = layers, layers.space
         self.known: dict[PaceKey, dict[int, tuple[float, float]] | None] = {}
         self.loops: dict[tuple[SplitLayer, int, int, int, bool], PacedProgram | None] = {}
+        self.pricers: dict[tuple[Axis, ...], Pricer] = {}
 
     def best(self, choice: PlanChoice, of: Kin) -> Pace | None:
         """The closest bound that is known, of an iteration in all chunks of a candidate."""
@@ -94,7 +99,7 @@ class Paces:
             return None
         own, sizes = self._key(choice, of), self._sizes(choice)
         found = Pace()
-        for key in own.covering:
+        for key in covering(own):
             turns = self.known.get(key)
             if turns and turns.keys() >= sizes:
                 forward, backward = (min(turns[n][i] / n for n in sizes) for i in (0, 1))
@@ -117,10 +122,10 @@ class Paces:
         first, split = rules.first if both else "", rules.schedule == SPLIT
         return PaceKey(of.layer, of.rows, mesh.size(DATA), rules.zero, first, stages, split)
 
-    def _sizes(self, choice: PlanChoice) -> set[int]:
-        return {*chunk_sizes(self.space.split.layers, choice.mesh.size(STAGES) * choice.rules.chunks)}
+    def _sizes(self, choice: PlanChoice) -> frozenset[int]:
+        return chunk_sizes(self.space.split.layers, choice.mesh.size(STAGES) * choice.rules.chunks)
 
-    def _find(self, key: PaceKey, sizes: set[int]) -> bool:
+    def _find(self, key: PaceKey, sizes: frozenset[int]) -> bool:
         """Whether something was found of it that was not known."""
         if key not in self.known:
             self.known[key] = {} if self._loops(key) else None
@@ -180,8 +185,14 @@ class Paces:
     # --- how long it lasts ---------------------------------------------------------------------------------------
 
     def _pricer(self, key: PaceKey, program: Program) -> Pricer:
-        of = machine(replace(program, axes=tuple(self._axes(key, program))), self.layers.cluster)
-        return Pricer(of, self.layers.cal.changed(slowdown=0.0, ahead=0.0))
+        """Of the candidate's mesh: that of another number of micro-batches is the same."""
+        axes = tuple(self._axes(key, program))
+        if axes not in self.pricers:
+            while len(self.pricers) >= KEPT:
+                del self.pricers[next(iter(self.pricers))]
+            of = machine(replace(program, axes=axes), self.layers.cluster)
+            self.pricers[axes] = Pricer(of, self.layers.cal.changed(slowdown=0.0, ahead=0.0))
+        return self.pricers[axes]
 
     def _played(self, loop: PacedLoop, pricer: Pricer, most: int) -> Callable[[int], int]:
         """Picoseconds of so many iterations."""
@@ -221,13 +232,13 @@ class Paces:
     def _axes(self, key: PaceKey, program: Program) -> Iterator[Axis]:
         """Those of the program, with the candidate's stages in their place."""
         mine = [a for a in program.axes if a.kind == "mesh"]
-        yield from (a for a in program.axes if a.name == TIME)
         if key.stages > 1:
             name = next(r.name for r in self.space.roles if r.kind == STAGES)
             mine.insert(1 if key.first == DATA else 0, Axis(name, key.stages, "mesh"))
         yield from mine
 
 
-def chunk_sizes(layers: int, chunks: int) -> list[int]:
+@lru_cache(1024)
+def chunk_sizes(layers: int, chunks: int) -> frozenset[int]:
     """How many iterations chunks have."""
-    return sorted({n for n in divided(PipelineRule(("",), ""), {"": layers}, chunks)[""] if n})
+    return frozenset(n for n in divided(PipelineRule(("",), ""), {"": layers}, chunks)[""] if n)
