@@ -135,10 +135,15 @@ class Layers:
         return self.rougher(kin) or (not sharded and self._find(kin.layer, kin.rows))
 
     def rougher(self, kin: Kin) -> bool:
-        """The same, but for these rows."""
+        """The same, but for these rows where many speak of them."""
         kind = kin.layer
         kinds = dict.fromkeys((*self._fewer(kind), replace(kind, recompute=0), kind))
-        return any(self._find(of, self.many(of)) for of in kinds)
+        return any(self._find(of, self._speaking(of, kin)) for of in kinds)
+
+    def _speaking(self, of: SplitLayer, kin: Kin) -> int:
+        """Rows of a kind of which something follows for these: many, if the others are a share of them."""
+        rows, many = kin.rows * self.experts(kin.layer) // self.experts(of), self.many(of)
+        return many if many % rows == 0 else rows
 
     def _find(self, kind: SplitLayer, rows: int) -> bool:
         nothing = kind.tables and self._replicas(kind, rows) == 1  # that would split tables

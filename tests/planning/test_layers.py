@@ -10,7 +10,7 @@ from compiler.evaluate import evaluate_file
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc.planning.bounds import LowerBounds
-from parc.planning.guess import kin
+from parc.planning.guess import Kin, kin
 from parc.planning.layers import Layers, SplitLayer
 from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
@@ -99,3 +99,17 @@ def test_passes_take_the_same_without_an_update() -> None:
     found = layers.work(kind, layers.many(kind))
     whole, pricer.compiled = pricer.compiled, lambda strategy, update=True: whole(strategy)  # type: ignore[method-assign]
     assert layers.work(kind, layers.many(kind)) == found and found.saved > 0
+
+
+def test_looks_speak_of_the_rows_that_they_are_made_for() -> None:
+    job = job_of("transformer", inside=4, outside=2, batch=8, layers=2)
+    space, _ = space_of(job)
+    layers = Layers(space, StrategyPricer(job, space.by_hand))
+    kind = SplitLayer((("tp", 4),), 1, "", False, False)
+    assert layers.many(kind) == 4  # of two replicas: nothing follows from it for all 8 on one
+    for rows, looked in ((8, 8), (4, 4), (2, 4), (1, 4)):
+        of = Kin(kind, rows)
+        while layers.rougher(of):
+            assert (best := layers.best(of)) is not None and best.rows == rows
+        assert {n for _, n in layers.asked} == {8, looked}
+        assert layers.best(of) is not None
