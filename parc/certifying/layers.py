@@ -7,6 +7,7 @@ are, for rows that divide its own; those that compute more again; and those of m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import ceil, log2, prod
 from typing import Any
 
@@ -31,6 +32,9 @@ from parc.certifying.stated import StatedPart, Unfounded
 NUMBERS = ("forward", "backward", "rest", "tail", "saved")
 """What fewer rows take less of."""
 
+TIMES = NUMBERS[:4]
+"""Of these, seconds: of the rows of an entry, and as far as they hold of others (`fewer`)."""
+
 SUMS = "accumulation"
 """How a kernel is called that adds gradients to those of micro-batches before (`Floors.adding`)."""
 
@@ -41,15 +45,15 @@ Build = Callable[[Mapping[str, int], int, Mapping[str, Any]], Job]
 
 @dataclass(frozen=True, slots=True)
 class StatedLayer:
-    """An entry that was found to be right. rows: of the batch on a device; rules: along, heads, tables, by; exact: it
-    holds for these rows alone; numbers: seconds, bytes."""
+    """An entry that was found to be right. rows: of the batch on a device; rules: along, heads, tables, by;
+    numbers: seconds, bytes; fewer: what of these holds of all others, for products that take longer hide more."""
 
     inside: Mapping[str, int]
     again: int
     rules: tuple[str, bool, bool, int]
     rows: int
-    exact: bool
     numbers: Mapping[str, float]
+    fewer: Mapping[str, float]
 
 
 def stated_layers(stated: StatedPart, space: StatedSpace, build: Build) -> list[StatedLayer]:
@@ -94,22 +98,23 @@ def stated_layers(stated: StatedPart, space: StatedSpace, build: Build) -> list[
         rules = {"zero": zero, "recompute": again, "schedule": "", "chunks": 1, "along": along, "heads": heads}
         try:
             made = build(mesh, space.batch // shares, {**rules, "rows": tables, "by": by, "offload": ()})
-            numbers, exact = _measure(made, space)
+            numbers, fewer = _measure(made, space)
         except ParcError as error:
             raise Unfounded(f"{entry.path} cannot be: {error}", entry.path) from None
         for name in NUMBERS:
             entry[name].be(numbers[name])
-        entry["exact"].be(exact)
+        entry["fewer"].be([fewer[name] for name in TIMES])
         if extra := sorted(entry.items().keys() - {*FIELDS, *NUMBERS}):
             raise Unfounded(f"{entry.path} has `{extra[0]}`, which no bound asks for", entry.path)
-        found.append(StatedLayer(inside, again, (along, heads, tables, by), rows, exact, numbers))
+        found.append(StatedLayer(inside, again, (along, heads, tables, by), rows, numbers, fewer))
     return found
 
 
-FIELDS = ("inside", "recompute", "along", "heads", "tables", "by", "rows", "replicas", "exact")
+FIELDS = ("inside", "recompute", "along", "heads", "tables", "by", "rows", "replicas", "fewer")
 
 
-def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], bool]:
+def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], dict[str, float]]:
+    """Numbers, and what of them holds of fewer rows."""
     cluster = job.cluster
     assert cluster is not None
     compiled = compile_job(job)
@@ -118,25 +123,28 @@ def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], bool]:
     found = features(program)
     pricer = Pricer(machine(program, cluster), cal)
     late = 1.0 + cal.jitter * log2(ceil(cluster.devices / cluster.levels[0].count))
+    share = max(cal.ring, cal.overlap), max(cal.ring, cal.exchange)  # that products may hide of a message beside them
+    longer = Pricer(pricer.machine, replace(cal, overlap=share[0], exchange=share[1]))
 
-    def busy(part: Part, only: set[int] | None = None) -> int:
+    def busy(part: Part, hide: bool, only: set[int] | None = None) -> int:
         total = 0
         for i, node in enumerate(part.nodes):
             work = node.work
             if only is not None and i not in only:
                 continue
             if isinstance(work, WorkLoop):
-                total += work.count * busy(work.body)
+                total += work.count * busy(work.body, hide)
             elif not isinstance(work, Wait | Post | Meet) and not (node.again and cal.reentrant <= 0):
                 one = pricer.price(work)
+                if hide and cal.ring > 0 and isinstance(work, Collective) and work.beside:
+                    one = longer.price(replace(work, beside=()))
                 if one.stream == COMPUTE:
                     total += one.ps if late == 1.0 else round(one.ps * late)
                 elif one.blocking and isinstance(work, Collective) and work.role == "activations":
                     total += one.ps
         return total
 
-    totals = dict.fromkeys(("forward", "backward", "rest", "tail"), 0)
-    exact = False
+    totals = {(name, hide): 0 for name in TIMES for hide in (False, True)}
     for function in cls.functions:
         if function.phase not in (FunctionPhase.FORWARD, FunctionPhase.BACKWARD):
             continue
@@ -147,20 +155,19 @@ def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], bool]:
         loops = {i for i, node in enumerate(part.nodes) if node.name in cut}
         others = {i for i, node in enumerate(part.nodes) if not node.name.startswith(SUMS)} - loops
         ahead = function.phase is FunctionPhase.FORWARD
-        totals["forward" if ahead else "backward"] += busy(part, loops)
-        totals["rest"] += busy(part, others)
-        if len(space.labels) == 1 and loops:
-            totals["tail"] += busy(part, others & _last(part, loops, ahead))
-        every = (node.work for node, _ in part.each())
-        exact = exact or (cal.ring > 0 and any(isinstance(w, Collective) and w.beside for w in every))
-    numbers = {name: ps / PICOSECONDS for name, ps in totals.items()}
+        for hide in (False, True):
+            totals["forward" if ahead else "backward", hide] += busy(part, hide, loops)
+            totals["rest", hide] += busy(part, hide, others)
+            if len(space.labels) == 1 and loops:
+                totals["tail", hide] += busy(part, hide, others & _last(part, loops, ahead))
+    numbers, fewer = ({name: totals[name, hide] / PICOSECONDS for name in TIMES} for hide in (False, True))
     memory = Systems(compiled, found).memory(cls)
     memory.effect(FunctionPhase.FORWARD, 0, set())
     (replay,) = memory.replays.values()
     dims = {s.name: {*s.type.names} for s in cls.states}
     buffers = {id(b): b for name, b in replay.saved.items() if dims[name] & {*space.labels}}
     there = (b.bytes for b in buffers.values() if b.memory == FIRST and b.role == Role.SAVED and not b.static)
-    return {**numbers, "saved": float(sum(there))}, exact
+    return {**numbers, "saved": float(sum(there))}, fewer
 
 
 def _last(part: Part, loops: set[int], ahead: bool) -> set[int]:
@@ -230,10 +237,10 @@ class LayerTable:
             return None
         if by and positions(space, of.inside) != positions(space, inside):
             return None  # how much is computed hangs on how many share it
-        if its != whole and (of.exact or its % whole):
+        if its % whole:
             return None
-        q = whole / its
-        found = {name: of.numbers[name] * q for name in NUMBERS}
+        its_own = same and of.again == again and its == whole
+        found = {name: t * whole / its for name, t in (of.numbers if its_own else {**of.numbers, **of.fewer}).items()}
         if of.again != again or not same:
             found |= {"forward": 0.0, "backward": found["forward"] + found["backward"], "saved": 0.0}
         if not same:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -44,7 +44,16 @@ class Tallied:
 
     def count(self) -> SpaceTally:
         """Go through all."""
-        space, found = self.space, SpaceTally()
+        found = SpaceTally()
+        for key, bound in self.below(found):
+            if key not in self.tried:
+                found.left += 1
+                found.least = bound if found.least is None else min(found.least, bound)
+        return found
+
+    def below(self, found: SpaceTally) -> Iterator[tuple[Any, float]]:
+        """The candidates whose bounds are below the limit, with these. found: counts all that there are."""
+        space = self.space
         batches = divisors_of(space.batch)
         for mesh in space.meshes():
             every, can = space.choices(mesh)
@@ -52,10 +61,11 @@ class Tallied:
             for m in batches:
                 if space.divides(mesh, m):
                     found.legal += prod(map(len, can.values()))
-                    self._bounded(mesh, m, can, found)
-        return found
+                    yield from self._bounded(mesh, m, can, found)
 
-    def _bounded(self, mesh: Mapping[str, int], m: int, can: Mapping[str, Sequence[Any]], found: SpaceTally) -> None:
+    def _bounded(
+        self, mesh: Mapping[str, int], m: int, can: Mapping[str, Sequence[Any]], found: SpaceTally
+    ) -> Iterator[tuple[Any, float]]:
         space, floors = self.space, self.floors
         least = lie_of(space, mesh, "", True)
         memory = floors.cluster["memory"]
@@ -64,7 +74,7 @@ class Tallied:
             fitting = [zero for zero in can["zero"] if floors.bytes(least, zero, 0.0, away) <= memory]
             found.too_large += every * (len(can["zero"]) - len(fitting))
             if fitting:
-                self._of_offload(mesh, m, can, fitting, away, found)
+                yield from self._of_offload(mesh, m, can, fitting, away)
 
     def _of_offload(
         self,
@@ -73,8 +83,7 @@ class Tallied:
         can: Mapping[str, Sequence[Any]],
         fitting: Sequence[int],
         away: tuple[str, ...],
-        found: SpaceTally,
-    ) -> None:
+    ) -> Iterator[tuple[Any, float]]:
         """With so much resting with the hosts; fitting: stages of ZeRO."""
         space, floors = self.space, self.floors
         for again, along, (heads, by), tables in product(can["recompute"], can["along"], can["inside"], can["rows"]):
@@ -94,10 +103,7 @@ class Tallied:
                         bound = max(bound, floors.row(lie, m, zero, work, schedule[0], schedule[1], layer, pace))
                 if bound * ROUNDED >= self.limit:
                     continue
-                key = candidate(mesh, m, first, zero, again, schedule, *rules, away)
-                if key not in self.tried:
-                    found.left += 1
-                    found.least = bound if found.least is None else min(found.least, bound)
+                yield candidate(mesh, m, first, zero, again, schedule, *rules, away), bound
 
     def _pace(
         self,

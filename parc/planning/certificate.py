@@ -99,7 +99,7 @@ def by_hand_json(of: HandWritten) -> dict[str, Any]:
 
 def layer_json(kind: SplitLayer, of: LayerWork) -> dict[str, Any]:
     """What layers of a kind take of a device, and the strategy by which that was found."""
-    return {**_kind_json(kind), **{k: v for k, v in asdict(of).items() if k != "added"}}
+    return {**_kind_json(kind), **{k: v for k, v in asdict(of).items() if k != "added"}, "fewer": list(of.fewer)}
 
 
 def pace_json(key: PaceKey, turns: Mapping[int, tuple[float, float]]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from dsl.data import dataclass
 
-SCALED = ("forward", "backward", "rest", "tail", "saved")
+TIMES = ("forward", "backward", "rest", "tail")
+SCALED = (*TIMES, "saved")
 """What fewer rows take less of."""
 
 
@@ -17,8 +18,9 @@ class LayerWork:
 
     forward, backward: seconds of the loops at the top, all iterations; rest: of what else both passes do, but for what
     adds gradients up; tail: of that, what comes behind a single loop, and back to it; saved: bytes that the loops keep
-    from one to the other. replicas: of the strategy that was lowered. exact: it holds for these very rows alone, for
-    messages go beside products that take longer with fewer.
+    from one to the other. replicas: of the strategy that was lowered. fewer: seconds of forward, backward, rest, tail
+    with messages beside products as far as these may ever hide them: products of fewer rows, or in more pieces, take
+    longer and hide more.
     added: seconds in which a micro-batch's gradients are added to those of the loops, whatever the rows; of a candidate
     (`bounds`), not of what was lowered.
     """
@@ -30,7 +32,7 @@ class LayerWork:
     rest: float
     tail: float
     saved: float
-    exact: bool = False
+    fewer: tuple[float, float, float, float]
     added: float = 0.0
 
     @property
@@ -40,17 +42,28 @@ class LayerWork:
 
     def covers(self, rows: int) -> bool:
         """Whether it is a bound for so many rows."""
-        return self.rows == rows or (not self.exact and self.rows % rows == 0)
+        return self.rows % rows == 0
 
     def of(self, rows: int) -> LayerWork:
-        """In proportion."""
-        scaled: dict[str, Any] = {name: getattr(self, name) * rows / self.rows for name in SCALED}
-        return replace(self, rows=rows, **scaled)
+        """Of so many rows: as it is, or in proportion what holds of fewer."""
+        if rows == self.rows:
+            return self
+        found = self.loose
+        scaled: dict[str, Any] = {name: getattr(found, name) * rows / self.rows for name in SCALED}
+        fewer = tuple([scaled[name] for name in TIMES])
+        return replace(found, rows=rows, fewer=fewer, **scaled)
+
+    @property
+    def loose(self) -> LayerWork:
+        """What holds of fewer rows (in proportion), of more devices that share a layer, of more that is computed."""
+        return replace(self, **dict(zip(TIMES, self.fewer, strict=True)))
 
     @property
     def any(self) -> LayerWork:
         """What holds whatever is computed again: which of the passes has the work, and what is kept, is not known."""
-        return replace(self, forward=0.0, backward=self.forward + self.backward, saved=0.0)
+        first, second, *rest = self.fewer
+        fewer = (0.0, first + second, *rest)
+        return replace(self, forward=0.0, backward=self.forward + self.backward, saved=0.0, fewer=fewer)
 
 
 @dataclass(frozen=True, slots=True)

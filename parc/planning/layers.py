@@ -16,14 +16,14 @@ adds work to what both passes take without it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from math import log2
 
 from compiler.cost.kernels.program import Features, features
 from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait, WorkLoop, WorkNode
 from compiler.cost.memory.systems import SystemMemory, Systems
-from compiler.cost.price.calibration import of_cluster
+from compiler.cost.price.calibration import Calibration, of_cluster
 from compiler.cost.price.machine import machine
 from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer
 from compiler.driver import Compiled
@@ -64,7 +64,7 @@ class Layers:
             return mine.of(kin.rows)
         plain = replace(kind, recompute=0)
         if (mine := self._closest(plain, kin.rows)) is not None:
-            return mine.of(kin.rows).any
+            return mine.of(kin.rows).loose.any
         found = [self._merged(of, plain, kin.rows) for of in self.known]
         return max((w for w in found if w is not None), key=lambda w: w.backward, default=None)
 
@@ -80,8 +80,9 @@ class Layers:
         mine = self._closest(of, int(rows * each)) if (rows * each).is_integer() else None
         if mine is None:
             return None
-        found, times = mine.of(int(rows * each)).any, of.devices / kind.devices
-        return replace(found, rows=rows, backward=found.backward * times, rest=0.0, tail=0.0)
+        found, times = mine.of(int(rows * each)).loose.any, of.devices / kind.devices
+        backward = found.backward * times
+        return replace(found, rows=rows, backward=backward, rest=0.0, tail=0.0, fewer=(0.0, backward, 0.0, 0.0))
 
     def merges(self, of: SplitLayer, kind: SplitLayer) -> bool:
         """Whether devices of the second kind can be put together to those of the first, which do what they did."""
@@ -175,23 +176,36 @@ class Layers:
         program = without_update(compiled.program)
         (cls,), found = program.classes, features(program, self.pricer.passes)
         bodies = {f.key: f for f in cls.functions}
-        pricer = Pricer(machine(program, self.cluster), self.cal)
-        looped, rest, tail, exact = dict.fromkeys(bodies, 0), 0, 0, False
-        for key, part in found.parts[0].items():
+        on = machine(program, self.cluster)
+        pricer = Pricer(on, self.cal)
+        times = fewer = self._times(found.parts[0], bodies, pricer)
+        if self.cal.ring > 0 and any(_beside(node) for part in found.parts[0].values() for node, _ in part.each()):
+            fewer = self._times(found.parts[0], bodies, pricer, Pricer(on, most_hidden(self.cal)))
+        saved = self._saved(replace(compiled, program=program), found)
+        return LayerWork(rows, replicas, *times, float(saved), fewer)
+
+    def _times(
+        self,
+        parts: Mapping[FunctionKey, Part],
+        bodies: Mapping[FunctionKey, Function],
+        pricer: Pricer,
+        hiding: Pricer | None = None,
+    ) -> tuple[float, float, float, float]:
+        """Seconds of the loops forward and backward, of the rest, and of that behind the loop. hiding: of messages
+        beside products (None: as all else)."""
+        looped, rest, tail = dict.fromkeys(bodies, 0), 0, 0
+        for key, part in parts.items():
             loops = self.loops_of(bodies[key])
             behind = _behind(part, loops, key == FORWARD) if len(loops) and len(self.space.split.loops) == 1 else set()
             for i, node in enumerate(part.nodes):
-                took = self._took(node, pricer)
+                took = self._took(node, pricer, hiding)
                 if node.name in loops:
                     looped[key] += took
                 elif not node.name.startswith(SUMS):
                     rest += took
                     tail += took if i in behind else 0
-            exact = exact or (self.cal.ring > 0 and any(_beside(node) for node, _ in part.each()))
         forward, backward = looped.get(FORWARD, 0), looped.get(BACKWARD, 0)
-        saved = self._saved(replace(compiled, program=program), found)
-        times = (forward / PICOSECONDS, backward / PICOSECONDS, rest / PICOSECONDS, tail / PICOSECONDS)
-        return LayerWork(rows, replicas, *times, float(saved), exact)
+        return forward / PICOSECONDS, backward / PICOSECONDS, rest / PICOSECONDS, tail / PICOSECONDS
 
     def loops_of(self, function: Function) -> dict[str, str]:
         """Names of the nodes of the loops at the top that stages are cut from, and their labels."""
@@ -199,14 +213,17 @@ class Layers:
         loops = (n for n in function.body.nodes if isinstance(n.op, Repeat))
         return {n.outputs[0].name: n.op.label for n in loops if isinstance(n.op, Repeat) and n.op.label in labels}
 
-    def _took(self, node: WorkNode, pricer: Pricer) -> int:
+    def _took(self, node: WorkNode, pricer: Pricer, hiding: Pricer | None) -> int:
         """Picoseconds in which a device computes, or waits for messages of activations, at the least stretch."""
         work = node.work
         if isinstance(work, WorkLoop):
-            return work.count * sum(self._took(inner, pricer) for inner in work.body.nodes)
+            return work.count * sum(self._took(inner, pricer, hiding) for inner in work.body.nodes)
         if isinstance(work, (Wait, Post, Meet)) or (node.again and pricer.cal.reentrant <= 0):
             return 0
-        priced = pricer.price(work)
+        if hiding is not None and isinstance(work, Collective) and work.beside:
+            priced = hiding.price(replace(work, beside=()))
+        else:
+            priced = pricer.price(work)
         if priced.stream == COMPUTE:
             return priced.ps if self.late == 1.0 else round(priced.ps * self.late)
         return priced.ps if isinstance(work, Collective) and work.role == "activations" and priced.blocking else 0
@@ -243,6 +260,11 @@ def _behind(part: Part, loops: Collection[str], forward: bool) -> set[int]:
         if i not in after and before & {*node.deps}:
             before.add(i)
     return before
+
+
+def most_hidden(cal: Calibration) -> Calibration:
+    """With all that products may ever hide of messages beside them."""
+    return cal.changed(overlap=max(cal.overlap, cal.ring), exchange=max(cal.exchange, cal.ring))
 
 
 def _beside(node: WorkNode) -> bool:

@@ -297,10 +297,11 @@ class Search:
             self._push(self._known(StillOpen(mine, better, bunch), [(better, leaf) for leaf in self._leaves(bunch)]))
 
     def _grouped(self, of: StillOpen) -> float:
-        """What is now known of a group."""
+        """What is now known of a group: of fewer rows than its own, too."""
         layer = self.layers.best(of.kin) if self.minimise == STEP else None
         if layer is None:
             return of.bound
+        layer = layer.loose
         rows = self.space.batch * of.kin.layer.devices
         each = layer.rows * self.layers.experts(of.kin.layer)
         return max(of.bound, self.bounds.shared(layer, rows / each))
