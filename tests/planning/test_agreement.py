@@ -17,6 +17,7 @@ from parc.certifying.paces import PacedKey
 from parc.certifying.stated import StatedPart
 from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.planning.certificate import certificate
+from parc.planning.found import Counts, Found
 from parc.planning.guess import kin
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import SplitLayer
@@ -25,7 +26,7 @@ from parc.planning.planning import Planned
 from parc.planning.pricing import StrategyPricer
 from parc.planning.search import STEP, Search
 from parc.planning.space import PlanChoice
-from tests.planning.brute import candidates, space_of
+from tests.planning.brute import candidates, some, space_of
 from tests.planning.models import text_of
 
 ROUNDED = 1 + 1e-8
@@ -61,49 +62,73 @@ def layer_of(kind: SplitLayer, of: LayerWork) -> StatedLayer:
     return StatedLayer(dict(kind.inside), kind.recompute, rules_of(kind), of.rows, numbers, fewer)
 
 
-def both(source: str, within: float | None) -> Iterator[tuple[str, PlanChoice, float, float]]:
-    """Of each candidate each bound that a search has, by name, and what the other side says."""
-    job = evaluate_file(Source("job.par", source)).job
-    space, bounds = space_of(job)
-    search = Search(space, bounds, StrategyPricer(job, space.by_hand))
-    fill, groups = search._fill, []
+class BothSides:
+    """A search that has looked at some of its layers, and who holds it to them."""
 
-    def filled() -> None:
-        fill()
-        groups.extend(of for _, _, of in (*search.likely, *search.later))
+    def __init__(self, source: str) -> None:
+        job = evaluate_file(Source("job.par", source)).job
+        self.space, self.bounds = space_of(job)
+        self.search = search = Search(self.space, self.bounds, StrategyPricer(job, self.space.by_hand))
+        search._fill()
+        self.groups = [of for _, _, of in (*search.likely, *search.later)]
+        nothing = Planned(job, self.space, self.bounds, Found((), (), Counts(), None, 0.0), STEP)
+        self.stated, self.floors = _space(StatedPart(certificate(nothing, 1)), job)
 
-    search._fill = filled  # type: ignore[method-assign]
-    found = search.run(within)
-    stated, floors = _space(StatedPart(certificate(Planned(job, space, bounds, found, STEP), 1)), job)
-    layers = LayerTable(stated, [layer_of(kind, of) for kind, works in found.layers.items() for of in works])
-    paces = {
-        PacedKey(of.inside, of.recompute, rules_of(of), k.rows, k.replicas, k.zero, k.first, k.stages, k.split): turns
-        for k, turns in found.paces.items()
-        if turns
-        for of in (k.layer,)
-    }
-    theirs = dict(Tallied(stated, floors, layers, paces, STEP, inf, ()).below(SpaceTally()))
-    for of in groups:
-        assert isinstance(of.what, OpenGroup)
-        bound = search._grouped(of)
-        for bunch in of.what.bunches:
-            least = search.least(bunch, search.layers.best(kin(space, bunch.mesh, bunch.rules)))
-            for leaf in search._leaves(bunch):
-                yield "group", leaf, bound, theirs.get(key_of(leaf), inf)
-                yield "bunch", leaf, least, theirs.get(key_of(leaf), inf)
-    for of in candidates(space):
-        mine = kin(space, of.mesh, of.rules)
-        layer = search.layers.best(mine)
-        if search.value(of) < inf:
-            pace = search.paces.best(of, mine) if layer is not None else None
-            own = inf if search.value(of, layer) == inf else bounds.seconds(of, layer, pace)
-            yield "candidate", of, own, theirs.get(key_of(of), inf)
+    def theirs(self) -> dict[Any, float]:
+        """The other side's bounds of all candidates that have room."""
+        known, paced = self.search.layers.known, self.search.paces.known
+        layers = LayerTable(self.stated, [layer_of(kind, of) for kind, works in known.items() for of in works])
+        paces = {
+            PacedKey(of.inside, of.recompute, rules_of(of), k.rows, k.replicas, k.zero, k.first, k.stages, k.split): n
+            for k, n in paced.items()
+            if n
+            for of in (k.layer,)
+        }
+        return dict(Tallied(self.stated, self.floors, layers, paces, STEP, inf, ()).below(SpaceTally()))
+
+    def compared(self) -> Iterator[tuple[str, PlanChoice, float, float]]:
+        """Each bound of each candidate, by what it is of, and what the other side says."""
+        search, theirs = self.search, self.theirs()
+        for of in self.groups:
+            assert isinstance(of.what, OpenGroup)
+            bound = search._grouped(of)
+            for bunch in of.what.bunches:
+                least = search.least(bunch, search.layers.best(kin(self.space, bunch.mesh, bunch.rules)))
+                for leaf in search._leaves(bunch):
+                    yield "group", leaf, bound, theirs.get(key_of(leaf), inf)
+                    yield "bunch", leaf, least, theirs.get(key_of(leaf), inf)
+        for choice in candidates(self.space):
+            mine = kin(self.space, choice.mesh, choice.rules)
+            layer = search.layers.best(mine)
+            own = search.value(choice, layer)
+            if layer is not None and own < inf:
+                own = self.bounds.seconds(choice, layer, search.paces.best(choice, mine))
+            yield "candidate", choice, own, theirs.get(key_of(choice), inf)
 
 
-@pytest.mark.parametrize("seed", [2, *(pytest.param(n, marks=pytest.mark.nightly) for n in range(3, 23))])
+@pytest.mark.parametrize("seed", [4, 8, *(pytest.param(n, marks=pytest.mark.nightly) for n in range(9, 29))])
 def test_what_a_search_leaves_out_is_left_out_by_its_certificate(seed: int) -> None:
+    sides, r = BothSides(drawn(seed)), random.Random(seed)
+    layers, paces = sides.search.layers, sides.search.paces
+    for of in r.sample(sides.groups, min(8, len(sides.groups))):  # as when a group is opened
+        layers.rougher(of.kin)
     kinds = set()
-    for kind, of, mine, theirs in both(drawn(seed), 0.5 if seed % 2 else None):
-        assert mine <= theirs * ROUNDED, (kind, of, mine, theirs)
-        kinds.add((kind, of.rules.by > 0))
+    for kind, choice, mine, theirs in sides.compared():
+        assert mine <= theirs * ROUNDED, (kind, choice, mine, theirs)
+        kinds.add((kind, choice.rules.by > 0))
     assert len(kinds) == 6
+    for choice in some(sides.space, 6, seed):  # as when candidates are
+        while layers.closer(mine_of := kin(sides.space, choice.mesh, choice.rules), False):
+            pass
+        while paces.closer(choice, mine_of):
+            pass
+    assert all(mine <= theirs * ROUNDED for _, _, mine, theirs in sides.compared())
+
+
+def test_messages_that_hide_beside_products_are_none_of_fewer_rows() -> None:
+    sides = BothSides(drawn(4))
+    layers, kind = sides.search.layers, SplitLayer((("cp", 2),), 0, "", False, False)
+    whole, one = layers.work(kind, sides.space.batch), layers.work(kind, 1)
+    assert all(a < getattr(whole, name) for name, a in zip(TIMES[:2], whole.fewer, strict=False))
+    assert all(getattr(whole.of(1), name) <= getattr(one, name) for name in (*TIMES, "saved"))
+    assert whole.of(sides.space.batch) == whole
