@@ -222,7 +222,7 @@ def _rules(entry: StatedPart) -> dict[str, Any]:
         "chunks": entry["chunks"].whole(1),
         "along": entry["along"].text(),
         "heads": entry["heads"].truth(),
-        "rows": entry["rows"].truth(),
+        "rows": tuple(d.text() for d in entry["rows"].each()),
         "by": entry["by"].whole(),
         "offload": classes_of(entry["offload"]),
     }
@@ -292,7 +292,7 @@ def strategy_of(
             if rules["by"]:
                 implementations = by_hand.plan(rules["by"], size).strategy.implementations
         else:
-            before = space.splits["experts"] if kind == "experts" else space.splits["rows"] if rules["rows"] else ()
+            before = space.splits["experts"] if kind == "experts" else rules["rows"]
             splits.append(SplitRule((*before, batch), axis, span=next(place)))
         if rules["zero"]:
             shards.append(ShardRule(CLASSES[: rules["zero"]], axis, span=next(place)))

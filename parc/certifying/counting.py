@@ -131,7 +131,7 @@ class StatedSpace:
             "along": ["", *position_dims] if "inner" in kinds else [""],
             "offload": list(self.offloads),
             "inside": [(False, 0)],  # heads, and what is written by hand
-            "rows": [False, True] if "data" in kinds and self.splits["rows"] else [False],
+            "rows": [(), self.splits["rows"]] if "data" in kinds and self.splits["rows"] else [()],
         }
         if "positions" in kinds:
             every["inside"] += [(True, 0)] * bool(self.splits["heads"])
@@ -147,8 +147,8 @@ class StatedSpace:
         blocks = {self.dim(a): 2 * n for a, n in mesh.items() if self.kind(a) == "positions"}
         if any(self.sizes[d] % n for d, n in blocks.items()):
             can["inside"] = [(h, by) for h, by in can["inside"] if not by or not self.by_hand[by - 1].zigzag]
-        data = self.of_kind(mesh, "data")
-        can["rows"] = [r for r in every["rows"] if not r or not any(self.sizes[d] % data for d in self.splits["rows"])]
+        tables = tuple(d for d in self.splits["rows"] if self.divides_rows(mesh, d))
+        can["rows"] = [(), tables] if tables and len(every["rows"]) > 1 else [()]
         return every, can
 
     def _has_chunks(self, stages: int, chunks: int) -> bool:
@@ -168,6 +168,11 @@ class StatedSpace:
             if size % (inner * pieces if size % inner == 0 else pieces) == 0:
                 found.append(d)
         return found
+
+    def divides_rows(self, mesh: Mapping[str, int], dim: str) -> bool:
+        """Whether the axis of data can split rows of tables, in the pieces that an inner axis makes of them."""
+        data, inner, size = self.of_kind(mesh, "data"), self.of_kind(mesh, "inner"), self.sizes[dim]
+        return size % (data * inner if dim in self.splits["inner"] and size % inner == 0 else data) == 0
 
     def divides(self, mesh: Mapping[str, int], m: int) -> bool:
         """Whether mesh and micro-batches are such that no number speaks against all choices."""
@@ -189,6 +194,15 @@ class StatedSpace:
 def divisors_of(n: int) -> list[int]:
     small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]
     return sorted({*small, *(n // d for d in small)})
+
+
+def tables_of(of: StatedPart, space: StatedSpace, mesh: Mapping[str, int]) -> tuple[str, ...]:
+    """Dims of rows of tables, in their order, that the axis of data splits. Raises Unfounded."""
+    found = tuple(d.text() for d in of.each())
+    can = tuple(d for d in space.splits["rows"] if d in found and space.divides_rows(mesh, d))
+    if found != can or (found and space.of_kind(mesh, "data") == 1):
+        raise Unfounded(f"{of.path} are no rows of tables that the axis of data splits", of.path)
+    return found
 
 
 def classes_of(of: StatedPart) -> tuple[str, ...]:

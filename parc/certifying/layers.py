@@ -26,7 +26,7 @@ from compiler.program import FunctionPhase
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from parc.certifying.by_hand import positions
-from parc.certifying.counting import StatedSpace
+from parc.certifying.counting import StatedSpace, tables_of
 from parc.certifying.stated import StatedPart, Unfounded
 
 NUMBERS = ("forward", "backward", "rest", "tail", "saved")
@@ -37,6 +37,9 @@ TIMES = NUMBERS[:4]
 
 SUMS = "accumulation"
 """How a kernel is called that adds gradients to those of micro-batches before (`Floors.adding`)."""
+
+LayerRules = tuple[str, bool, tuple[str, ...], int]
+"""along, heads, tables, by: rows of tables that data splits."""
 
 DATA_LIKE = ("data", "experts", "positions")
 Build = Callable[[Mapping[str, int], int, Mapping[str, Any]], Job]
@@ -50,7 +53,7 @@ class StatedLayer:
 
     inside: Mapping[str, int]
     again: int
-    rules: tuple[str, bool, bool, int]
+    rules: LayerRules
     rows: int
     numbers: Mapping[str, float]
     fewer: Mapping[str, float]
@@ -74,7 +77,7 @@ def stated_layers(stated: StatedPart, space: StatedSpace, build: Build) -> list[
             raise Unfounded(f"{entry.path}.inside are no axes that split layers, in their order", entry.path)
         rows, replicas = entry["rows"].whole(1), entry["replicas"].whole(1)
         again = entry["recompute"].whole()
-        along, heads, tables = entry["along"].text(), entry["heads"].truth(), entry["tables"].truth()
+        along, heads = entry["along"].text(), entry["heads"].truth()
         by = entry["by"].whole()
         data = [n for n in names if space.kind(n) == "data"]
         if replicas > 1 and not data:
@@ -83,13 +86,9 @@ def stated_layers(stated: StatedPart, space: StatedSpace, build: Build) -> list[
         shares = rows * replicas * space.of_kind(mesh, "experts")
         _, can = space.choices(mesh)
         legal = again < len(space.recomputes) and along in can["along"] and (heads, by) in can["inside"]
-        if (
-            space.batch % shares
-            or not space.divides(mesh, space.batch // shares)
-            or not legal
-            or tables not in can["rows"]
-        ):
+        if space.batch % shares or not space.divides(mesh, space.batch // shares) or not legal:
             raise Unfounded(f"{entry.path} is no strategy of the space's kinds", entry.path)
+        tables = tables_of(entry["tables"], space, mesh)
         key = (tuple(inside.items()), again, along, heads, tables, by, rows, replicas)
         if key in seen:
             raise Unfounded(f"{entry.path} stands there twice", entry.path)
@@ -203,9 +202,7 @@ class LayerTable:
         self.space, self.layers = space, layers
         self.known: dict[Any, list[dict[str, float]]] = {}
 
-    def numbers(
-        self, mesh: Mapping[str, int], m: int, again: int, rules: tuple[str, bool, bool, int]
-    ) -> list[dict[str, float]]:
+    def numbers(self, mesh: Mapping[str, int], m: int, again: int, rules: LayerRules) -> list[dict[str, float]]:
         """Of all entries that hold, in proportion: seconds of a micro-batch's passes, and bytes that it leaves."""
         space = self.space
         inside = {n: size for n, size in mesh.items() if space.kind(n) not in ("stages", "data")}
@@ -222,7 +219,7 @@ class LayerTable:
         inside: Mapping[str, int],
         whole: int,
         again: int,
-        rules: tuple[str, bool, bool, int],
+        rules: LayerRules,
     ) -> dict[str, float] | None:
         space = self.space
         its = of.rows * space.of_kind(of.inside, "experts")

@@ -20,8 +20,8 @@ from compiler.ops.repeat import Repeat
 from compiler.program import Axis, FunctionPhase
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
-from parc.certifying.counting import StatedSpace
-from parc.certifying.layers import Build
+from parc.certifying.counting import StatedSpace, tables_of
+from parc.certifying.layers import Build, LayerRules
 from parc.certifying.stated import StatedPart, Unfounded
 
 PASSES = (FunctionPhase.FORWARD, FunctionPhase.BACKWARD, FunctionPhase.WEIGHTS)
@@ -48,7 +48,7 @@ class PacedKey:
 
     inside: tuple[tuple[str, int], ...]
     again: int
-    rules: tuple[str, bool, bool, int]
+    rules: LayerRules
     rows: int
     replicas: int
     zero: int
@@ -71,12 +71,15 @@ def stated_paces(stated: StatedPart, space: StatedSpace, build: Build) -> dict[P
             if axis.text() in inside:
                 raise Unfounded(f"{entry.path}.inside has `{axis.text()}` twice", entry.path)
             inside[axis.text()] = size.whole(2)
+        replicas = entry["replicas"].whole(1)
+        data = {n: replicas for n, kind, _ in space.axes if kind == "data" and replicas > 1}
+        tables = tables_of(entry["tables"], space, inside | data)
         key = PacedKey(
             tuple(inside.items()),
             entry["recompute"].whole(),
-            (entry["along"].text(), entry["heads"].truth(), entry["tables"].truth(), entry["by"].whole()),
+            (entry["along"].text(), entry["heads"].truth(), tables, entry["by"].whole()),
             entry["rows"].whole(1),
-            entry["replicas"].whole(1),
+            replicas,
             entry["zero"].whole(2),
             entry["first"].text(),
             entry["stages"].whole(1),
@@ -136,8 +139,8 @@ def _mesh(entry: StatedPart, key: PacedKey, space: StatedSpace) -> tuple[dict[st
         raise Unfounded(f"{entry.path} is no strategy of the space's kinds", entry.path)
     _, can = space.choices(mesh)
     legal = key.again < len(space.recomputes) and key.zero in can["zero"]
-    along, heads, tables, by = key.rules
-    if not legal or along not in can["along"] or (heads, by) not in can["inside"] or tables not in can["rows"]:
+    along, heads, _, by = key.rules
+    if not legal or along not in can["along"] or (heads, by) not in can["inside"]:
         raise Unfounded(f"{entry.path} is no strategy of the space's kinds", entry.path)
     return mesh, space.batch // (rows * key.replicas)
 
@@ -190,7 +193,7 @@ def pace_of(
     zero: int,
     again: int,
     schedule: str,
-    rules: tuple[str, bool, bool, int],
+    rules: LayerRules,
     sizes: Collection[int],
 ) -> tuple[float, float, float] | None:
     """Of a candidate: an iteration forward, backward, and in both together, of chunks of such sizes; None if that is

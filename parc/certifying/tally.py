@@ -10,7 +10,7 @@ from typing import Any
 from dsl.data import dataclass
 from parc.certifying.counting import StatedSpace, divisors_of
 from parc.certifying.floors import Floors
-from parc.certifying.layers import LayerTable
+from parc.certifying.layers import LayerRules, LayerTable
 from parc.certifying.links import Lie, lie_of
 from parc.certifying.paces import PacedKey, Turns, pace_of
 
@@ -113,7 +113,7 @@ class Tallied:
         zero: int,
         again: int,
         schedule: tuple[str, int],
-        rules: tuple[str, bool, bool, int],
+        rules: LayerRules,
     ) -> tuple[float, float, float] | None:
         name, chunks = schedule
         sizes = {n for n in self.floors.counts(self.space.of_kind(mesh, "stages") * chunks) if n}
@@ -163,7 +163,7 @@ def candidate(
     schedule: tuple[str, int],
     along: str,
     heads: bool,
-    tables: bool,
+    tables: tuple[str, ...],
     by: int,
     away: tuple[str, ...],
 ) -> Any:

@@ -110,7 +110,11 @@ def pace_json(key: PaceKey, turns: Mapping[int, tuple[float, float]]) -> dict[st
 
 def _kind_json(kind: SplitLayer) -> dict[str, Any]:
     inside = [[printable(name), size] for name, size in kind.inside]
-    return {"inside": inside, **{k: getattr(kind, k) for k in ("recompute", "along", "heads", "tables", "by")}}
+    return {
+        "inside": inside,
+        **{k: getattr(kind, k) for k in ("recompute", "along", "heads", "by")},
+        "tables": list(kind.tables),
+    }
 
 
 def plan_json(planned: Planned, plan: PricedPlan) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def candidate_json(space: PlanSpace, of: PlanChoice) -> dict[str, Any]:
         "chunks": rules.chunks,
         "along": rules.along,
         "heads": rules.heads,
-        "rows": rules.rows,
+        "rows": list(rules.rows),
         "by": rules.by,
         "offload": list(rules.offload),
     }

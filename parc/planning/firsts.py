@@ -65,7 +65,7 @@ def _alike(space: PlanSpace, own: Strategy) -> PlanChoice | None:
         if role.kind == INNER:
             chosen = replace(chosen, along=next((d for d in dims if d in space.split.positions), ""))
         elif role.kind == DATA:
-            chosen = replace(chosen, rows=bool(set(dims) & set(space.split.rows)))
+            chosen = replace(chosen, rows=tuple(d for d in space.split.rows if d in dims))
         elif role.kind == POSITIONS:
             chosen = replace(chosen, heads=bool(set(dims) & set(space.split.heads)), by=_by_hand(space, own))
     mesh = MeshChoice(tuple((role, sizes[role]) for role in space.roles if role in sizes), own.microbatches)
@@ -123,7 +123,7 @@ def _legal(space: PlanSpace, mesh: MeshChoice, rules: PlanRules) -> PlanChoice |
         along=_nearest(rules.along, ways.along),
         heads=heads,
         by=by,
-        rows=_nearest(rules.rows, ways.rows),
+        rows=ways.rows[-1] if rules.rows else (),
         offload=_nearest(rules.offload, ways.offload),
     )
     return PlanChoice(mesh, near)

@@ -12,13 +12,14 @@ from parc.planning.space import DATA, EXPERTS, STAGES, MeshChoice, PlanChoice, P
 
 @dataclass(frozen=True, slots=True)
 class SplitLayer:
-    """All but the rows that the work of layers hangs on: axes that split them, and rules."""
+    """All but the rows that the work of layers hangs on: axes that split them, and rules. tables: dims of rows of
+    tables that the axis of data splits."""
 
     inside: tuple[tuple[str, int], ...]
     recompute: int
     along: str
     heads: bool
-    tables: bool
+    tables: tuple[str, ...]
     by: int = 0
 
     @property

@@ -56,14 +56,15 @@ class LayerWork:
     @property
     def loose(self) -> LayerWork:
         """What holds of fewer rows (in proportion), of more devices that share a layer, of more that is computed."""
-        return replace(self, **dict(zip(TIMES, self.fewer, strict=True)))
+        forward, backward, rest, tail = self.fewer
+        return replace(self, forward=forward, backward=backward, rest=rest, tail=tail)
 
     @property
     def any(self) -> LayerWork:
         """What holds whatever is computed again: which of the passes has the work, and what is kept, is not known."""
-        first, second, *rest = self.fewer
-        fewer = (0.0, first + second, *rest)
-        return replace(self, forward=0.0, backward=self.forward + self.backward, saved=0.0, fewer=fewer)
+        first, second, rest, tail = self.fewer
+        both = self.forward + self.backward
+        return replace(self, forward=0.0, backward=both, saved=0.0, fewer=(0.0, first + second, rest, tail))
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,9 @@ def choices_of(space: PlanSpace, of: PlanChoice) -> list[tuple[str, str]]:
     by_hand = space.implementations[rules.by - 1] if rules.by else None
     words = f"{by_hand.function}{', zig-zag' if by_hand.zigzag else ''}" if by_hand else ""
     found.append(("positions", words or ("heads inside" if rules.heads else "gathered")))
-    found.append(("tables", "split on the data axis" if rules.rows else "whole on the data axis"))
+    found.append(
+        ("tables", f"{', '.join(rules.rows)} split on the data axis" if rules.rows else "whole on the data axis")
+    )
     found.append(("with the hosts", ", ".join(rules.offload) or "nothing"))
     return found
 

@@ -3,7 +3,7 @@
 An axis is of one of five kinds, of each at most one in a mesh but for positions:
 
     stages     holds pieces of the loops, by a schedule
-    data       splits the batch (and the rows of tables, if that is chosen)
+    data       splits the batch (and the rows of those tables that it divides, if that is chosen)
     experts    splits experts, and the batch elsewhere
     positions  splits a dim of the inputs besides the batch, of activations alone, or heads in its place inside
     inner      splits what is between products, and perhaps positions where there is nothing of the kind
@@ -14,7 +14,7 @@ All sizes in one mesh are above 1, so that no strategy is there twice. How many 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from itertools import combinations, product
@@ -66,9 +66,9 @@ class MeshChoice:
 @dataclass(frozen=True, slots=True)
 class PlanRules:
     """What is chosen besides the mesh. first: the kind of the outermost axis. along: what inner axes split besides
-    ("" or a dim of positions); heads: axes of positions split what is inner inside; rows: whether the axis of data
-    splits tables; recompute: index into `PlanSpace.recomputes`; by: of what is written by hand which takes its scopes'
-    place along the axis of positions, counted from 1 (0: none); offload: what rests with the hosts."""
+    ("" or a dim of positions); heads: axes of positions split what is inner inside; rows: of the tables that the
+    axis of data splits; recompute: index into `PlanSpace.recomputes`; by: of what is written by hand which takes its
+    scopes' place along the axis of positions, counted from 1 (0: none); offload: what rests with the hosts."""
 
     first: str = STAGES
     zero: int = 0
@@ -77,7 +77,7 @@ class PlanRules:
     chunks: int = 1
     along: str = ""
     heads: bool = False
-    rows: bool = False
+    rows: tuple[str, ...] = ()
     by: int = 0
     offload: Away = ()
 
@@ -97,7 +97,7 @@ class FieldWays:
     schedules: tuple[tuple[str, int], ...]
     along: tuple[str, ...]
     inside: tuple[tuple[bool, int], ...]
-    rows: tuple[bool, ...]
+    rows: tuple[tuple[str, ...], ...]
     offload: tuple[Away, ...]
 
     @property
@@ -198,7 +198,7 @@ class PlanSpace:
             SCHEDULES if STAGES in kinds else (("", 1),),
             ("", *positions) if INNER in kinds else ("",),
             self._inside() if POSITIONS in kinds else ((False, 0),),
-            (False, True) if DATA in kinds and self.split.rows else (False,),
+            ((), self.split.rows) if DATA in kinds and self.split.rows else ((),),
             self.offloads,
         )
 
@@ -248,6 +248,11 @@ class PlanSpace:
         """The inner dims that so many devices can split."""
         return tuple(d for d in self.split.inner if self.split.sizes[d] % size == 0)
 
+    def rows(self, mesh: MeshChoice) -> tuple[str, ...]:
+        """The rows of tables that the axis of data can split, beside an inner axis that splits them, too."""
+        sizes, data, inner = self.split.sizes, mesh.size(DATA), self.inner(mesh.size(INNER))
+        return tuple(d for d in self.split.rows if sizes[d] % (data * (mesh.size(INNER) if d in inner else 1)) == 0)
+
     def ways(self, mesh: MeshChoice) -> FieldWays:
         """All choices besides mesh and micro-batches that no number speaks against. None hangs on another. Where all
         devices of a domain share a layer, the order of stages and replicas is the same to the cluster: one is left."""
@@ -263,7 +268,7 @@ class PlanSpace:
             schedules=tuple(s for s in all_ways.schedules if self._chunks(mesh.size(STAGES), s[1])),
             along=tuple(a for a in all_ways.along if not a or sizes[a] % pieces[a] == 0),
             inside=tuple(i for i in all_ways.inside if self._can_be(mesh, *i)),
-            rows=tuple(r for r in all_ways.rows if not r or all_divide(sizes, self.split.rows, mesh.size(DATA))),
+            rows=tuple(dict.fromkeys(self.rows(mesh) if r else r for r in all_ways.rows)),
         )
 
     def bunches(self, mesh: MeshChoice) -> Iterator[tuple[PlanRules, FieldWays]]:
@@ -288,11 +293,6 @@ class PlanSpace:
     def legal(self, mesh: MeshChoice) -> int:
         """How many strategies of the mesh no number speaks against."""
         return self.ways(mesh).number
-
-
-def all_divide(sizes: Mapping[str, int], dims: Sequence[str], n: int) -> bool:
-    """Whether so many devices divide all of the dims."""
-    return all(sizes[d] % n == 0 for d in dims)
 
 
 def primes(n: int) -> dict[int, int]:

@@ -29,7 +29,7 @@ def dims_of(space: PlanSpace, of: PlanChoice, kind: str, dim: str = "", size: in
     """What an axis splits, first to last. dim: the position's."""
     split, rules = space.split, of.rules
     if kind == DATA:
-        return (*(split.rows if rules.rows else ()), split.batch)
+        return (*rules.rows, split.batch)
     if kind == EXPERTS:
         return (*split.experts, split.batch)
     if kind == INNER:

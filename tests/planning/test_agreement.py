@@ -52,7 +52,7 @@ def key_of(of: PlanChoice) -> Any:
     return candidate(mesh, of.mesh.microbatches, first, *choices, rules.by, rules.offload)
 
 
-def rules_of(kind: SplitLayer) -> tuple[str, bool, bool, int]:
+def rules_of(kind: SplitLayer) -> tuple[str, bool, tuple[str, ...], int]:
     return kind.along, kind.heads, kind.tables, kind.by
 
 
@@ -127,7 +127,7 @@ def test_what_a_search_leaves_out_is_left_out_by_its_certificate(seed: int) -> N
 
 def test_messages_that_hide_beside_products_are_none_of_fewer_rows() -> None:
     sides = BothSides(drawn(4))
-    layers, kind = sides.search.layers, SplitLayer((("cp", 2),), 0, "", False, False)
+    layers, kind = sides.search.layers, SplitLayer((("cp", 2),), 0, "", False, ())
     whole, one = layers.work(kind, sides.space.batch), layers.work(kind, 1)
     assert all(a < getattr(whole, name) for name, a in zip(TIMES[:2], whole.fewer, strict=False))
     assert all(getattr(whole.of(1), name) <= getattr(one, name) for name in (*TIMES, "saved"))

@@ -95,7 +95,7 @@ def test_passes_take_the_same_without_an_update() -> None:
     space, _ = space_of(job)
     pricer = StrategyPricer(job, space.by_hand)
     layers = Layers(space, pricer)
-    kind = SplitLayer((("cp", 2), ("tp", 2)), 1, "s", True, False)
+    kind = SplitLayer((("cp", 2), ("tp", 2)), 1, "s", True, ())
     found = layers.work(kind, layers.many(kind))
     whole, pricer.compiled = pricer.compiled, lambda strategy, update=True: whole(strategy)  # type: ignore[method-assign]
     assert layers.work(kind, layers.many(kind)) == found and found.saved > 0

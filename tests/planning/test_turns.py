@@ -22,7 +22,7 @@ def test_iterations_last_as_long_as_they_are_played(ahead: float, outer: float) 
     paces = Paces(Layers(space, StrategyPricer(job, space.by_hand)))
     seen = set()
     for again in (0, len(space.recomputes) - 1):
-        key = PaceKey(SplitLayer((("tp", 2),), again, "", False, False), 1, 4, 3, "", 1, False)
+        key = PaceKey(SplitLayer((("tp", 2),), again, "", False, ()), 1, 4, 3, "", 1, False)
         of = paces._loops(key)
         assert of is not None
         pricer = paces._pricer(key, of.program)
