@@ -25,7 +25,7 @@ from parc.api.options import (
     is_program,
     is_stage,
 )
-from parc.api.planning import Minimised, certify, plan, plan_report
+from parc.api.planning import Minimised, certify, plan, plan_cases, plan_report
 from parc.api.pricing import (
     cost,
     devices,
@@ -80,6 +80,7 @@ __all__ = [
     "is_stage",
     "load_program",
     "plan",
+    "plan_cases",
     "plan_report",
     "price",
     "publish",

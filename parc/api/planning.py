@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Literal, Unpack
 from parc.api.options import Options, texts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from parc.api.options import File
     from parc.certifying.check import Certified
     from parc.planning.answer import FoundPlan
+    from parc.planning.cases import ComparedPlans
     from parc.planning.filled_answer import FilledPlan
     from parc.planning.found import Counts, PricedPlan
 
-Minimised = Literal["step", "memory", "days"]
+Minimised = Literal["step", "memory", "days", "device-time"]
 
 
 def plan(
@@ -34,7 +37,7 @@ def plan(
     Args:
         file: the path of a `.par` file, or a `Source`.
         devices: of the cluster, in the place of as many as it has.
-        minimise: the time of a step, or the memory of the fullest device; days are steps.
+        minimise: the time of a step, or the memory of the fullest device; days, and the time of all devices, are steps.
         within: seconds that the search may take; None: until it is done.
         keep: so many of the best are told of.
         told: hears of each better plan, as it is found.
@@ -59,11 +62,51 @@ def plan(
     return planned_file(source, params, job, strategy, devices, search, within, keep, told)
 
 
-def plan_report(found: FoundPlan | FilledPlan, *, tokens: float | None = None, command: str = "") -> str:
+def plan_cases(
+    file: File,
+    *,
+    devices: Sequence[int] = (),
+    free: Mapping[str, Sequence[object]] | None = None,
+    minimise: Minimised = "step",
+    within: float | None = 10.0,
+    keep: int = 5,
+    told: Callable[[PricedPlan, Counts], None] | None = None,
+    **options: Unpack[Options],
+) -> ComparedPlans:
+    """Search for each number of devices and each value of parameters, such as the batch, and compare what was found.
+
+    Args:
+        file: the path of a `.par` file, or a `Source`.
+        devices: of the cluster, in the place of as many as it has.
+        free: by parameter the values that are tried.
+        minimise: the time of a token (of a sample, where there are no tokens), that times the devices, or memory.
+        within: seconds that all searches may take together; None: until they are done.
+        keep: so many of the best of each are told of.
+        told: hears of each better plan, as it is found.
+        options: see `Options`.
+
+    Raises:
+        ParcError: for what is wrong with the file, or with all cases; E0134 for more cases than are searched.
+    """
+    from dsl.files import load
+    from dsl.source import Source
+    from parc.planning.cases import free_values, planned_cases
+
+    source = file if isinstance(file, Source) else load(file)
+    params = texts(options.get("params"))
+    job, strategy = options.get("job"), options.get("strategy")
+    lists = {name: tuple(texts({name: v})[name] for v in values) for name, values in (free or {}).items()}
+    values = free_values(source, params, job, strategy, devices, lists)
+    return planned_cases(source, values, job, strategy, minimise, within, keep, told)
+
+
+def plan_report(
+    found: FoundPlan | FilledPlan | ComparedPlans, *, tokens: float | None = None, command: str = ""
+) -> str:
     """Write what a search found as one page of HTML: time against memory, the best beside each other, and why.
 
     Args:
-        found: what `plan` returned.
+        found: what `plan` or `plan_cases` returned; of several cases the page is of the best, and compares all.
         tokens: that are to be trained: how many days they take is told.
         command: the line that made the page, to be shown.
     """

@@ -15,6 +15,7 @@ from parc.cli.writing import check_apart, check_output, write_output
 
 if TYPE_CHECKING:
     from parc.planning.answer import FoundPlan, OwnPlan
+    from parc.planning.cases import ComparedPlans
     from parc.planning.found import Counts, PricedPlan
     from parc.planning.refining import RefinedPlan
 
@@ -38,15 +39,43 @@ class TimeLimit(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return float(found[1]) * _UNITS[found[2]]
 
 
+class DeviceNumbers(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """Numbers of devices: `64`, or `64,128,256`."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        from parc.sweeping import values_of
+
+        try:
+            found = tuple(int(text) if len(text) < 20 else 0 for text in values_of(str(value)))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not all(1 <= n <= MOST_DEVICES for n in found):
+            self.fail(f"{value} is not in the range 1<=x<={MOST_DEVICES}.", param, ctx)
+        return found
+
+
+MOST_DEVICES = 1 << 20
+
+
 @click.command("plan", cls=Command)
 @file_argument
-@click.option("--devices", type=click.IntRange(1, 1 << 20), help="Of the cluster, in the place of as many as it has.")
+@click.option(
+    "--devices",
+    type=DeviceNumbers(),
+    default=(),
+    help="Of the cluster, in the place of as many as it has: 64, or 64,128,256, to be compared.",
+)
 @click.option(
     "--minimise",
-    type=click.Choice(["step", "memory", "days"]),
+    type=click.Choice(["step", "memory", "days", "device-time"]),
     default="step",
     show_default=True,
-    help="What is to be least: the time of a step, the memory of the fullest device, the days until --tokens.",
+    help="What is to be least: the time of a step, the memory of the fullest device, the days until --tokens, the "
+    "time of all devices together.",
 )
 @click.option("--tokens", type=float, metavar="N", help="That are to be trained: how many days they take is told.")
 @click.option("--within", type=TimeLimit(), default="10s", show_default=True, help="The time that the search may take.")
@@ -59,7 +88,7 @@ class TimeLimit(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 def command(
     out: Output,
     file: str,
-    devices: int | None,
+    devices: tuple[int, ...],
     minimise: api.Minimised,
     tokens: float | None,
     within: float,
@@ -77,9 +106,13 @@ def command(
     What was searched, what was left out by which bounds, and whether the best is proved is the certificate. The
     search begins at what is most like the file's own strategy. Ctrl-C ends the search with the best so far.
 
+    Of several numbers of devices, or values of a parameter (-D batch=256,512, -D layers=1..5), each is a search of its
+    own, in its share of the time; they are compared by what a token takes.
+
     \b
     parc plan job.par --within 1m -o planned.par --certificate planned.json
-    parc check job.par --certificate planned.json
+    parc check planned.par --certificate planned.json
+    parc plan job.par --devices 64,128,256 -D batch=512,1024 --minimise days --tokens 1e12
     """
     if as_csv and out.json:
         raise click.UsageError("`--csv` and `--json` are two forms: one can be printed")
@@ -97,13 +130,30 @@ def command(
             step, size = seconds(plan.price.seconds), amount(plan.price.needed)
             out.say(f"{counts.priced:,} priced: a step of {step}, {size}")
 
+    from parc.cli import planned_cases
+    from parc.planning.cases import free_values, listed
     from parc.planning.filled_answer import FilledPlan
     from parc.planning.holes import has_holes
 
-    options = choice(out, params, job, strategy)
-    if certificate is not None and has_holes(source, job, strategy, dict(params)):
+    try:
+        lists = listed(source, dict(params))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'-D'") from None
+    single = {name: value for name, value in params if name not in lists}
+    free = free_values(source, single, job, strategy, devices, lists)
+    if certificate is not None and not free.open and has_holes(source, job, strategy, {**single, **lists}):
         raise click.UsageError("a certificate is of a search for strategies, not of numbers that are left open")
-    found = api.plan(source, devices=devices, minimise=minimise, within=within, keep=keep, told=told, **options)
+    options = choice(out, tuple(single.items()), job, strategy)
+    cases: ComparedPlans | None = None
+    if free.free:
+        cases = api.plan_cases(
+            source, devices=devices, free=lists, minimise=minimise, within=within, keep=keep, told=told, **options
+        )
+        found, proof = cases.found, cases.certificate
+    else:
+        only = next(iter(devices), None)
+        found = api.plan(source, devices=only, minimise=minimise, within=within, keep=keep, told=told, **options)
+        proof = None if isinstance(found, FilledPlan) else found.certificate
     if output is not None:
         write_output(output, found.text)
     if isinstance(found, FilledPlan):
@@ -112,15 +162,20 @@ def command(
         out.result, rows, told_of = filled.as_json(found, output), filled.as_csv(found), filled.shown(found)
     else:
         out.result, rows, told_of = _json(found, tokens, output), _csv(found, tokens), _shown(found, tokens)
-        if certificate is not None:
-            import json
+    if certificate is not None:
+        import json
 
-            write_output(certificate, json.dumps(found.certificate, indent=1) + "\n")
+        write_output(certificate, json.dumps(proof, indent=1) + "\n")
+    if cases is not None:
+        out.result |= planned_cases.as_json(cases, tokens)
+        rows, told_of = planned_cases.as_csv(cases, tokens), f"{told_of}\n\n{planned_cases.shown(cases, tokens)}"
     out.result["report"] = page
     if page is not None:
-        given = {"job": job, "strategy": strategy, "devices": devices, "minimise": minimise, "best": keep}
+        numbers = ",".join(map(str, devices)) or None
+        given = {"job": job, "strategy": strategy, "devices": numbers, "minimise": minimise, "best": keep}
         limits = {"tokens": tokens and f"{tokens:g}", "within": f"{within:g}s"}
-        write_output(page, api.plan_report(found, tokens=tokens, command=_line(file, params, {**given, **limits})))
+        line = _line(file, params, {**given, **limits})
+        write_output(page, api.plan_report(cases or found, tokens=tokens, command=line))
     if as_csv:
         out.data(rows, newline=False)
     elif output is None:

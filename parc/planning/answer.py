@@ -6,18 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
+from math import inf
 from typing import Any
 
 from compiler.evaluate import evaluate_file
 from compiler.model import Job
 from compiler.strategy import SERIAL
 from dsl.data import dataclass
-from dsl.diagnostics import ParcError, fail
+from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.source import Source
 from parc.planning.certificate import certificate
 from parc.planning.found import Counts, PricedPlan
-from parc.planning.offloads import Away, offloads
-from parc.planning.planning import OPEN, Planned, plan, resized
+from parc.planning.offloads import NOTHING, Away, offloads
+from parc.planning.planning import OPEN, KnownBefore, Planned, plan, resized
 from parc.planning.reasons import front
 from parc.planning.refining import RefinedPlan, refined
 from parc.planning.text import taken, with_strategy
@@ -60,8 +61,10 @@ def planned_file(
     within: float | None,
     keep: int,
     told: Callable[[PricedPlan, Counts], None] | None = None,
+    before: KnownBefore = KnownBefore(),
 ) -> FoundPlan:
-    """Search, and write the best into the file. Raises ParcError (E0951) if nothing was found that fits."""
+    """Search, and write the best into the file. before: what is known of other searches. Raises FoundNothing (E0951)
+    if nothing was found that fits."""
     own = _own(source, params, job, strategy)
     made = evaluate_file(source, params, job, "serial").job
     other = None
@@ -70,10 +73,11 @@ def planned_file(
         made = replace(made, cluster=other)
     text, name = "", ""
     away: tuple[Away, ...] = ()
+    own_strategy = SERIAL if own is None else own.strategy
     for names in (taken(source), None):  # if what is written by hand is not proved, without any
-        planned = plan(made, minimise, within, told, names, own=SERIAL if own is None else own.strategy)
+        planned = plan(made, minimise, within, told, names, NOTHING, own_strategy, before)
         if not planned.found.fitting and not planned.found.interrupted and (away := offloads(made)):
-            with_hosts = plan(made, minimise, within, told, names, away)
+            with_hosts = plan(made, minimise, within, told, names, away, before=before)
             planned = with_hosts if with_hosts.found.fitting or with_hosts.found.interrupted else planned
         found = planned.found
         if not found.fitting:
@@ -91,8 +95,16 @@ def planned_file(
         text, name = _written(write, source, planned, better.price)
     told_of = certificate(planned, keep, around.tried)
     told_of["file"] = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    before = _priced(own) if own is not None and other is None else None
-    return FoundPlan(planned, text, name, found.fitting[:keep], tuple(front(found.fitting)), told_of, before, better)
+    had = _priced(own) if own is not None and other is None else None
+    return FoundPlan(planned, text, name, found.fitting[:keep], tuple(front(found.fitting)), told_of, had, better)
+
+
+class FoundNothing(ParcError):
+    """Nothing was found that fits (E0951). planned: what was searched."""
+
+    def __init__(self, planned: Planned, diagnostic: Diagnostic) -> None:
+        super().__init__(diagnostic)
+        self.planned = planned
 
 
 def _priced(own: Job) -> OwnPlan | None:
@@ -150,13 +162,17 @@ def proved(source: Source, name: str) -> bool:
     return all(one.equal for one in outcomes)
 
 
-def _nothing(planned: Planned, hosts: bool) -> Exception:
+def _nothing(planned: Planned, hosts: bool) -> FoundNothing:
     """hosts: whether it was tried with states, weights and activations in the hosts' memory, too."""
     found, job = planned.found, planned.job
     assert job.cluster is not None
     there = amount(job.cluster.device.memory)
     counts = found.counts
-    if counts.left:
+    if found.limit < inf:
+        left = f"; {counts.left:,} were not looked at in time" if counts.left else ""
+        message = f"none of the {counts.total:,} strategies that fit is better than those of other cases{left}"
+        help = "`--within` gives it more time" if counts.left else "another number of devices, or another batch"
+    elif counts.left:
         message = f"none of the {counts.priced:,} strategies that were tried in time fits into the devices' {there}"
         help = "`--within` gives it more time; `-D` or `--devices` another job"
     elif not counts.unfit and not counts.too_large:
@@ -170,4 +186,4 @@ def _nothing(planned: Planned, hosts: bool) -> Exception:
         message += f"; the smallest needs {amount(found.smallest)}"
     if hosts:
         message += "; nor does any that was tried with states, weights and activations in the hosts' memory"
-    return fail("E0951", message, job.cluster.span, help=help)
+    return FoundNothing(planned, Diagnostic("E0951", message, job.cluster.span, help=help))

@@ -27,7 +27,8 @@ WHOLE = ("E0134", "E0001", "E0801")
 
 @dataclass(frozen=True, slots=True)
 class FilledValues:
-    """Values of the holes, and what a step takes and needs with them. value: what is minimised."""
+    """Values of the holes, and what a step takes and needs with them. value: what is minimised: seconds of a step (of a
+    token, where a hole may change how many a step has), or bytes."""
 
     values: tuple[tuple[Hole, int], ...]
     price: Price
@@ -50,6 +51,7 @@ class Filled:
     least: float | None = None
     smallest: int | None = None
     first: ParcError | None = None
+    interrupted: bool = False
 
 
 def fill(
@@ -68,6 +70,11 @@ def fill(
     open: list[tuple[float, int, tuple[tuple[Hole, int], ...], Job]] = []
     bounds: LowerBounds | None = None
     legal = list(_of_the_size(of, devices))
+    may_change = any(h.param and h.name in of.touched for h in of.holes)
+
+    def each(price: Price) -> int:
+        return max(1, price.tokens) if may_change else 1
+
     found.numbers = found.total - len(legal)
     at = 0
     try:
@@ -106,7 +113,7 @@ def fill(
                 found.unfit += 1
                 found.smallest = min(took.needed, found.smallest or took.needed)
                 continue
-            value = took.seconds if minimise == STEP else float(took.needed)
+            value = took.seconds / each(took) if minimise == STEP else float(took.needed)
             found.fitting.append(FilledValues(values, took, value, bound))
             if value < best:
                 best = value
@@ -115,7 +122,7 @@ def fill(
     except KeyboardInterrupt:
         if not found.fitting:
             raise
-        found.left, found.least = found.left + len(open), 0.0
+        found.left, found.least, found.interrupted = found.left + len(open), 0.0, True
     found.fitting.sort(key=lambda f: (f.value, f.price.seconds, f.price.needed, [n for _, n in f.values]))
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
+from math import inf
 
 from dsl.data import dataclass
 from parc.planning.guess import SplitLayer
@@ -66,7 +67,7 @@ class Counts:
 class Found:
     """What a search ends with. fitting: best first. least: the lowest bound of what is left (None: nothing is).
     smallest: bytes of what needs least of all that was priced, and does not fit. interrupted: by the user. layers,
-    paces: what bounds were made of."""
+    paces: what bounds were made of; limit: what was looked for is below it."""
 
     fitting: tuple[PricedPlan, ...]
     tried: tuple[Tried, ...]
@@ -77,10 +78,12 @@ class Found:
     interrupted: bool = False
     layers: Mapping[SplitLayer, Sequence[LayerWork]] = field(default_factory=dict)
     paces: Mapping[PaceKey, Mapping[int, tuple[float, float]] | None] = field(default_factory=dict)
+    limit: float = inf
 
     @property
     def gap(self) -> float:
-        """By which share of the best's value what is left can be better, at most."""
+        """By which share of the best's value (or of the limit) what is left can be better, at most."""
         if self.least is None:
             return 0.0
-        return max(0.0, 1 - self.least / self.fitting[0].value) if self.fitting else 1.0
+        best = min((plan.value for plan in self.fitting[:1]), default=inf)
+        return max(0.0, 1 - self.least / min(best, self.limit)) if min(best, self.limit) < inf else 1.0

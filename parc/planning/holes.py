@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 
 from compiler.evaluate.values import AUTO
@@ -71,7 +71,34 @@ def open_file(
     return OpenFile(source, tuple(holes), mesh, _closure(file, others))
 
 
-def has_holes(source: Source, job: str | None, strategy: str | None, params: Mapping[str, str]) -> bool:
+def open_params(source: Source, job: str | None, strategy: str | None, params: Collection[str]) -> tuple[Hole, ...]:
+    """The parameters that a job without a strategy leaves open: with each of their values another one is the best.
+    Raises ParcError (E0134) for one that does not say which values it may have."""
+    file = parse(source.text, source.name)
+    if _named(file, job, strategy) is not None:
+        return ()
+    holes = []
+    for param in _params(file):
+        if _is_open(param.default) and param.name.id not in params:
+            choices = param.choices
+            hole = _open_param(param, 1, 1) if choices is not None else None
+            if (
+                hole is None
+                or not hole.values
+                or (isinstance(choices, ast.Range) and len(hole.values) < _length(choices))
+            ):
+                help = f"the values that it may have: `param {param.name.id} = auto in {{256, 512}}`"
+                raise fail("E0134", f"`{param.name.id}` is left open, and may have any value", param.span, help=help)
+            holes.append(hole)
+    return tuple(holes)
+
+
+def _length(choices: ast.Range) -> int:
+    low, high = _number(choices.low), _number(choices.high)
+    return MOST_OF_A_RANGE + 1 if low is None or high is None else high - low
+
+
+def has_holes(source: Source, job: str | None, strategy: str | None, params: Collection[str]) -> bool:
     """Whether anything is left open."""
     file = parse(source.text, source.name)
     item = _strategy(file, job, strategy)
@@ -115,11 +142,17 @@ def _number(expr: ast.Expr) -> int | None:
     return expr.value if isinstance(expr, ast.Number) and isinstance(expr.value, int) else None
 
 
-def _strategy(file: ast.File, job: str | None, strategy: str | None) -> ast.Strategy | None:
+def _named(file: ast.File, job: str | None, strategy: str | None) -> str | None:
+    """The job's strategy, by name."""
     name = strategy
     for item in file.items:
         if name is None and isinstance(item, ast.Job) and job in (None, item.name.id):
             name = next((s.strategy.id for s in item.body if isinstance(s, ast.Task) and s.strategy), None)
+    return name
+
+
+def _strategy(file: ast.File, job: str | None, strategy: str | None) -> ast.Strategy | None:
+    name = _named(file, job, strategy)
     return next((i for i in file.items if isinstance(i, ast.Strategy) and i.name.id == name), None)
 
 

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 
 from compiler.model import Cluster, Job
 from compiler.strategy import Strategy
@@ -22,6 +23,15 @@ from parc.planning.recomputes import recomputes
 from parc.planning.search import STEP, Search
 from parc.planning.space import POSITIONS, PlanSpace
 from parc.planning.work import cluster_work, model_work
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBefore:
+    """What is known of other searches. limit: only what is below it is wanted; like: strategies, what is most like
+    which is priced first."""
+
+    limit: float = inf
+    like: tuple[Strategy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +53,14 @@ def plan(
     taken: Collection[str] | None = (),
     away: tuple[Away, ...] = NOTHING,
     own: Strategy | None = None,
+    before: KnownBefore = KnownBefore(),
 ) -> Planned:
     """Search all strategies of a job on its cluster. Of the strategy that it has nothing is taken.
 
     minimise: `STEP` or `MEMORY`; within: seconds that the search may take; told: hears of each better plan; taken:
     names that stand for something of the file's own, so that no implementation is called so (None: without any);
     away: the choices of what rests with the hosts; own: a strategy: what is most like it is priced first, and the
-    plainest (None: the search begins where it likes).
+    plainest (None: the search begins where it likes); before: what is known of other searches.
 
     Raises ParcError: E0801 without a cluster, E0802 for a job that does not train.
     """
@@ -69,8 +80,10 @@ def plan(
         space = with_implementations(space, job, taken)
     bounds = lower_bounds(space, model_work(job, split, scopes, space.implementations), cluster)
     with _seldom_collected():
-        begin = firsts(space, own) if own is not None else ()
-        found = Search(space, bounds, StrategyPricer(job, space.by_hand), minimise, told, begin).run(within)
+        like = (own, *before.like) if own is not None else before.like
+        begin = tuple(dict.fromkeys(first for strategy in like for first in firsts(space, strategy)))
+        pricer = StrategyPricer(job, space.by_hand)
+        found = Search(space, bounds, pricer, minimise, told, begin, before.limit).run(within)
     return Planned(job, space, bounds, found, minimise)
 
 

@@ -42,7 +42,8 @@ SURER = 1.001
 
 
 class Search:
-    """One search. told: hears of each better plan and of how many were priced."""
+    """One search. told: hears of each better plan and of how many were priced; limit: what is not below it is no
+    better, whatever else is found."""
 
     def __init__(
         self,
@@ -52,9 +53,10 @@ class Search:
         minimise: str = STEP,
         told: Callable[[PricedPlan, Counts], None] | None = None,
         firsts: tuple[PlanChoice, ...] = (),
+        limit: float = inf,
     ) -> None:
         self.space, self.bounds, self.pricer, self.minimise = space, bounds, pricer, minimise
-        self.told = told
+        self.told, self.limit = told, limit
         roomy = (f for f in firsts if self._has_room(f.mesh, f.rules.zero, f.rules.offload))
         self.firsts = tuple(f for f in roomy if self.value(f) < inf)  # which are open once, and in no bunch
         self.counts = Counts()
@@ -77,8 +79,9 @@ class Search:
             try:
                 self._fill()
                 self._take_firsts()
+                self._below(self.limit)
                 while (entry := self._next()) is not None:
-                    if stopped.asked or (within is not None and self.tried and monotonic() - began > within):
+                    if stopped.asked or (within is not None and self._knows and monotonic() - began > within):
                         self._push(entry)
                         break
                     self._take(entry)
@@ -96,7 +99,13 @@ class Search:
             stopped.asked,
             self.layers.known,
             self.paces.known,
+            self.limit,
         )
+
+    @property
+    def _knows(self) -> bool:
+        """Whether there is a price, or something to be better than."""
+        return bool(self.tried) or self.best < inf
 
     # --- what there is -------------------------------------------------------------------------------------------
 
@@ -258,12 +267,19 @@ class Search:
         self.counts.fitting += 1
         plan = PricedPlan(what, price, price.seconds if self.minimise == STEP else float(needed), of.bound)
         self.fitting.append(plan)
-        if plan.value < self.best:
-            self.best, self.idle = plan.value, 0
-            self.likely = [(self._guessed(each), number, each) for _, number, each in self.likely]
-            heapify(self.likely)
+        if self._below(plan.value):
+            self.idle = 0
             if self.told is not None:
                 self.told(plan, self.counts)
+
+    def _below(self, value: float) -> bool:
+        """What is looked for from now on is better than this; whether that is less than it was."""
+        if value >= self.best:
+            return False
+        self.best = value
+        self.likely = [(self._guessed(each), number, each) for _, number, each in self.likely]
+        heapify(self.likely)
+        return True
 
     def _in_vain(self) -> None:
         """Another candidate was looked at, and is probably no better."""

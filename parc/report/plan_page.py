@@ -12,6 +12,7 @@ from dsl.diagnostics import ParcError
 from parc.estimate import estimate
 from parc.machine import require_drawn
 from parc.planning.answer import FoundPlan
+from parc.planning.cases import ComparedPlans
 from parc.planning.certificate import unsearched
 from parc.planning.filled_answer import FilledPlan
 from parc.planning.found import PricedPlan
@@ -27,8 +28,12 @@ from parc.units import amount, seconds
 DAY = 86400.0
 
 
-def plan_page(found: FoundPlan | FilledPlan, tokens: float | None = None, command: str = "") -> str:
+def plan_page(found: FoundPlan | FilledPlan | ComparedPlans, tokens: float | None = None, command: str = "") -> str:
     """The page. tokens: that are to be trained, so that days are told; command: the line that made it."""
+    if isinstance(found, ComparedPlans):
+        of = found.found
+        page = _of_filled(of, tokens, command) if isinstance(of, FilledPlan) else _of_found(of, tokens, command)
+        return planned(replace(page, cases=found.table(tokens), whole=found.told))
     if isinstance(found, FilledPlan):
         return planned(_of_filled(found, tokens, command))
     return planned(_of_found(found, tokens, command))

@@ -46,7 +46,8 @@ class PlanPoint:
 @dataclass(frozen=True, slots=True)
 class PlanPage:
     """What a page is made of. points: all that fit, the best first; keep: so many are told in full; outcomes: what
-    became of the candidates, in numbers; verdict: what is proved; facts: of the space; sides: whole steps, of some."""
+    became of the candidates, in numbers; verdict: what is proved; facts: of the space; sides: whole steps, of some; cases:
+    names and rows of all that were searched, where these are several, and what is proved of the whole."""
 
     title: str
     told: str
@@ -59,6 +60,8 @@ class PlanPage:
     strategy: str
     sides: Sequence[ComparedStep] = ()
     command: str = ""
+    cases: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None
+    whole: str = ""
 
     @property
     def best(self) -> Sequence[PlanPoint]:
@@ -86,6 +89,7 @@ def planned(of: PlanPage) -> str:
     body = [
         tag("header", tag("h1", esc(of.title)), tag("p", esc(of.told))),
         _headline(of),
+        *_cases(of),
         _front(of, told),
         _beside(of, told),
         *([] if len(of.sides) < 2 else step_sections(of.sides, timelines)),
@@ -131,6 +135,15 @@ def _headline(of: PlanPage) -> str:
     ]
     parts = [tag("dl", *shown, class_="cards"), tag("p", tag("strong", esc(of.verdict)), class_="verdict")]
     return tag("section", *parts, id="headline")
+
+
+def _cases(of: PlanPage) -> list[str]:
+    """All cases beside each other."""
+    if of.cases is None:
+        return []
+    head, lines = of.cases
+    shown = [[esc(cell) for cell in line] for line in lines]
+    return [section("cases", "Devices and numbers that were free", of.whole, table([esc(h) for h in head], shown))]
 
 
 def _front(of: PlanPage, told: Sequence[PlanPoint]) -> str:

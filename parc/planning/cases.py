@@ -1,0 +1,370 @@
+"""Numbers of devices and values of parameters that are free, such as the batch's: each case is a search of its own.
+
+Cases are compared by what a token takes (a sample, where a model has no tokens), for a step of twice the batch does
+twice as much. What is no faster than a case of as few devices, whose steps have as few samples, is of no use: that is
+a limit for the searches that follow, which leave out by bounds what does not come below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from math import inf, prod
+from time import monotonic
+from typing import Any
+
+from compiler.evaluate import evaluate_file
+from compiler.model import Job
+from compiler.strategy import Strategy
+from dsl import ast
+from dsl.data import dataclass
+from dsl.diagnostics import Diagnostic, ParcError, fail
+from dsl.parser import parse
+from dsl.source import Source
+from parc.planning.answer import FoundNothing, FoundPlan, planned_file
+from parc.planning.case_certificate import compared_certificate
+from parc.planning.filled_answer import FilledPlan, filled_file
+from parc.planning.found import Counts, PricedPlan
+from parc.planning.holes import has_holes, open_params
+from parc.planning.planning import KnownBefore, Planned, resized
+from parc.planning.written import strategy_of
+from parc.price import Price
+from parc.sweeping import values_of
+from parc.units import amount, seconds
+
+MOST = 64
+"""Cases of one search."""
+
+DAY = 86400.0
+
+DEVICE_TIME = "device-time"
+"""What is minimised: devices times time, that is what a token costs."""
+
+WHOLE = ("E0106", "E0134", "E0801", "E0802")
+"""What is wrong with all cases alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreeValues:
+    """What may be chosen. params: of parameters, as they are written; devices: of the cluster (none: as many as it
+    has); open: whether a job without a strategy has numbers open, which are such cases."""
+
+    params: tuple[tuple[str, tuple[str, ...]], ...]
+    devices: tuple[int, ...] = ()
+    open: bool = False
+
+    @property
+    def number(self) -> int:
+        """Cases."""
+        return prod(len(values) for _, values in self.params) * max(1, len(self.devices))
+
+    @property
+    def free(self) -> bool:
+        """Whether there is anything to choose."""
+        return self.open or self.number > 1
+
+
+@dataclass(frozen=True, slots=True)
+class CasePlan:
+    """What was found in one case. samples: of a step; found: None with an error, or for what there was no time for;
+    planned: what was searched; limit: in seconds of a step (bytes), below which plans were looked for."""
+
+    params: tuple[tuple[str, str], ...]
+    devices: int
+    samples: int = 0
+    found: FoundPlan | FilledPlan | None = None
+    planned: Planned | None = None
+    error: Diagnostic | None = None
+    limit: float = inf
+
+    @property
+    def price(self) -> Price | None:
+        """Of the best that was found."""
+        return price_of(self.found) if self.found is not None else None
+
+    @property
+    def least(self) -> float | None:
+        """What a step of the rest takes at least, or needs; None if nothing is left."""
+        if self.planned is not None:
+            return self.planned.found.least
+        if isinstance(self.found, FilledPlan):
+            return self.found.filled.least
+        return None if self.error is not None else 0.0
+
+    def value(self, minimise: str) -> float:
+        """Of what is compared; infinite where nothing was found."""
+        return inf if self.price is None else compared(self.price, self.price.seconds, self.devices, minimise)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedPlans:
+    """What was found in all cases, in the order in which they were searched. best: which of them; front: those than
+    which none has as few devices and as small steps and is as good."""
+
+    cases: tuple[CasePlan, ...]
+    best: int
+    minimise: str
+    certificate: dict[str, Any] | None = None
+
+    @property
+    def found(self) -> FoundPlan | FilledPlan:
+        """The plan of the best case."""
+        found = self.cases[self.best].found
+        assert found is not None
+        return found
+
+    @property
+    def front(self) -> tuple[int, ...]:
+        """By number."""
+        keys = [(c.devices, c.samples, c.value(search_of(self.minimise))) for c in self.cases]
+        there = [at for at, key in enumerate(keys) if key[2] < inf]
+        return tuple(
+            at
+            for at in there
+            if not any(
+                all(a <= b for a, b in zip(keys[other], keys[at], strict=True))
+                and (keys[other], other) < (keys[at], at)
+                for other in there
+            )
+        )
+
+    @property
+    def gap(self) -> float:
+        """By which share of the best what is left can be better, at most."""
+        least = min((low for c in self.cases if (low := self._least(c)) is not None), default=inf)
+        return max(0.0, 1 - least / self.cases[self.best].value(self.minimise))
+
+    @property
+    def proved(self) -> bool:
+        """Whether in no case anything is left."""
+        return all(c.least is None for c in self.cases)
+
+    @property
+    def told(self) -> str:
+        """What is compared, and what is proved of it."""
+        what = {"memory": "the memory of the fullest device", DEVICE_TIME: "the time of all devices for a token"}
+        by = what.get(self.minimise, "the time of a token (of a sample, where there are no tokens)")
+        end = "proved: in no case is any strategy better"
+        if not self.proved:
+            end = f"not proved: what is left of all cases is better than the best by {self.gap:.1%} at most"
+        return f"{len(self.cases)} cases, by {by}; {end}"
+
+    def table(self, tokens: float | None) -> tuple[list[str], list[list[str]]]:
+        """Names and figures of all cases."""
+        names = [name for name, _ in self.cases[0].params]
+        free = [at for at, name in enumerate(names) if len({c.params[at] for c in self.cases}) > 1]
+        days = ["days", "device-days"] if tokens else []
+        head = [*(names[at] for at in free), "devices", "step", "of a token", "memory", *days, ""]
+        rows = []
+        for at, case in enumerate(self.cases):
+            values, price = [case.params[n][1] for n in free], case.price
+            figures = [""] * (3 + len(days))
+            if price is not None:
+                each = price.seconds / max(1, price.tokens)
+                figures = [seconds(price.seconds), seconds(each), amount(price.needed)]
+                took = (tokens or 0) * each / DAY
+                figures += [f"{took:,.1f}", f"{took * case.devices:,.0f}"] if tokens else []
+            rows.append([*values, f"{case.devices:,}" if case.devices else "", *figures, self.verdict(at)])
+        return head, rows
+
+    def verdict(self, at: int) -> str:
+        """What there is to say of a case, in a line."""
+        case = self.cases[at]
+        if case.found is None:
+            return f"{case.error.code}: {case.error.message}" if case.error is not None else "there was no time for it"
+        told = ["the best"] if at == self.best else [] if at in self.front else ["fewer devices or samples do better"]
+        if case.least is not None:
+            gap = case.planned.found.gap if case.planned is not None else 1.0
+            told.append(f"at most {gap:.1%} better")
+        return ", ".join(told)
+
+    def _least(self, case: CasePlan) -> float | None:
+        price = case.price
+        if case.least is None:
+            return None
+        if price is None:  # how many tokens it has was not found out
+            return 0.0
+        bytes = self.minimise == "memory"
+        return case.least if bytes else compared(price, case.least, case.devices, self.minimise)
+
+
+def search_of(minimise: str) -> str:
+    """What is minimised in each case by itself: there devices and tokens are what they are."""
+    return "memory" if minimise == "memory" else "step"
+
+
+def price_of(found: FoundPlan | FilledPlan) -> Price:
+    """Of the plan that its text has."""
+    if isinstance(found, FoundPlan) and found.refined is not None and found.refined.price is not None:
+        return found.refined.price
+    return found.best[0].price
+
+
+def compared(price: Price, step: float, devices: int, minimise: str) -> float:
+    """Bytes; or seconds of a token, of all devices for `DEVICE_TIME`. step: in seconds."""
+    if minimise == "memory":
+        return float(price.needed)
+    return step / max(1, price.tokens) * (devices if minimise == DEVICE_TIME else 1)
+
+
+def free_values(
+    source: Source,
+    params: Mapping[str, str],
+    job: str | None,
+    strategy: str | None,
+    devices: Sequence[int] = (),
+    lists: Mapping[str, Sequence[str]] | None = None,
+) -> FreeValues:
+    """What is free: values in lists, and of a job without a strategy the parameters that are left open. Raises ParcError
+    for a file that cannot be read, and E0134 for too many cases."""
+    found = {name: (text,) for name, text in params.items()} | {n: tuple(v) for n, v in (lists or {}).items()}
+    holes = open_params(source, job, strategy, found)
+    for hole in holes:
+        found[hole.name] = tuple(map(str, hole.values))
+    made = FreeValues(tuple(found.items()), tuple(devices), bool(holes))
+    if made.number > MOST:
+        message = f"{made.number:,} cases are more than the {MOST} that are searched"
+        raise fail("E0134", message, help="each case is a search of its own: give fewer values")
+    return made
+
+
+def planned_cases(
+    source: Source,
+    free: FreeValues,
+    job: str | None,
+    strategy: str | None,
+    minimise: str,
+    within: float | None,
+    keep: int,
+    told: Callable[[PricedPlan, Counts], None] | None = None,
+) -> ComparedPlans:
+    """Search all cases, in equal shares of the time that is left. Raises ParcError where nothing is found in any."""
+    began = monotonic()
+    todo = sorted(_cases(source, free, job), key=lambda c: (c[0].devices, c[0].samples))
+    done: list[CasePlan] = []
+    jobs: list[Job | None] = []
+    search, stopped = search_of(minimise), False
+    for at, (case, devices, made, wrong) in enumerate(todo):
+        if stopped or wrong is not None:
+            done.append(case if wrong is None else replace(case, error=_first(wrong)))
+            jobs.append(made)
+            continue
+        share = None if within is None else max(0.0, within - (monotonic() - began)) / (len(todo) - at)
+        before = _before(done, jobs, case, made, search)
+        params = dict(case.params)
+        case = replace(case, limit=before.limit)
+        try:
+            if has_holes(source, job, strategy, params):
+                filled = filled_file(source, params, job, strategy, devices, search, share, keep)
+                case, stopped = replace(case, found=filled, limit=inf), filled.filled.interrupted
+            else:
+                found = planned_file(source, params, job, strategy, devices, search, share, keep, told, before)
+                case, stopped = replace(case, found=found, planned=found.planned), found.planned.found.interrupted
+        except ParcError as error:
+            first = _first(error)
+            if first.code in WHOLE or first.limit:
+                raise
+            planned = error.planned if isinstance(error, FoundNothing) else None
+            case = replace(case, planned=planned, error=first)
+        except KeyboardInterrupt:
+            if all(c.found is None for c in done):
+                raise
+            stopped = True
+        done.append(case)
+        jobs.append(made)
+    values = [c.value(minimise) for c in done]
+    if min(values) == inf:
+        raise ParcError(*dict.fromkeys(c.error for c in done if c.error is not None))
+    all_cases = ComparedPlans(tuple(done), values.index(min(values)), minimise)
+    if any(isinstance(c.found, FilledPlan) for c in done):
+        return all_cases
+    return replace(all_cases, certificate=compared_certificate(all_cases, keep))
+
+
+def listed(source: Source, params: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Of the values of parameters those that are lists (`256,512`, `1..5`), as of a sweep; texts are none. Raises
+    ValueError for what is empty or endless."""
+    if not any("," in text or ".." in text for text in params.values()):
+        return {}
+    file = parse(source.text, source.name)
+    texts = {i.name.id for i in file.items if isinstance(i, ast.Param) and isinstance(i.default, ast.String)}
+    lists = {n: values_of(text) for n, text in params.items() if n not in texts and ("," in text or ".." in text)}
+    return {name: values for name, values in lists.items() if len(values) > 1}
+
+
+_Case = tuple[CasePlan, int | None, Job | None, ParcError | None]
+"""A case, the devices that are asked for, its job without a strategy, or what is wrong with it."""
+
+
+def _cases(source: Source, free: FreeValues, job: str | None) -> Iterator[_Case]:
+    names = [name for name, _ in free.params]
+    for values in product(*(values for _, values in free.params)):
+        params = tuple(zip(names, values, strict=True))
+        for devices in free.devices or (None,):
+            case = CasePlan(params, devices or 0)
+            try:
+                made = evaluate_file(source, dict(params), job, "serial").job
+            except ParcError as error:
+                if _first(error).code in WHOLE or _first(error).limit:
+                    raise
+                yield case, devices, None, error
+                continue
+            if made.cluster is not None and devices is not None:
+                made = replace(made, cluster=resized(made.cluster, devices))
+            number = made.cluster.devices if made.cluster is not None else 0
+            yield replace(case, devices=number, samples=reads(made)[0]), devices, made, None
+
+
+def _first(error: ParcError) -> Diagnostic:
+    return next((d for d in error.diagnostics if d.severity == "error"), error.diagnostics[0])
+
+
+def reads(job: Job) -> tuple[int, int]:
+    """Samples and tokens of a step, by the model's inputs: all elements of the first of whole numbers in two dims."""
+    inputs = [i.value.type for i in job.model.inputs]
+    samples = next((t.dims[0].size for t in inputs if t.dims), 1) if inputs else 0
+    return samples, next((prod(t.shape) for t in inputs if t.dtype == "int32" and len(t.dims) == 2), samples)
+
+
+def _before(
+    done: Sequence[CasePlan], jobs: Sequence[Job | None], case: CasePlan, made: Job | None, search: str
+) -> KnownBefore:
+    """What cases of the same weights, of as few devices and samples, are as good as; and what is most like their
+    plans."""
+    limit, like = inf, []
+    for other, of in zip(done, jobs, strict=True):
+        price = other.price
+        if price is None or of is None or made is None or _weights(of) != _weights(made):
+            continue
+        if (
+            other.devices <= case.devices
+            and other.samples <= case.samples
+            and reads(of) == (price.samples, price.tokens)
+        ):
+            value = other.value(search)
+            limit = min(limit, value if search == "memory" else value * max(1, reads(made)[1]))
+        if isinstance(other.found, FoundPlan):
+            like = [*_grown(other.found, other, case)]
+    return KnownBefore(limit, tuple(like))
+
+
+def _weights(job: Job) -> list[tuple[str, object]]:
+    return [(w.value.name, w.value.type) for w in job.model.weights]
+
+
+def _grown(found: FoundPlan, other: CasePlan, case: CasePlan) -> Iterator[Strategy]:
+    """The best plan of another case, where more devices share the batch, or in more micro-batches."""
+    space = found.planned.space
+    plan = strategy_of(space, found.best[0].candidate)
+    data = {rule.axis for rule in plan.splits if rule.dims[-1:] == (space.split.batch,)}
+    axis = next((a.name for a in plan.mesh if a.name in data), None)
+    if case.devices % other.devices or (axis is None and case.devices != other.devices):
+        return
+    times = case.devices // other.devices
+    mesh = tuple(replace(a, size=a.size * times) if a.name == axis else a for a in plan.mesh)
+    more = case.samples // max(1, other.samples) // times
+    yield replace(plan, mesh=mesh, microbatches=plan.microbatches * max(1, more))
+
+
+__all__ = ["CasePlan", "ComparedPlans", "FreeValues", "free_values", "listed", "planned_cases"]
