@@ -3,7 +3,7 @@ says, changed as it says, and is priced again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from compiler.evaluate import evaluate_file
@@ -32,16 +32,21 @@ class AroundBest:
 
 
 def hold_around(
-    stated: StatedPart, source: Source, job: Job, minimise: str, base: Callable[[StatedPart], Strategy]
+    stated: StatedPart,
+    source: Source,
+    job: Job,
+    minimise: str,
+    base: Callable[[StatedPart], Strategy],
+    params: Mapping[str, str] | None = None,
 ) -> AroundBest | None:
-    """Price again what was tried around the best. base: the strategy of the space that a row speaks of. The best of
-    them, or None where none fits. Raises Unfounded."""
+    """Price again what was tried around the best. base: the strategy of the space that a row speaks of; params: values
+    of the file's parameters. The best of them, or None where none fits. Raises Unfounded."""
     best: AroundBest | None = None
     for row in stated["around"].distinct(MOST):
         cuts = tuple(cut.whole(1) for cut in row["cuts"].each())
         again = row["again"].whole()
         wanted = _changed(base(row), cuts, again, job, row)
-        found = _priced(row, source, job, wanted)
+        found = _priced(row, source, params, job, wanted)
         if found is None:
             continue
         row["code"].be("")
@@ -53,7 +58,9 @@ def hold_around(
     return best
 
 
-def _priced(row: StatedPart, source: Source, job: Job, wanted: Strategy) -> Price | None:
+def _priced(
+    row: StatedPart, source: Source, params: Mapping[str, str] | None, job: Job, wanted: Strategy
+) -> Price | None:
     """The price of the row's statements, which have to be the strategy; None for what is refused, as the row says."""
     path = row["strategy"].path
     name = "around"
@@ -63,7 +70,7 @@ def _priced(row: StatedPart, source: Source, job: Job, wanted: Strategy) -> Pric
     text = f"{source.text}\n{strategy}"
     try:
         one_strategy(strategy, path)
-        made = evaluate_file(Source(source.name, text), job=job.name, strategy=name).job
+        made = evaluate_file(Source(source.name, text, source.path), params, job.name, name).job
         dims = index_model(made.model).dims
         if plain(made.strategy, dims) != plain(wanted, dims):
             raise Unfounded(f"{path} is another strategy than the one that it is said to be", path)

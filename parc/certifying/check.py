@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import sha256
-from math import gcd, prod
+from math import gcd, inf, prod
 from typing import Any
 
 from compiler.evaluate import evaluate_file
@@ -72,6 +72,17 @@ class Certified:
     gap: float
 
 
+@dataclass(frozen=True, slots=True)
+class HeldSearch:
+    """What the certificate of one search was found to prove. value: the least that was found of what is minimised
+    (None: nothing); least: the lowest bound of what is left (None: nothing is); tokens: of a step, if it was priced."""
+
+    told: Certified
+    value: float | None
+    least: float | None
+    tokens: int | None
+
+
 def certified(source: Source, value: object, job: str | None = None) -> Certified:
     """Check a certificate. source: the file with the plan. Raises Unfounded for what is not so."""
     stated = StatedPart(value)
@@ -84,7 +95,25 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
         own = evaluate_file(source, job=name).job
     except ParcError as error:
         raise Unfounded(str(error), "file") from None
-    serial = evaluate_file(source, job=name, strategy="serial").job
+    if isinstance(value, dict) and "cases" in value:
+        from parc.certifying.cases import certified_cases
+
+        return certified_cases(stated, source, own)
+    return hold_search(stated, source, own).told
+
+
+def hold_search(
+    stated: StatedPart,
+    source: Source,
+    own: Job | None,
+    params: Mapping[str, str] | None = None,
+    limit: float = inf,
+) -> HeldSearch:
+    """Hold the certificate of one search. own: the job with the plan, whose the best has to be (None: the file has
+    another, and there may be none); params: values of the file's parameters; limit: better than which was looked for.
+    Raises Unfounded."""
+    name = stated["job"].text()
+    serial = evaluate_file(source, params, name, "serial").job
     if serial.cluster is None:
         raise Unfounded(f"the job `{name}` has no cluster", "file")
     if serial.kind != "train":  # bounds are of steps that train
@@ -102,9 +131,10 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
 
     layers = LayerTable(space, stated_layers(stated, space, build))
     paces = stated_paces(stated, space, build)
-    tried, values = _priced(stated, space, minimise, build)
-    around = hold_around(stated, source, serial, minimise, lambda row: build(*_choices(row, space)).strategy)
-    best = _best(stated, own, values, around)
+    tried, values, tokens = _priced(stated, space, minimise, build)
+    around = hold_around(stated, source, serial, minimise, lambda row: build(*_choices(row, space)).strategy, params)
+    found = _best(stated, own, values, around)
+    best = min(limit, inf if found is None else found)
     rows = stated["best"].each()
     for row in rows:
         mesh, m, rules = _choices(row, space)
@@ -114,15 +144,18 @@ def certified(source: Source, value: object, job: str | None = None) -> Certifie
     _counts(stated, tally, values, best)
     stated["seconds"].number()
     stated.unasked()
-    plan = price(own)
-    return Certified(
+    plan = price(own) if own is not None else None
+    told = Certified(
         space.told(),
         tally.total,
         len(values),
-        plan.seconds,
-        plan.needed,
+        plan.seconds if plan is not None else 0.0,
+        plan.needed if plan is not None else 0,
         stated["gap"].number(),
     )
+    least = None if stated["least"].none else stated["least"].number()
+    value = found if around is None or found is None else min(found, around.value)
+    return HeldSearch(told, value, least, tokens)
 
 
 def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
@@ -175,10 +208,11 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
 
 def _priced(
     stated: StatedPart, space: StatedSpace, minimise: str, build: Build
-) -> tuple[set[Any], list[tuple[str, float | None]]]:
-    """What was tried, each priced again; and of each what is minimised, or why it has no such value (a code, or
-    "unfit")."""
+) -> tuple[set[Any], list[tuple[str, float | None]], int | None]:
+    """What was tried, each priced again; of each what is minimised, or why it has no such value (a code, or "unfit");
+    and tokens of a step."""
     tried: set[Any] = set()
+    tokens: int | None = None
     values: list[tuple[str, float | None]] = []
     seen = set()
     for entry in stated["tried"].each():
@@ -197,6 +231,7 @@ def _priced(
             entry["code"].be("")
             entry["needed"].be(found.needed)
             entry["seconds"].be(found.seconds if found.fits else None)
+            tokens = found.tokens
             value = found.seconds if minimise == "step" else float(found.needed)
             values.append(("", value) if found.fits else ("unfit", None))
         order = [space.kind(axis) for axis in mesh]
@@ -204,7 +239,7 @@ def _priced(
         schedule = rules["schedule"], rules["chunks"]
         choices = (rules["zero"], rules["recompute"], schedule, rules["along"], rules["heads"], rules["rows"])
         tried.add(candidate(mesh, m, first, *choices, rules["by"], rules["offload"]))
-    return tried, values
+    return tried, values, tokens
 
 
 def entry_key(entry: StatedPart) -> list[Any]:
@@ -311,10 +346,15 @@ def strategy_of(
     )
 
 
-def _best(stated: StatedPart, own: Job, values: list[tuple[str, float | None]], around: AroundBest | None) -> float:
-    """What the best takes: the best of all that were tried. It has to be the file's, or what is better around it."""
+def _best(
+    stated: StatedPart, own: Job | None, values: list[tuple[str, float | None]], around: AroundBest | None
+) -> float | None:
+    """What the best takes: the best of all that were tried. It has to be the file's, or what is better around it. None
+    where nothing fits, and the file has another plan."""
     known = sorted(v for _, v in values if v is not None)
     rows = stated["best"].each()
+    if own is None and not rows and not known and around is None:
+        return None
     if not rows or not known:
         raise Unfounded("there is no best", "best")
     tried = {repr(entry_key(entry)): (entry, value) for entry, (_, value) in zip(stated["tried"].each(), values)}
@@ -331,6 +371,8 @@ def _best(stated: StatedPart, own: Job, values: list[tuple[str, float | None]], 
         shown.append(value)
     if not alike(shown, known[: len(shown)]):
         raise Unfounded("`best` are not the best of what was tried, in their order", "best")
+    if own is None:
+        return known[0]
     plan = price(own)
     if around is not None and around.value < known[0]:
         if (around.seconds, around.needed) != (plan.seconds, plan.needed):
@@ -370,4 +412,5 @@ def _counts(stated: StatedPart, tally: SpaceTally, values: list[tuple[str, float
         raise Unfounded(f"least is {least.number():.6g}, but a strategy has a bound of {tally.least:.6g}", "least")
     if proved != least.none:
         raise Unfounded("`proved` says something else than `least`", "proved")
-    stated["gap"].be(0.0 if least.none else max(0.0, 1 - least.number() / best))
+    gap = 1.0 if least.none or best == inf else max(0.0, 1 - least.number() / best)
+    stated["gap"].be(0.0 if least.none else gap)

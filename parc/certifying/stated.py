@@ -13,6 +13,7 @@ CODES = {
     **dict.fromkeys(("best", "around"), "E1106"),
     **dict.fromkeys(("counts", "space.total"), "E1107"),
     **dict.fromkeys(("least", "proved", "gap"), "E1108"),
+    "cases": "E1102",
 }
 """By the part of the certificate that does not hold."""
 
@@ -24,6 +25,12 @@ class Unfounded(Exception):
     def __init__(self, message: str, path: str = "") -> None:
         super().__init__(message)
         self.code = CODES.get(path) or CODES.get(path.partition(".")[0].partition("[")[0], MALFORMED)
+
+    def of_case(self, number: int) -> Unfounded:
+        """The same, of one case of several: counted from 1."""
+        found = Unfounded(f"case {number}: {self}")
+        found.code = self.code
+        return found
 
 
 LARGEST = 2**62

@@ -18,7 +18,7 @@ from dsl.source import Source
 from parc.planning.certificate import certificate
 from parc.planning.found import Counts, PricedPlan
 from parc.planning.offloads import NOTHING, Away, offloads
-from parc.planning.planning import OPEN, KnownBefore, Planned, plan, resized
+from parc.planning.planning import NONE, OPEN, KnownBefore, Planned, plan, resized
 from parc.planning.reasons import front
 from parc.planning.refining import RefinedPlan, refined
 from parc.planning.text import taken, with_strategy
@@ -61,7 +61,7 @@ def planned_file(
     within: float | None,
     keep: int,
     told: Callable[[PricedPlan, Counts], None] | None = None,
-    before: KnownBefore = KnownBefore(),
+    before: KnownBefore = NONE,
 ) -> FoundPlan:
     """Search, and write the best into the file. before: what is known of other searches. Raises FoundNothing (E0951)
     if nothing was found that fits."""

@@ -67,12 +67,13 @@ class FreeValues:
 
 @dataclass(frozen=True, slots=True)
 class CasePlan:
-    """What was found in one case. samples: of a step; found: None with an error, or for what there was no time for;
+    """What was found in one case. samples, tokens: of a step; found: None with an error, or for what there was no time for;
     planned: what was searched; limit: in seconds of a step (bytes), below which plans were looked for."""
 
     params: tuple[tuple[str, str], ...]
     devices: int
     samples: int = 0
+    tokens: int = 0
     found: FoundPlan | FilledPlan | None = None
     planned: Planned | None = None
     error: Diagnostic | None = None
@@ -164,7 +165,7 @@ class ComparedPlans:
                 each = price.seconds / max(1, price.tokens)
                 figures = [seconds(price.seconds), seconds(each), amount(price.needed)]
                 took = (tokens or 0) * each / DAY
-                figures += [f"{took:,.1f}", f"{took * case.devices:,.0f}"] if tokens else []
+                figures += [f"{took:,.1f}", f"{took * case.devices:,.1f}"] if tokens else []
             rows.append([*values, f"{case.devices:,}" if case.devices else "", *figures, self.verdict(at)])
         return head, rows
 
@@ -180,13 +181,10 @@ class ComparedPlans:
         return ", ".join(told)
 
     def _least(self, case: CasePlan) -> float | None:
-        price = case.price
-        if case.least is None:
-            return None
-        if price is None:  # how many tokens it has was not found out
-            return 0.0
-        bytes = self.minimise == "memory"
-        return case.least if bytes else compared(price, case.least, case.devices, self.minimise)
+        if case.least is None or case.least == 0.0 or self.minimise == "memory":
+            return case.least
+        tokens = case.price.tokens if case.price is not None else case.tokens
+        return per_token(case.least, tokens, case.devices, self.minimise)
 
 
 def search_of(minimise: str) -> str:
@@ -205,7 +203,12 @@ def compared(price: Price, step: float, devices: int, minimise: str) -> float:
     """Bytes; or seconds of a token, of all devices for `DEVICE_TIME`. step: in seconds."""
     if minimise == "memory":
         return float(price.needed)
-    return step / max(1, price.tokens) * (devices if minimise == DEVICE_TIME else 1)
+    return per_token(step, price.tokens, devices, minimise)
+
+
+def per_token(step: float, tokens: int, devices: int, minimise: str) -> float:
+    """Seconds."""
+    return step / max(1, tokens) * (devices if minimise == DEVICE_TIME else 1)
 
 
 def free_values(
@@ -216,8 +219,8 @@ def free_values(
     devices: Sequence[int] = (),
     lists: Mapping[str, Sequence[str]] | None = None,
 ) -> FreeValues:
-    """What is free: values in lists, and of a job without a strategy the parameters that are left open. Raises ParcError
-    for a file that cannot be read, and E0134 for too many cases."""
+    """What is free: values in lists, and of a job without a strategy the parameters that are left open. Raises
+    ParcError for a file that cannot be read, and E0134 for too many cases."""
     found = {name: (text,) for name, text in params.items()} | {n: tuple(v) for n, v in (lists or {}).items()}
     holes = open_params(source, job, strategy, found)
     for hole in holes:
@@ -313,7 +316,8 @@ def _cases(source: Source, free: FreeValues, job: str | None) -> Iterator[_Case]
             if made.cluster is not None and devices is not None:
                 made = replace(made, cluster=resized(made.cluster, devices))
             number = made.cluster.devices if made.cluster is not None else 0
-            yield replace(case, devices=number, samples=reads(made)[0]), devices, made, None
+            samples, tokens = reads(made)
+            yield replace(case, devices=number, samples=samples, tokens=tokens), devices, made, None
 
 
 def _first(error: ParcError) -> Diagnostic:
@@ -337,13 +341,10 @@ def _before(
         price = other.price
         if price is None or of is None or made is None or _weights(of) != _weights(made):
             continue
-        if (
-            other.devices <= case.devices
-            and other.samples <= case.samples
-            and reads(of) == (price.samples, price.tokens)
-        ):
+        smaller = other.devices <= case.devices and other.samples <= case.samples
+        if smaller and (other.samples, other.tokens) == (price.samples, price.tokens):
             value = other.value(search)
-            limit = min(limit, value if search == "memory" else value * max(1, reads(made)[1]))
+            limit = min(limit, value if search == "memory" else value * max(1, case.tokens))
         if isinstance(other.found, FoundPlan):
             like = [*_grown(other.found, other, case)]
     return KnownBefore(limit, tuple(like))

@@ -34,6 +34,10 @@ class KnownBefore:
     like: tuple[Strategy, ...] = ()
 
 
+NONE = KnownBefore()
+"""Nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """What was searched, by which bounds, and what was found."""
@@ -53,7 +57,7 @@ def plan(
     taken: Collection[str] | None = (),
     away: tuple[Away, ...] = NOTHING,
     own: Strategy | None = None,
-    before: KnownBefore = KnownBefore(),
+    before: KnownBefore = NONE,
 ) -> Planned:
     """Search all strategies of a job on its cluster. Of the strategy that it has nothing is taken.
 

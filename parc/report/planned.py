@@ -46,8 +46,8 @@ class PlanPoint:
 @dataclass(frozen=True, slots=True)
 class PlanPage:
     """What a page is made of. points: all that fit, the best first; keep: so many are told in full; outcomes: what
-    became of the candidates, in numbers; verdict: what is proved; facts: of the space; sides: whole steps, of some; cases:
-    names and rows of all that were searched, where these are several, and what is proved of the whole."""
+    became of the candidates, in numbers; verdict: what is proved; facts: of the space; sides: whole steps, of some;
+    cases: names and rows of all that were searched, where these are several; whole: what is proved of these."""
 
     title: str
     told: str
