@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from parc.api.options import File
     from parc.certifying.check import Certified
     from parc.planning.answer import FoundPlan
-    from parc.planning.cases import ComparedPlans
+    from parc.planning.compared import ComparedPlans
     from parc.planning.filled_answer import FilledPlan
     from parc.planning.found import Counts, PricedPlan
 

@@ -15,7 +15,7 @@ from parc.cli.writing import check_apart, check_output, write_output
 
 if TYPE_CHECKING:
     from parc.planning.answer import FoundPlan, OwnPlan
-    from parc.planning.cases import ComparedPlans
+    from parc.planning.compared import ComparedPlans
     from parc.planning.found import Counts, PricedPlan
     from parc.planning.refining import RefinedPlan
 

@@ -10,7 +10,7 @@ from typing import Any
 from parc.cli.common import color
 from parc.cli.tables import table
 from parc.planning.answer import FoundPlan
-from parc.planning.cases import CasePlan, ComparedPlans
+from parc.planning.compared import CasePlan, ComparedPlans
 from parc.planning.filled_answer import FilledPlan
 
 DAY = 86400.0

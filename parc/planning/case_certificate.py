@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from hashlib import sha256
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parc.planning.answer import FoundPlan
 from parc.planning.certificate import FORMAT, certificate
-
-if TYPE_CHECKING:
-    from parc.planning.cases import CasePlan, ComparedPlans
+from parc.planning.compared import CasePlan, ComparedPlans
 
 
 def compared_certificate(of: ComparedPlans, keep: int) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Numbers of devices and values of parameters that are free, such as the batch's: each case is a search of its own.
 
-Cases are compared by what a token takes (a sample, where a model has no tokens), for a step of twice the batch does
-twice as much. What is no faster than a case of as few devices, whose steps have as few samples, is of no use: that is
+What is no faster than a case of as few devices, whose steps have as few samples, is of no use: that is
 a limit for the searches that follow, which leave out by bounds what does not come below it.
 """
 
@@ -12,7 +11,6 @@ from dataclasses import replace
 from itertools import product
 from math import inf, prod
 from time import monotonic
-from typing import Any
 
 from compiler.evaluate import evaluate_file
 from compiler.model import Job
@@ -24,22 +22,18 @@ from dsl.parser import parse
 from dsl.source import Source
 from parc.planning.answer import FoundNothing, FoundPlan, planned_file
 from parc.planning.case_certificate import compared_certificate
+from parc.planning.compared import CasePlan, ComparedPlans, search_of
 from parc.planning.filled_answer import FilledPlan, filled_file
 from parc.planning.found import Counts, PricedPlan
 from parc.planning.holes import has_holes, open_params
-from parc.planning.planning import KnownBefore, Planned, resized
+from parc.planning.planning import KnownBefore, resized
 from parc.planning.written import strategy_of
-from parc.price import Price
 from parc.sweeping import values_of
-from parc.units import amount, seconds
 
 MOST = 64
 """Cases of one search."""
 
-DAY = 86400.0
-
-DEVICE_TIME = "device-time"
-"""What is minimised: devices times time, that is what a token costs."""
+NOTHING_FITS = "E0951"
 
 WHOLE = ("E0106", "E0134", "E0801", "E0802")
 """What is wrong with all cases alike."""
@@ -63,152 +57,6 @@ class FreeValues:
     def free(self) -> bool:
         """Whether there is anything to choose."""
         return self.open or self.number > 1
-
-
-@dataclass(frozen=True, slots=True)
-class CasePlan:
-    """What was found in one case. samples, tokens: of a step; found: None with an error, or for what there was no time for;
-    planned: what was searched; limit: in seconds of a step (bytes), below which plans were looked for."""
-
-    params: tuple[tuple[str, str], ...]
-    devices: int
-    samples: int = 0
-    tokens: int = 0
-    found: FoundPlan | FilledPlan | None = None
-    planned: Planned | None = None
-    error: Diagnostic | None = None
-    limit: float = inf
-
-    @property
-    def price(self) -> Price | None:
-        """Of the best that was found."""
-        return price_of(self.found) if self.found is not None else None
-
-    @property
-    def least(self) -> float | None:
-        """What a step of the rest takes at least, or needs; None if nothing is left."""
-        if self.planned is not None:
-            return self.planned.found.least
-        if isinstance(self.found, FilledPlan):
-            return self.found.filled.least
-        return None if self.error is not None else 0.0
-
-    def value(self, minimise: str) -> float:
-        """Of what is compared; infinite where nothing was found."""
-        return inf if self.price is None else compared(self.price, self.price.seconds, self.devices, minimise)
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedPlans:
-    """What was found in all cases, in the order in which they were searched. best: which of them; front: those than
-    which none has as few devices and as small steps and is as good."""
-
-    cases: tuple[CasePlan, ...]
-    best: int
-    minimise: str
-    certificate: dict[str, Any] | None = None
-
-    @property
-    def found(self) -> FoundPlan | FilledPlan:
-        """The plan of the best case."""
-        found = self.cases[self.best].found
-        assert found is not None
-        return found
-
-    @property
-    def front(self) -> tuple[int, ...]:
-        """By number."""
-        keys = [(c.devices, c.samples, c.value(search_of(self.minimise))) for c in self.cases]
-        there = [at for at, key in enumerate(keys) if key[2] < inf]
-        return tuple(
-            at
-            for at in there
-            if not any(
-                all(a <= b for a, b in zip(keys[other], keys[at], strict=True))
-                and (keys[other], other) < (keys[at], at)
-                for other in there
-            )
-        )
-
-    @property
-    def gap(self) -> float:
-        """By which share of the best what is left can be better, at most."""
-        least = min((low for c in self.cases if (low := self._least(c)) is not None), default=inf)
-        return max(0.0, 1 - least / self.cases[self.best].value(self.minimise))
-
-    @property
-    def proved(self) -> bool:
-        """Whether in no case anything is left."""
-        return all(c.least is None for c in self.cases)
-
-    @property
-    def told(self) -> str:
-        """What is compared, and what is proved of it."""
-        what = {"memory": "the memory of the fullest device", DEVICE_TIME: "the time of all devices for a token"}
-        by = what.get(self.minimise, "the time of a token (of a sample, where there are no tokens)")
-        end = "proved: in no case is any strategy better"
-        if not self.proved:
-            end = f"not proved: what is left of all cases is better than the best by {self.gap:.1%} at most"
-        return f"{len(self.cases)} cases, by {by}; {end}"
-
-    def table(self, tokens: float | None) -> tuple[list[str], list[list[str]]]:
-        """Names and figures of all cases."""
-        names = [name for name, _ in self.cases[0].params]
-        free = [at for at, name in enumerate(names) if len({c.params[at] for c in self.cases}) > 1]
-        days = ["days", "device-days"] if tokens else []
-        head = [*(names[at] for at in free), "devices", "step", "of a token", "memory", *days, ""]
-        rows = []
-        for at, case in enumerate(self.cases):
-            values, price = [case.params[n][1] for n in free], case.price
-            figures = [""] * (3 + len(days))
-            if price is not None:
-                each = price.seconds / max(1, price.tokens)
-                figures = [seconds(price.seconds), seconds(each), amount(price.needed)]
-                took = (tokens or 0) * each / DAY
-                figures += [f"{took:,.1f}", f"{took * case.devices:,.1f}"] if tokens else []
-            rows.append([*values, f"{case.devices:,}" if case.devices else "", *figures, self.verdict(at)])
-        return head, rows
-
-    def verdict(self, at: int) -> str:
-        """What there is to say of a case, in a line."""
-        case = self.cases[at]
-        if case.found is None:
-            return f"{case.error.code}: {case.error.message}" if case.error is not None else "there was no time for it"
-        told = ["the best"] if at == self.best else [] if at in self.front else ["fewer devices or samples do better"]
-        if case.least is not None:
-            gap = case.planned.found.gap if case.planned is not None else 1.0
-            told.append(f"at most {gap:.1%} better")
-        return ", ".join(told)
-
-    def _least(self, case: CasePlan) -> float | None:
-        if case.least is None or case.least == 0.0 or self.minimise == "memory":
-            return case.least
-        tokens = case.price.tokens if case.price is not None else case.tokens
-        return per_token(case.least, tokens, case.devices, self.minimise)
-
-
-def search_of(minimise: str) -> str:
-    """What is minimised in each case by itself: there devices and tokens are what they are."""
-    return "memory" if minimise == "memory" else "step"
-
-
-def price_of(found: FoundPlan | FilledPlan) -> Price:
-    """Of the plan that its text has."""
-    if isinstance(found, FoundPlan) and found.refined is not None and found.refined.price is not None:
-        return found.refined.price
-    return found.best[0].price
-
-
-def compared(price: Price, step: float, devices: int, minimise: str) -> float:
-    """Bytes; or seconds of a token, of all devices for `DEVICE_TIME`. step: in seconds."""
-    if minimise == "memory":
-        return float(price.needed)
-    return per_token(step, price.tokens, devices, minimise)
-
-
-def per_token(step: float, tokens: int, devices: int, minimise: str) -> float:
-    """Seconds."""
-    return step / max(1, tokens) * (devices if minimise == DEVICE_TIME else 1)
 
 
 def free_values(
@@ -265,10 +113,9 @@ def planned_cases(
                 found = planned_file(source, params, job, strategy, devices, search, share, keep, told, before)
                 case, stopped = replace(case, found=found, planned=found.planned), found.planned.found.interrupted
         except ParcError as error:
-            first = _first(error)
-            if first.code in WHOLE or first.limit:
+            first, planned = _first(error), error.planned if isinstance(error, FoundNothing) else None
+            if first.code in WHOLE or (first.limit and first.code != NOTHING_FITS):
                 raise
-            planned = error.planned if isinstance(error, FoundNothing) else None
             case = replace(case, planned=planned, error=first)
         except KeyboardInterrupt:
             if all(c.found is None for c in done):
@@ -366,6 +213,3 @@ def _grown(found: FoundPlan, other: CasePlan, case: CasePlan) -> Iterator[Strate
     mesh = tuple(replace(a, size=a.size * times) if a.name == axis else a for a in plan.mesh)
     more = case.samples // max(1, other.samples) // times
     yield replace(plan, mesh=mesh, microbatches=plan.microbatches * max(1, more))
-
-
-__all__ = ["CasePlan", "ComparedPlans", "FreeValues", "free_values", "listed", "planned_cases"]

@@ -17,7 +17,8 @@ from dsl.printer import format_source
 from dsl.source import Source
 from parc.planning.filling import Filled, FilledValues, fill, filled_price
 from parc.planning.holes import Hole, open_file
-from parc.planning.text import defaults, edited
+from parc.planning.planning import resized
+from parc.planning.text import defaults, edited, with_cluster
 from parc.planning.verified import verified
 from parc.units import amount
 
@@ -82,6 +83,9 @@ def filled_file(
         message = "how many devices the cluster has hangs on what is left open"
         raise fail("E0134", message, first.span, help="`--devices 64` says how many there are")
     number = devices or first.cluster.devices
+    fixed = second.cluster is not None and first.cluster.devices == second.cluster.devices
+    if fixed and number != first.cluster.devices:
+        source = with_cluster(source, first.name, resized(first.cluster, number))
     batch = next((i.value.type.dims[0].size for i in first.model.inputs if i.value.type.dims), 1)
     of = open_file(source, {}, job, strategy, number, batch)
     found = fill(of, {}, job, strategy, number, minimise, within, told)

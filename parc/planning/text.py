@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 from compiler.cluster import Cluster
 from dsl import ast
+from dsl.diagnostics import fail
 from dsl.parser import parse
 from dsl.printer import format_source
 from dsl.source import Source, Span
@@ -36,10 +38,9 @@ def with_strategy(
     name = _free(file, ast.Strategy, NAME)
     before = [f"strategy {name} for {task.model.function.id} {{", *(f"  {line}" for line in lines), "}", ""]
     if cluster is not None and task.cluster is not None:
-        found = _resized(source, file, task.cluster.function.id, cluster)
-        if found is not None:
-            before = [*found[1], "", *before]
-            edits.append((task.cluster.function.span.start, task.cluster.function.span.end, found[0]))
+        copy, more = _resized(source, file, task.cluster.function, cluster)
+        before = [*copy, "", *before]
+        edits += more
     named = {line.partition("(")[0] for line in lines if "(" in line} & {*TACTICS}
     by_hand = {line.rpartition(" by ")[2].partition("(")[0] for line in lines if line.startswith("implement ")}
     wanted = ((module, _missing(file, module, names)) for module, names in ((LIBRARY, by_hand), ("std.tactics", named)))
@@ -107,17 +108,34 @@ def _free(file: ast.File, kind: type[ast.Definition], name: str) -> str:
     return found
 
 
-def _resized(source: Source, file: ast.File, name: str, cluster: Cluster) -> tuple[str, list[str]] | None:
-    """The name of a copy of a cluster whose levels have these counts, and its text; None if it stands elsewhere."""
-    item = next((i for i in file.items if isinstance(i, ast.Cluster) and i.name.id == name), None)
+def with_cluster(source: Source, job: str, cluster: Cluster) -> Source:
+    """The text in which a job runs on a copy of its cluster whose levels have these counts. Raises ParcError (E0801)
+    for one that stands in another file."""
+    file = parse(source.text, source.name)
+    (item,) = (i for i in file.items if isinstance(i, ast.Job) and i.name.id == job)
+    (task,) = (s for s in item.body if isinstance(s, ast.Task))
+    assert task.cluster is not None
+    copy, edits = _resized(source, file, task.cluster.function, cluster)
+    at = item.span.start
+    return replace(source, text=edited(source.text, [(at, at, "\n".join([*copy, "", ""])), *edits]))
+
+
+def _resized(
+    source: Source, file: ast.File, of: ast.Name, cluster: Cluster
+) -> tuple[list[str], list[tuple[int, int, str]]]:
+    """The text of a copy of a cluster whose levels have these counts, and the edit by which a job has it. Raises
+    ParcError (E0801) for one that stands in another file."""
+    item = next((i for i in file.items if isinstance(i, ast.Cluster) and i.name.id == of.id), None)
     if item is None:
-        return None
-    new = _free(file, ast.Cluster, f"{name}_{cluster.devices}")
+        message = f"the cluster `{of.id}` stands in another file, and has another number of devices"
+        raise fail("E0801", message, of.span, help="write it into this file, or give it a parameter for the number")
+    new = _free(file, ast.Cluster, f"{of.id}_{cluster.devices}")
     levels = [s for s in item.body if isinstance(s, ast.Level)]
     counts = {s.name.id: level.count for s, level in zip(levels, cluster.levels, strict=False)}
     edits = [(*_at(item.name.span, item), new)]
     edits += [(*_at(s.count.span, item), str(counts[s.name.id])) for s in levels if s.name.id in counts]
-    return new, edited(source.text[item.span.start : item.span.end], edits).splitlines()
+    lines = edited(source.text[item.span.start : item.span.end], edits).splitlines()
+    return lines, [(of.span.start, of.span.end, new)]
 
 
 def _at(span: Span, item: ast.Item) -> tuple[int, int]:

@@ -12,8 +12,8 @@ from dsl.diagnostics import ParcError
 from parc.estimate import estimate
 from parc.machine import require_drawn
 from parc.planning.answer import FoundPlan
-from parc.planning.cases import ComparedPlans
 from parc.planning.certificate import unsearched
+from parc.planning.compared import ComparedPlans
 from parc.planning.filled_answer import FilledPlan
 from parc.planning.found import PricedPlan
 from parc.planning.reasons import choices_of, why
