@@ -10,7 +10,7 @@ from compiler.evaluate import evaluate_file
 from compiler.evaluate.index import index_model
 from compiler.model import Job
 from compiler.ops.repeat import Repeat
-from compiler.strategy import Strategy
+from compiler.strategy import MeshAxis, PlaceRule, Strategy
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Source
@@ -36,16 +36,18 @@ def hold_around(
     source: Source,
     job: Job,
     minimise: str,
-    base: Callable[[StatedPart], Strategy],
+    base: Callable[[StatedPart, StatedPart], Strategy],
     params: Mapping[str, str] | None = None,
 ) -> AroundBest | None:
-    """Price again what was tried around the best. base: the strategy of the space that a row speaks of; params: values
-    of the file's parameters. The best of them, or None where none fits. Raises Unfounded."""
+    """Price again what was tried around the best. base: the strategy of the space that a row speaks of, on the devices
+    of one place where it has places (`apart`); params: values of the file's parameters. The best of them, or None where
+    none fits. Raises Unfounded."""
     best: AroundBest | None = None
     for row in stated["around"].distinct(MOST):
         cuts = tuple(cut.whole(1) for cut in row["cuts"].each())
         again = row["again"].whole()
-        wanted = _changed(base(row), cuts, again, job, row)
+        places = row["places"]
+        wanted = _changed(base(row, places), cuts, again, places, job, row)
         found = _priced(row, source, params, job, wanted)
         if found is None:
             continue
@@ -82,11 +84,36 @@ def _priced(
         return None
 
 
-def _changed(of: Strategy, cuts: tuple[int, ...], again: int, job: Job, row: StatedPart) -> Strategy:
-    """A strategy with other cuts, and with fewer layers that are computed again: by rules for the first iterations of
-    the loop, which is two then."""
-    if of.implementations or not (cuts or again):
+def apart(mesh: Mapping[str, int], places: StatedPart) -> tuple[dict[str, int], int]:
+    """Of a mesh what each place has, and how many micro-batches there are: an axis has the places as a factor."""
+    along, number = places["along"].text(), len(places["groups"].each())
+    if number < 2 or mesh.get(along, 1) % number:
+        raise Unfounded(f"{places.path}.along has no such number of places", places.path)
+    found = {axis: n // number if axis == along else n for axis, n in mesh.items()}
+    return {axis: n for axis, n in found.items() if n > 1}, places["microbatches"].whole(1)
+
+
+def _placed(of: Strategy, places: StatedPart) -> Strategy:
+    """With scopes at places of an axis of their own."""
+    axis = "at"
+    while axis in {a.name for a in of.mesh}:
+        axis += "_"
+    groups = [[scope.text() for scope in group.distinct(MOST)] for group in places["groups"].each()]
+    rules = tuple(PlaceRule(scope, axis, at) for at, group in enumerate(groups) for scope in group)
+    return replace(of, mesh=(MeshAxis(axis, len(groups)), *of.mesh), places=rules)
+
+
+def _changed(
+    of: Strategy, cuts: tuple[int, ...], again: int, places: StatedPart, job: Job, row: StatedPart
+) -> Strategy:
+    """A strategy with other cuts, with its branches on places, or with fewer layers that are computed again: by rules
+    for the first iterations of the loop, which is two then."""
+    if of.implementations or not (cuts or again or not places.none):
         raise Unfounded(f"{row.path} is nothing that is tried around the best", row.path)
+    if not places.none:
+        if cuts or again or of.pipelines:
+            raise Unfounded(f"{row.path} has places besides another change, or stages", row.path)
+        return _placed(of, places)
     if cuts and len(of.pipelines) != 1:
         raise Unfounded(f"{row.path}.cuts are of no pipeline", row.path)
     pipelines = tuple(replace(p, cuts=cuts or None) for p in of.pipelines)

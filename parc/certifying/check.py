@@ -27,7 +27,7 @@ from compiler.walk import bodies, graph_values
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Source, Span
-from parc.certifying.around import AroundBest, hold_around
+from parc.certifying.around import AroundBest, apart, hold_around
 from parc.certifying.by_hand import WrittenByHand
 from parc.certifying.counting import FIELDS, SPLITS, StatedSpace, classes_of, stated_again, stated_space
 from parc.certifying.floors import Floors, numbers
@@ -132,7 +132,14 @@ def hold_search(
     layers = LayerTable(space, stated_layers(stated, space, build))
     paces = stated_paces(stated, space, build)
     tried, values, tokens = _priced(stated, space, minimise, build)
-    around = hold_around(stated, source, serial, minimise, lambda row: build(*_choices(row, space)).strategy, params)
+
+    def base(row: StatedPart, places: StatedPart) -> Strategy:
+        mesh, m, rules = _choices(row, space)
+        if not places.none:
+            mesh, m = apart(mesh, places)
+        return build(mesh, m, rules).strategy
+
+    around = hold_around(stated, source, serial, minimise, base, params)
     found = _best(stated, own, values, around)
     best = min(limit, inf if found is None else found)
     rows = stated["best"].each()

@@ -219,9 +219,10 @@ def _refined_json(refined: RefinedPlan | None) -> dict[str, Any] | None:
     """What the text has, if it is better than the best of the space."""
     if refined is None or refined.price is None:
         return None
+    from parc.planning.certificate import change_json
+
     price = refined.price
-    made = {"cuts": list(refined.cuts), "again": refined.again}
-    return {**made, "step_seconds": price.seconds, "needed_bytes": price.needed}
+    return {**change_json(refined.by), "step_seconds": price.seconds, "needed_bytes": price.needed}
 
 
 def _own_json(own: OwnPlan | None) -> dict[str, Any] | None:

@@ -91,7 +91,7 @@ def planned_file(
             break
     around = refined(source, params, planned, other, within)
     if (better := around.best) is not None and better.price is not None:
-        write = partial(around.text, better.base, (better.cuts, better.again))
+        write = partial(around.text, better.base, better.by)
         text, name = _written(write, source, planned, better.price)
     told_of = certificate(planned, keep, around.tried)
     told_of["file"] = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

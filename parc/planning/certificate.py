@@ -17,7 +17,7 @@ from parc.planning.offloads import NOTHING
 from parc.planning.paces import PaceKey
 from parc.planning.planning import Planned
 from parc.planning.reasons import why
-from parc.planning.refining import RefinedPlan, plain_lines
+from parc.planning.refining import PlanChange, RefinedPlan, plain_lines
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
@@ -129,13 +129,20 @@ def refined_json(planned: Planned, of: RefinedPlan) -> dict[str, Any]:
     found = of.price
     return {
         **candidate_json(planned.space, of.base.candidate),
-        "cuts": list(of.cuts),
-        "again": of.again,
+        **change_json(of.by),
         "needed": None if found is None else found.needed,
         "seconds": found.seconds if found is not None and found.fits else None,
         "code": of.code,
         "strategy": plain_lines(planned, of),
     }
+
+
+def change_json(by: PlanChange) -> dict[str, Any]:
+    """What is changed of a plan."""
+    placed = by.placed
+    groups = None if placed is None else [list(group) for group in placed.groups]
+    at = None if placed is None else {"groups": groups, "along": placed.along, "microbatches": placed.microbatches}
+    return {"cuts": list(by.cuts), "again": by.again, "places": at}
 
 
 def candidate_json(space: PlanSpace, of: PlanChoice) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""Around what a search found: stages that are cut unevenly, and layers of which only the first are computed again.
+"""Around what a search found: stages that are cut unevenly, layers of which only the first are computed again, and
+branches on devices of their own.
 
 A space with these would be larger by many orders, and bounds of it weaker; most of what they bring, they bring to plans
 that are good without them. So they are tried around the best alone, each priced exactly, and are taken where they are
 better. No bound speaks of those that were not tried.
 
+- Where a model has parts that do not need each other, these go to places of their own, an axis of the mesh that takes
+  its devices from another one.
 - Of the best plans that compute layers again, as many of the first layers as it takes to fit: under 1F1B the first
   stages hold most.
 - Then layers go from the ends, that have the embedding and the head to do as well, to the stages between (or the other
@@ -25,11 +28,12 @@ from compiler.strategy import PipelineRule
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Source
+from parc.planning.branches import PlacedBranches, branches, placed, placed_lines, ways
 from parc.planning.found import PricedPlan
 from parc.planning.planning import Planned
 from parc.planning.reasons import differs
 from parc.planning.search import STEP
-from parc.planning.space import STAGES, PlanSpace
+from parc.planning.space import STAGES, PlanChoice, PlanSpace
 from parc.planning.text import with_strategy
 from parc.planning.written import lines_of
 from parc.price import Price, price
@@ -44,27 +48,42 @@ SHARE = 0.25
 FARTHEST = 1.4
 """A plan that computes layers again takes so many times the best at most: three passes' work in the place of four's."""
 
-Changed = tuple[tuple[int, ...], int]
-"""Where each stage but the first begins ((): evenly), and how many of the first layers are computed again (0: as the
-plan says)."""
+SLOWER = 2.0
+"""A plan of which branches are placed takes so many times the best at most: places halve what a device has to do."""
+
+BASES = 4
+"""Plans whose branches are placed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChange:
+    """cuts: where each stage but the first begins ((): evenly); again: how many of the first layers are computed again
+    (0: as the plan says); placed: branches on places of their own (None: nowhere in particular)."""
+
+    cuts: tuple[int, ...] = ()
+    again: int = 0
+    placed: PlacedBranches | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RefinedPlan:
-    """A plan of the space with other cuts, or of which fewer layers are computed again (`Changed`). price: None for
-    what cannot be, whose code it has."""
+    """A plan of the space that is changed. price: None for what cannot be, whose code it has."""
 
     base: PricedPlan
-    cuts: tuple[int, ...]
-    again: int
+    by: PlanChange
     price: Price | None
     code: str = ""
 
 
-def changed(space: PlanSpace, lines: Sequence[str], by: Changed) -> list[str]:
-    """The statements of a plan with other cuts, and with fewer layers that are computed again."""
-    cuts, again = by
-    found = []
+def changed_base(of: PlanChoice, by: PlanChange) -> PlanChoice:
+    """What the statements are of that are changed."""
+    return of if by.placed is None else placed(of, by.placed)
+
+
+def changed(space: PlanSpace, lines: Sequence[str], by: PlanChange) -> list[str]:
+    """The statements of a plan (`changed_base`) with other cuts, with fewer layers that are computed again, with its
+    branches on places."""
+    cuts, again, found = by.cuts, by.again, []
     for line in lines:
         if cuts and line.startswith("pipeline "):
             line = f"{line}, cuts [{', '.join(map(str, cuts))}]"
@@ -72,7 +91,7 @@ def changed(space: PlanSpace, lines: Sequence[str], by: Changed) -> list[str]:
             path = re.escape(space.split.paths[0])
             line = re.sub(rf"(?<![\w.]){path}(?=[\s.,]|$)", lambda of: f"{of[0]}[0..{again}]", line)
         found.append(line)
-    return found
+    return found if by.placed is None else placed_lines(space, by.placed, found)
 
 
 class Refiner:
@@ -94,22 +113,40 @@ class Refiner:
     def run(self) -> None:
         """Try what there is to try, until nothing is better, or the time is over, or it is interrupted."""
         try:
+            self._place()
             if self.planned.minimise == STEP:
                 for base in self._again():
                     self._fewer(base)
             base = self.planned.found.fitting[0]
-            self._cut(self.best.base if self.best else base, self.best.again if self.best else 0)
+            self._cut(self.best.base if self.best else base, self.best.by.again if self.best else 0)
         except (KeyboardInterrupt, _Over):
             return
 
-    def text(self, base: PricedPlan, by: Changed, tactics: bool) -> str:
+    def text(self, base: PricedPlan, by: PlanChange, tactics: bool) -> str:
         """The file with such a plan."""
         name, space = self.planned.job.name, self.planned.space
+        of = changed_base(base.candidate, by)
 
         def change(lines: Sequence[str]) -> list[str]:
             return changed(space, lines, by)
 
-        return with_strategy(self.source, name, self.params, space, base.candidate, self.cluster, tactics, change)
+        return with_strategy(self.source, name, self.params, space, of, self.cluster, tactics, change)
+
+    # --- branches ------------------------------------------------------------------------------------------------
+
+    def _place(self) -> None:
+        """Branches on devices of their own, of the best plans without stages; each of another mesh."""
+        space, fitting = self.planned.space, self.planned.found.fitting
+        found = branches(self.planned.job)
+        meshes: set[object] = set()
+        for base in fitting if found else ():
+            if base.value > SLOWER * fitting[0].value or len(meshes) == BASES:
+                break
+            if base.candidate.mesh.axes in meshes:
+                continue
+            for by in ways(space, found, base.candidate):
+                meshes.add(base.candidate.mesh.axes)
+                self._try(base, PlanChange(placed=by))
 
     # --- fewer layers again --------------------------------------------------------------------------------------
 
@@ -133,7 +170,7 @@ class Refiner:
         none, every = 0, self.planned.space.split.layers
         while every - none > 1:
             some = (none + every) // 2
-            found = self._try(base, ((), some))
+            found = self._try(base, PlanChange(again=some))
             if found is not None and found.fits:
                 every = some
             else:
@@ -158,14 +195,14 @@ class Refiner:
                 while (moved := move(counts, places)) and tuple(moved) not in seen:
                     seen.add(tuple(moved))
                     least = self.least
-                    self._try(base, (tuple(accumulate(moved[:-1])), again))
+                    self._try(base, PlanChange(tuple(accumulate(moved[:-1])), again))
                     if self.least >= least:
                         break
                     counts, better = moved, True
 
     # --- prices --------------------------------------------------------------------------------------------------
 
-    def _try(self, base: PricedPlan, by: Changed) -> Price | None:
+    def _try(self, base: PricedPlan, by: PlanChange) -> Price | None:
         if len(self.tried) >= MOST or (self.until is not None and monotonic() > self.until):
             raise _Over
         found, code = None, ""
@@ -174,7 +211,7 @@ class Refiner:
             found = price(evaluate_file(replace(self.source, text=text), job=self.planned.job.name).job)
         except ParcError as error:
             code = next((d.code for d in error.diagnostics if d.severity == "error"), "")
-        made = RefinedPlan(base, *by, found, code)
+        made = RefinedPlan(base, by, found, code)
         self.tried.append(made)
         if found is not None and found.fits:
             value = found.seconds if self.planned.minimise == STEP else float(found.needed)
@@ -199,22 +236,28 @@ def refined(
 
 def plain_lines(planned: Planned, of: RefinedPlan) -> list[str]:
     """All statements, without tactics."""
-    return changed(planned.space, lines_of(planned.space, of.base.candidate, ()), (of.cuts, of.again))
+    return changed(planned.space, lines_of(planned.space, changed_base(of.base.candidate, of.by), ()), of.by)
 
 
 def told_around(planned: Planned, better: RefinedPlan | None, tried: int) -> str:
     """In words. better: what the file has, if it is better than the best of the space."""
     first, space = planned.found.fitting[0], planned.space
-    what = f"{tried} with other cuts, or with fewer layers computed again, were priced around the best"
+    what = f"{tried} with other cuts, fewer layers computed again, or branches on places, were priced around the best"
     if better is None or better.price is None:
         return f"{what}: none is better"
-    changes = [f"stages begin at layers {', '.join(map(str, better.cuts))}"] if better.cuts else []
-    changes += [f"of all layers the first {better.again} alone are computed again"] if better.again else []
+    by = better.by
+    changes = [f"stages begin at layers {', '.join(map(str, by.cuts))}"] if by.cuts else []
+    changes += [f"of all layers the first {by.again} alone are computed again"] if by.again else []
+    if by.placed is not None:
+        apart = " | ".join(", ".join(group) for group in by.placed.groups)
+        changes.append(f"{apart} on devices of their own, in {by.placed.microbatches:,} micro-batches")
     if better.base.candidate != first.candidate:
         changes.append(differs(space, first.candidate, better.base.candidate))
     price = better.price
-    by = first.price.seconds / price.seconds
-    head = f"better still, and in the file: {seconds(price.seconds)}, {amount(price.needed)}, {by:.3f} times as fast"
+    faster = first.price.seconds / price.seconds
+    head = (
+        f"better still, and in the file: {seconds(price.seconds)}, {amount(price.needed)}, {faster:.3f} times as fast"
+    )
     return f"{head}: {'; '.join(changes)}\n  {what}; no bound speaks of others"
 
 

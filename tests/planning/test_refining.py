@@ -17,7 +17,7 @@ from parc.certifying.check import certified
 from parc.certifying.stated import Unfounded
 from parc.planning.answer import FoundPlan
 from parc.planning.certificate import certificate
-from parc.planning.refining import MOST, Refiner, changed
+from parc.planning.refining import MOST, PlanChange, Refiner, changed
 from parc.price import price
 from tests.planning.brute import space_of
 from tests.planning.models import job_of
@@ -45,7 +45,7 @@ def found(case: str) -> tuple[Refiner, Source, dict[str, Any]]:
     around.run()
     best = around.best
     assert best is not None
-    text = around.text(best.base, (best.cuts, best.again), True)
+    text = around.text(best.base, best.by, True)
     told = certificate(plan.planned, 5, around.tried)
     return around, Source("job.par", text), {**told, "file": sha256(text.encode()).hexdigest()}
 
@@ -56,11 +56,11 @@ def test_statements_are_changed_where_they_name_the_loop() -> None:
         "recompute block keep block.attention.dot, blocks.x",
         "pipeline block on pp, schedule gpipe()",
     ]
-    assert changed(space, lines, ((3, 5), 2)) == [
+    assert changed(space, lines, PlanChange((3, 5), 2)) == [
         "recompute block[0..2] keep block[0..2].attention.dot, blocks.x",
         "pipeline block on pp, schedule gpipe(), cuts [3, 5]",
     ]
-    assert changed(space, lines, ((), 0)) == lines
+    assert changed(space, lines, PlanChange()) == lines
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -68,7 +68,7 @@ def test_what_is_better_is_found_and_held(case: str) -> None:
     around, source, told = found(case)
     made, best = around.best, around.planned.found.fitting[0]
     assert made is not None and made.price is not None and made.price.seconds < best.price.seconds
-    assert bool(made.cuts) == (case == "cut") and bool(made.again) == (case == "again")
+    assert bool(made.by.cuts) == (case == "cut") and bool(made.by.again) == (case == "again")
     assert ("cuts [" in source.text, "recompute block[0.." in source.text) == (case == "cut", case == "again")
     assert price(api.evaluate(source).job) == made.price
     held = certified(source, told)
