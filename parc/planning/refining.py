@@ -255,10 +255,8 @@ def told_around(planned: Planned, better: RefinedPlan | None, tried: int) -> str
         changes.append(differs(space, first.candidate, better.base.candidate))
     price = better.price
     faster = first.price.seconds / price.seconds
-    head = (
-        f"better still, and in the file: {seconds(price.seconds)}, {amount(price.needed)}, {faster:.3f} times as fast"
-    )
-    return f"{head}: {'; '.join(changes)}\n  {what}; no bound speaks of others"
+    head = f"better still, and in the file: {seconds(price.seconds)}, {amount(price.needed)}"
+    return f"{head}, {faster:.3f} times as fast: {'; '.join(changes)}\n  {what}; no bound speaks of others"
 
 
 Move = Callable[[list[int], int], list[int]]
