@@ -64,6 +64,7 @@ def certified_cases(stated: StatedPart, source: Source, own: Job) -> Certified:
     stated["gap"].be(0.0 if least is None else max(0.0, 1 - least / best))
     searched = all(row["code"].text() or not row["certificate"].none for row in rows)
     stated["proved"].be(searched and all(case.held is None or case.held.least is None for case in held))
+    stated.unasked()
     told = [case.held.told for case in held if case.held is not None]
     return replace(
         winner.told,
@@ -82,16 +83,22 @@ def _held(row: StatedPart, stated: StatedPart, source: Source, own: Job | None, 
     inner = row["certificate"]
     if own is not None:
         _hold_defaults(source, params)
+    if inner.none and code:
+        for key in ("levels", "limit", "value"):
+            row[key].be(None)
+        row["devices"].whole()
+        _hold_code(source, params, name, code)
+        return HeldCase(None, None, None)
+    of = _of_cluster(source, params, name, row)
     if inner.none:
         row["value"].be(None)
-        if code:
-            _hold_code(source, params, name, code)
-        return HeldCase(None, None if code else 0.0, None)
-    of = _of_cluster(source, params, name, row)
-    StatedPart(inner.value)["format"].be(FORMAT)
-    StatedPart(inner.value)["job"].be(name)
-    StatedPart(inner.value)["minimise"].be("memory" if minimise == "memory" else "step")
-    held = hold_search(StatedPart(inner.value), of, own, params, limit)
+        return HeldCase(None, 0.0, None)
+    inner.items()  # all of which is held as a certificate of its own
+    search = StatedPart(inner.value)
+    search["format"].be(FORMAT)
+    search["job"].be(name)
+    search["minimise"].be("memory" if minimise == "memory" else "step")
+    held = hold_search(search, of, own, params, limit)
     row["code"].be(NOTHING_FITS if held.value is None else "")
     devices = row["devices"].whole(1)
     low = min(limit, inf if held.least is None else held.least)

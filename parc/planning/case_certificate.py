@@ -27,14 +27,13 @@ def compared_certificate(of: ComparedPlans, keep: int) -> dict[str, Any]:
 
 
 def _case(of: ComparedPlans, case: CasePlan, keep: int) -> dict[str, Any]:
-    cluster = case.planned.job.cluster if case.planned is not None else None
     found = case.found.certificate if isinstance(case.found, FoundPlan) else None
     if found is None and case.planned is not None:
         found = certificate(case.planned, keep)
     value = case.value(of.minimise)
     return {
         "params": dict(case.params),
-        "levels": [level.count for level in cluster.levels] if cluster is not None else None,
+        "levels": list(case.levels) or None,
         "devices": case.devices,
         "limit": None if case.limit == inf else case.limit,
         "value": None if value == inf else value,

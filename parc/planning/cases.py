@@ -162,9 +162,11 @@ def _cases(source: Source, free: FreeValues, job: str | None) -> Iterator[_Case]
                 continue
             if made.cluster is not None and devices is not None:
                 made = replace(made, cluster=resized(made.cluster, devices))
-            number = made.cluster.devices if made.cluster is not None else 0
             samples, tokens = reads(made)
-            yield replace(case, devices=number, samples=samples, tokens=tokens), devices, made, None
+            if made.cluster is not None:
+                levels = tuple(level.count for level in made.cluster.levels)
+                case = replace(case, devices=made.cluster.devices, levels=levels)
+            yield replace(case, samples=samples, tokens=tokens), devices, made, None
 
 
 def _first(error: ParcError) -> Diagnostic:

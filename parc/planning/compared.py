@@ -22,13 +22,15 @@ DEVICE_TIME = "device-time"
 
 @dataclass(frozen=True, slots=True)
 class CasePlan:
-    """What was found in one case. samples, tokens: of a step; found: None with an error, or for what there was no time
-    for; planned: what was searched; limit: in seconds of a step (bytes), below which plans were looked for."""
+    """What was found in one case. samples, tokens: of a step; levels: of the cluster, how many of each; found: None
+    with an error, or for what there was no time for; planned: what was searched; limit: in seconds of a step (bytes),
+    below which plans were looked for."""
 
     params: tuple[tuple[str, str], ...]
     devices: int
     samples: int = 0
     tokens: int = 0
+    levels: tuple[int, ...] = ()
     found: FoundPlan | FilledPlan | None = None
     planned: Planned | None = None
     error: Diagnostic | None = None
