@@ -12,7 +12,7 @@ from compiler.model import Job
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from dsl.data import dataclass
-from parc.planning.space import STAGES, MeshChoice, PlanChoice, PlanSpace
+from parc.planning.space import DATA, EXPERTS, STAGES, MeshChoice, PlanChoice, PlanSpace
 
 LITTLE = 0.02
 """Of all products' work: a part that has less needs no devices of its own."""
@@ -84,24 +84,24 @@ def grouped(found: tuple[tuple[str, float], ...], number: int) -> tuple[tuple[st
     return tuple(map(tuple, groups))
 
 
-def ways(space: PlanSpace, found: tuple[tuple[str, float], ...], of: PlanChoice) -> Iterator[PlacedBranches]:
+def ways(
+    space: PlanSpace, found: tuple[tuple[str, float], ...], of: PlanChoice
+) -> Iterator[tuple[PlacedBranches, ...]]:
     """The branches of a plan without stages on places of their own: as many groups as there may be first, by each axis
-    that has such a factor; with as many micro-batches, and with as many rows to a device."""
+    that has such a factor; of each with as many micro-batches, and with as many rows to a device."""
     if of.mesh.size(STAGES) > 1 or of.rules.by or of.rules.offload:
         return
     for number in range(len(found), 1, -1):
         for role, size in of.axes:
             if size % number == 0:
                 made = PlacedBranches(grouped(found, number), role.name, of.mesh.microbatches)
-                yield made
                 more = made.microbatches * number
-                if space.batch % (more * _pieces(space, placed(of, made))) == 0:
-                    yield replace(made, microbatches=more)
+                can = space.batch % (more * _pieces(placed(of, made))) == 0
+                yield (made, replace(made, microbatches=more)) if can else (made,)
 
 
-def _pieces(space: PlanSpace, of: PlanChoice) -> int:
-    batch = space.split.batch
-    return prod(n for role, n in of.axes if batch and role.kind in ("data", "experts"))
+def _pieces(of: PlanChoice) -> int:
+    return of.mesh.size(DATA) * of.mesh.size(EXPERTS)
 
 
 def placed(of: PlanChoice, by: PlacedBranches) -> PlanChoice:

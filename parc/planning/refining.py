@@ -144,9 +144,12 @@ class Refiner:
                 break
             if base.candidate.mesh.axes in meshes:
                 continue
-            for by in ways(space, found, base.candidate):
+            for each in ways(space, found, base.candidate):
                 meshes.add(base.candidate.mesh.axes)
-                self._try(base, PlanChange(placed=by))
+                for by in each:  # with more micro-batches where it does not fit
+                    price = self._try(base, PlanChange(placed=by))
+                    if price is None or price.fits:
+                        break
 
     # --- fewer layers again --------------------------------------------------------------------------------------
 
