@@ -105,7 +105,7 @@ def test_looks_speak_of_the_rows_that_they_are_made_for() -> None:
     job = job_of("transformer", inside=4, outside=2, batch=8, layers=2)
     space, _ = space_of(job)
     layers = Layers(space, StrategyPricer(job, space.by_hand))
-    kind = SplitLayer((("tp", 4),), 1, "", False, False)
+    kind = SplitLayer((("tp", 4),), 1, "", False, ())
     assert layers.many(kind) == 4  # of two replicas: nothing follows from it for all 8 on one
     for rows, looked in ((8, 8), (4, 4), (2, 4), (1, 4)):
         of = Kin(kind, rows)
