@@ -146,6 +146,10 @@ class Layers:
         rows, many = kin.rows * self.experts(kin.layer) // self.experts(of), self.many(of)
         return many if many % rows == 0 else rows
 
+    def look(self, kind: SplitLayer, rows: int) -> bool:
+        """Look at these layers with so many rows, if that was not done yet. Whether something was found."""
+        return self._find(kind, rows)
+
     def _find(self, kind: SplitLayer, rows: int) -> bool:
         nothing = kind.tables and self._replicas(kind, rows) == 1  # that would split tables
         if nothing or (kind, rows) in self.asked:

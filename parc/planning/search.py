@@ -15,6 +15,7 @@ from time import monotonic
 from dsl.diagnostics import ParcError
 from parc.planning.bounds import SURE, LowerBounds
 from parc.planning.found import Counts, Found, PricedPlan, Tried
+from parc.planning.groups import SpaceGroups
 from parc.planning.guess import CLOSE, Guess, Kin, kin
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
@@ -22,7 +23,7 @@ from parc.planning.offloads import Away
 from parc.planning.opened import Entry, OpenBunch, OpenGroup, StillOpen
 from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
-from parc.planning.space import STAGES, ZERO, MeshChoice, PlanChoice, PlanRules, PlanSpace
+from parc.planning.space import STAGES, MeshChoice, PlanChoice, PlanSpace
 from parc.planning.spread import Spread, sparsest
 from parc.planning.stopping import interruptible
 from parc.planning.written import strategy_of
@@ -33,6 +34,9 @@ STEP, MEMORY = "step", "memory"
 
 PATIENT = 3
 """So many candidates in a row that are no better, and what is not looked at closely yet goes first."""
+
+WORTH = 400
+"""Candidates that are worth an estimate of all: fewer are soon bounded one by one."""
 
 FAR = 1.15
 """Where the best is so many times as slow as a candidate is guessed to be, that is priced before all else."""
@@ -59,6 +63,7 @@ class Search:
         self.told, self.limit = told, limit
         roomy = (f for f in firsts if self._has_room(f.mesh, f.rules.zero, f.rules.offload))
         self.firsts = tuple(f for f in roomy if self.value(f) < inf)  # which are open once, and in no bunch
+        self.taken = {*self.firsts}
         self.counts = Counts()
         self.fitting: list[PricedPlan] = []
         self.tried: list[Tried] = []
@@ -77,11 +82,19 @@ class Search:
         began, lost = monotonic(), False
         with interruptible() as stopped:
             try:
-                self._fill()
+                self.groups = SpaceGroups(self.space, self.layers, self._has_room)
+                self.counts.numbers, self.counts.too_large = self.groups.numbers, self.groups.too_large
                 self._take_firsts()
                 self._below(self.limit)
+
+                def over() -> bool:
+                    late = within is not None and self._knows and monotonic() - began > within
+                    return bool(stopped.asked or late)
+
+                self._scout(over)
+                self._push_groups()
                 while (entry := self._next()) is not None:
-                    if stopped.asked or (within is not None and self._knows and monotonic() - began > within):
+                    if over():
                         self._push(entry)
                         break
                     self._take(entry)
@@ -109,38 +122,15 @@ class Search:
 
     # --- what there is -------------------------------------------------------------------------------------------
 
-    def _fill(self) -> None:
-        space, bounds, legal = self.space, self.bounds, 0
-        of_axes: dict[object, list[tuple[PlanRules, int, int]]] = {}
-        groups: dict[Kin, list[OpenBunch]] = {}
-        for mesh in space.meshes():
-            if mesh.axes not in of_axes:
-                fits = {away: [z for z in ZERO if self._has_room(mesh, z, away)] for away in space.offloads}
-                of_axes[mesh.axes] = found = []
-                for rules, ways in space.bunches(mesh):
-                    zero = [z for z in ways.zero if z in fits[rules.offload]]
-                    each = len(ways.first) * len(ways.schedules)
-                    found.append((rules, zero[-1] if zero else -1, each * len(zero)))
-                    found.append((rules, -1, each * (len(ways.zero) - len(zero))))
-            for rules, most, count in of_axes[mesh.axes]:
-                legal += count
-                if most < 0:
-                    self.counts.too_large += count
-                    continue
-                count -= sum(of.mesh == mesh and of.bunched == rules for of in self.firsts)
-                if not count:
-                    continue
-                of = kin(space, mesh, rules)
-                many = self.layers.many(of.layer)
-                rows = many if many % of.rows == 0 else of.rows
-                groups.setdefault(replace(of, rows=rows), []).append(OpenBunch(mesh, rules, most, count))
-        for of, bunches in groups.items():
+    def _push_groups(self) -> None:
+        """All but what was priced before."""
+        bounds = self.bounds
+        for of, bunches in self.groups.left(self.taken):
             passes = bounds.model.passes[bounds.which(of.layer.recompute, of.layer.by)]
-            bound = passes / space.devices + bounds.model.fixed
+            bound = passes / self.space.devices + bounds.model.fixed
             if self.minimise != STEP:
                 bound = min(bounds.needed(sparsest(b.mesh), b.zero, away=b.rules.offload) for b in bunches)
-            self._push(StillOpen(of, bound, OpenGroup(tuple(bunches), sum(b.count for b in bunches))))
-        self.counts.numbers = space.total - legal
+            self._push(StillOpen(of, bound, OpenGroup(bunches, sum(b.count for b in bunches))))
 
     def _take_firsts(self) -> None:
         """Price what was asked for before all else."""
@@ -150,6 +140,28 @@ class Search:
                 self._price(of, what)
             else:
                 self.counts.not_better += 1
+
+    def _scout(self, over: Callable[[], bool]) -> None:
+        """Price what is estimated to be best, until no estimate is better. over: whether the time is."""
+        if self.minimise != STEP or self.groups.count < WORTH:
+            return
+        from parc.planning.estimates import Estimates
+        from parc.planning.scouting import Scout
+
+        scout = Scout(Estimates(self.space, self.bounds, self.layers, self._has_room), self.bounds.cluster.memory)
+        scout.best = self.best
+        for what in scout.candidates():
+            if over():
+                break
+            value = self.value(what)
+            if what in self.taken or value >= self.best:
+                scout.learn(None, None)
+                continue
+            self.taken.add(what)
+            self._price(StillOpen(kin(self.space, what.mesh, what.rules), value, what), what)
+            tried = self.tried[-1]
+            scout.learn(tried.seconds, tried.needed)
+        self.idle = 0
 
     def _has_room(self, mesh: MeshChoice, zero: int, away: Away) -> bool:
         return self.bounds.needed(sparsest(mesh), zero, away=away) <= self.bounds.cluster.memory
@@ -203,7 +215,7 @@ class Search:
                 for first in ways.first:
                     for name, n in ways.schedules:
                         leaf = PlanChoice(mesh, replace(same, first=first, zero=zero, schedule=name, chunks=n))
-                        if leaf not in self.firsts:
+                        if leaf not in self.taken:
                             yield leaf
 
     # --- the way through it --------------------------------------------------------------------------------------

@@ -1,0 +1,50 @@
+"""All candidates of a space that have room for what is there all the time, in groups whose layers are of one kind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+
+from parc.planning.guess import Kin, kin
+from parc.planning.layers import Layers
+from parc.planning.offloads import Away
+from parc.planning.opened import OpenBunch
+from parc.planning.space import ZERO, MeshChoice, PlanChoice, PlanRules, PlanSpace
+
+
+class SpaceGroups:
+    """They are found at once. numbers: candidates that are none; too_large: those that have no room; count: all others.
+    has_room: whether a mesh's states have, by stage of ZeRO."""
+
+    def __init__(self, space: PlanSpace, layers: Layers, has_room: Callable[[MeshChoice, int, Away], bool]) -> None:
+        legal = self.too_large = 0
+        self.groups: dict[Kin, list[OpenBunch]] = {}
+        of_axes: dict[object, list[tuple[PlanRules, int, int]]] = {}
+        for mesh in space.meshes():
+            if mesh.axes not in of_axes:
+                fits = {away: [z for z in ZERO if has_room(mesh, z, away)] for away in space.offloads}
+                of_axes[mesh.axes] = found = []
+                for rules, ways in space.bunches(mesh):
+                    zero = [z for z in ways.zero if z in fits[rules.offload]]
+                    each = len(ways.first) * len(ways.schedules)
+                    found.append((rules, zero[-1] if zero else -1, each * len(zero)))
+                    found.append((rules, -1, each * (len(ways.zero) - len(zero))))
+            for rules, most, count in of_axes[mesh.axes]:
+                legal += count
+                if most < 0:
+                    self.too_large += count
+                    continue
+                of = kin(space, mesh, rules)
+                many = layers.many(of.layer)
+                rows = many if many % of.rows == 0 else of.rows
+                self.groups.setdefault(replace(of, rows=rows), []).append(OpenBunch(mesh, rules, most, count))
+        self.numbers, self.count = space.total - legal, legal - self.too_large
+
+    def left(self, taken: Collection[PlanChoice]) -> Iterator[tuple[Kin, tuple[OpenBunch, ...]]]:
+        """All but those that were taken, which are of these."""
+        less = Counter((of.mesh, of.bunched) for of in taken)
+        for of, every in self.groups.items():
+            counted = [(b, less.get((b.mesh, b.rules), 0)) for b in every]
+            if bunches := tuple(replace(b, count=b.count - n) if n else b for b, n in counted if b.count > n):
+                yield of, bunches
