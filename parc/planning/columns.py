@@ -29,8 +29,8 @@ class AxesBlock:
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Of each candidate that is kept. at: its block, and its place in it; kind, saver: of the layers that its time and
-    its memory are reckoned with; waits: which share of what goes beside passes makes them longer all the same; what: its
-    properties, by which what is learned of one is believed of others (`scouting`)."""
+    its memory are reckoned with; waits: which share of what goes beside passes makes them longer all the same; what:
+    its properties, by which what is learned of one is believed of others (`scouting`)."""
 
     at: Ints
     kind: Ints

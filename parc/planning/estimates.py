@@ -93,8 +93,9 @@ class Estimates:
         if not (known := self.layers.known.get(kind)):
             return None
         of = max(known, key=lambda w: w.rows)
-        times = [t / of.rows for t in (of.forward, of.backward, of.rest, of.tail)]
-        return LayerWork(1, of.replicas, *times, of.saved / of.rows, of.fewer)
+        n = of.rows
+        times = of.forward / n, of.backward / n, of.rest / n, of.tail / n
+        return LayerWork(1, of.replicas, *times, of.saved / n, times)
 
     def _kind(self, kind: SplitLayer) -> int:
         if kind not in self.kinds:

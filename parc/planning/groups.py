@@ -48,3 +48,16 @@ class SpaceGroups:
             counted = [(b, less.get((b.mesh, b.rules), 0)) for b in every]
             if bunches := tuple(replace(b, count=b.count - n) if n else b for b, n in counted if b.count > n):
                 yield of, bunches
+
+
+def leaves(
+    space: PlanSpace, bunch: OpenBunch, has_room: Callable[[MeshChoice, int, Away], bool]
+) -> Iterator[PlanChoice]:
+    space: PlanSpace, bunch: OpenBunch, has_room: Callable[[MeshChoice, int, Away], bool]
+) -> Iterator[PlanChoice]:
+    """The candidates of a bunch."""
+    ways = space.ways(bunch.mesh)
+    for zero in (z for z in ways.zero if has_room(bunch.mesh, z, bunch.rules.offload)):
+        for first in ways.first:
+            for name, n in ways.schedules:
+                yield PlanChoice(bunch.mesh, replace(bunch.rules, first=first, zero=zero, schedule=name, chunks=n))

@@ -15,7 +15,7 @@ from time import monotonic
 from dsl.diagnostics import ParcError
 from parc.planning.bounds import SURE, LowerBounds
 from parc.planning.found import Counts, Found, PricedPlan, Tried
-from parc.planning.groups import SpaceGroups
+from parc.planning.groups import SpaceGroups, leaves
 from parc.planning.guess import CLOSE, Guess, Kin, kin
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
@@ -88,8 +88,8 @@ class Search:
                 self._below(self.limit)
 
                 def over() -> bool:
-                    late = within is not None and self._knows and monotonic() - began > within
-                    return bool(stopped.asked or late)
+                    known = bool(self.tried) or self.best < inf
+                    return stopped.asked or (within is not None and known and monotonic() - began > within)
 
                 self._scout(over)
                 self._push_groups()
@@ -114,11 +114,6 @@ class Search:
             self.paces.known,
             self.limit,
         )
-
-    @property
-    def _knows(self) -> bool:
-        """Whether there is a price, or something to be better than."""
-        return bool(self.tried) or self.best < inf
 
     # --- what there is -------------------------------------------------------------------------------------------
 
@@ -208,15 +203,7 @@ class Search:
         return min(guess, self.best) if isinstance(of.what, OpenGroup) else guess  # much is left out with little work
 
     def _leaves(self, bunch: OpenBunch) -> Iterator[PlanChoice]:
-        mesh, same = bunch.mesh, bunch.rules
-        ways = self.space.ways(mesh)
-        for zero in ways.zero:
-            if self._has_room(mesh, zero, same.offload):
-                for first in ways.first:
-                    for name, n in ways.schedules:
-                        leaf = PlanChoice(mesh, replace(same, first=first, zero=zero, schedule=name, chunks=n))
-                        if leaf not in self.taken:
-                            yield leaf
+        return (of for of in leaves(self.space, bunch, self._has_room) if of not in self.taken)
 
     # --- the way through it --------------------------------------------------------------------------------------
 
