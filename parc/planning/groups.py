@@ -53,8 +53,6 @@ class SpaceGroups:
 def leaves(
     space: PlanSpace, bunch: OpenBunch, has_room: Callable[[MeshChoice, int, Away], bool]
 ) -> Iterator[PlanChoice]:
-    space: PlanSpace, bunch: OpenBunch, has_room: Callable[[MeshChoice, int, Away], bool]
-) -> Iterator[PlanChoice]:
     """The candidates of a bunch."""
     ways = space.ways(bunch.mesh)
     for zero in (z for z in ways.zero if has_room(bunch.mesh, z, bunch.rules.offload)):
