@@ -351,4 +351,6 @@ def _certified(found: FoundPlan) -> str:
             f"not proved: {counts.left:,} were not looked at in time; none of them is below {least}: "
             f"at most {of.gap:.1%} better"
         )
+    if (here := found.planned.here) is not None:
+        lines.append(f"all on the devices: {here.words}")
     return "\n".join([*lines, f"not searched: {', '.join(unsearched(space))}"])

@@ -78,7 +78,8 @@ def planned_file(
         planned = plan(made, minimise, within, told, names, NOTHING, own_strategy, before)
         if not planned.found.fitting and not planned.found.interrupted and (away := offloads(made)):
             with_hosts = plan(made, minimise, within, told, names, away, before=before)
-            planned = with_hosts if with_hosts.found.fitting or with_hosts.found.interrupted else planned
+            if with_hosts.found.fitting or with_hosts.found.interrupted:
+                planned = replace(with_hosts, here=planned.found.counts)
         found = planned.found
         if not found.fitting:
             if found.interrupted:

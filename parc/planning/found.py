@@ -56,6 +56,20 @@ class Counts:
         """All whose memory is known exactly."""
         return self.unfit + self.fitting
 
+    def leave(self, total: int) -> None:
+        """What is missing of all is left, too."""
+        missing = total - self.total
+        if self.left + missing < 0:
+            self.not_better += self.left + missing
+        self.left = max(0, self.left + missing)
+
+    @property
+    def words(self) -> str:
+        """Of a search in which nothing was found that fits."""
+        if self.left:
+            return f"none of {self.priced:,} that were priced fits, and {self.left:,} were not looked at in time"
+        return f"none of all {self.total:,} fits"
+
     @property
     def total(self) -> int:
         """All of the space."""

@@ -83,14 +83,18 @@ class Guess:
         return max(bound, through) * (CLOSE + SENT * (leaf.rules.chunks - 1)) + self.bounds.beside(leaf)
 
     def fits(self, of: Kin, what: PlanChoice, layer: LayerWork | None = None) -> bool:
-        """Whether it is worth a try: what its layers save is known, or what comes and goes is as large as that of
+        """Whether it is worth a try."""
+        return self.size(of, what, layer) <= self.bounds.cluster.memory
+
+    def size(self, of: Kin, what: PlanChoice, layer: LayerWork | None = None) -> float:
+        """Bytes that it probably needs: what its layers save is known, or what comes and goes is as large as that of
         others, by rows and layers."""
         if layer is not None and layer.forward:  # of layers that compute the same again
             room = self.rooms.get((of, what.rules.schedule), ROOM)
-            return self.bounds.bytes(what, layer) * room <= self.bounds.cluster.memory
+            return self.bounds.bytes(what, layer) * room
         known = next((self.sizes[key] for key in _alike(of.layer) if key in self.sizes), None)
         scale = 1.0 if known is None else known
-        return self.bounds.bytes(what) + scale * self._usual(of, what) <= self.bounds.cluster.memory
+        return self.bounds.bytes(what) + scale * self._usual(of, what)
 
     def _usual(self, of: Kin, what: PlanChoice) -> float:
         """Bytes of activations, if the serial program's are shared evenly."""

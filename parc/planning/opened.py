@@ -37,6 +37,12 @@ class StillOpen:
     paced: bool = False
 
     @property
+    def candidate(self) -> PlanChoice:
+        """Of one that is no more than one."""
+        assert isinstance(self.what, PlanChoice)
+        return self.what
+
+    @property
     def count(self) -> int:
         """Candidates."""
         return 1 if isinstance(self.what, PlanChoice) else self.what.count

@@ -40,13 +40,15 @@ NONE = KnownBefore()
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What was searched, by which bounds, and what was found."""
+    """What was searched, by which bounds, and what was found. here: of strategies that are all on the devices what
+    became, where none was found that fits and those with the hosts were searched."""
 
     job: Job
     space: PlanSpace
     bounds: LowerBounds
     found: Found
     minimise: str
+    here: Counts | None = None
 
 
 def plan(

@@ -19,18 +19,18 @@ from parc.planning.groups import SpaceGroups, leaves
 from parc.planning.guess import CLOSE, Guess, Kin, kin
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
+from parc.planning.least_first import LeastFirst, smallest
 from parc.planning.offloads import Away
 from parc.planning.opened import Entry, OpenBunch, OpenGroup, StillOpen
 from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import STAGES, MeshChoice, PlanChoice, PlanSpace
 from parc.planning.spread import Spread, sparsest
-from parc.planning.stopping import interruptible
+from parc.planning.stopping import SearchStop, interruptible
 from parc.planning.written import strategy_of
 
 STEP, MEMORY = "step", "memory"
 """What is minimised: seconds of a step, or bytes of the fullest device."""
-
 
 PATIENT = 3
 """So many candidates in a row that are no better, and what is not looked at closely yet goes first."""
@@ -78,8 +78,10 @@ class Search:
         self.idle = 0  # prices in a row that were no better
 
     def run(self, within: float | None = None) -> Found:
-        """Search until nothing is left, for so many seconds (and until a price is known), or until interrupted."""
+        """Search until nothing is left, for so many seconds (and until a price is known), where nothing fits then for
+        as long again, or until interrupted."""
         began, lost = monotonic(), False
+        until = inf if within is None else began + within
         with interruptible() as stopped:
             try:
                 self.groups = SpaceGroups(self.space, self.layers, self._has_room)
@@ -89,15 +91,19 @@ class Search:
 
                 def over() -> bool:
                     known = bool(self.tried) or self.best < inf
-                    return stopped.asked or (within is not None and known and monotonic() - began > within)
+                    return stopped.asked or (known and monotonic() > until)
 
                 self._scout(over)
                 self._push_groups()
                 while (entry := self._next()) is not None:
-                    if over():
-                        self._push(entry)
+                    if not over():
+                        self._take(entry)
+                        continue
+                    self._push(entry)
+                    if stopped.asked or self.best < inf or until > began + (within or 0.0):
                         break
-                    self._take(entry)
+                    until += within or 1e-9  # nothing fits yet
+                    self._least_first(stopped, until)
             except KeyboardInterrupt:  # in the middle of something: what that was of is left, too
                 stopped.asked = lost = True
         least = self._end(lost)
@@ -175,14 +181,18 @@ class Search:
     def _likely(self, of: StillOpen) -> bool:
         """Whether it probably fits, or is to be looked at whether it does or not."""
         what = of.what
+        if isinstance(what, PlanChoice) and self._refused(what.mesh):
+            return False
         if self.idle >= PATIENT and self._rough(of):
             return True
         if isinstance(what, OpenGroup):
             bunches = (StillOpen(kin(self.space, b.mesh, b.rules), 0.0, b) for b in what.bunches)
             return any(self._likely(b) for b in bunches)
-        smallest = what if isinstance(what, PlanChoice) else PlanChoice(what.mesh, replace(what.rules, zero=what.zero))
-        layer = self.layers.best(of.kin)
-        return self.guess.fits(of.kin, smallest, layer)
+        return self.guess.fits(of.kin, smallest(what), self.layers.best(of.kin))
+
+    def _refused(self, mesh: MeshChoice) -> bool:
+        """Whether it is probably refused, as all that has micro-batches where something needs the whole batch."""
+        return "E0502" in self.counts.refused and mesh.microbatches > 1
 
     def _rough(self, of: StillOpen) -> bool:
         """Whether more can be found out about it without a price."""
@@ -288,6 +298,15 @@ class Search:
             for _, _, each in entries:
                 self._push(each)
 
+    def _least_first(self, stopped: SearchStop, until: float) -> None:
+        """Price what probably needs least first, of all that is left, until something fits."""
+        todo = LeastFirst(self.guess, self.layers, self._leaves, self._refused, (*self.likely, *self.later))
+        self.likely, self.later = [], []
+        while self.best == inf and not stopped.asked and monotonic() < until and (of := todo.next()):
+            self._price(of, of.candidate)
+        for left in todo.left:
+            self._push(left)
+
     def _open_group(self, of: StillOpen, group: OpenGroup) -> None:
         """Its bunches one by one, if the work of their layers does not speak against all of them."""
         if self.best == inf:  # first of all one that fits
@@ -391,8 +410,5 @@ class Search:
         if lost:
             passes = min(self.bounds.model.passes) / self.space.devices
             least = min(least or inf, passes) if self.minimise == STEP else 0.0
-            missing = self.space.total - self.counts.total
-            if self.counts.left + missing < 0:
-                self.counts.not_better += self.counts.left + missing
-            self.counts.left = max(0, self.counts.left + missing)
+            self.counts.leave(self.space.total)
         return least

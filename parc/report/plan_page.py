@@ -72,6 +72,8 @@ def _of_found(found: FoundPlan, tokens: float | None, command: str) -> PlanPage:
     if found.own is not None:
         own = found.own.price
         facts.append((f"the file's own, {found.own.name}", f"{seconds(own.seconds)}, {amount(own.needed)}"))
+    if (here := found.planned.here) is not None:
+        facts.append(("all on the devices", here.words))
     facts.append(("not searched", ", ".join(unsearched(space))))
     verdict = _verdict(found.planned.minimise, of.least, of.gap, counts.left)
     page = _page(found, job, points, outcomes, verdict, facts, command)
