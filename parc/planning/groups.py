@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from math import inf
 
+from parc.planning.bounds import SURE, LowerBounds
 from parc.planning.guess import Kin, kin
+from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
 from parc.planning.offloads import Away
 from parc.planning.opened import OpenBunch
-from parc.planning.space import ZERO, MeshChoice, PlanChoice, PlanRules, PlanSpace
+from parc.planning.space import STAGES, ZERO, MeshChoice, PlanChoice, PlanRules, PlanSpace
+from parc.planning.spread import Spread
 
 
 class SpaceGroups:
@@ -59,3 +63,22 @@ def leaves(
         for first in ways.first:
             for name, n in ways.schedules:
                 yield PlanChoice(bunch.mesh, replace(bunch.rules, first=first, zero=zero, schedule=name, chunks=n))
+
+
+def bunch_bound(
+    space: PlanSpace, bounds: LowerBounds, bunch: OpenBunch, layer: LayerWork | None, of_steps: bool
+) -> float:
+    """A lower bound of all candidates of a bunch, in seconds of a step or bytes; infinite if none fits."""
+    if layer is None:
+        return 0.0
+    mesh = bunch.mesh
+    ways = [replace(bunch.rules, zero=bunch.zero, schedule=s, chunks=c) for s, c in space.ways(mesh).schedules]
+    sizes = {rules: bounds.bytes(PlanChoice(mesh, rules), layer) for rules in ways}
+    fitting = [rules for rules in ways if sizes[rules] <= bounds.cluster.memory]
+    if not of_steps:
+        return min((sizes[rules] for rules in fitting), default=inf)
+    p, m = mesh.size(STAGES), mesh.microbatches
+    again = bounds.which(bunch.rules.recompute, bunch.rules.by)
+    through, alone = bounds.through(p, m, again, layer), Spread(p, ())
+    rows = (bounds.row(alone, m, 3, again, r.schedule, r.chunks, layer, through) for r in fitting)
+    return min(rows, default=inf) * SURE

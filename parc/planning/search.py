@@ -13,9 +13,9 @@ from math import inf
 from time import monotonic
 
 from dsl.diagnostics import ParcError
-from parc.planning.bounds import SURE, LowerBounds
+from parc.planning.bounds import LowerBounds
 from parc.planning.found import Counts, Found, PricedPlan, Tried
-from parc.planning.groups import SpaceGroups, leaves
+from parc.planning.groups import SpaceGroups, bunch_bound, leaves
 from parc.planning.guess import CLOSE, Guess, Kin, kin
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
@@ -24,8 +24,8 @@ from parc.planning.offloads import Away
 from parc.planning.opened import Entry, OpenBunch, OpenGroup, StillOpen
 from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
-from parc.planning.space import STAGES, MeshChoice, PlanChoice, PlanSpace
-from parc.planning.spread import Spread, sparsest
+from parc.planning.space import MeshChoice, PlanChoice, PlanSpace
+from parc.planning.spread import sparsest
 from parc.planning.stopping import SearchStop, interruptible
 from parc.planning.written import strategy_of
 
@@ -84,14 +84,12 @@ class Search:
         until = inf if within is None else began + within
         with interruptible() as stopped:
             try:
-                self.groups = SpaceGroups(self.space, self.layers, self._has_room)
-                self.counts.numbers, self.counts.too_large = self.groups.numbers, self.groups.too_large
+                self._fill()
                 self._take_firsts()
                 self._below(self.limit)
 
                 def over() -> bool:
-                    known = bool(self.tried) or self.best < inf
-                    return stopped.asked or (known and monotonic() > until)
+                    return stopped.asked or (monotonic() > until and (bool(self.tried) or self.best < inf))
 
                 self._scout(over)
                 self._push_groups()
@@ -122,6 +120,10 @@ class Search:
         )
 
     # --- what there is -------------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        self.groups = found = SpaceGroups(self.space, self.layers, self._has_room)
+        self.counts.numbers, self.counts.too_large = found.numbers, found.too_large
 
     def _push_groups(self) -> None:
         """All but what was priced before."""
@@ -236,11 +238,9 @@ class Search:
     def _take(self, of: StillOpen) -> None:
         what = of.what
         if isinstance(what, OpenGroup):
-            self._open_group(of, what)
-            return
+            return self._open_group(of, what)
         if isinstance(what, OpenBunch):
-            self._open(of, [(of.bound, leaf) for leaf in self._leaves(what)])
-            return
+            return self._open(of, [(of.bound, leaf) for leaf in self._leaves(what)])
         if self.best < inf and of.guess is None:
             self._open(of, [(of.bound, what)])
             return
@@ -324,7 +324,9 @@ class Search:
         self.guess.found(of.kin, CLOSE * bound / of.bound if of.bound else 1.0)
         for bunch in group.bunches:
             mine = kin(self.space, bunch.mesh, bunch.rules)
-            better = max(bound, self.least(bunch, self.layers.best(mine)))
+            better = max(
+                bound, bunch_bound(self.space, self.bounds, bunch, self.layers.best(mine), self.minimise == STEP)
+            )
             if better >= self.best:
                 self.counts.not_better += bunch.count
                 continue
@@ -354,22 +356,6 @@ class Search:
         """The candidates, with what is now known of them."""
         layer = self.layers.best(of)
         return [(max(known, self.value(leaf, layer)), leaf) for known, leaf in leaves]
-
-    def least(self, bunch: OpenBunch, layer: LayerWork | None) -> float:
-        """A lower bound of all candidates of a bunch; infinite if none fits."""
-        if layer is None:
-            return 0.0
-        mesh, bounds = bunch.mesh, self.bounds
-        ways = [replace(bunch.rules, zero=bunch.zero, schedule=s, chunks=c) for s, c in self.space.ways(mesh).schedules]
-        sizes = {rules: bounds.bytes(PlanChoice(mesh, rules), layer) for rules in ways}
-        fitting = [rules for rules in ways if sizes[rules] <= bounds.cluster.memory]
-        if self.minimise != STEP:
-            return min((sizes[rules] for rules in fitting), default=inf)
-        p, m = mesh.size(STAGES), mesh.microbatches
-        again = bounds.which(bunch.rules.recompute, bunch.rules.by)
-        through, alone = bounds.through(p, m, again, layer), Spread(p, ())
-        rows = (bounds.row(alone, m, 3, again, r.schedule, r.chunks, layer, through) for r in fitting)
-        return min(rows, default=inf) * SURE
 
     def _open(self, of: StillOpen, leaves: list[tuple[float, PlanChoice]]) -> None:
         """Candidates of a mesh one by one, with bounds that are as close as it takes to leave them out, once a price is
@@ -401,8 +387,7 @@ class Search:
         or that some of was put there."""
         least = None
         for _, _, of in (*self.likely, *self.later):
-            bound = self._grouped(of) if isinstance(of.what, OpenGroup) else of.bound
-            if bound >= self.best:
+            if (bound := self._grouped(of) if isinstance(of.what, OpenGroup) else of.bound) >= self.best:
                 self.counts.not_better += of.count
             else:
                 self.counts.left += of.count

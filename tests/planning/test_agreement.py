@@ -18,6 +18,7 @@ from parc.certifying.stated import StatedPart
 from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.planning.certificate import certificate
 from parc.planning.found import Counts, Found
+from parc.planning.groups import bunch_bound
 from parc.planning.guess import kin
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import SplitLayer
@@ -70,6 +71,7 @@ class BothSides:
         self.space, self.bounds = space_of(job)
         self.search = search = Search(self.space, self.bounds, StrategyPricer(job, self.space.by_hand))
         search._fill()
+        search._push_groups()
         self.groups = [of for _, _, of in (*search.likely, *search.later)]
         nothing = Planned(job, self.space, self.bounds, Found((), (), Counts(), None, 0.0), STEP)
         self.stated, self.floors = _space(StatedPart(certificate(nothing, 1)), job)
@@ -93,7 +95,8 @@ class BothSides:
             assert isinstance(of.what, OpenGroup)
             bound = search._grouped(of)
             for bunch in of.what.bunches:
-                least = search.least(bunch, search.layers.best(kin(self.space, bunch.mesh, bunch.rules)))
+                layer = search.layers.best(kin(self.space, bunch.mesh, bunch.rules))
+                least = bunch_bound(self.space, search.bounds, bunch, layer, search.minimise == STEP)
                 for leaf in search._leaves(bunch):
                     yield "group", leaf, bound, theirs.get(key_of(leaf), inf)
                     yield "bunch", leaf, least, theirs.get(key_of(leaf), inf)

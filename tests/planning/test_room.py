@@ -19,7 +19,8 @@ from tests.planning.brute import space_of
 from tests.planning.test_tables import two_tables
 
 WHOLE = two_tables().replace("  loss mse(score, rating)", "  others = rename(score, b -> o)\n  loss LOSS", 1)
-WHOLE = WHOLE.replace("age = 6\n", "age = 6, o = b\n", 1).replace("LOSS", "mean(softmax(score @ others, over o))").replace("(linear, mse,", "(linear, softmax,")
+WHOLE = WHOLE.replace("age = 6\n", "age = 6, o = b\n", 1).replace("(linear, mse,", "(linear, softmax,")
+WHOLE = WHOLE.replace("LOSS", "mean(softmax(score @ others, over o))")
 """A loss of all pairs of the batch."""
 
 
@@ -38,6 +39,7 @@ def test_what_needs_least_is_first_and_what_is_refused_is_last() -> None:
     space, bounds = space_of(job)
     search = Search(space, bounds, StrategyPricer(job, space.by_hand))
     search._fill()
+    search._push_groups()
     every = (*search.likely, *search.later)
     order = LeastFirst(search.guess, search.layers, search._leaves, lambda mesh: mesh.microbatches > 1, every)
     drawn: list[PlanChoice] = []

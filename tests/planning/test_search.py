@@ -115,7 +115,8 @@ def test_bounds_of_nothing_are_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
         take(self, of)
 
     monkeypatch.setattr(Search, "_take", counted)
-    for of, name in ((Search, "least"), (Search, "_grouped"), (LowerBounds, "seconds"), (LowerBounds, "beside")):
+    for of, name in ((Search, "_grouped"), (LowerBounds, "seconds"), (LowerBounds, "beside")):
         monkeypatch.setattr(of, name, lambda *_: 0.0)
+    monkeypatch.setattr("parc.planning.search.bunch_bound", lambda *_: 0.0)
     found = plan(job).found
     assert found.counts.left == 0 and found.fitting[0].value == best
