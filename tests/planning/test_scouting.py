@@ -27,7 +27,7 @@ def test_what_is_learned_of_one_is_believed_of_those_like_it() -> None:
     assert learned.expected()[1] < 0.2 < learned.expected()[0]
 
 
-@pytest.mark.parametrize("model", ["transformer", "layers"])
+@pytest.mark.parametrize("model", ["layers", "tables"])
 def test_the_first_prices_are_near_the_best(model: str) -> None:
     """Each is of a candidate of the space, of which none comes twice; of some the best is nearly that of all."""
     job = job_of(model, inside=2, outside=2, batch=4)
