@@ -17,7 +17,7 @@ ALLOWED = {
     "dsl": {"lark"},
     "compiler": set[str](),
     "runtime": {"numpy", "ml_dtypes", "torch", "torch_npu", "tokenizers"},
-    "parc": {"click", "rich", "starlette", "hypercorn", "jinja2"},
+    "parc": {"click", "rich", "starlette", "hypercorn", "jinja2", "numpy"},
 }
 LONGEST = 400
 """Lines of a file."""
