@@ -4,6 +4,7 @@ again, and what was left out must have a bound that speaks against it."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import sha256
 from math import gcd, inf, prod
 from typing import Any
@@ -23,6 +24,7 @@ from parc.certifying.counting import FIELDS, SPLITS, StatedSpace, classes_of, st
 from parc.certifying.floors import Floors, numbers
 from parc.certifying.layers import Build, LayerTable, stated_layers
 from parc.certifying.paces import stated_paces
+from parc.certifying.sides import sides_of
 from parc.certifying.stated import NEAR, StatedPart, Unfounded, alike
 from parc.certifying.strategies import strategy_of
 from parc.certifying.tally import SpaceTally, Tallied, candidate
@@ -196,7 +198,7 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
             sizes[d.name] = gcd(sizes.get(d.name, 0), d.size)
     of["sizes"].be(sizes)
     of["batch"]["size"].be(sizes.get(batch, 1))
-    space = stated_space(of, cluster.devices, links["domains"])
+    space = replace(stated_space(of, cluster.devices, links["domains"]), sides=sides_of(job, batch))
     if space.splits["positions"][:MOST_POSITIONS] != tuple(dim for _, kind, dim in space.axes if kind == "positions"):
         raise Unfounded(f"{of.path}.splits.positions are other dims than those of the axes", of.path)
     return space, Floors(model, links, cluster.devices, space.layers, len(loops))

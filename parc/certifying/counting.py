@@ -11,6 +11,7 @@ from typing import Any
 from compiler.program import FunctionPhase
 from compiler.schedules.actions import actions
 from dsl.data import dataclass
+from parc.certifying.sides import Side
 from parc.certifying.stated import StatedPart, Unfounded
 
 SPLITS = ("inner", "experts", "heads", "rows", "positions")
@@ -62,7 +63,7 @@ class StatedAgain:
 @dataclass(frozen=True, slots=True)
 class StatedSpace:
     """The choices that a certificate names. axes: (name, kind, dim), major to minor; recomputes: of each choice the
-    scopes, with what is kept of them."""
+    scopes, with what is kept of them; sides: of the model's products."""
 
     devices: int
     batch: int
@@ -77,6 +78,7 @@ class StatedSpace:
     domains: tuple[int, ...]
     by_hand: tuple[StatedByHand, ...] = ()
     offloads: tuple[tuple[str, ...], ...] = ((),)
+    sides: tuple[Side, ...] = ()
 
     def told(self) -> str:
         """Which choices there are, in words; what is not among them, nothing was said of."""

@@ -27,6 +27,7 @@ from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from parc.certifying.by_hand import positions
 from parc.certifying.counting import StatedSpace, tables_of
+from parc.certifying.sides import single
 from parc.certifying.stated import StatedPart, Unfounded
 
 NUMBERS = ("forward", "backward", "rest", "tail", "saved")
@@ -209,9 +210,14 @@ class LayerTable:
         whole = space.batch // (m * space.of_kind(mesh, "data"))  # rows of all devices that share a layer
         key = (tuple(inside.items()), whole, again, rules)
         if key not in self.known:
-            of = (self._number(w, inside, whole, again, rules) for w in self.layers)
+            alone = single(space, inside, whole // space.of_kind(mesh, "experts"), rules)
+            own = (w for w in self.layers if not alone or self._its_own(w, inside, whole))
+            of = (self._number(w, inside, whole, again, rules) for w in own)
             self.known[key] = [w for w in of if w is not None]
         return self.known[key]
+
+    def _its_own(self, of: StatedLayer, inside: Mapping[str, int], whole: int) -> bool:
+        return of.inside == inside and of.rows * self.space.of_kind(inside, "experts") == whole
 
     def _number(
         self,

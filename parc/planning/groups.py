@@ -41,7 +41,7 @@ class SpaceGroups:
                     continue
                 of = kin(space, mesh, rules)
                 many = layers.many(of.layer)
-                rows = many if many % of.rows == 0 else of.rows
+                rows = many if many % of.rows == 0 and layers.scaled(of) else of.rows
                 self.groups.setdefault(replace(of, rows=rows), []).append(OpenBunch(mesh, rules, most, count))
         self.numbers, self.count = space.total - legal, legal - self.too_large
 

@@ -11,7 +11,8 @@ them. Of it are taken
 For fewer rows no row takes less: tiles and waves of a kernel are filled worse, a message is shorter, and launches and
 latencies are the same. So what a multiple of the rows takes is a bound, in proportion. For the same reasons one device
 that does what several do takes no longer than these take together, with no more to send. And computing things again
-adds work to what both passes take without it.
+adds work to what both passes take without it. Where a device has a single position of a product (`narrow`), only what
+is known of these very rows and axes holds.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from compiler.program import MODEL_PASSES, Function, FunctionKey, FunctionPhase,
 from dsl.diagnostics import ParcError
 from parc.planning.guess import Kin, SplitLayer
 from parc.planning.layer_work import LayerWork
+from parc.planning.narrow import narrow, product_sides
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.written import strategy_of
@@ -55,21 +57,30 @@ class Layers:
         self.cluster = pricer.job.cluster
         self.cal = of_cluster(self.cluster)
         servers = -(-self.cluster.devices // self.cluster.levels[0].count)
+        self.sides, self.whole = product_sides(pricer.job, space.split), dict[Kin, bool]()
         self.late = 1.0 + self.cal.jitter * log2(servers)
 
     def best(self, kin: Kin) -> LayerWork | None:
         """The closest bound that is known, in proportion to the rows."""
-        kind = kin.layer
-        if (mine := self._closest(kind, kin.rows)) is not None:
+        kind, scaled = kin.layer, self.scaled(kin)
+        if (mine := self._closest(kind, kin.rows, scaled)) is not None:
             return mine.of(kin.rows)
         plain = replace(kind, recompute=0)
-        if (mine := self._closest(plain, kin.rows)) is not None:
+        if (mine := self._closest(plain, kin.rows, scaled)) is not None:
             return mine.of(kin.rows).loose.any
+        if not scaled:
+            return None
         found = [self._merged(of, plain, kin.rows) for of in self.known]
         return max((w for w in found if w is not None), key=lambda w: w.backward, default=None)
 
-    def _closest(self, kind: SplitLayer, rows: int) -> LayerWork | None:
-        found = [w for w in self.known.get(kind, ()) if w.covers(rows)]
+    def scaled(self, kin: Kin) -> bool:
+        """Whether what is known of more rows, or of fewer devices, holds for it in proportion."""
+        if kin not in self.whole:
+            self.whole[kin] = not narrow(self.sides, self.space.split, self.roles, kin)
+        return self.whole[kin]
+
+    def _closest(self, kind: SplitLayer, rows: int, scaled: bool = True) -> LayerWork | None:
+        found = [w for w in self.known.get(kind, ()) if (w.covers(rows) if scaled else w.rows == rows)]
         return min(found, key=lambda w: w.rows) if found else None
 
     def _merged(self, of: SplitLayer, kind: SplitLayer, rows: int) -> LayerWork | None:
@@ -133,10 +144,14 @@ class Layers:
         """Find out more, if there is more to find out: first of fewer devices, then of what is computed but once, of
         many rows; last of these rows. sharded: of candidates whose gradients are sharded, which wait for messages
         (`paces`) rather than for their rows. Of what cannot be lowered nothing is found."""
+        if not self.scaled(kin):
+            return self._find(kin.layer, kin.rows)
         return self.rougher(kin) or (not sharded and self._find(kin.layer, kin.rows))
 
     def rougher(self, kin: Kin) -> bool:
         """The same, but for these rows where many speak of them."""
+        if not self.scaled(kin):
+            return False
         kind = kin.layer
         kinds = dict.fromkeys((*self._fewer(kind), replace(kind, recompute=0), kind))
         return any(self._find(of, self._speaking(of, kin)) for of in kinds)

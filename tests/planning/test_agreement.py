@@ -14,6 +14,7 @@ from dsl.source import Source
 from parc.certifying.check import _space
 from parc.certifying.layers import TIMES, LayerTable, StatedLayer
 from parc.certifying.paces import PacedKey
+from parc.certifying.sides import single
 from parc.certifying.stated import StatedPart
 from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.planning.certificate import certificate
@@ -28,6 +29,7 @@ from parc.planning.pricing import StrategyPricer
 from parc.planning.search import STEP, Search
 from parc.planning.space import PlanChoice
 from tests.planning.brute import candidates, some, space_of
+from tests.planning.drawn_models import KINDS
 from tests.planning.models import text_of
 
 ROUNDED = 1 + 1e-8
@@ -135,3 +137,22 @@ def test_messages_that_hide_beside_products_are_none_of_fewer_rows() -> None:
     assert all(a < getattr(whole, name) for name, a in zip(TIMES[:2], whole.fewer, strict=False))
     assert all(getattr(whole.of(1), name) <= getattr(one, name) for name in (*TIMES, "saved"))
     assert whole.of(sides.space.batch) == whole
+
+
+@pytest.mark.parametrize("kind", ["gpt", "experts"])
+def test_both_know_where_a_device_has_one_position(kind: str) -> None:
+    """Of whole spaces of models with heads of one column and experts."""
+    sizes = {"heads": 4, "hidden": 4, "seq": 4, "experts": 4, "times": 1, "vocab": 64, "layers": 2, "batch": 8}
+    text = text_of("transformer", inside=4, outside=2)
+    model = text[text.index("model gpt {") : text.index("job fit {")]
+    mine = f"model gpt {{\n  {KINDS[kind].text.format(**sizes)}\n}}\n\n"
+    text = text.replace(model, mine).replace("attention, cross_entropy, layer_norm, mlp", KINDS[kind].uses)
+    both = BothSides(text)
+    found = set()
+    for choice in candidates(both.space):
+        of = kin(both.space, choice.mesh, choice.rules)
+        alone = single(both.stated, dict(of.layer.inside), of.rows, rules_of(of.layer))
+        assert both.search.layers.scaled(of) != alone, of
+        found.add((of.layer.inside, alone))
+    assert {(("tp", 4),), (("ep", 4),)} & {inside for inside, alone in found if alone}
+    assert ((), False) in found

@@ -113,3 +113,13 @@ def test_looks_speak_of_the_rows_that_they_are_made_for() -> None:
             assert (best := layers.best(of)) is not None and best.rows == rows
         assert {n for _, n in layers.asked} == {8, looked}
         assert layers.best(of) is not None
+
+
+def test_a_product_with_a_vector_takes_less_than_its_share() -> None:
+    """Of five rows each takes longer than a single one does, of which products are no products of matrices: what is
+    known of the former is no bound of the latter."""
+    job = job_of("layers", inside=5, outside=1, batch=25, hidden=500, flops=1e-3, vector=1, bandwidth=10)
+    space, bounds = space_of(job)
+    role = next(role for role in space.roles if role.kind == DATA)
+    of = [PlanChoice(MeshChoice(((role, 5),), m), PlanRules(DATA)) for m in (1, 5)]
+    assert hold(space, bounds, StrategyPricer(job, space.by_hand), of) == len(of)

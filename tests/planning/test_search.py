@@ -1,87 +1,17 @@
-"""What a search finds is what pricing all one by one finds."""
+"""A search that ends early, and one whose bounds say nothing. (`test_brute`: what a search finds is what pricing all
+one by one finds.)"""
 
 from __future__ import annotations
 
-import random
-from itertools import count
-from math import isclose
 from typing import Any
 
 import pytest
 
-from compiler.model import Job
 from parc.planning.bounds import LowerBounds
 from parc.planning.planning import plan
-from parc.planning.search import MEMORY, STEP, Search
-from tests.planning.brute import all_priced, candidates, inside, priced, space_of
-from tests.planning.models import MODELS, job_of
-
-
-def drawn(seed: int, least: int, most: int) -> tuple[str, dict[str, float]]:
-    """A model and sizes whose space has so many candidates."""
-    rng = random.Random(seed)
-    while True:
-        model = rng.choice(list(MODELS))
-        sizes: dict[str, float] = {
-            "inside": rng.choice([1, 2, 4]),
-            "outside": rng.choice([1, 2, 3, 4]),
-            "batch": rng.choice([4, 6, 8, 12]),
-            "hidden": rng.choice([16, 32, 96]),
-            "layers": rng.choice([2, 3, 4]),
-            "seq": rng.choice([8, 16, 32]),
-            "flops": rng.choice([0.01, 0.1, 1]),
-            "bandwidth": rng.choice([1, 10]),
-            "inner": rng.choice([0.1, 1, 10]),
-            "outer": rng.choice([0.01, 0.1, 1]),
-            "memory": rng.choice([1, 2, 16000]),
-        }
-        space, _ = space_of(job_of(model, **sizes))
-        if least <= sum(map(space.legal, space.meshes())) <= most:
-            return model, sizes
-
-
-def agree(seed: int, least: int, most: int, within: bool = False) -> None:
-    """within: only a job whose optimum is in no corner of its space counts: others are drawn until there is one."""
-    draws = (drawn(s, least, most) for s in count(seed, 1000))
-    model, sizes = next(d for d in draws if not within or _inside(job_of(d[0], **d[1])))
-    job = job_of(model, **sizes)
-    space, bounds = space_of(job)
-    prices = all_priced(job, space)
-    for c in random.Random(seed).sample(list(candidates(space)), 8):
-        assert priced(job, space, c) == prices.get(c), (model, sizes, c)
-    for c, p in prices.items():
-        assert bounds.seconds(c) <= p.seconds and bounds.bytes(c) <= p.needed, (model, sizes, c)
-    fitting = [p for p in prices.values() if p.fits]
-    for minimise in (STEP, MEMORY):
-        found = plan(job, minimise).found
-        assert found.counts.total == space.total and found.counts.left == 0 and found.least is None
-        if not fitting:
-            assert not found.fitting
-            continue
-        best = min(p.seconds if minimise == STEP else p.needed for p in fitting)
-        assert isclose(found.fitting[0].value, best, rel_tol=0, abs_tol=0), (model, sizes, minimise)
-        assert prices[found.fitting[0].candidate] == found.fitting[0].price
-        if within and minimise == STEP:
-            assert all(inside(space, c) for c, p in prices.items() if p.fits and p.seconds == best)
-
-
-def _inside(job: Job) -> bool:
-    """Whether what the search finds, and all that is as fast, is in no corner: so that brute force can say so, too."""
-    planned = plan(job)
-    fitting = planned.found.fitting
-    return bool(fitting) and all(inside(planned.space, p.candidate) for p in fitting if p.value == fitting[0].value)
-
-
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.nightly)])
-def test_brute_force_agrees(seed: int) -> None:
-    agree(seed, 8, 40)
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("seed", range(1000, 1200))
-def test_brute_force_agrees_on_large_spaces(seed: int) -> None:
-    """In half of them the optimum is in no corner."""
-    agree(seed, 500, 1500, within=bool(seed % 2))
+from parc.planning.search import Search
+from tests.planning.brute import all_priced, space_of
+from tests.planning.models import job_of
 
 
 def test_a_search_that_is_cut_short_says_how_much_better_the_rest_can_be() -> None:
