@@ -264,17 +264,27 @@ class Floors:
         back = (reduce + once_more) * all_of_them
         passes = {"forward": max(layer["forward"], gather * all_of_them), "backward": max(layer["backward"], back)}
         beside = {**layer, **passes, "rest": 0.0, "tail": 0.0}
-        found = max(found, self._row(*numbers, beside, sum(passes.values()) + layer["added"]))
+        found = max(found, self._row(*numbers, beside, sum(passes.values()) + layer["added"], layer))
         if pace is None:
             return found
         for name, seconds in zip(("forward", "backward"), pace[:2], strict=True):
             passes[name] = max(passes[name], self.layers * seconds)
         passes["backward"] += max(0.0, self.layers * pace[2] - sum(passes.values()))
-        return max(found, self._row(*numbers, {**beside, **passes}, sum(passes.values()) + layer["added"]))
+        return max(found, self._row(*numbers, {**beside, **passes}, sum(passes.values()) + layer["added"], layer))
 
     def _row(
-        self, lie: Lie, m: int, zero: int, schedule: str, chunks: int, layer: Mapping[str, float], all_stages: float
+        self,
+        lie: Lie,
+        m: int,
+        zero: int,
+        schedule: str,
+        chunks: int,
+        layer: Mapping[str, float],
+        all_stages: float,
+        bare: Mapping[str, float] | None = None,
     ) -> float:
+        """bare: the layer without messages beside it: others wait for no more of it than that, and while a stage waits
+        for others, it sends what goes beside its first pass and its last one."""
         model, stages, replicas = self.model, lie.stages, lie.replicas
         ends, first, share = 0.0, 0.0, 0.0
         which, extra = "looped", model["fixed"]
@@ -284,14 +294,18 @@ class Floors:
             extra += model["update"] / self.devices * (replicas if zero == 0 else 1)
         elif self.loops != 1:
             ends = all_stages * m / stages
-            if in_turn:  # who waits for a stage further on does not wait until that has added its gradients up
+            if in_turn and bare is None:  # who waits for a stage does not wait until that has added its gradients up
                 ends = max(ends, (all_stages - layer["added"]) * m / sum((1 - 1 / m) ** k for k in range(stages)))
         else:
             ahead, adding = layer["forward"] / self.layers, layer["added"] / self.layers
             both = ahead + layer["backward"] / self.layers + adding
             to_next, to_last = self.between(lie, m)
             way = to_next if schedule == "zero_bubble" else to_next + to_last
-            waits = ahead if schedule == "zero_bubble" else both - adding
+            hidden = 0.0
+            if bare is not None:
+                ahead = bare["forward"] / self.layers
+                hidden = both - ahead - bare["backward"] / self.layers - adding
+            waits = ahead if schedule == "zero_bubble" else both - hidden - adding
             cut = self.stages(stages, chunks)
             counts = self.counts(stages * chunks)
             found = []
@@ -300,7 +314,7 @@ class Floors:
                 if self.cluster["waits"]:  # all chunks but the last of all send each micro-batch on
                     busy += m * to_next * (chunks if k < stages - 1 else chunks - 1)
                 if k > 0:  # the first stage goes back and adds up; this one adds up meanwhile
-                    busy -= adding * max(0, counts[k] - counts[0])
+                    busy -= adding * max(0, counts[k] - counts[0]) + own * hidden
                 found.append(busy + before * waits + k * way)
             found[-1] += m * layer["tail"]
             if in_turn:

@@ -100,10 +100,10 @@ class LowerBounds:
         numbers = spread, m, rules.zero, again, rules.schedule, rules.chunks
         row = self.row(*numbers, layer, through)
         if slower is not None:
-            row = max(row, self.row(*numbers, slower, slower.both))
+            row = max(row, self.row(*numbers, slower, slower.both, layer))
             if pace is not None:
                 slower = self.paced(slower, pace)
-                row = max(row, self.row(*numbers, slower, slower.both))
+                row = max(row, self.row(*numbers, slower, slower.both, layer))
         return max(plain, row * SURE)
 
     def _plain(self, spread: Spread, m: int, again: int, rules: PlanRules, layer: LayerWork | None = None) -> float:
@@ -219,11 +219,13 @@ class LowerBounds:
         chunks: int,
         layer: LayerWork,
         through: float,
+        alone: LayerWork | None = None,
     ) -> float:
         """Of the stage that ends last: it waits for those before it as the first micro-batch comes, they for it as the
         last goes back; what the first stage has to send then comes on top of that. through: what a micro-batch takes of
-        all stages together."""
-        p = spread.stages
+        all stages together. alone: the layers without what goes beside them, which nobody waits for: activations are
+        sent on before gradients are reduced, and weights are there before the first of them comes."""
+        p, alone = spread.stages, alone or layer
         first = through  # of a micro-batch, on the first stage
         parts = 1.0  # of the weights of the loops, times the stages, that it has
         update = self.model.fixed
@@ -231,21 +233,23 @@ class LowerBounds:
             longest = m * through
             update += self.model.update / self.devices * (1 if zero else spread.data)
         elif self.loops != 1:  # stages before go back without adding gradients up first
-            back = (through - layer.added) / (1 - (1 - 1 / m) ** p) if schedule in IN_TURN else 0.0
+            in_turn = schedule in IN_TURN and alone is layer
+            back = (through - layer.added) / (1 - (1 - 1 / m) ** p) if in_turn else 0.0
             longest = max(m / p * through, back)
             first = parts = 0.0
         else:
             cut = stage_cut(self.layers, p, chunks)
-            forward, both, added = (t / self.layers for t in (layer.forward, layer.both, layer.added))
+            both, added = layer.both / self.layers, layer.added / self.layers
             there, back = self.hop(spread, m)
             bubbles = schedule == "zero_bubble"
-            waits, hops = (forward, there) if bubbles else (both - added, there + back)
+            ahead, least = alone.forward / self.layers, alone.both / self.layers
+            waits, hops = (ahead, there) if bubbles else (least - added, there + back)
             each = there if self.cluster.waits else 0.0
             ends = []
             for of in cut.longest:
                 sends = m * (chunks - (of.stage == p - 1)) * each
                 # What this stage's last sum takes longer than the first stage's is not waited for.
-                later = max(0, of.first - cut.first) * added if of.stage else 0.0
+                later = max(0, of.first - cut.first) * added + of.own * (both - least) if of.stage else 0.0
                 ends.append(of.before * waits + of.stage * hops + m * of.own * both + sends - later)
             ends[0] += m * layer.tail
             if schedule in IN_TURN:
