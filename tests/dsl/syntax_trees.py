@@ -137,7 +137,7 @@ cluster_statements = st.one_of(
 _scopes = maybe(paths)
 rules = st.one_of(
     st.builds(ast.Mesh, bindings),
-    st.builds(ast.Split, tuples(names, 1), names, tuples(names), _scopes, st.booleans(), maybe(names)),
+    st.builds(ast.Split, tuples(names, 1), names, tuples(names), _scopes, st.booleans(), maybe(plain_names)),
     st.builds(ast.Shard, tuples(names, 1), names, _scopes, st.booleans()),
     st.builds(ast.ReduceDecl, tuples(names, 1), names, st.sampled_from(["microbatch", "step"]), _scopes),
     st.builds(ast.Offload, tuples(names, 1), names, _scopes, maybe(expressions)),
