@@ -7,13 +7,16 @@ from dsl.data import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DrawnKind:
-    """A kind of model. text: its `dim`s, inputs and what it computes; sizes: values of what stands in braces; dear:
-    whether a structure takes long to lower."""
+    """A kind of model. text: its `dim`s, inputs and what it computes; sizes: values of what stands in braces."""
 
     uses: str
     text: str
     sizes: dict[str, tuple[int, ...]]
-    dear: bool = False
+
+    @property
+    def looped(self) -> bool:
+        """Whether it has a loop, of which stages may be cut."""
+        return "repeat" in self.text
 
 
 WIDE = (16, 64, 96, 512, 1024)
@@ -80,7 +83,6 @@ KINDS: dict[str, DrawnKind] = {
   logits[b,s,v] = layer_norm(x) @ wte
   loss cross_entropy(logits, targets, over v)""",
         {"seq": (5, 7, 16, 129), "hidden": WIDE, "vocab": (64, 1000, 32000), "heads": (2, 4), "layers": LOOPS},
-        True,
     ),
     "experts": DrawnKind(
         "cross_entropy, embedding, layer_norm, linear, moe",
@@ -100,7 +102,6 @@ KINDS: dict[str, DrawnKind] = {
             "times": (1, 2),
             "layers": (2, 3),
         },
-        True,
     ),
     "images": DrawnKind(
         "avg_pool, conv, cross_entropy, linear",
@@ -123,7 +124,6 @@ KINDS: dict[str, DrawnKind] = {
   both = take(of_users, user, over u) * take(of_items, item, over i)
   loss mse(linear(relu_mlp(both, {times} * {hidden}), over one), rating)""",
         {"users": (4096, 600000), "items": (1024, 30030), "hidden": WIDE, "times": (1, 4)},
-        True,
     ),
     "towers": DrawnKind(
         "linear, mse, relu_mlp",
