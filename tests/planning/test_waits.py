@@ -13,7 +13,6 @@ from parc.planning.written import strategy_of
 from tests.planning.brute import candidates, space_of
 from tests.planning.models import job_of
 
-
 FAST = {"inside": 4, "outside": 1, "inner": 50, "outer": 5, "flops": 5, "batch": 2}
 SLOW = {"inside": 2, "outside": 4, "inner": 0.5, "outer": 0.02, "flops": 0.05, "batch": 8}
 
