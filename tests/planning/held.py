@@ -104,15 +104,14 @@ class HeldSearch(Search):
     """A search whose every bound is held to exact prices as it is used."""
 
     whole: WholeSpace
-    bunched: dict[tuple[object, PlanRules], float]
+    bunched: dict[tuple[object, PlanRules], dict[PlanChoice, float]]
     held = 0
 
     def knows(self, whole: WholeSpace) -> None:
         """Tell it all prices."""
         self.whole, self.bunched = whole, {}
         for of in whole.prices:
-            key = of.mesh, of.bunched
-            self.bunched[key] = min(self.bunched.get(key, inf), whole.value(of, self.minimise))
+            self.bunched.setdefault((of.mesh, of.bunched), {})[of] = whole.value(of, self.minimise)
 
     def _hold(self, bound: float, exact: float, *told: object) -> float:
         self.held += 1
@@ -122,8 +121,10 @@ class HeldSearch(Search):
     def _least(self, what: PlanChoice | OpenBunch | OpenGroup) -> float:
         if isinstance(what, PlanChoice):
             return self.whole.value(what, self.minimise)
-        each = what.bunches if isinstance(what, OpenGroup) else (what,)
-        return min(self.bunched.get((b.mesh, b.rules), inf) for b in each)
+        bunches = what.bunches if isinstance(what, OpenGroup) else (what,)
+        found = (self.bunched.get((b.mesh, b.rules), {}).items() for b in bunches)
+        # what was estimated to be best was priced before, and is in no bunch
+        return min((value for each in found for of, value in each if of not in self.taken), default=inf)
 
     def value(self, of: PlanChoice, layer: LayerWork | None = None) -> float:
         found = super().value(of, layer)
