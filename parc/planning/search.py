@@ -229,8 +229,8 @@ class Search:
                 elif self._guessed(of) > guess * SURER and heap:
                     self._push(of)  # more is known of its kin than when it was guessed
                 elif heap is self.likely and isinstance(of.what, PlanChoice) and not self._likely(of):
-                    heappush(self.later, (guess, self.number, of))
                     self.number += 1
+                    heappush(self.later, (guess, self.number, of))
                 else:
                     return of
         return None

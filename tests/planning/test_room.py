@@ -11,6 +11,7 @@ from compiler.evaluate import evaluate_file
 from dsl.source import Source
 from parc.planning.found import Counts
 from parc.planning.least_first import LeastFirst
+from parc.planning.opened import StillOpen
 from parc.planning.planning import plan
 from parc.planning.pricing import StrategyPricer
 from parc.planning.search import Search
@@ -71,3 +72,18 @@ def test_one_refusal_speaks_of_all_micro_batches() -> None:
 def test_it_is_said_what_was_searched() -> None:
     assert Counts(unfit=3, left=7).words == "none of 3 that were priced fits, and 7 were not looked at in time"
     assert Counts(unfit=3, too_large=7).words == "none of all 10 fits"
+
+
+def test_no_two_entries_have_the_same_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells those apart that are guessed alike: entries themselves have no order."""
+    job, take, later = evaluate_file(Source("job.par", WHOLE)).job, Search._take, [0]
+
+    def held(self: Search, of: StillOpen) -> None:
+        numbers = [number for _, number, _ in (*self.likely, *self.later)]
+        assert len({*numbers}) == len(numbers)
+        later[0] = max(later[0], len(self.later))
+        take(self, of)
+
+    monkeypatch.setattr(Search, "_take", held)
+    plan(job, within=20)
+    assert later[0], "nothing came last"
