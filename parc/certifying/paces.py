@@ -8,10 +8,10 @@ from dataclasses import replace
 from itertools import product
 
 from compiler.cost.kernels.program import features
-from compiler.cost.kernels.work import Part, WorkLoop, WorkNode
+from compiler.cost.kernels.work import Collective, Part, Product, Work, WorkLoop, WorkNode
 from compiler.cost.price.calibration import of_cluster
 from compiler.cost.price.machine import machine
-from compiler.cost.price.pricer import PICOSECONDS, Pricer
+from compiler.cost.price.pricer import ABSENT, PICOSECONDS, Priced, Pricer
 from compiler.cost.time.step import play
 from compiler.cost.time.tasks import tasks
 from compiler.driver import compile_job
@@ -38,13 +38,14 @@ FIELDS = (
     "first",
     "stages",
     "split",
+    "products",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class PacedKey:
     """What a pace is of. inside: axes that split layers; rules: along, heads, tables, by; first: the kind of the
-    outermost axis, where there are two; split: zero-bubble schedules."""
+    outermost axis, where there are two; split: zero-bubble schedules; products: nothing else but messages takes time."""
 
     inside: tuple[tuple[str, int], ...]
     again: int
@@ -55,6 +56,7 @@ class PacedKey:
     first: str
     stages: int
     split: bool
+    products: bool
 
 
 Turns = Mapping[int, tuple[float, float]]
@@ -84,6 +86,7 @@ def stated_paces(stated: StatedPart, space: StatedSpace, build: Build) -> dict[P
             entry["first"].text(),
             entry["stages"].whole(1),
             entry["split"].truth(),
+            entry["products"].truth(),
         )
         if key in found:
             raise Unfounded(f"{entry.path} stands there twice", entry.path)
@@ -145,6 +148,16 @@ def _mesh(entry: StatedPart, key: PacedKey, space: StatedSpace) -> tuple[dict[st
     return mesh, space.batch // (rows * key.replicas)
 
 
+class _Products(Pricer):
+    """Of which nothing but products and messages takes time."""
+
+    def price(self, work: Work, update: bool = False) -> Priced:
+        found = super().price(work, update)
+        if found is ABSENT or isinstance(work, (Product, Collective)):
+            return found
+        return replace(found, ps=0, also=())
+
+
 class _Played:
     """The loops of a strategy, on links as they are with all stages."""
 
@@ -170,7 +183,8 @@ class _Played:
             axes = [*axes[:1], stages, *axes[1:]] if key.first == "data" else [stages, *axes]
         timed = [a for a in program.axes if a.kind == "time"]
         on = machine(replace(program, axes=(*timed, *axes)), job.cluster)
-        self.pricer = Pricer(on, replace(of_cluster(job.cluster), slowdown=0.0))
+        cal = replace(of_cluster(job.cluster), slowdown=0.0)
+        self.pricer = _Products(on, replace(cal, host=0.0)) if key.products else Pricer(on, cal)
 
     def seconds(self, n: int) -> tuple[float, float]:
         """Forward, and backward, of so many iterations."""
@@ -197,19 +211,20 @@ def pace_of(
     sizes: Collection[int],
 ) -> tuple[float, float, float] | None:
     """Of a candidate: an iteration forward, backward, and in both together, of chunks of such sizes; None if that is
-    not known. Both take as long at least where nothing is computed again, passes are in one, and weights are sent
-    once."""
+    not known. Each takes as long at least where weights are sent once; both together, what products and messages take
+    where nothing is computed again and passes are in one."""
     replicas, stages = space.of_kind(mesh, "data"), space.of_kind(mesh, "stages")
     inside = tuple((n, size) for n, size in mesh.items() if space.kind(n) not in ("stages", "data"))
     rows = space.batch // (m * replicas * space.of_kind(mesh, "experts"))
     own = again, schedule == "zero_bubble"
     each, both = [0.0, 0.0], 0.0
     for (of, split), sent in product(dict.fromkeys(((0, False), own)), range(2, zero + 1)):
-        turns = paces.get(PacedKey(inside, of, rules, rows, replicas, sent, first, stages, split))
+        others = (of, split) != own
+        turns = paces.get(PacedKey(inside, of, rules, rows, replicas, sent, first, stages, split, others))
         if turns is None or not {*sizes} <= turns.keys():
             continue
         passes = [min(turns[n][i] / n for n in sizes) for i in (0, 1)]
         both = max(both, sum(passes))
-        if (of, split) == own:
+        if not others:
             each = [max(pair) for pair in zip(each, passes, strict=True)]
     return (each[0], each[1], both) if both else None

@@ -21,7 +21,7 @@ from parc.planning.refining import PlanChange, RefinedPlan, plain_lines
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
-FORMAT = 10
+FORMAT = 11
 
 
 def unsearched(space: PlanSpace) -> list[str]:
@@ -104,7 +104,7 @@ def layer_json(kind: SplitLayer, of: LayerWork) -> dict[str, Any]:
 
 def pace_json(key: PaceKey, turns: Mapping[int, tuple[float, float]]) -> dict[str, Any]:
     """How long so many iterations of the loop last, forward and backward, with the messages beside them."""
-    numbers = {k: getattr(key, k) for k in ("rows", "replicas", "zero", "first", "stages", "split")}
+    numbers = {k: getattr(key, k) for k in ("rows", "replicas", "zero", "first", "stages", "split", "products")}
     return {**_kind_json(key.layer), **numbers, "turns": [[n, *seconds] for n, seconds in sorted(turns.items())]}
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from compiler.cost.kernels.program import features
-from compiler.cost.kernels.work import Collective, Part, WorkLoop
+from compiler.cost.kernels.work import Collective, Part, Product, WorkLoop
 from compiler.cost.price.machine import machine
 from compiler.cost.price.pricer import PICOSECONDS, Pricer, picoseconds
 from compiler.cost.time.ahead import gathers_first
@@ -43,7 +43,7 @@ KEPT = 100
 @dataclass(frozen=True, slots=True)
 class PaceKey:
     """What a pace hangs on. first: the kind of the outermost axis of the whole mesh; stages: how many there are;
-    split: whether the backward pass is in two (zero-bubble schedules)."""
+    split: whether the backward pass is in two (zero-bubble schedules); products: of products and messages alone."""
 
     layer: SplitLayer
     rows: int
@@ -52,18 +52,17 @@ class PaceKey:
     first: str
     stages: int
     split: bool
-
-    @property
-    def plain(self) -> PaceKey:
-        """The same with nothing computed again, and passes in one."""
-        return replace(self, layer=replace(self.layer, recompute=0), split=False)
+    products: bool = False
 
 
 @lru_cache(1024)
 def covering(own: PaceKey) -> tuple[PaceKey, ...]:
-    """Those that last no longer, both passes together: nothing is computed again, passes are in one, weights are sent
-    but once. Itself is among them."""
-    return tuple({replace(of, zero=zero): None for of in (own.plain, own) for zero in range(2, own.zero + 1)})
+    """Those that last no longer, both passes together, with itself: weights are sent but once; nothing is computed
+    again and passes are in one, of products and messages alone. (What is kept for another pass cuts other kernels in
+    two: where it is computed again there may be fewer.)"""
+    whole = replace(own, layer=replace(own.layer, recompute=0), split=False)
+    less = own if whole == own else replace(whole, products=True)
+    return tuple({replace(of, zero=zero): None for of in (less, own) for zero in range(2, own.zero + 1)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +72,11 @@ class PacedLoop:
     segment: Segment
     rolled: Rolled
     launches: float
+
+    @property
+    def products(self) -> PacedLoop:
+        """With products and messages alone, which no host is waited for."""
+        return replace(self, rolled=_products(self.rolled), launches=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ class Paces:
             turns = self.known.get(key)
             if turns and turns.keys() >= sizes:
                 forward, backward = (min(turns[n][i] / n for n in sizes) for i in (0, 1))
-                found = found.max(forward, backward, key.layer == own.layer and key.split == own.split)
+                found = found.max(forward, backward, not key.products)
         return found if found.both else None
 
     def closer(self, choice: PlanChoice, of: Kin) -> bool:
@@ -111,7 +115,8 @@ class Paces:
         if not self._any(choice):
             return False
         own, sizes = self._key(choice, of), self._sizes(choice)
-        return any(self._find(key, sizes) for key in dict.fromkeys((replace(own.plain, zero=2), own.plain, own)))
+        less = covering(own)[0]  # with ZeRO-2
+        return any(self._find(key, sizes) for key in dict.fromkeys((less, replace(less, zero=own.zero), own)))
 
     def _any(self, choice: PlanChoice) -> bool:
         return choice.rules.zero > 1 and len(self.space.split.loops) == 1
@@ -135,7 +140,10 @@ class Paces:
         of, more = self._loops(key), sorted(sizes - known.keys())
         assert of is not None
         pricer = self._pricer(key, of.program)
-        passes = {function: self._played(loop, pricer, more[-1]) for function, loop in of.loops.items()}
+        loops = {f: replace(loop, rolled=self._over(loop.rolled, pricer)) for f, loop in of.loops.items()}
+        if key.products:
+            loops = {f: loop.products for f, loop in loops.items()}
+        passes = {function: self._played(loop, pricer, more[-1]) for function, loop in loops.items()}
         for n in more:
             times = {function: played(n) for function, played in passes.items()}
             forward = times.pop(FORWARD, 0)
@@ -196,8 +204,7 @@ class Paces:
 
     def _played(self, loop: PacedLoop, pricer: Pricer, most: int) -> Callable[[int], int]:
         """Picoseconds of so many iterations."""
-        rolled = self._over(loop.rolled, pricer)
-        ahead, host = self.layers.cal.ahead, self.layers.cal.host
+        rolled, ahead, host = loop.rolled, self.layers.cal.ahead, self.layers.cal.host
 
         def turned(n: int) -> Rolled:
             return gathers_first(rolled._replace(rounds=n), ahead) if ahead else rolled._replace(rounds=n)
@@ -236,6 +243,17 @@ class Paces:
             name = next(r.name for r in self.space.roles if r.kind == STAGES)
             mine.insert(1 if key.first == DATA else 0, Axis(name, key.stages, "mesh"))
         yield from mine
+
+
+def _products(loop: Rolled) -> Rolled:
+    """The same with nothing else that takes time."""
+
+    def of(task: Tasks) -> Tasks:
+        if isinstance(task, Rolled):
+            return _products(task)
+        return task if isinstance(task.node.work, (Product, Collective)) else task._replace(ps=0, also=())
+
+    return loop._replace(tasks=tuple([of(task) for task in loop.tasks]))
 
 
 @lru_cache(1024)
