@@ -45,7 +45,7 @@ FIELDS = (
 @dataclass(frozen=True, slots=True)
 class PacedKey:
     """What a pace is of. inside: axes that split layers; rules: along, heads, tables, by; first: the kind of the
-    outermost axis, where there are two; split: zero-bubble schedules; products: nothing else but messages takes time."""
+    outermost axis, where there are two; split: zero-bubble schedules; products: with messages alone."""
 
     inside: tuple[tuple[str, int], ...]
     again: int
