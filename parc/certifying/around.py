@@ -63,7 +63,8 @@ def hold_around(
 def _priced(
     row: StatedPart, source: Source, params: Mapping[str, str] | None, job: Job, wanted: Strategy
 ) -> Price | None:
-    """The price of the row's statements, which have to be the strategy; None for what is refused, as the row says."""
+    """The price of the row's statements, which have to be the strategy; None where that is refused, as the row says. What
+    cannot be read as the strategy may be anything: then nothing follows from a code. Raises Unfounded."""
     path = row["strategy"].path
     name = "around"
     while name in source.text:
@@ -73,9 +74,13 @@ def _priced(
     try:
         one_strategy(strategy, path)
         made = evaluate_file(Source(source.name, text, source.path), params, job.name, name).job
-        dims = index_model(made.model).dims
-        if plain(made.strategy, dims) != plain(wanted, dims):
-            raise Unfounded(f"{path} is another strategy than the one that it is said to be", path)
+    except ParcError as error:
+        first = next(iter(error.diagnostics)).message
+        raise Unfounded(f"{path} is no strategy of the model: {first}", path) from None
+    dims = index_model(made.model).dims
+    if plain(made.strategy, dims) != plain(wanted, dims):
+        raise Unfounded(f"{path} is another strategy than the one that it is said to be", path)
+    try:
         return price(made)
     except ParcError as error:
         row["code"].be(next((d.code for d in error.diagnostics if d.severity == "error"), ""))

@@ -209,9 +209,13 @@ class Refiner:
         if len(self.tried) >= MOST or (self.until is not None and monotonic() > self.until):
             raise _Over
         found, code = None, ""
+        text = self.text(base, by, False)
         try:
-            text = self.text(base, by, False)
-            found = price(evaluate_file(replace(self.source, text=text), job=self.planned.job.name).job)
+            job = evaluate_file(replace(self.source, text=text), job=self.planned.job.name).job
+        except ParcError:  # no strategy of the model: nothing was tried
+            return None
+        try:
+            found = price(job)
         except ParcError as error:
             code = next((d.code for d in error.diagnostics if d.severity == "error"), "")
         made = RefinedPlan(base, by, found, code)

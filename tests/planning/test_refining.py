@@ -86,7 +86,13 @@ def test_plans_have_it() -> None:
     assert plan.certificate["proved"] and len(plan.certificate["around"]) <= MOST
 
 
-DAILY = ("a time", "layers", "more than a strategy", "the best left out")
+DAILY = ("a time", "layers", "more than a strategy", "refused", "the best left out")
+
+
+def refused(told: Any, line: str, code: str) -> None:
+    """Said of one that is not the best: it cannot be."""
+    told["around"][-1].update(strategy=[line], code=code, needed=None, seconds=None)
+
 
 MUTANTS: dict[str, tuple[str, Callable[[Any], object]]] = {
     "a time": ("cut", lambda c: c["around"][0].update(seconds=c["around"][0]["seconds"] * 0.9)),
@@ -99,6 +105,8 @@ MUTANTS: dict[str, tuple[str, Callable[[Any], object]]] = {
     "another statement": ("cut", lambda c: c["around"][0]["strategy"].append("recompute block")),
     "more than a strategy": ("cut", lambda c: c["around"][0]["strategy"].extend(["}", "strategy other for gpt {"])),
     "a comment": ("again", lambda c: c["around"][0]["strategy"].append("# as fast as it gets")),
+    "no language": ("again", lambda c: refused(c, "nonsense", "E0001")),
+    "refused": ("again", lambda c: refused(c, "mesh (pp = 7)", "E0406")),
     "a code": ("again", lambda c: c["around"][0].update(code="E0001")),
     "one twice": ("cut", lambda c: c["around"].append(c["around"][0])),
     "the best left out": ("cut", lambda c: c.update(around=[])),
