@@ -63,8 +63,8 @@ def hold_around(
 def _priced(
     row: StatedPart, source: Source, params: Mapping[str, str] | None, job: Job, wanted: Strategy
 ) -> Price | None:
-    """The price of the row's statements, which have to be the strategy; None where that is refused, as the row says. What
-    cannot be read as the strategy may be anything: then nothing follows from a code. Raises Unfounded."""
+    """The price of the row's statements, which have to be the strategy; None where that is refused, as the row says.
+    Raises Unfounded, also for what cannot be read: of statements that are no strategy no code says anything."""
     path = row["strategy"].path
     name = "around"
     while name in source.text:

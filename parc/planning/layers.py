@@ -170,6 +170,8 @@ class Layers:
         if nothing or (kind, rows) in self.asked:
             return False
         self.asked.add((kind, rows))
+        if not self.space.can_share(self._mesh(kind, rows), kind.along, (kind.heads, kind.by), kind.tables):
+            return False
         try:
             self.known.setdefault(kind, []).append(self.work(kind, rows))
         except ParcError:
@@ -182,14 +184,18 @@ class Layers:
     def work(self, kind: SplitLayer, rows: int) -> LayerWork:
         """Lower a strategy of one stage, of two replicas if the batch has that many rows, its gradients sharded. Raises
         ParcError for one that cannot be."""
-        inside = tuple((self.roles[name], n) for name, n in kind.inside)
-        pieces, replicas = rows * self.experts(kind), self._replicas(kind, rows)
-        data = ((next(r for r in self.space.roles if r.kind == DATA), replicas),) if replicas > 1 else ()
-        mesh = MeshChoice((*data, *inside), self.space.batch // (pieces * replicas))
+        mesh = self._mesh(kind, rows)
         zero = 2 if 2 in self.space.ways(mesh).zero else 0
         rules = PlanRules(DATA, zero, kind.recompute, "", 1, kind.along, kind.heads, kind.tables, kind.by)
         compiled = self.pricer.compiled(strategy_of(self.space, PlanChoice(mesh, rules)), update=False)
-        return self._measured(compiled, rows, replicas)
+        return self._measured(compiled, rows, mesh.size(DATA))
+
+    def _mesh(self, kind: SplitLayer, rows: int) -> MeshChoice:
+        """Of one stage, with micro-batches of so many rows."""
+        inside = tuple((self.roles[name], n) for name, n in kind.inside)
+        pieces, replicas = rows * self.experts(kind), self._replicas(kind, rows)
+        data = ((next(r for r in self.space.roles if r.kind == DATA), replicas),) if replicas > 1 else ()
+        return MeshChoice((*data, *inside), self.space.batch // (pieces * replicas))
 
     def _measured(self, compiled: Compiled, rows: int, replicas: int) -> LayerWork:
         program = without_update(compiled.program)

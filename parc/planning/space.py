@@ -216,7 +216,7 @@ class PlanSpace:
                     axes = tuple(zip(roles, sizes, strict=True))
                     if not self._divides(axes):
                         continue
-                    pieces = prod(s for role, s in axes if role.kind in (DATA, EXPERTS))
+                    pieces = _pieces(axes)
                     for m in self.batches:
                         if self.batch % (m * pieces) == 0:
                             yield MeshChoice(axes, m)
@@ -225,6 +225,13 @@ class PlanSpace:
         """Whether a mesh of so many devices as there are is one of these."""
         pieces = mesh.size(DATA) * mesh.size(EXPERTS) * mesh.microbatches
         return prod(n for _, n in mesh.axes) == self.devices and self._divides(mesh.axes) and not self.batch % pieces
+
+    def can_share(self, mesh: MeshChoice, along: str, inside: tuple[bool, int], rows: Sequence[str]) -> bool:
+        """Whether no number speaks against layers that are shared so. mesh: of as many devices as there may be; rows:
+        of tables that the axis of data splits."""
+        ways = self.ways(mesh)
+        splits = along in ways.along and inside in ways.inside and {*rows} <= {*self.rows(mesh)}
+        return splits and self._divides(mesh.axes) and not self.batch % (_pieces(mesh.axes) * mesh.microbatches)
 
     def _divides(self, axes: Sequence[tuple[AxisRole, int]]) -> bool:
         """Whether what each axis splits can be split so."""
@@ -293,6 +300,11 @@ class PlanSpace:
     def legal(self, mesh: MeshChoice) -> int:
         """How many strategies of the mesh no number speaks against."""
         return self.ways(mesh).number
+
+
+def _pieces(axes: Sequence[tuple[AxisRole, int]]) -> int:
+    """In how many the axes cut the batch."""
+    return prod(n for role, n in axes if role.kind in (DATA, EXPERTS))
 
 
 def primes(n: int) -> dict[int, int]:

@@ -9,6 +9,9 @@ import pytest
 from compiler.evaluate import evaluate_file
 from dsl.diagnostics import ParcError
 from dsl.source import Source
+from parc import api
+from parc.certifying.check import certified
+from parc.planning.answer import FoundPlan
 from parc.planning.bounds import LowerBounds
 from parc.planning.guess import Kin, kin
 from parc.planning.layers import Layers, SplitLayer
@@ -123,3 +126,17 @@ def test_a_product_with_a_vector_takes_less_than_its_share() -> None:
     role = next(role for role in space.roles if role.kind == DATA)
     of = [PlanChoice(MeshChoice(((role, 5),), m), PlanRules(DATA)) for m in (1, 5)]
     assert hold(space, bounds, StrategyPricer(job, space.by_hand), of) == len(of)
+
+
+def test_nothing_is_looked_at_that_no_number_allows() -> None:
+    """Three heads of six devices: those along two of them cannot share heads, whatever is guessed from two devices."""
+    sizes = {"inside": 3, "outside": 2, "heads": 3, "hidden": 48, "batch": 6, "seq": 12}
+    source = Source("job.par", text_of("transformer", **sizes))
+    space, _ = space_of(evaluate_file(source).job)
+    layers = Layers(space, StrategyPricer(evaluate_file(source).job))
+    assert layers.look(SplitLayer((("cp", 3),), 0, "", True, ()), 6)
+    assert not layers.look(SplitLayer((("cp", 2),), 0, "", True, ()), 6) and len(layers.known) == 1
+    assert not layers.look(SplitLayer((("tp", 5),), 0, "", False, ()), 6)
+    plan = api.plan(source, within=0.5)
+    assert isinstance(plan, FoundPlan)
+    certified(Source("job.par", plan.text), plan.certificate)
