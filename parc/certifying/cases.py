@@ -3,11 +3,13 @@ of all together to what each proves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from math import inf, prod
 
 from compiler.evaluate import evaluate_file
+from compiler.graph import Type
 from compiler.model import Job
 from dsl import ast
 from dsl.data import dataclass
@@ -21,7 +23,8 @@ from parc.price import price
 MOST = 64
 """Cases of a certificate."""
 
-MINIMISED = ("step", "memory", "days", "device-time")
+MINIMISED = ("step", "memory", "device-time")
+"""Days are a number of steps, so that the same is least."""
 
 NEAR = 1 - 1e-9
 """Sums of floats hang on their order."""
@@ -30,13 +33,25 @@ NOTHING_FITS = "E0951"
 
 
 @dataclass(frozen=True, slots=True)
+class CaseSize:
+    """What a case is: devices, samples and tokens of a step, and weights, by name and type."""
+
+    devices: int
+    samples: int
+    tokens: int
+    weights: tuple[tuple[str, Type], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HeldCase:
     """What a case was found to prove, in what is compared. value: of the best (None: nothing was found); low: what is
-    left takes at least, and what was not looked for (None: there is no such); held: its search, if there was one."""
+    left takes at least, and what was not looked for (None: there is no such); held: its search, if there was one; size:
+    None where the job cannot be."""
 
     value: float | None
     low: float | None
     held: HeldSearch | None
+    size: CaseSize | None = None
 
 
 def certified_cases(stated: StatedPart, source: Source, own: Job) -> Certified:
@@ -45,9 +60,7 @@ def certified_cases(stated: StatedPart, source: Source, own: Job) -> Certified:
     if minimise not in MINIMISED:
         raise Unfounded("`minimise` is nothing that cases are compared by")
     rows, at = stated["cases"].distinct(MOST), stated["best"].whole()
-    keys = [(row["params"].value, row["levels"].value) for row in rows]
-    if any(key in keys[:n] for n, key in enumerate(keys)):
-        raise Unfounded("`cases` has one twice", "cases")
+    _hold_asked(stated["asked"], rows)
     if at >= len(rows):
         raise Unfounded("`best` is none of the cases", "best")
     held = []
@@ -56,6 +69,10 @@ def certified_cases(stated: StatedPart, source: Source, own: Job) -> Certified:
             held.append(_held(row, stated, source, own if number == at else None, minimise))
         except Unfounded as error:
             raise error.of_case(number + 1) from None
+    for number, row in enumerate(rows):
+        if not row["limit"].none and not _is_limit(row["limit"].number(), held, number, minimise):
+            message = "its limit is not what another case of as few devices and samples takes"
+            raise Unfounded(message, "cases").of_case(number + 1)
     values = [case.value for case in held]
     best, winner = values[at], held[at].held
     if best is None or winner is None or any(value is not None and value < best * NEAR for value in values):
@@ -75,6 +92,48 @@ def certified_cases(stated: StatedPart, source: Source, own: Job) -> Certified:
     )
 
 
+def _hold_asked(asked: StatedPart, rows: Sequence[StatedPart]) -> None:
+    """There is a case for each choice of what was asked for, and no other. devices: none where the cluster's are."""
+    values = {name: [v.text() for v in of.distinct(MOST)] for name, of in asked["params"].items().items()}
+    devices: list[int | None] = [n.whole(1) for n in asked["devices"].distinct(MOST)]
+    if prod(map(len, values.values())) * max(1, len(devices)) > MOST:
+        raise Unfounded(f"`asked` has more than {MOST} cases", "asked")
+    wanted = [
+        (dict(zip(values, of, strict=True)), number) for of in product(*values.values()) for number in devices or [None]
+    ]
+    there = []
+    for row in rows:
+        params = {name: value.text() for name, value in row["params"].items().items()}
+        there.append((params, row["devices"].whole() if devices else None))
+    if any(case in there[:n] for n, case in enumerate(there)):
+        raise Unfounded("`cases` has one twice", "cases")
+    if strange := next((case for case in there if case not in wanted), None):
+        raise Unfounded(f"`cases` has {_named(*strange)}, which nobody asked for", "cases")
+    if missing := next((case for case in wanted if case not in there), None):
+        raise Unfounded(f"`cases` has none of {_named(*missing)}, which was asked for", "cases")
+
+
+def _named(params: Mapping[str, str], devices: int | None) -> str:
+    """A case, in words."""
+    of = [f"{name} = {value}" for name, value in params.items()]
+    return ", ".join([*of, *([] if devices is None else [f"{devices:,} devices"])])
+
+
+def _is_limit(limit: float, held: Sequence[HeldCase], at: int, minimise: str) -> bool:
+    """Whether another case with the same weights and as few devices and samples is as good as a case's limit (bytes, or
+    seconds of a step): only then nobody wants what is not below it."""
+    size = held[at].size
+    for number, other in enumerate(held):
+        of = other.size
+        if number == at or of is None or size is None or other.value is None or of.weights != size.weights:
+            continue
+        each = other.value if minimise == "memory" else other.value * max(1, size.tokens)
+        each /= of.devices if minimise == "device-time" else 1
+        if of.devices <= size.devices and of.samples <= size.samples and each <= limit / NEAR:
+            return True
+    return False
+
+
 def _held(row: StatedPart, stated: StatedPart, source: Source, own: Job | None, minimise: str) -> HeldCase:
     """One case. own: the job with the file's plan, if it is of this one."""
     params = {name: value.text() for name, value in row["params"].items().items()}
@@ -90,9 +149,10 @@ def _held(row: StatedPart, stated: StatedPart, source: Source, own: Job | None, 
         _hold_code(source, params, name, code)
         return HeldCase(None, None, None)
     of = _of_cluster(source, params, name, row)
+    size = _size(of, params, name)
     if inner.none:
         row["value"].be(None)
-        return HeldCase(None, 0.0, None)
+        return HeldCase(None, 0.0, None, size)
     inner.items()  # all of which is held as a certificate of its own
     search = StatedPart(inner.value)
     search["format"].be(FORMAT)
@@ -100,20 +160,22 @@ def _held(row: StatedPart, stated: StatedPart, source: Source, own: Job | None, 
     search["minimise"].be("memory" if minimise == "memory" else "step")
     held = hold_search(search, of, own, params, limit)
     row["code"].be(NOTHING_FITS if held.value is None else "")
-    devices = row["devices"].whole(1)
     low = min(limit, inf if held.least is None else held.least)
-    tokens = _tokens(of, params, name) if held.tokens is None else held.tokens
-    value = None if held.value is None else _compared(held.value, tokens, devices, minimise)
+    tokens = size.tokens if held.tokens is None else held.tokens
+    value = None if held.value is None else _compared(held.value, tokens, size.devices, minimise)
     row["value"].be(value)
-    return HeldCase(value, None if low == inf else _compared(low, tokens, devices, minimise), held)
+    return HeldCase(value, None if low == inf else _compared(low, tokens, size.devices, minimise), held, size)
 
 
-def _tokens(source: Source, params: Mapping[str, str], name: str) -> int:
-    """That a step reads, where nothing was priced: all elements of the first input of whole numbers in two dims, else
-    samples."""
-    types = [i.value.type for i in evaluate_file(source, params, name, "serial").job.model.inputs]
+def _size(source: Source, params: Mapping[str, str], name: str) -> CaseSize:
+    """Tokens are all elements of the first input of whole numbers in two dims, else samples."""
+    job = evaluate_file(source, params, name, "serial").job
+    assert job.cluster is not None
+    types = [i.value.type for i in job.model.inputs]
     samples = next((t.dims[0].size for t in types if t.dims), 1)
-    return next((prod(t.shape) for t in types if t.dtype == "int32" and len(t.dims) == 2), samples)
+    tokens = next((prod(t.shape) for t in types if t.dtype == "int32" and len(t.dims) == 2), samples)
+    weights = tuple((w.value.name, w.value.type) for w in job.model.weights)
+    return CaseSize(job.cluster.devices, samples, tokens, weights)
 
 
 def _compared(value: float, tokens: int, devices: int, minimise: str) -> float:
@@ -125,12 +187,24 @@ def _compared(value: float, tokens: int, devices: int, minimise: str) -> float:
 
 def _hold_defaults(source: Source, params: Mapping[str, str]) -> None:
     """The file's own parameters have the values of the case whose plan it has."""
-    spans = {i.name.id: i.default.span for i in parse(source.text, source.name).items if isinstance(i, ast.Param)}
+    file = parse(source.text, source.name)
+    there = {i.name.id: i.default for i in file.items if isinstance(i, ast.Param)}
     for name, value in params.items():
-        span = spans.get(name)
-        text = source.text[span.start : span.end] if span is not None else None
-        if text is None or text.strip('"') != value:
+        own = there.get(name)
+        if own is None or not _same_value(own, value):
+            text = "not there" if own is None else source.text[own.span.start : own.span.end]
             raise Unfounded(f"the file's `{name}` is {text}, and not {value}", "cases")
+
+
+def _same_value(own: ast.Expr, text: str) -> bool:
+    """Whether a value, as it is set from outside, is what the file has: a text comes without quotes."""
+    if isinstance(own, ast.String) and not text.startswith('"'):
+        return own.value == text
+    try:
+        (item,) = parse(f"param p = {text}\n", "<-D>").items
+    except (ParcError, ValueError):
+        return False
+    return isinstance(item, ast.Param) and item.default == own
 
 
 def _hold_code(source: Source, params: Mapping[str, str], name: str, code: str) -> None:

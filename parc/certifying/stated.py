@@ -13,7 +13,7 @@ CODES = {
     **dict.fromkeys(("best", "around"), "E1106"),
     **dict.fromkeys(("counts", "space.total"), "E1107"),
     **dict.fromkeys(("least", "proved", "gap"), "E1108"),
-    "cases": "E1102",
+    **dict.fromkeys(("cases", "asked"), "E1102"),
 }
 """By the part of the certificate that does not hold."""
 

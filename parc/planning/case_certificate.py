@@ -12,12 +12,14 @@ from parc.planning.compared import CasePlan, ComparedPlans
 
 
 def compared_certificate(of: ComparedPlans, keep: int) -> dict[str, Any]:
-    """Plain values. keep: so many of the best of each case are told in full, where nothing fits none."""
+    """Plain values; days are compared as steps are. keep: so many of the best of each case are told in full, where
+    nothing fits none."""
     planned = next(c.planned for c in of.cases if c.planned is not None)
     return {
         "format": FORMAT,
         "job": planned.job.name,
-        "minimise": of.minimise,
+        "minimise": "step" if of.minimise == "days" else of.minimise,
+        "asked": {"params": {n: list(v) for n, v in of.asked.params}, "devices": list(of.asked.devices)},
         "cases": [_case(of, case, keep) for case in of.cases],
         "best": of.best,
         "gap": of.gap,

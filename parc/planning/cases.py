@@ -15,18 +15,17 @@ from time import monotonic
 from compiler.evaluate import evaluate_file
 from compiler.model import Job
 from compiler.strategy import Strategy
-from dsl import ast
-from dsl.data import dataclass
 from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.parser import parse
 from dsl.source import Source
 from parc.planning.answer import FoundNothing, FoundPlan, planned_file
 from parc.planning.case_certificate import compared_certificate
-from parc.planning.compared import CasePlan, ComparedPlans, search_of
+from parc.planning.compared import CasePlan, ComparedPlans, FreeValues, search_of
 from parc.planning.filled_answer import FilledPlan, filled_file
 from parc.planning.found import Counts, PricedPlan
 from parc.planning.holes import has_holes, open_params
 from parc.planning.planning import KnownBefore, resized
+from parc.planning.text import printed, text_params
 from parc.planning.written import strategy_of
 from parc.sweeping import values_of
 
@@ -39,26 +38,6 @@ WHOLE = ("E0106", "E0134", "E0801", "E0802")
 """What is wrong with all cases alike."""
 
 
-@dataclass(frozen=True, slots=True)
-class FreeValues:
-    """What may be chosen. params: of parameters, as they are written; devices: of the cluster (none: as many as it
-    has); open: whether a job without a strategy has numbers open, which are such cases."""
-
-    params: tuple[tuple[str, tuple[str, ...]], ...]
-    devices: tuple[int, ...] = ()
-    open: bool = False
-
-    @property
-    def number(self) -> int:
-        """Cases."""
-        return prod(len(values) for _, values in self.params) * max(1, len(self.devices))
-
-    @property
-    def free(self) -> bool:
-        """Whether there is anything to choose."""
-        return self.open or self.number > 1
-
-
 def free_values(
     source: Source,
     params: Mapping[str, str],
@@ -69,7 +48,14 @@ def free_values(
 ) -> FreeValues:
     """What is free: values in lists, and of a job without a strategy the parameters that are left open. Raises
     ParcError for a file that cannot be read, and E0134 for too many cases."""
-    found = {name: (text,) for name, text in params.items()} | {n: tuple(v) for n, v in (lists or {}).items()}
+    given = {name: (text,) for name, text in params.items()} | {n: tuple(v) for n, v in (lists or {}).items()}
+    texts = text_params(parse(source.text, source.name))
+    found = {name: values if name in texts else tuple(map(printed, values)) for name, values in given.items()}
+    for name, values in found.items():
+        if len(set(values)) < len(values):
+            raise fail(
+                "E0134", f"`{name}` has a value twice: {', '.join(given[name])}", help="each is a case of its own"
+            )
     holes = open_params(source, job, strategy, found)
     for hole in holes:
         found[hole.name] = tuple(map(str, hole.values))
@@ -126,7 +112,7 @@ def planned_cases(
     values = [c.value(minimise) for c in done]
     if min(values) == inf:
         raise ParcError(*dict.fromkeys(c.error for c in done if c.error is not None))
-    all_cases = ComparedPlans(tuple(done), values.index(min(values)), minimise)
+    all_cases = ComparedPlans(tuple(done), values.index(min(values)), minimise, free)
     if any(isinstance(c.found, FilledPlan) for c in done):
         return all_cases
     return replace(all_cases, certificate=compared_certificate(all_cases, keep))
@@ -137,8 +123,7 @@ def listed(source: Source, params: Mapping[str, str]) -> dict[str, tuple[str, ..
     ValueError for what is empty or endless."""
     if not any("," in text or ".." in text for text in params.values()):
         return {}
-    file = parse(source.text, source.name)
-    texts = {i.name.id for i in file.items if isinstance(i, ast.Param) and isinstance(i.default, ast.String)}
+    texts = text_params(parse(source.text, source.name))
     lists = {n: values_of(text) for n, text in params.items() if n not in texts and ("," in text or ".." in text)}
     return {name: values for name, values in lists.items() if len(values) > 1}
 

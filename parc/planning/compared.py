@@ -3,7 +3,7 @@ batch does twice as much."""
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, prod
 from typing import Any
 
 from dsl.data import dataclass
@@ -18,6 +18,26 @@ DAY = 86400.0
 
 DEVICE_TIME = "device-time"
 """What is minimised: devices times time, that is what a token costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreeValues:
+    """What may be chosen. params: of parameters, as they are written; devices: of the cluster (none: as many as it
+    has); open: whether a job without a strategy has numbers open, which are such cases."""
+
+    params: tuple[tuple[str, tuple[str, ...]], ...]
+    devices: tuple[int, ...] = ()
+    open: bool = False
+
+    @property
+    def number(self) -> int:
+        """Cases."""
+        return prod(len(values) for _, values in self.params) * max(1, len(self.devices))
+
+    @property
+    def free(self) -> bool:
+        """Whether there is anything to choose."""
+        return self.open or self.number > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +78,12 @@ class CasePlan:
 @dataclass(frozen=True, slots=True)
 class ComparedPlans:
     """What was found in all cases, in the order in which they were searched. best: which of them; front: those than
-    which none has as few devices and as small steps and is as good."""
+    which none has as few devices and as small steps and is as good; asked: which cases there should be."""
 
     cases: tuple[CasePlan, ...]
     best: int
     minimise: str
+    asked: FreeValues
     certificate: dict[str, Any] | None = None
 
     @property

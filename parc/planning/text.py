@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from compiler.cluster import Cluster
 from dsl import ast
-from dsl.diagnostics import fail
+from dsl.diagnostics import ParcError, fail
 from dsl.parser import parse
 from dsl.printer import format_source
 from dsl.source import Source, Span
@@ -62,9 +62,32 @@ def defaults(file: ast.File, params: Mapping[str, str]) -> list[tuple[int, int, 
     edits = []
     for param in (i for i in file.items if isinstance(i, ast.Param) and i.name.id in params):
         value = params[param.name.id]
-        text = f'"{value}"' if isinstance(param.default, ast.String) else value
+        text = _quoted(value) if isinstance(param.default, ast.String) else value
         edits.append((param.default.span.start, param.default.span.end, text))
     return edits
+
+
+def _quoted(value: str) -> str:
+    """A text as a file has it; one that comes in quotes is one."""
+    if value.startswith('"'):
+        return value
+    for plain, written in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\t", "\\t")):
+        value = value.replace(plain, written)
+    return f'"{value}"'
+
+
+def text_params(file: ast.File) -> frozenset[str]:
+    """The file's parameters that are texts."""
+    items = (i for i in file.items if isinstance(i, ast.Param))
+    return frozenset(i.name.id for i in items if isinstance(i.default, ast.String))
+
+
+def printed(value: str) -> str:
+    """A value as a file has it that is printed: `08` is 8. What is no value stays, whoever sets it says so."""
+    try:
+        return format_source(f"param p = {value}\n", "<-D>").removeprefix("param p = ").rstrip("\n")
+    except ParcError:
+        return value
 
 
 def edited(text: str, edits: Sequence[tuple[int, int, str]]) -> str:

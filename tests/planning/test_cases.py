@@ -49,7 +49,11 @@ def found(
 
 
 def alone(devices: int, batch: int, **sizes: Any) -> FoundPlan:
-    made = api.plan(Source("job.par", text(**sizes)), devices=devices, params={"batch": batch}, within=None)
+    return planned(text(**sizes), devices, batch=batch)
+
+
+def planned(text: str, devices: int, **params: Any) -> FoundPlan:
+    made = api.plan(Source("job.par", text), devices=devices, params=params, within=None)
     assert isinstance(made, FoundPlan)
     return made
 
@@ -152,12 +156,21 @@ MUTANTS: dict[str, Callable[[Any], object]] = {
     "a step": lambda c: c["cases"][0]["certificate"]["tried"][0].update(seconds=1.0),
     "one twice": lambda c: c["cases"].append(c["cases"][0]),
     "another thing": lambda c: c.update(minimise="device-time"),
+    "days": lambda c: c.update(minimise="days"),
+    "one less": lambda c: (c["cases"].pop(1), c.update(best=2)),
+    "one that nobody asked for": lambda c: c["asked"]["params"].update(batch=["4"]),
+    "nothing asked for": lambda c: c.pop("asked"),
+    "other devices": lambda c: c["asked"].update(devices=[2, 4, 8]),
+    "a limit that only more samples reach": lambda c: c["cases"][2].update(limit=4 * c["cases"][3]["value"]),
     "a gap": lambda c: c.update(gap=0.1),
     "no proof": lambda c: c.update(proved=False),
 }
 
 
-DAILY = ("another best", "a parameter", "a limit", "levels", "nothing looked at")
+DAILY = (
+    *("another best", "a parameter", "a limit", "levels", "nothing looked at", "days", "one less"),
+    "a limit that only more samples reach",
+)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +184,18 @@ def test_a_certificate_of_cases_is_held(mutant: str) -> None:
     MUTANTS[mutant](stated)
     with pytest.raises(Unfounded):
         certified(source, stated)
+
+
+def test_a_value_is_what_the_file_has_then() -> None:
+    """`08` is 8, a text may come in quotes, and one with a quote in it is one."""
+    made = Source("job.par", 'param name = "x"\nparam slow = 2 us\n' + text().replace("1 us", "slow"))
+    given: dict[str, Any] = {"name": 'a"b', "slow": "3.0us"}
+    of = api.plan_cases(made, devices=(1,), free={"batch": ("08", "16")}, params=given, within=None)
+    assert [dict(case.params)["batch"] for case in of.cases] == ["8", "16"] and 'param name = "a\\"b"' in of.found.text
+    assert certified(Source("job.par", of.found.text), json.loads(json.dumps(of.certificate))).gap == 0
+    assert 'param name = "b"' in planned(made.text, 1, name='"b"').text
+    with pytest.raises(ParcError, match="E0134"):
+        api.plan_cases(made, free={"batch": ("08", "8")}, within=None)
 
 
 def test_forms(tmp_path: Path) -> None:
