@@ -159,7 +159,11 @@ def command(
     if isinstance(found, FilledPlan):
         from parc.cli import filled
 
-        out.result, rows, told_of = filled.as_json(found, output), filled.as_csv(found), filled.shown(found)
+        out.result, rows, told_of = (
+            filled.as_json(found, tokens, output),
+            filled.as_csv(found, tokens),
+            filled.shown(found, tokens),
+        )
     else:
         out.result, rows, told_of = _json(found, tokens, output), _csv(found, tokens), _shown(found, tokens)
     if certificate is not None:

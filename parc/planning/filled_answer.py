@@ -48,6 +48,7 @@ class FilledPlan:
             "holes": {h.name: list(h.values) for h in self.holes},
             "total": found.total,
             "discarded_by_number": found.numbers,
+            "same": found.same,
             "refused": dict(sorted(found.refused.items())),
             "unfit": found.unfit,
             "fitting": len(found.fitting),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import field, replace
 from itertools import product
 from math import inf, prod
 from time import monotonic
@@ -39,11 +39,13 @@ class FilledValues:
 @dataclass(slots=True)
 class Filled:
     """What was found. total: all values of all holes together; numbers: those of which the mesh is not as large as the
-    cluster; refused: by code; not_better: by bounds; left: not looked at; least: their lowest bound."""
+    cluster; same: those that say what others say; refused: by code; not_better: by bounds; left: not looked at; least:
+    their lowest bound."""
 
     total: int
     fitting: list[FilledValues] = field(default_factory=list)
     numbers: int = 0
+    same: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     unfit: int = 0
     not_better: int = 0
@@ -76,17 +78,23 @@ def fill(
         return max(1, price.tokens) if may_change else 1
 
     found.numbers = found.total - len(legal)
-    at = 0
+    told_apart: set[Hashable] = set()
+    left: list[float] = []  # bounds of what is not looked at
     try:
         for at, values in enumerate(legal):
-            if within is not None and monotonic() - began > within / 2 and open:
-                found.left, found.least = len(legal) - at, 0.0
+            if within is not None and monotonic() - began > within / 2 and bounds is not None and open:
+                found.left = len(legal) - at
+                left.append(_floor(of, bounds, open[0][-1], minimise))
                 break
             try:
                 made = evaluate_file(of.filled(dict(values)), params, job, strategy).job
                 if made.cluster is not None and made.cluster.devices != devices:
                     found.numbers += 1
                     continue
+                if (key := _said(of, values, made)) in told_apart:
+                    found.same += 1
+                    continue
+                told_apart.add(key)
                 if bounds is None:
                     bounds = _bounds(made)
                 open.append((_bound(of, bounds, made, minimise), at, values, made))
@@ -95,20 +103,20 @@ def fill(
         best = inf
         open.sort(key=lambda o: o[:2], reverse=True)
         while open:
-            bound, _, values, made = open.pop()
+            bound, _, values, made = open[-1]
             if bound >= best:
-                found.not_better += 1 + len(open)
+                found.not_better += len(open)
                 open = []
                 break
             if within is not None and monotonic() - began > within and found.fitting:
-                found.left += 1 + len(open)
-                found.least = bound if found.least is None else min(bound, found.least)
                 break
             try:
                 took = filled_price(made)
             except ParcError as error:
                 _refuse(found, error)
+                open.pop()
                 continue
+            open.pop()
             if not took.fits:
                 found.unfit += 1
                 found.smallest = min(took.needed, found.smallest or took.needed)
@@ -122,9 +130,24 @@ def fill(
     except KeyboardInterrupt:
         if not found.fitting:
             raise
-        found.left, found.least, found.interrupted = found.left + len(open), 0.0, True
+        found.interrupted = True
+    found.left += len(open)
+    left += [bound for bound, *_ in open]
+    found.least = min(left, default=None)
     found.fitting.sort(key=lambda f: (f.value, f.price.seconds, f.price.needed, [n for _, n in f.values]))
     return found
+
+
+def _said(of: OpenFile, values: tuple[tuple[Hole, int], ...], made: Job) -> Hashable:
+    """What tells values from others: where stages are one, however many chunks it has is the same, and where an axis is
+    of one device, nothing is stored in pieces on it."""
+    sizes = {a.name: a.size for a in made.strategy.mesh}
+    rules = made.strategy.pipelines
+    if prod(sizes[a] for a in {*(r.axis for r in rules), *(r.axis for r in made.strategy.places)}) == 1:
+        rules = tuple(replace(r, chunks=1) if not r.homes and not r.orders else r for r in rules)
+    shards = tuple(r for r in made.strategy.shards if sizes[r.axis] > 1)
+    model = tuple(n for h, n in values if h.param and h.name in of.touched)
+    return replace(made.strategy, pipelines=rules, shards=shards), made.cluster, model
 
 
 def _of_the_size(of: OpenFile, devices: int) -> Iterator[tuple[tuple[Hole, int], ...]]:
@@ -172,6 +195,19 @@ def _bound(of: OpenFile, bounds: LowerBounds, job: Job, minimise: str) -> float:
     axes = {a.name: a.size for a in strategy.mesh}
     stages = prod(axes[a] for a in {p.axis for p in strategy.pipelines})
     return bounds.of(Spread(stages, ()), strategy.microbatches, 3, 0, "")
+
+
+def _floor(of: OpenFile, bounds: LowerBounds, job: Job, minimise: str) -> float:
+    """What all values take at least, those that nobody evaluated, too: all work, on all devices; nothing where some may
+    say what bounds do not hold for. job: with some of the values."""
+    if (
+        minimise != STEP
+        or job.kind != "train"
+        or not of.plain
+        or any(h.name in of.touched for h in of.holes if h.param)
+    ):
+        return 0.0
+    return (bounds.model.passes[0] + bounds.model.update) / bounds.devices + bounds.model.fixed
 
 
 def filled_price(job: Job) -> Price:

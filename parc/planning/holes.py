@@ -31,13 +31,15 @@ class Hole:
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """A file with holes. mesh: of the strategy's axes the size, or the hole that is it; None if one is neither."""
+    """A file with holes. mesh: of the strategy's axes the size, or the hole that is it; None if one is neither; plain:
+    whether no strategy of it can have what bounds do not hold for, whatever the values."""
 
     source: Source
     holes: tuple[Hole, ...]
     mesh: tuple[int | Hole, ...] | None
     touched: frozenset[str]
     """Names that what is not the strategy's or the cluster's speaks of: a hole among them may change the model."""
+    plain: bool = False
 
     def filled(self, values: Mapping[Hole, int]) -> Source:
         """The text with numbers in the place of the holes."""
@@ -68,7 +70,7 @@ def open_file(
     others = [
         i for i in file.items if not isinstance(i, ast.Strategy | ast.Tactic | ast.Cluster | ast.Param | ast.Check)
     ]
-    return OpenFile(source, tuple(holes), mesh, _closure(file, others))
+    return OpenFile(source, tuple(holes), mesh, _closure(file, others), item is not None and _plain(file, item))
 
 
 def open_params(source: Source, job: str | None, strategy: str | None, params: Collection[str]) -> tuple[Hole, ...]:
@@ -136,6 +138,19 @@ def _open_param(param: ast.Param, devices: int, batch: int) -> Hole | None:
 
 MOST_OF_A_RANGE = 8
 """Values of a range that are all tried; of a longer one those that divide the devices or the batch."""
+
+
+BESIDE_BOUNDS = (ast.Implement, ast.Offload, ast.PlaceDecl, ast.RunOn, ast.Store)
+"""Statements by which a strategy does other work, or elsewhere, or in another form. No tactic of the standard library
+has them."""
+
+
+def _plain(file: ast.File, item: ast.Strategy) -> bool:
+    """Whether neither the strategy nor a tactic that it can name has such statements."""
+    if any(isinstance(i, ast.Use) and not str(i.module).startswith("std.") for i in file.items):
+        return False
+    tactics = [i for i in file.items if isinstance(i, ast.Tactic)]
+    return not any(isinstance(part, BESIDE_BOUNDS) for of in (item, *tactics) for part in _walk(of))
 
 
 def _number(expr: ast.Expr) -> int | None:

@@ -57,6 +57,7 @@ def _of_found(found: FoundPlan, tokens: float | None, command: str) -> PlanPage:
         ("cannot be, by number, or are the same to the cluster", counts.numbers),
         ("do not fit, by lower bounds", counts.too_large),
         ("are no better, by lower bounds", counts.not_better),
+        ("say the same as others", of.same),
         (f"refused{codes}", refused),
         ("priced, and do not fit", counts.unfit),
         ("priced, and fit", counts.fitting),
@@ -96,6 +97,7 @@ def _of_filled(found: FilledPlan, tokens: float | None, command: str) -> PlanPag
     refused, codes = sum(of.refused.values()), f" ({', '.join(sorted(of.refused))})" if of.refused else ""
     outcomes = [
         ("are not as many devices", of.numbers),
+        ("say the same as others", of.same),
         (f"refused{codes}", refused),
         ("do not fit", of.unfit),
         ("are no better, by lower bounds", of.not_better),

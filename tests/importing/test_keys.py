@@ -68,6 +68,12 @@ def test_harmless_keys_change_nothing(key: str) -> None:
     assert imported({**LLAMA, key: {"some": ["thing", 1]}}).text == imported(LLAMA).text
 
 
+def test_a_window_that_is_told_twice_is_one() -> None:
+    """As the first files of Gemma 2 have it."""
+    twice = {**SMALL["gemma2"], "sliding_window_size": SMALL["gemma2"].get("sliding_window", 4096)}
+    assert imported(twice).text == imported(SMALL["gemma2"]).text
+
+
 @pytest.mark.parametrize("key", sorted(NOT))
 def test_what_a_model_is_not_changes_nothing(key: str) -> None:
     assert imported({**LLAMA, key: False}).text == imported(LLAMA).text
@@ -83,6 +89,7 @@ def test_what_a_model_is_not_changes_nothing(key: str) -> None:
         ({**kin("DeepseekV3", "deepseek_v3", **DEEPSEEK), "topk_method": "greedy"}, "only `noaux_tc` is"),
         ({**kin("Gemma2", "gemma2", **GEMMA), "use_bidirectional_attention": True}, "only `false` is"),
         ({**SMALL["gemma3"], "attn_logit_softcapping": 50.0}, "only `null` is"),
+        ({**SMALL["gemma2"], "sliding_window_size": 1}, "`sliding_window`"),
         ({**SMALL["gpt_oss"], "swiglu_limit": 5.0}, "only `7.0` is"),
         ({**SMALL["gpt2"], "scale_attn_by_inverse_layer_idx": True}, "only `false` is"),
         ({**SMALL["bert"], "position_embedding_type": "relative_key"}, "only `absolute` is"),

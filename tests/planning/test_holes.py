@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from csv import DictReader
 from itertools import product
 from pathlib import Path
 
@@ -58,7 +60,7 @@ def test_the_best_numbers_are_found_and_the_rest_stays() -> None:
         assert prices[values["dp"], values["tp"], values["zero"], values["microbatches"]] == one.price
         assert one.bound <= one.price.seconds
     of = found.filled
-    counted = of.numbers + sum(of.refused.values()) + of.unfit + len(of.fitting) + of.not_better + of.left
+    counted = of.numbers + of.same + sum(of.refused.values()) + of.unfit + len(of.fitting) + of.not_better + of.left
     assert counted == of.total == 3 * 3 * 4 * 4
     assert "split f on tp" in found.text and api.check(Source("job.par", found.text)).jobs
 
@@ -104,7 +106,56 @@ def test_command(tmp_path: Path) -> None:
     assert result.exit_code == 0 and "proved: no other values are better" in result.stderr
     assert CliRunner().invoke(cli, ["check", str(made)]).exit_code == 0
     rows = CliRunner().invoke(cli, ["plan", str(file), "--csv", "--within", "1m"]).stdout.splitlines()
-    assert rows[0] == "dp,tp,step_seconds,needed_bytes,bound" and len(rows) == 4
+    assert rows[0] == "dp,tp,step_seconds,needed_bytes,days,bound" and len(rows) == 4
+
+
+STAGES = """
+strategy staged for gpt {
+  mesh (pp = auto, dp = auto)
+  split b on dp
+  shard optimizer on dp
+  pipeline block on pp, schedule interleaved(microbatches = 2, chunks = auto, over = b)
+}
+"""
+
+
+def test_what_says_the_same_is_tried_once() -> None:
+    """Chunks of one stage: they have the very same price, and stand once among the best."""
+    file = text_of("transformer", layers=4).replace("train gpt on pod", "train gpt on pod using staged") + STAGES
+    found = api.plan(Source("job.par", file), within=None, keep=1000)
+    assert isinstance(found, FilledPlan) and found.filled.same == 3 and found.certificate()["same"] == 3
+    tried = [tuple(n for _, n in f.values) for f in found.best]
+    assert [v for v in tried if v[0] == 1] == [(1, 4, 1)]
+    alike = {price(evaluate_file(Source("job.par", fixed(file, 1, 4, chunks))).job) for chunks in (1, 2, 4)}
+    assert alike == {next(f.price for f in found.best if f.values[0][1] == 1)}
+
+
+def fixed(file: str, *numbers: int) -> str:
+    for number in numbers:
+        file = file.replace("auto", str(number), 1)
+    return file
+
+
+def test_what_was_not_looked_at_in_time_is_bounded() -> None:
+    """By all work on all devices; where a tactic may do something else, by nothing."""
+    found = api.plan(Source("job.par", text()), within=1e-9, keep=1000)
+    assert isinstance(found, FilledPlan) and found.filled.left > 1 and found.filled.least is not None
+    every = api.plan(Source("job.par", text()), within=None)
+    assert 0 < found.filled.least <= every.best[0].price.seconds and found.gap < 1
+    beside = text() + "tactic other(dp) {\n  offload optimizer to host\n}\n"
+    assert api.plan(Source("job.par", beside), within=1e-9).filled.least == 0  # type: ignore[union-attr]
+
+
+def test_days(tmp_path: Path) -> None:
+    file = tmp_path / "job.par"
+    file.write_text(text(zero=0, m=1))
+    args = ["plan", str(file), "--minimise", "days", "--tokens", "1e9", "--within", "1m"]
+    result = CliRunner().invoke(cli, [*args, "--json", "-o", str(tmp_path / "planned.par")])
+    best = json.loads(result.stdout)["result"]["best"]
+    assert all(abs(b["days"] - 1e9 / 8 * b["step_seconds"] / 86400) < 1e-9 for b in best)
+    shown = CliRunner().invoke(cli, [*args, "--csv"])
+    days = [row["days"] for row in DictReader(shown.stdout.splitlines())]
+    assert days == [str(b["days"]) for b in best] and "days" in shown.stderr.splitlines()[0]
 
 
 def test_values_that_a_check_speaks_against_are_left_out() -> None:

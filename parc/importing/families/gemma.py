@@ -70,6 +70,7 @@ def _described(
     layers = config.layers("num_hidden_layers")
     usual = [FULL if (i + 1) % pattern == 0 else SLIDING for i in range(layers)]
     window = config.size("sliding_window", 4096)
+    config.only("sliding_window_size", window, "it is `sliding_window` that is read")  # early files have both
     kinds = {
         FULL: LayerKind("full", rotary[FULL]),
         SLIDING: LayerKind("local", rotary[SLIDING], window if window < positions else 0),
