@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import islice, product
+from itertools import chain, cycle, islice, product
 from typing import Any
 
 from compiler.evaluate import evaluate_file
@@ -60,6 +60,9 @@ class FilledPlan:
         }
 
 
+USUAL = 64, 48
+"""Devices and batch whose divisors are tried where nothing is known yet."""
+
 MOST_TRIED = 64
 """Values of open parameters that are tried until some are right together."""
 
@@ -112,10 +115,11 @@ def _set(source: Source, params: Mapping[str, str]) -> Source:
 def _sizes(source: Source, job: str | None, number: int) -> Job:
     """The job without a strategy, parameters that are open being the first or (2) the last of their values that are
     right together. Raises ParcError: what is wrong with the first ones, if it is with many."""
-    of = open_file(source, {}, job, None, 1, 2)
-    ways = [h.values[::-1] if number > 1 else h.values for h in of.holes]
+    of = open_file(source, {}, job, None, *USUAL)
+    ways = [(h.values[::-1] if number > 1 else h.values) or (number,) for h in of.holes]
     wrong: ParcError | None = None
-    for chosen in islice(product(*(way or (number,) for way in ways)), MOST_TRIED):
+    alike = zip(*(islice(cycle(way), max(map(len, ways))) for way in ways))  # each value of each of them, soon
+    for chosen in islice(chain(alike, product(*ways)), MOST_TRIED):
         try:
             made = evaluate_file(of.filled(dict(zip(of.holes, chosen, strict=True))), {}, job, "serial").job
         except ParcError as error:
@@ -131,10 +135,16 @@ def _sizes(source: Source, job: str | None, number: int) -> Job:
 def _nothing(found: Filled, job: Job, devices: int) -> Exception:
     assert job.cluster is not None
     if found.unfit:
-        message = f"with none of the {found.total:,} values the job fits into the devices' memory"
+        which = f"{found.unfit:,} values that were tried in time" if found.left else f"{found.total:,} values"
+        message = f"with none of the {which} the job fits into the devices' memory"
         if found.smallest is not None:
             message += f"; the smallest needs {amount(found.smallest)} of {amount(job.cluster.device.memory)}"
-        return fail("E0951", message, job.cluster.span)
+        help = "`--within` gives it more time" if found.left else "more devices, or other values"
+        return fail("E0951", message, job.cluster.span, help=help)
+    if found.left:
+        codes = ", ".join(sorted(found.refused))
+        message = f"none of the {sum(found.refused.values()):,} values that were tried in time can be ({codes})"
+        return fail("E0951", message, job.cluster.span, help="`--within` gives it more time; fewer values, too")
     if found.first is not None:
         return found.first
     message = f"with none of the {found.total:,} values the mesh has {devices:,} devices"

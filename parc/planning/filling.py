@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import field, replace
-from itertools import product
+from heapq import heappop, heappush
 from math import inf, prod
 from time import monotonic
 
@@ -15,11 +15,18 @@ from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from parc.planning.bounds import LowerBounds
 from parc.planning.dims import splittable
+from parc.planning.hole_values import HoleValues, hole_values
 from parc.planning.holes import Hole, OpenFile
 from parc.planning.search import STEP
 from parc.planning.spread import Spread
 from parc.planning.work import cluster_work, model_work
 from parc.price import Price, price
+
+MOST_EVALUATED = 4096
+"""Values that are evaluated before any is priced."""
+
+MORE = 10.0
+"""Seconds that a search for anything that fits may take besides."""
 
 WHOLE = ("E0134", "E0001", "E0801")
 """What is wrong with all values alike."""
@@ -67,75 +74,128 @@ def fill(
     told: Callable[[FilledValues], None] | None = None,
 ) -> Filled:
     """Try all values. Raises ParcError for what is wrong with all of them alike."""
-    began = monotonic()
-    found = Filled(prod(len(h.values) for h in of.holes))
-    open: list[tuple[float, int, tuple[tuple[Hole, int], ...], Job]] = []
-    bounds: LowerBounds | None = None
-    legal = list(_of_the_size(of, devices))
-    may_change = any(h.param and h.name in of.touched for h in of.holes)
-
-    def each(price: Price) -> int:
-        return max(1, price.tokens) if may_change else 1
-
-    found.numbers = found.total - len(legal)
-    told_apart: set[Hashable] = set()
-    left: list[float] = []  # bounds of what is not looked at
+    every = hole_values(of, devices)
+    total = prod(len(h.values) for h in of.holes)
+    search = _Filling(of, every, Filled(total, numbers=total - every.count), params, job, strategy, devices, minimise)
     try:
-        for at, values in enumerate(legal):
-            if within is not None and monotonic() - began > within / 2 and bounds is not None and open:
-                found.left = len(legal) - at
-                left.append(_floor(of, bounds, open[0][-1], minimise))
-                break
-            try:
-                made = evaluate_file(of.filled(dict(values)), params, job, strategy).job
-                if made.cluster is not None and made.cluster.devices != devices:
-                    found.numbers += 1
-                    continue
-                if (key := _said(of, values, made)) in told_apart:
-                    found.same += 1
-                    continue
-                told_apart.add(key)
-                if bounds is None:
-                    bounds = _bounds(made)
-                open.append((_bound(of, bounds, made, minimise), at, values, made))
-            except ParcError as error:
-                _refuse(found, error)
-        best = inf
-        open.sort(key=lambda o: o[:2], reverse=True)
-        while open:
-            bound, _, values, made = open[-1]
-            if bound >= best:
-                found.not_better += len(open)
-                open = []
-                break
-            if within is not None and monotonic() - began > within and found.fitting:
-                break
-            try:
-                took = filled_price(made)
-            except ParcError as error:
-                _refuse(found, error)
-                open.pop()
-                continue
-            open.pop()
-            if not took.fits:
-                found.unfit += 1
-                found.smallest = min(took.needed, found.smallest or took.needed)
-                continue
-            value = took.seconds / each(took) if minimise == STEP else float(took.needed)
-            found.fitting.append(FilledValues(values, took, value, bound))
-            if value < best:
-                best = value
-                if told is not None:
-                    told(found.fitting[-1])
+        search.run(within, told)
     except KeyboardInterrupt:
-        if not found.fitting:
+        if not search.found.fitting:
             raise
-        found.interrupted = True
-    found.left += len(open)
-    left += [bound for bound, *_ in open]
-    found.least = min(left, default=None)
-    found.fitting.sort(key=lambda f: (f.value, f.price.seconds, f.price.needed, [n for _, n in f.values]))
-    return found
+        search.found.interrupted = True
+    return search.done()
+
+
+@dataclass(slots=True)
+class _Filling:
+    """What is known while values are tried. open, near: what is to be priced, by bounds; near is like the best; seen:
+    numbers of what was evaluated; apart: what was said so far."""
+
+    of: OpenFile
+    every: HoleValues
+    found: Filled
+    params: Mapping[str, str]
+    job: str | None
+    strategy: str | None
+    devices: int
+    minimise: str
+    open: list[tuple[float, int]] = field(default_factory=list)
+    near: list[tuple[float, int]] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
+    apart: dict[Hashable, int] = field(default_factory=dict)
+    bounds: LowerBounds | None = None
+    floor: float = 0.0
+
+    def run(self, within: float | None, told: Callable[[FilledValues], None] | None) -> None:
+        """Evaluate all values, or as many as there is time for; then price them by their bounds, and what is near the
+        best. Where nothing fits it goes on for as long again."""
+        began = monotonic()
+        order, best = self.every.order(), inf
+
+        def over(share: float, more: float = 0.0) -> bool:
+            return within is not None and monotonic() - began > within * share + more
+
+        for number in order:
+            self.look(number, self.open)
+            if self.open and (over(0.5) or len(self.seen) == MOST_EVALUATED):
+                break
+        while not (over(1) if self.found.fitting else over(2, MORE)):
+            todo = self.near or self.open
+            if todo and todo[0][0] < best:
+                took = self.price(*todo[0])
+                heappop(todo)
+                if took is not None and took.value < best:
+                    best = took.value
+                    if told is not None:
+                        told(took)
+                    self.around(took.values)
+                continue
+            self.found.not_better += len(todo)
+            todo.clear()
+            if not self.near and not self.open:
+                if (another := next(order, None)) is None:
+                    return
+                self.look(another, self.open)
+
+    def around(self, best: tuple[tuple[Hole, int], ...]) -> None:
+        """Look at what is near to the best."""
+        if len(self.seen) < self.every.count:
+            heap = [(bound, number) for bound, number in self.near]
+            for number in self.every.near(self.every.number(best)):
+                self.look(number, heap)
+            self.near = heap
+
+    def look(self, number: int, heap: list[tuple[float, int]]) -> None:
+        """Evaluate values; what can be, and is no other's, goes on the heap, by its bound."""
+        if number in self.seen:
+            return
+        self.seen.add(number)
+        values = self.every.at(number)
+        try:
+            made = self.made(values)
+            if made.cluster is not None and made.cluster.devices != self.devices:
+                self.found.numbers += 1
+                return
+            if self.apart.setdefault(_said(self.of, values, made), number) != number:
+                self.found.same += 1
+                return
+            if self.bounds is None:
+                self.bounds = _bounds(made)
+                self.floor = _floor(self.of, self.bounds, made, self.minimise)
+            heappush(heap, (_bound(self.of, self.bounds, made, self.minimise), number))
+        except ParcError as error:
+            _refuse(self.found, error)
+
+    def made(self, values: tuple[tuple[Hole, int], ...]) -> Job:
+        return evaluate_file(self.of.filled(dict(values)), self.params, self.job, self.strategy).job
+
+    def price(self, bound: float, number: int) -> FilledValues | None:
+        """Price values; None for what is refused, or does not fit. Jobs are made again: all of them take memory."""
+        found, values = self.found, self.every.at(number)
+        try:
+            took = filled_price(self.made(values))
+        except ParcError as error:
+            _refuse(found, error)
+            return None
+        if not took.fits:
+            found.unfit += 1
+            found.smallest = min(took.needed, found.smallest or took.needed)
+            return None
+        may_change = any(h.param and h.name in self.of.touched for h in self.of.holes)
+        each = max(1, took.tokens) if may_change else 1
+        value = took.seconds / each if self.minimise == STEP else float(took.needed)
+        found.fitting.append(FilledValues(values, took, value, bound))
+        return found.fitting[-1]
+
+    def done(self) -> Filled:
+        """What was found, the best first, and what is left."""
+        found = self.found
+        unseen = self.every.count - len(self.seen)
+        left = [bound for bound, _ in (*self.open, *self.near)]
+        found.left = unseen + len(left)
+        found.least = min([*left, *([self.floor] if unseen else [])], default=None)
+        found.fitting.sort(key=lambda f: (f.value, f.price.seconds, f.price.needed, [n for _, n in f.values]))
+        return found
 
 
 def _said(of: OpenFile, values: tuple[tuple[Hole, int], ...], made: Job) -> Hashable:
@@ -148,32 +208,6 @@ def _said(of: OpenFile, values: tuple[tuple[Hole, int], ...], made: Job) -> Hash
     shards = tuple(r for r in made.strategy.shards if sizes[r.axis] > 1)
     model = tuple(n for h, n in values if h.param and h.name in of.touched)
     return replace(made.strategy, pipelines=rules, shards=shards), made.cluster, model
-
-
-def _of_the_size(of: OpenFile, devices: int) -> Iterator[tuple[tuple[Hole, int], ...]]:
-    """All values whose mesh is as large as the cluster, as far as the file says so."""
-    mesh = of.mesh
-    sized = [h for h in of.holes if mesh is not None and h in mesh]
-    rest = [h for h in of.holes if h not in sized]
-
-    def sizes(at: int, left: int) -> Iterator[tuple[int, ...]]:
-        if at == len(sized):
-            if left == 1 or mesh is None:
-                yield ()
-            return
-        times = sum(part == sized[at] for part in mesh or ())
-        for value in sized[at].values:
-            if value > 0 and left % value**times == 0:
-                for others in sizes(at + 1, left // value**times):
-                    yield (value, *others)
-
-    fixed = prod(n for n in mesh or () if isinstance(n, int))
-    if mesh is not None and (fixed == 0 or devices % fixed):
-        return
-    for chosen in sizes(0, devices // fixed if mesh is not None else 1):
-        for others in product(*(h.values for h in rest)):
-            values = dict(zip([*sized, *rest], [*chosen, *others], strict=True))
-            yield tuple((h, values[h]) for h in of.holes)
 
 
 def _bounds(job: Job) -> LowerBounds:

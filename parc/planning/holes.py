@@ -67,9 +67,8 @@ def open_file(
             values = {"mesh": by_devices, "microbatches": by_batch, "chunks": CHUNKS, "zero": ZERO}[kind]
             holes.append(Hole(name, where, values))
         mesh = _mesh(item, named, {h.span: h for h in holes}, numbers)
-    others = [
-        i for i in file.items if not isinstance(i, ast.Strategy | ast.Tactic | ast.Cluster | ast.Param | ast.Check)
-    ]
+    no_model = ast.Use | ast.Strategy | ast.Tactic | ast.Cluster | ast.Param | ast.Check
+    others = [i for i in file.items if not isinstance(i, no_model)]
     return OpenFile(source, tuple(holes), mesh, _closure(file, others), item is not None and _plain(file, item))
 
 

@@ -57,7 +57,6 @@ def _of_found(found: FoundPlan, tokens: float | None, command: str) -> PlanPage:
         ("cannot be, by number, or are the same to the cluster", counts.numbers),
         ("do not fit, by lower bounds", counts.too_large),
         ("are no better, by lower bounds", counts.not_better),
-        ("say the same as others", of.same),
         (f"refused{codes}", refused),
         ("priced, and do not fit", counts.unfit),
         ("priced, and fit", counts.fitting),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from csv import DictReader
 from itertools import product
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from dsl.source import Source
 from parc import api
 from parc.cli import cli
 from parc.planning.filled_answer import FilledPlan
+from parc.planning.hole_values import FEW, hole_values
+from parc.planning.holes import open_file
 from parc.price import price
 from tests.planning.models import text_of
 
@@ -144,6 +147,39 @@ def test_what_was_not_looked_at_in_time_is_bounded() -> None:
     assert 0 < found.filled.least <= every.best[0].price.seconds and found.gap < 1
     beside = text() + "tactic other(dp) {\n  offload optimizer to host\n}\n"
     assert api.plan(Source("job.par", beside), within=1e-9).filled.least == 0  # type: ignore[union-attr]
+
+
+def test_more_values_than_anybody_can_list() -> None:
+    """240 ^ 6 of them: soon some from everywhere are looked at, and what is near the best."""
+    names = ["one", "two", "three", "four", "five", "six"]
+    params = "".join(f"param {name} = auto in 1..720721\n" for name in names)
+    file = params + text_of("layers", **{**SLOW, "batch": 720720}).replace("on pod", "on pod using mine")
+    file += STRATEGY.format(dp=4, tp=1, zero=0, m=" * ".join(names))
+    found = api.plan(Source("job.par", file), within=2.0)
+    assert isinstance(found, FilledPlan) and found.filled.total == 240**6 and found.filled.left > 10**13
+
+
+def test_all_numbers_of_values_are_ordered_and_told_apart() -> None:
+    of = open_file(Source("job.par", text()), {}, None, None, 4, 5040)
+    every = hole_values(of, 4)
+    assert every.count == 3 * 4 * 60 and sorted(every.order()) == list(range(every.count))
+    assert all(every.number(every.at(n)) == n for n in range(every.count))
+    for number in (0, 77, every.count - 1):
+        own = every.at(number)
+        near = [every.at(n) for n in every.near(number)]
+        assert len({*near}) == len(near) >= 4 and own not in near
+        assert all(prod(n for h, n in other if h.name in ("dp", "tp")) == 4 for other in near)
+    many = hole_values(open_file(Source("job.par", text()), {}, None, None, 4, 720720), 4)
+    assert many.count > FEW and sorted(many.order()) == list(range(many.count))
+
+
+def test_an_open_size_of_a_model() -> None:
+    """None of the first that are tried can be; and what modules are called is nothing that a model speaks of."""
+    wide = text_of("transformer").replace("d = 16", "d = wide")
+    found = api.plan(Source("job.par", "param wide = auto\n" + wide), devices=8, within=None)
+    assert isinstance(found, FilledPlan) and {f.values[0][1] for f in found.best} == {4, 8}
+    named = "use std.devices (h100)\nparam devices = auto in {1, 2, 4}\n" + text(dp="devices", m=1)
+    assert "devices" not in open_file(Source("job.par", named), {}, None, None, 4, 8).touched
 
 
 def test_days(tmp_path: Path) -> None:
