@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from parc.planning.compared import ComparedPlans
     from parc.planning.found import Counts, PricedPlan
     from parc.planning.refining import RefinedPlan
+    from parc.planning.space import PlanChoice
+    from parc.price import Price
 
 DAY = 86400.0
 
@@ -203,7 +205,7 @@ def _json(found: FoundPlan, tokens: float | None, output: str | None) -> dict[st
     rows = []
     for plan in found.best:
         more = {"differs": differs(space, first.candidate, plan.candidate), "why": why(first, plan)}
-        rows.append({**plan_json(found.planned, plan), "days": _days(plan, tokens), **more})
+        rows.append({**plan_json(found.planned, plan), "days": _days(plan.price, tokens), **more})
     return {
         "output": output,
         "strategy": found.strategy,
@@ -241,11 +243,9 @@ def _own_json(own: OwnPlan | None) -> dict[str, Any] | None:
     }
 
 
-def _days(plan: PricedPlan, tokens: float | None) -> float | None:
+def _days(price: Price, tokens: float | None) -> float | None:
     """Until so many tokens are trained, without failures."""
-    if tokens is None or not plan.price.tokens:
-        return None
-    return tokens / plan.price.tokens * plan.price.seconds / DAY
+    return tokens / price.tokens * price.seconds / DAY if tokens is not None and price.tokens else None
 
 
 def _csv(found: FoundPlan, tokens: float | None) -> str:
@@ -254,23 +254,38 @@ def _csv(found: FoundPlan, tokens: float | None) -> str:
 
     from parc.planning.certificate import candidate_json
     from parc.planning.recomputes import rule_text
+    from parc.planning.refining import plain_lines
+    from parc.planning.written import lines_of
 
-    space = found.planned.space
+    space, better = found.planned.space, found.refined
     made = io.StringIO()
     rows = csv.writer(made, lineterminator="\n")
     names = [role.name for role in space.roles]
     keys = ("microbatches", "zero", "schedule", "chunks", "along", "heads", "rows", "by")
-    rows.writerow([*names, *keys, "recompute", "offload", "step_seconds", "needed_bytes", "days", "bound"])
+    figures = ("step_seconds", "needed_bytes", "days", "bound", "strategy")
+    rows.writerow([*names, "order", *keys, "recompute", "offload", *figures])
+
+    def row(of: PlanChoice, price: Price, bound: float | None, lines: list[str]) -> None:
+        stated = candidate_json(space, of)
+        sizes = dict(stated["mesh"])
+        values = [_cell(stated[k]) for k in keys]
+        again = "; ".join(map(rule_text, space.again(of.rules)))
+        told = [price.seconds, price.needed, *("" if v is None else v for v in (_days(price, tokens), bound))]
+        mesh = [*(sizes.get(n, 1) for n in names), _cell(list(sizes))]
+        rows.writerow([*mesh, *values, again, _cell(list(of.rules.offload)), *told, "; ".join(lines)])
+
+    if better is not None and better.price is not None:
+        row(better.base.candidate, better.price, None, plain_lines(found.planned, better))
     for plan in found.best:
-        of = candidate_json(space, plan.candidate)
-        sizes = dict(of["mesh"])
-        values = [str(v).lower() if isinstance(v, bool) else v for v in (of[k] for k in keys)]
-        again = "; ".join(map(rule_text, space.again(plan.candidate.rules)))
-        away = " ".join(plan.candidate.rules.offload)
-        days = _days(plan, tokens)
-        price = [plan.price.seconds, plan.price.needed, "" if days is None else days, plan.bound]
-        rows.writerow([*(sizes.get(n, 1) for n in names), *values, again, away, *price])
+        row(plan.candidate, plan.price, plan.bound, lines_of(space, plan.candidate))
     return made.getvalue()
+
+
+def _cell(value: object) -> object:
+    """A list by its words, truth as true and false."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _shown(found: FoundPlan, tokens: float | None) -> str:
@@ -282,7 +297,7 @@ def _shown(found: FoundPlan, tokens: float | None) -> str:
     rows = []
     for number, plan in enumerate(found.best, 1):
         price = [seconds(plan.price.seconds), amount(plan.price.needed)]
-        price += [f"{_days(plan, tokens) or 0:,.1f}"] if tokens else []
+        price += [f"{_days(plan.price, tokens) or 0:,.1f}"] if tokens else []
         other = differs(space, first.candidate, plan.candidate) if number > 1 else _named(found, plan)
         rows.append([str(number), *price, other, why(first, plan) if number > 1 else "the best"])
     style = color(sys.stderr)

@@ -50,4 +50,4 @@ def test_days_and_forms(tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, ["plan", str(file), "--minimise", "days"]).exit_code == 2
     assert CliRunner().invoke(cli, ["plan", str(file), "--within", "soon"]).exit_code == 2
     rows = CliRunner().invoke(cli, ["plan", str(file), "--csv", "--best", "3"]).stdout.splitlines()
-    assert rows[0].startswith("dp,tp,microbatches,zero,schedule") and len(rows) == 4
+    assert rows[0].startswith("dp,tp,order,microbatches,zero,schedule") and len(rows) == 4

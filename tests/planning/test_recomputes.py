@@ -76,8 +76,12 @@ def test_it_is_found_where_it_is_best(found: FoundPlan) -> None:
 
 def test_tables_and_pages_say_so(found: FoundPlan) -> None:
     """Names as they stand in the file, to machines; how many there are, to people."""
-    row = next(csv.DictReader(_csv(found, None).splitlines()))
+    better, row, *_ = csv.DictReader(_csv(found, None).splitlines())
     assert row["recompute"].startswith("block keep block.attention.dot, ")
+    assert "recompute block keep block.attention.dot, " in row["strategy"] and row["order"] == "" and row["rows"] == ""
+    assert found.refined is not None and found.refined.price is not None
+    assert better["step_seconds"] == str(found.refined.price.seconds) and better["bound"] == ""
+    assert f"recompute block[0..{found.refined.by.again}]" in better["strategy"]
     assert "block but for 6 products" in plan_page(found)
 
 
