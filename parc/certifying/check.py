@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
-from math import gcd, inf, prod
+from math import gcd, inf, isqrt, prod
 from typing import Any
 
 from compiler.evaluate import evaluate_file
@@ -198,10 +198,25 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
             sizes[d.name] = gcd(sizes.get(d.name, 0), d.size)
     of["sizes"].be(sizes)
     of["batch"]["size"].be(sizes.get(batch, 1))
+    if of["batch"]["whole"].truth():
+        _hold_whole(of["batch"], job)
     space = replace(stated_space(of, cluster.devices, links["domains"]), sides=sides_of(job, batch))
     if space.splits["positions"][:MOST_POSITIONS] != tuple(dim for _, kind, dim in space.axes if kind == "positions"):
         raise Unfounded(f"{of.path}.splits.positions are other dims than those of the axes", of.path)
     return space, Floors(model, links, cluster.devices, space.layers, len(loops))
+
+
+def _hold_whole(batch: StatedPart, job: Job) -> None:
+    """Something needs the whole batch: one device cannot cut it into the fewest micro-batches that it may have, and no
+    others can, for a micro-batch has its own rows alone."""
+    size = batch["size"].whole(2)
+    fewest = next(n for n in (*range(2, isqrt(size) + 1), size) if size % n == 0)
+    try:
+        price(replace(job, strategy=Strategy("cut", microbatches=fewest, microbatch_dim=batch["dim"].text())))
+    except ParcError as error:
+        if "E0502" in [d.code for d in error.diagnostics if d.severity == "error"][:1]:
+            return
+    raise Unfounded(f"{batch.path}.whole: with micro-batches nothing is refused", batch.path)
 
 
 def _priced(
@@ -273,7 +288,7 @@ def _choices(entry: StatedPart, space: StatedSpace) -> tuple[dict[str, int], int
     names = [name for name, _, _ in space.axes]
     m = entry["microbatches"].whole(1)
     rules = _rules(entry)
-    if prod(mesh.values()) != space.devices or not set(mesh) <= set(names) or not space.divides(mesh, m):
+    if prod(mesh.values()) != space.devices or not set(mesh) <= set(names) or not space.can_be(mesh, m):
         raise Unfounded(f"{entry.path} is no strategy of the space", entry.path)
     _, can = space.choices(mesh)
     usual = [n for n in names if n in mesh]

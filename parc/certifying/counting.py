@@ -63,7 +63,7 @@ class StatedAgain:
 @dataclass(frozen=True, slots=True)
 class StatedSpace:
     """The choices that a certificate names. axes: (name, kind, dim), major to minor; recomputes: of each choice the
-    scopes, with what is kept of them; sides: of the model's products."""
+    scopes, with what is kept of them; sides: of the model's products; whole: whether nothing has micro-batches."""
 
     devices: int
     batch: int
@@ -79,6 +79,7 @@ class StatedSpace:
     by_hand: tuple[StatedByHand, ...] = ()
     offloads: tuple[tuple[str, ...], ...] = ((),)
     sides: tuple[Side, ...] = ()
+    whole: bool = False
 
     def told(self) -> str:
         """Which choices there are, in words; what is not among them, nothing was said of."""
@@ -92,6 +93,7 @@ class StatedSpace:
             for of in self.by_hand
         )
         found += f"; written by hand {', '.join(by_hand)}" if self.by_hand else ""
+        found += "; no micro-batches" if self.whole else ""
         away = ", or ".join(" and ".join(classes) or "nothing" for classes in self.offloads)
         return f"{found}; with the hosts {away}" if self.offloads != ((),) else found
 
@@ -175,6 +177,10 @@ class StatedSpace:
         """Whether the axis of data can split rows of tables, in the pieces that an inner axis makes of them."""
         data, inner, size = self.of_kind(mesh, "data"), self.of_kind(mesh, "inner"), self.sizes[dim]
         return size % (data * inner if dim in self.splits["inner"] and size % inner == 0 else data) == 0
+
+    def can_be(self, mesh: Mapping[str, int], m: int) -> bool:
+        """Whether there are strategies of such a mesh in so many micro-batches."""
+        return (m == 1 or not self.whole) and self.divides(mesh, m)
 
     def divides(self, mesh: Mapping[str, int], m: int) -> bool:
         """Whether mesh and micro-batches are such that no number speaks against all choices."""
@@ -272,6 +278,7 @@ def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> Stated
         tuple(domains),
         tuple(_by_hand(v) for v in of["implementations"].distinct(MOST_BY_HAND)),
         tuple(classes_of(v) for v in of["offload"].distinct(MOST_BY_HAND)),
+        whole=of["batch"]["whole"].truth(),
     )
 
 

@@ -59,7 +59,7 @@ class Tallied:
             every, can = space.choices(mesh)
             found.total += prod(map(len, every.values())) * len(batches)
             for m in batches:
-                if space.divides(mesh, m):
+                if space.can_be(mesh, m):
                     found.legal += prod(map(len, can.values()))
                     yield from self._bounded(mesh, m, can, found)
 

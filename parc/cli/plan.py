@@ -356,6 +356,7 @@ def _certified(found: FoundPlan) -> str:
     lines = [
         f"space: {counts.total:,} strategies of {space.devices:,} devices: axes {axes}",
         f"  {counts.numbers:,} cannot be, by number (a dim, the batch, the layers), or are the same to the cluster",
+        *(["  none has micro-batches: something in the model needs the whole batch"] if space.whole else []),
         f"  {counts.too_large:,} do not fit and {counts.not_better:,} are no better, by lower bounds alone",
         f"  {counts.priced:,} priced exactly: {counts.fitting:,} fit, {counts.unfit:,} do not"
         + (f"; {refused:,} refused: {', '.join(sorted(counts.refused))}" if refused else ""),

@@ -47,7 +47,7 @@ def certificate(planned: Planned, keep: int, around: Sequence[RefinedPlan] = ())
         "devices": space.devices,
         "minimise": planned.minimise,
         "space": {
-            "batch": {"dim": split.batch, "size": space.batch},
+            "batch": {"dim": split.batch, "size": space.batch, "whole": space.whole},
             "axes": [{"name": r.name, "kind": r.kind, "dim": r.dim} for r in space.roles],
             "splits": {
                 "inner": list(split.inner),

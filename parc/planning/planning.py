@@ -22,6 +22,7 @@ from parc.planning.pricing import StrategyPricer
 from parc.planning.recomputes import recomputes
 from parc.planning.search import STEP, Search
 from parc.planning.space import POSITIONS, PlanSpace
+from parc.planning.whole_batch import needs_whole_batch
 from parc.planning.work import cluster_work, model_work
 
 
@@ -79,9 +80,9 @@ def plan(
     split = splittable(job)
     scopes = recomputes(job, split)
     cluster = cluster_work(job)
-    space = PlanSpace(
-        job.cluster.devices, split, split.sizes.get(split.batch, 1), scopes, cluster.domains, offloads=away
-    )
+    batch = split.sizes.get(split.batch, 1)
+    whole = needs_whole_batch(job, split.batch, batch)
+    space = PlanSpace(job.cluster.devices, split, batch, scopes, cluster.domains, offloads=away, whole=whole)
     if taken is not None:
         space = with_implementations(space, job, taken)
     bounds = lower_bounds(space, model_work(job, split, scopes, space.implementations), cluster)

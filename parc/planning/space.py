@@ -129,7 +129,8 @@ class PlanChoice:
 @dataclass(frozen=True)
 class PlanSpace:
     """All strategies of a job that are looked at. recomputes: choices of what is computed again; by_hand: what is
-    written by hand and may take the place of scopes."""
+    written by hand and may take the place of scopes; whole: whether something needs the whole batch, and nothing has
+    micro-batches (`whole_batch`)."""
 
     devices: int
     split: Splittable
@@ -139,6 +140,7 @@ class PlanSpace:
     """Devices of one domain of each level of the cluster."""
     by_hand: Implementing | None = None
     offloads: tuple[Away, ...] = NOTHING
+    whole: bool = False
 
     @property
     def implementations(self) -> tuple[HandWritten, ...]:
@@ -217,13 +219,15 @@ class PlanSpace:
                     if not self._divides(axes):
                         continue
                     pieces = _pieces(axes)
-                    for m in self.batches:
+                    for m in (1,) if self.whole else self.batches:
                         if self.batch % (m * pieces) == 0:
                             yield MeshChoice(axes, m)
 
     def has(self, mesh: MeshChoice) -> bool:
         """Whether a mesh of so many devices as there are is one of these."""
         pieces = mesh.size(DATA) * mesh.size(EXPERTS) * mesh.microbatches
+        if self.whole and mesh.microbatches > 1:
+            return False
         return prod(n for _, n in mesh.axes) == self.devices and self._divides(mesh.axes) and not self.batch % pieces
 
     def can_share(self, mesh: MeshChoice, along: str, inside: tuple[bool, int], rows: Sequence[str]) -> bool:
