@@ -16,8 +16,9 @@ from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait, WorkL
 from compiler.cost.memory.systems import Systems
 from compiler.cost.price.calibration import of_cluster
 from compiler.cost.price.machine import machine
-from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer
+from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer, picoseconds
 from compiler.driver import compile_job
+from compiler.graph import Graph
 from compiler.memory.tiers import FIRST
 from compiler.model import Job
 from compiler.ops.repeat import Repeat
@@ -27,6 +28,7 @@ from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from parc.certifying.by_hand import positions
 from parc.certifying.counting import StatedSpace, tables_of
+from parc.certifying.rows import SampleDims
 from parc.certifying.sides import single
 from parc.certifying.stated import StatedPart, Unfounded
 
@@ -35,9 +37,6 @@ NUMBERS = ("forward", "backward", "rest", "tail", "saved")
 
 TIMES = NUMBERS[:4]
 """Of these, seconds: of the rows of an entry, and as far as they hold of others (`fewer`)."""
-
-SUMS = "accumulation"
-"""How a kernel is called that adds gradients to those of micro-batches before (`Floors.adding`)."""
 
 LayerRules = tuple[str, bool, tuple[str, ...], int]
 """along, heads, tables, by: rows of tables that data splits."""
@@ -126,15 +125,21 @@ def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], dict[str, 
     share = max(cal.ring, cal.overlap), max(cal.ring, cal.exchange)  # that products may hide of a message beside them
     longer = Pricer(pricer.machine, replace(cal, overlap=share[0], exchange=share[1]))
 
-    def busy(part: Part, hide: bool, only: set[int] | None = None) -> int:
-        total = 0
-        for i, node in enumerate(part.nodes):
+    samples = SampleDims(program, job.strategy.microbatch_dim or "")
+    unit = min(pricer.machine.vector_peaks.values(), default=0.0)
+
+    def busy(body: Graph, part: Part, hide: bool, only: set[int]) -> int:
+        begun, besides = samples.count(body, part)
+        bodies = {n.outputs[0].name: n.op.body for n in body.nodes if isinstance(n.op, Repeat)}
+        total = whole = 0
+        for i in only:
+            node = part.nodes[i]
             work = node.work
-            if only is not None and i not in only:
-                continue
             if isinstance(work, WorkLoop):
-                total += work.count * busy(work.body, hide)
-            elif not isinstance(work, Wait | Post | Meet) and not (node.again and cal.reentrant <= 0):
+                whole += work.count * busy(bodies[node.name], work.body, hide, {*range(len(work.body.nodes))})
+            elif isinstance(work, Wait | Post | Meet) or (node.again and cal.reentrant <= 0):
+                continue
+            elif node.name in begun:
                 one = pricer.price(work)
                 if hide and cal.ring > 0 and isinstance(work, Collective) and work.beside:
                     one = longer.price(replace(work, beside=()))
@@ -142,7 +147,9 @@ def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], dict[str, 
                     total += one.ps if late == 1.0 else round(one.ps * late)
                 elif one.blocking and isinstance(work, Collective) and work.role == "activations":
                     total += one.ps
-        return total
+        more = besides.bytes / (cluster.device.bandwidth * cal.vector) + besides.steps * (1 - cal.fusion) * cal.launch
+        more += besides.elements / unit if unit else 0.0
+        return whole + max(0, total - picoseconds(more * late))
 
     totals = {(name, hide): 0 for name in TIMES for hide in (False, True)}
     for function in cls.functions:
@@ -153,19 +160,20 @@ def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], dict[str, 
             n.outputs[0].name for n in function.body.nodes if isinstance(n.op, Repeat) and n.op.label in space.labels
         }
         loops = {i for i, node in enumerate(part.nodes) if node.name in cut}
-        others = {i for i, node in enumerate(part.nodes) if not node.name.startswith(SUMS)} - loops
+        others = {*range(len(part.nodes))} - loops
         ahead = function.phase is FunctionPhase.FORWARD
         for hide in (False, True):
-            totals["forward" if ahead else "backward", hide] += busy(part, hide, loops)
-            totals["rest", hide] += busy(part, hide, others)
+            totals["forward" if ahead else "backward", hide] += busy(function.body, part, hide, loops)
+            totals["rest", hide] += busy(function.body, part, hide, others)
             if len(space.labels) == 1 and loops:
-                totals["tail", hide] += busy(part, hide, others & _last(part, loops, ahead))
+                totals["tail", hide] += busy(function.body, part, hide, others & _last(part, loops, ahead))
     numbers, fewer = ({name: totals[name, hide] / PICOSECONDS for name in TIMES} for hide in (False, True))
     memory = Systems(compiled, found).memory(cls)
     memory.effect(FunctionPhase.FORWARD, 0, set())
     (replay,) = memory.replays.values()
     dims = {s.name: {*s.type.names} for s in cls.states}
-    buffers = {id(b): b for name, b in replay.saved.items() if dims[name] & {*space.labels}}
+    looped = [name for name in replay.saved if dims[name] & {*space.labels} and samples.kept_for_samples(name)]
+    buffers = {id(b): b for b in (replay.saved[name] for name in looped)}
     there = (b.bytes for b in buffers.values() if b.memory == FIRST and b.role == Role.SAVED and not b.static)
     return {**numbers, "saved": float(sum(there))}, fewer
 

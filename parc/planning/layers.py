@@ -26,20 +26,19 @@ from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait, WorkL
 from compiler.cost.memory.systems import SystemMemory, Systems
 from compiler.cost.price.calibration import Calibration, of_cluster
 from compiler.cost.price.machine import machine
-from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer
+from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer, picoseconds
 from compiler.driver import Compiled
+from compiler.graph import Graph
 from compiler.ops.repeat import Repeat
 from compiler.program import MODEL_PASSES, Function, FunctionKey, FunctionPhase, Program
 from dsl.diagnostics import ParcError
 from parc.planning.guess import Kin, SplitLayer
 from parc.planning.layer_work import LayerWork
 from parc.planning.narrow import narrow, product_sides
+from parc.planning.on_rows import OnRows, TimesOnRows
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.written import strategy_of
-
-SUMS = "accumulation"
-"""How the kernel is called that adds a micro-batch's gradients to those before it."""
 
 FORWARD: FunctionKey = (FunctionPhase.FORWARD, 0)
 BACKWARD: FunctionKey = (FunctionPhase.BACKWARD, 0)
@@ -203,32 +202,33 @@ class Layers:
         bodies = {f.key: f for f in cls.functions}
         on = machine(program, self.cluster)
         pricer = Pricer(on, self.cal)
-        times = fewer = self._times(found.parts[0], bodies, pricer)
+        rows_of = OnRows(cls, self.space.split.batch, program.sizes)
+        times = fewer = self._times(found.parts[0], bodies, rows_of, pricer)
         if self.cal.ring > 0 and any(_beside(node) for part in found.parts[0].values() for node, _ in part.each()):
-            fewer = self._times(found.parts[0], bodies, pricer, Pricer(on, most_hidden(self.cal)))
-        saved = self._saved(replace(compiled, program=program), found)
+            fewer = self._times(found.parts[0], bodies, rows_of, pricer, Pricer(on, most_hidden(self.cal)))
+        saved = self._saved(replace(compiled, program=program), found, rows_of)
         return LayerWork(rows, replicas, *times, float(saved), fewer)
 
     def _times(
         self,
         parts: Mapping[FunctionKey, Part],
         bodies: Mapping[FunctionKey, Function],
+        on: OnRows,
         pricer: Pricer,
         hiding: Pricer | None = None,
     ) -> tuple[float, float, float, float]:
-        """Seconds of the loops forward and backward, of the rest, and of that behind the loop. hiding: of messages
-        beside products (None: as all else)."""
-        looped, rest, tail = dict.fromkeys(bodies, 0), 0, 0
+        """Seconds of the loops forward and backward, of the rest, and of that behind the loop, of what works on rows.
+        hiding: of messages beside products (None: as all else)."""
+        looped, rest, tail = dict[FunctionKey, int](), 0, 0
         for key, part in parts.items():
             loops = self.loops_of(bodies[key])
             behind = _behind(part, loops, key == FORWARD) if len(loops) and len(self.space.split.loops) == 1 else set()
-            for i, node in enumerate(part.nodes):
-                took = self._took(node, pricer, hiding)
-                if node.name in loops:
-                    looped[key] += took
-                elif not node.name.startswith(SUMS):
-                    rest += took
-                    tail += took if i in behind else 0
+            took = self._took(bodies[key].body, part, on, pricer, hiding)
+            cut = {i for i, node in enumerate(part.nodes) if node.name in loops}
+            looped[key] = took.least(cut)
+            others = set(range(len(part.nodes))) - cut
+            rest += took.least(others)
+            tail += took.least(others & behind)
         forward, backward = looped.get(FORWARD, 0), looped.get(BACKWARD, 0)
         return forward / PICOSECONDS, backward / PICOSECONDS, rest / PICOSECONDS, tail / PICOSECONDS
 
@@ -238,12 +238,22 @@ class Layers:
         loops = (n for n in function.body.nodes if isinstance(n.op, Repeat))
         return {n.outputs[0].name: n.op.label for n in loops if isinstance(n.op, Repeat) and n.op.label in labels}
 
-    def _took(self, node: WorkNode, pricer: Pricer, hiding: Pricer | None) -> int:
-        """Picoseconds in which a device computes, or waits for messages of activations, at the least stretch."""
+    def _took(self, body: Graph, part: Part, on: OnRows, pricer: Pricer, hiding: Pricer | None) -> TimesOnRows:
+        """Of a body in which a device computes on rows, or waits for messages of these, at the least stretch."""
+        mine = on.kernels(body, part)
+        inner = {node.outputs[0].name: node.op.body for node in body.nodes if isinstance(node.op, Repeat)}
+        loops, kernels = dict[int, int](), dict[int, int]()
+        for i, node in enumerate(part.nodes):
+            if isinstance(node.work, WorkLoop):
+                each = self._took(inner[node.name], node.work.body, on, pricer, hiding)
+                loops[i] = node.work.count * each.least(range(len(node.work.body.nodes)))
+            elif node.name in mine.heads:
+                kernels[i] = self._busy(node, pricer, hiding)
+        return TimesOnRows(loops, kernels, picoseconds(mine.seconds(pricer.machine, self.cal) * self.late))
+
+    def _busy(self, node: WorkNode, pricer: Pricer, hiding: Pricer | None) -> int:
         work = node.work
-        if isinstance(work, WorkLoop):
-            return work.count * sum(self._took(inner, pricer, hiding) for inner in work.body.nodes)
-        if isinstance(work, (Wait, Post, Meet)) or (node.again and pricer.cal.reentrant <= 0):
+        if isinstance(work, (WorkLoop, Wait, Post, Meet)) or (node.again and pricer.cal.reentrant <= 0):
             return 0
         if hiding is not None and isinstance(work, Collective) and work.beside:
             priced = hiding.price(replace(work, beside=()))
@@ -253,13 +263,13 @@ class Layers:
             return priced.ps if self.late == 1.0 else round(priced.ps * self.late)
         return priced.ps if isinstance(work, Collective) and work.role == "activations" and priced.blocking else 0
 
-    def _saved(self, compiled: Compiled, found: Features) -> int:
-        """Bytes of what the loops' iterations keep for the backward pass, each buffer once."""
+    def _saved(self, compiled: Compiled, found: Features, on: OnRows) -> int:
+        """Bytes of rows that the loops' iterations keep for the backward pass, each buffer once."""
         (cls,) = compiled.program.classes
         memory = SystemMemory(Systems(compiled, found, before=self.pricer.memories), cls)
         labels = {label for label, _ in self.space.split.loops}
         states = {s.name: s for s in cls.states}
-        return memory.saved(FORWARD, lambda name: bool(labels & {*states[name].type.names}))
+        return memory.saved(FORWARD, lambda name: bool(labels & {*states[name].type.names}) and on.has_rows(name))
 
 
 def without_update(program: Program) -> Program:

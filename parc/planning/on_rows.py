@@ -1,0 +1,179 @@
+"""Which kernels work on rows of the batch: as many as a device has, however many replicas there are.
+
+Of all else how much there is hangs on replicas. What is made of weights alone, and what is done with their gradients,
+is done on shards where these are sharded, of which there are as many as there are replicas; gradients of tables may be
+lists of rows, which nobody adds up; and whether a kernel writes a gradient is a question of how that is sent. So what
+is taken of layers for other replicas is what works on rows, without what it writes of gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from compiler.cost.kernels.work import Part, Product
+from compiler.cost.price.calibration import Calibration
+from compiler.cost.price.machine import Machine
+from compiler.graph import Graph, Node, Value
+from compiler.layout import local_type
+from compiler.ops.base import Movement
+from compiler.ops.comm import Comm
+from compiler.ops.contract import Contract
+from compiler.ops.effects import Accumulate, Effect, Load, Save
+from compiler.ops.index import ScatterAdd
+from compiler.ops.reduce import Reduce
+from compiler.ops.repeat import Repeat
+from compiler.origin import Role
+from compiler.program import DeviceClass, Function, FunctionPhase
+from compiler.walk import walk
+from dsl.data import dataclass
+
+Dims = frozenset[str]
+"""Those of a value along which samples lie; none: there are no rows in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowKernels:
+    """Of a body. heads: names of what begins with work on rows; bytes, elements, ops: what is written of values without
+    rows within such kernels, and what is computed of them alone."""
+
+    heads: frozenset[str]
+    bytes: int
+    elements: int
+    ops: int
+
+    def seconds(self, on: Machine, cal: Calibration) -> float:
+        """What kernels take longer for what they write and compute besides rows, at most."""
+        unit = min(on.vector_peaks.values(), default=0.0)
+        arithmetic = self.elements / unit if unit else 0.0
+        launches = self.ops * (1 - cal.fusion) * cal.launch
+        return self.bytes / (on.device.bandwidth * cal.vector) + arithmetic + launches
+
+
+@dataclass(frozen=True, slots=True)
+class TimesOnRows:
+    """Picoseconds of a body's loops and kernels, by their places; less: by how much all kernels may be too long."""
+
+    loops: Mapping[int, int]
+    kernels: Mapping[int, int]
+    less: int
+
+    def least(self, of: Collection[int]) -> int:
+        """Of the nodes at these places."""
+        kernels = sum(ps for i, ps in self.kernels.items() if i in of)
+        return sum(ps for i, ps in self.loops.items() if i in of) + max(0, kernels - self.less)
+
+
+class OnRows:
+    """Of the passes of a class of devices. batch: the dim of samples; sizes: of axes."""
+
+    def __init__(self, cls: DeviceClass, batch: str, sizes: Mapping[str, int]) -> None:
+        self.batch, self.sizes = batch, sizes
+        self.saved: dict[str, Dims] = {}
+        self.gradients = {s.name for s in cls.states if s.role in (Role.GRADIENT, Role.ROWS)}
+        self.dims: dict[tuple[int, str], Dims] = {}  # by bodies, of their values
+        self.sunk: dict[int, set[str]] = {}
+        for function in sorted(cls.functions, key=lambda f: f.phase is not FunctionPhase.FORWARD):
+            self._enter(function)
+
+    def has_rows(self, saved: str) -> bool:
+        """Whether what is kept under this name has rows."""
+        return bool(self.saved.get(saved, True))
+
+    def kernels(self, body: Graph, part: Part) -> RowKernels:
+        """Of a body and its work."""
+        heads, total, elements, ops = set[str](), 0, 0, 0
+        products = {node.name for node in part.nodes if isinstance(node.work, Product)}
+        own = {node.name for node in part.nodes}
+        vectors: set[str] = set()  # what is made by kernels that others may join, and views of it
+        for node in body.nodes:
+            if isinstance(node.op, (Effect, Repeat)) or not node.outputs:
+                continue
+            name, reads = node.outputs[0].name, any(self._of(body, v) for v in node.inputs)
+            makes = any(self._of(body, v) for v in node.outputs)
+            summed = isinstance(node.op, ScatterAdd) and name in self.sunk.get(id(body), ())
+            if name in own and (reads or makes) and not summed:
+                heads.add(name)
+            joined = any(v.name in vectors for v in node.inputs)
+            free = isinstance(node.op, Comm) or node.op.movement is not Movement.NO
+            if name not in products and not isinstance(node.op, Comm) and (joined or name in own):
+                vectors.update(v.name for v in node.outputs)
+            if free or name in products or summed or makes:
+                continue
+            if reads:
+                total += sum(self._bytes(v) for v in node.outputs)
+            elif joined and name not in own:
+                total += sum(self._bytes(v) for v in (*node.inputs, *node.outputs))
+                elements += sum(self._elements(v) for v in node.outputs)
+                ops += 1
+        return RowKernels(frozenset(heads), total, elements, ops)
+
+    def _bytes(self, value: Value) -> int:
+        return local_type(value.type, value.layout, self.sizes).bytes
+
+    def _elements(self, value: Value) -> int:
+        return local_type(value.type, value.layout, self.sizes).elements
+
+    # --- what has rows -------------------------------------------------------------------------------------------
+
+    def _of(self, body: Graph, value: Value) -> Dims:
+        return self.dims.get((id(body), value.name), frozenset())
+
+    def _enter(self, function: Function) -> None:
+        if any(isinstance(node.op, ScatterAdd) for node, _ in walk(function.body)):
+            self._mark(function.body, set())
+        self._go(function.body, [frozenset()] * len(function.body.inputs))
+
+    def _mark(self, body: Graph, results: set[int]) -> None:
+        """The values of a body that only gradients hang on. results: indices of those of its results."""
+        others = {v.name for i, v in enumerate(body.outputs) if i not in results}
+        mine = {v.name for i, v in enumerate(body.outputs) if i in results} - others
+        for node in reversed(body.nodes):
+            if isinstance(node.op, Effect) and node.inputs:
+                fine = isinstance(node.op, Accumulate) and node.op.name in self.gradients
+            else:
+                fine = all(v.name in mine and v.name not in others for v in node.outputs)
+            (mine if fine else others).update(v.name for v in node.inputs)
+        mine -= others
+        self.sunk[id(body)] = mine
+        for node in body.nodes:
+            if isinstance(node.op, Repeat):
+                made = enumerate(node.outputs)
+                self._mark(node.op.body, {i for i, v in made if i >= node.op.carries and v.name in mine})
+
+    def _go(self, body: Graph, given: Sequence[Dims]) -> list[Dims]:
+        """Through a body; what its results have."""
+        known = self.dims
+        for value, dims in zip(body.inputs, given, strict=True):
+            known[id(body), value.name] = dims | self._plain(value)
+        for node in body.nodes:
+            ins = [self._of(body, v) for v in node.inputs]
+            if isinstance(node.op, Save):
+                self.saved[node.op.name] = self.saved.get(node.op.name, frozenset()) | ins[0]
+            for value, dims in zip(node.outputs, self._made(body, node, ins), strict=True):
+                known[id(body), value.name] = dims
+        return [self._of(body, v) for v in body.outputs]
+
+    def _made(self, body: Graph, node: Node, ins: Sequence[Dims]) -> Iterator[Dims]:
+        op = node.op
+        if isinstance(op, Repeat):
+            results = self._go(op.body, ins)
+            again = [a | b for a, b in zip(results[: op.carries], ins, strict=False)]
+            if again != ins[: op.carries]:
+                results = self._go(op.body, [*again, *ins[op.carries :]])
+            yield from results
+            return
+        every = frozenset[str]().union(*ins)
+        for value in node.outputs:
+            if isinstance(op, ScatterAdd) and value.name in self.sunk.get(id(body), ()):
+                yield frozenset()  # as large as its table
+            elif isinstance(op, Load):
+                yield self.saved.get(op.name, self._plain(value))
+            else:
+                names = frozenset(value.type.names)
+                found = (every & names) | self._plain(value)
+                if every - names and not isinstance(op, (Contract, Reduce)):  # in another order, under other names
+                    found |= names - {n for v in node.inputs for n in v.type.names}
+                yield found
+
+    def _plain(self, value: Value) -> Dims:
+        return frozenset({self.batch} & {*value.type.names})
