@@ -71,6 +71,7 @@ EVERY = [
     ("resnet", "sp=2 sx=2 batch=8 microbatches=2"),
     ("towers", ""),
     ("towers", "dp=2"),
+    ("unet", "channels=4 batch=4 dp=2 sp=2 zero=3"),
     ("megatron_175b", SMALL + " dp=2 tp=2 pp=2"),
     ("lora", "layers=4 hidden=16 width=32 vocab=24 seq=8 batch=8 dp=2 tp=2 pp=2 microbatches=2 zero=1"),
     ("lora", "layers=4 hidden=16 width=32 vocab=24 seq=8 batch=8 dp=2 zero=3"),
