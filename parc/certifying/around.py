@@ -10,7 +10,7 @@ from compiler.evaluate import evaluate_file
 from compiler.evaluate.index import index_model
 from compiler.model import Job
 from compiler.ops.repeat import Repeat
-from compiler.strategy import MeshAxis, PlaceRule, Strategy
+from compiler.strategy import MeshAxis, PlaceRule, RecomputeRule, Strategy
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Source
@@ -45,7 +45,7 @@ def hold_around(
     best: AroundBest | None = None
     for row in stated["around"].distinct(MOST):
         cuts = tuple(cut.whole(1) for cut in row["cuts"].each())
-        again = row["again"].whole()
+        again = tuple(number.whole() for number in row["again"].each())
         places = row["places"]
         wanted = _changed(base(row, places), cuts, again, places, job, row)
         found = _priced(row, source, params, job, wanted)
@@ -109,10 +109,10 @@ def _placed(of: Strategy, places: StatedPart) -> Strategy:
 
 
 def _changed(
-    of: Strategy, cuts: tuple[int, ...], again: int, places: StatedPart, job: Job, row: StatedPart
+    of: Strategy, cuts: tuple[int, ...], again: tuple[int, ...], places: StatedPart, job: Job, row: StatedPart
 ) -> Strategy:
     """A strategy with other cuts, with its branches on places, or with fewer layers that are computed again: by rules
-    for the first iterations of the loop, which is two then."""
+    for the first iterations of a loop, which is two then, or by none for it."""
     if of.implementations or not (cuts or again or not places.none):
         raise Unfounded(f"{row.path} is nothing that is tried around the best", row.path)
     if not places.none:
@@ -125,15 +125,38 @@ def _changed(
     if not again:
         return replace(of, pipelines=pipelines)
     loops = [n.op for n in job.model.graph.nodes if isinstance(n.op, Repeat) and not n.op.scan]
-    if len(loops) != 1 or not of.recomputes or again >= loops[0].count:
+    counts = [loop.count for loop in loops]
+    some = len(again) == len(loops) and any(again) and again != tuple(counts)
+    if not some or not of.recomputes or any(n > count for n, count in zip(again, counts, strict=True)):
         raise Unfounded(f"{row.path}.again is no number of layers that are computed again", row.path)
-    label, path, count = loops[0].label, loops[0].body.name, loops[0].count
-
-    def first(name: str) -> str:
-        if name != path and not name.startswith(f"{path}."):
+    kept: list[RecomputeRule] = []
+    for rule in of.recomputes:
+        at = next((i for i, loop in enumerate(loops) if _in(str(rule.scope), loop.body.name)), None)
+        if at is None:
             raise Unfounded(f"{row.path}.again is of what is in no layer", row.path)
-        return f"{path}_0_{again}{name[len(path) :]}"
+        if again[at]:
+            kept.append(_first(rule, loops[at], again[at], row))
+    parts = {loop.label: _two(loop, n) for loop, n in zip(loops, again, strict=True)}
+    pipelines = tuple(replace(p, parts=tuple(n for part in p.parts for n in parts[part])) for p in pipelines)
+    return replace(of, pipelines=pipelines, recomputes=tuple(kept))
 
-    recomputes = (replace(r, scope=first(str(r.scope)), keep=tuple(map(first, r.keep))) for r in of.recomputes)
-    parts = (f"{label}_0_{again}", f"{label}_{again}_{count}")
-    return replace(of, pipelines=tuple(replace(p, parts=parts) for p in pipelines), recomputes=tuple(recomputes))
+
+def _in(name: str, scope: str) -> bool:
+    return name == scope or name.startswith(f"{scope}.")
+
+
+def _first(rule: RecomputeRule, loop: Repeat, again: int, row: StatedPart) -> RecomputeRule:
+    """A rule of a loop's layers, for so many of the first alone."""
+    path = loop.body.name
+    if again == loop.count:
+        return rule
+    if not all(_in(name, path) for name in rule.keep):
+        raise Unfounded(f"{row.path}.again is of what is in no layer", row.path)
+    scope, *keep = (f"{path}_0_{again}{name[len(path) :]}" for name in (str(rule.scope), *rule.keep))
+    return replace(rule, scope=scope, keep=tuple(keep))
+
+
+def _two(loop: Repeat, again: int) -> tuple[str, ...]:
+    """What a loop of which only so many layers are computed again is: two loops."""
+    whole = again in (0, loop.count)
+    return (loop.label,) if whole else (f"{loop.label}_0_{again}", f"{loop.label}_{again}_{loop.count}")

@@ -142,7 +142,7 @@ def change_json(by: PlanChange) -> dict[str, Any]:
     placed = by.placed
     groups = None if placed is None else [list(group) for group in placed.groups]
     at = None if placed is None else {"groups": groups, "along": placed.along, "microbatches": placed.microbatches}
-    return {"cuts": list(by.cuts), "again": by.again, "places": at}
+    return {"cuts": list(by.cuts), "again": list(by.again), "places": at}
 
 
 def candidate_json(space: PlanSpace, of: PlanChoice) -> dict[str, Any]:

@@ -59,6 +59,12 @@ def _saved(job: Job, again: Again) -> tuple[Value, ...]:
     return tuple(run_passes(replace(job, strategy=replace(SERIAL, recomputes=again)), "update").training.saved)
 
 
+def kept_by_loops(job: Job, split: Splittable, again: Again) -> tuple[int, ...]:
+    """Bytes that the serial program keeps for its backward pass, of what each loop at the top makes."""
+    saved = _saved(job, again)
+    return tuple(sum(v.type.bytes for v in saved if within(v.origin.path, path)) for path in split.paths)
+
+
 def in_place_of(again: Again, by_hand: Iterable[str]) -> Again:
     """The same where these scopes are written by hand: of what is kept in them, their results are."""
     replaced = [*by_hand]

@@ -8,14 +8,13 @@ better. No bound speaks of those that were not tried.
 - Where a model has parts that do not need each other, these go to places of their own, an axis of the mesh that takes
   its devices from another one.
 - Of the best plans that compute layers again, as many of the first layers as it takes to fit: under 1F1B the first
-  stages hold most.
+  stages hold most. Where a model has several loops, first of those that keep most for what they cost (`fewer_layers`).
 - Then layers go from the ends, that have the embedding and the head to do as well, to the stages between (or the other
   way), one by one, as long as that is better.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -29,6 +28,7 @@ from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc.planning.branches import PlacedBranches, branches, placed, placed_lines, ways
+from parc.planning.fewer_layers import densest, fewer_lines, of_loops, promised
 from parc.planning.found import PricedPlan
 from parc.planning.planning import Planned
 from parc.planning.reasons import differs
@@ -57,11 +57,11 @@ BASES = 4
 
 @dataclass(frozen=True, slots=True)
 class PlanChange:
-    """cuts: where each stage but the first begins ((): evenly); again: how many of the first layers are computed again
-    (0: as the plan says); placed: branches on places of their own (None: nowhere in particular)."""
+    """cuts: where each stage but the first begins ((): evenly); again: of each loop how many of the first layers are
+    computed again ((): as the plan says); placed: branches on places of their own (None: nowhere in particular)."""
 
     cuts: tuple[int, ...] = ()
-    again: int = 0
+    again: tuple[int, ...] = ()
     placed: PlacedBranches | None = None
 
 
@@ -83,14 +83,10 @@ def changed_base(of: PlanChoice, by: PlanChange) -> PlanChoice:
 def changed(space: PlanSpace, lines: Sequence[str], by: PlanChange) -> list[str]:
     """The statements of a plan (`changed_base`) with other cuts, with fewer layers that are computed again, with its
     branches on places."""
-    cuts, again, found = by.cuts, by.again, []
-    for line in lines:
-        if cuts and line.startswith("pipeline "):
-            line = f"{line}, cuts [{', '.join(map(str, cuts))}]"
-        if again and line.startswith("recompute "):
-            path = re.escape(space.split.paths[0])
-            line = re.sub(rf"(?<![\w.]){path}(?=[\s.,]|$)", lambda of: f"{of[0]}[0..{again}]", line)
-        found.append(line)
+    cuts = f", cuts [{', '.join(map(str, by.cuts))}]" if by.cuts else ""
+    found = [f"{line}{cuts}" if line.startswith("pipeline ") else line for line in lines]
+    if by.again:
+        found = fewer_lines(space.split, found, by.again)
     return found if by.placed is None else placed_lines(space, by.placed, found)
 
 
@@ -118,7 +114,7 @@ class Refiner:
                 for base in self._again():
                     self._fewer(base)
             base = self.planned.found.fitting[0]
-            self._cut(self.best.base if self.best else base, self.best.by.again if self.best else 0)
+            self._cut(self.best.base if self.best else base, self.best.by.again if self.best else ())
         except (KeyboardInterrupt, _Over):
             return
 
@@ -154,26 +150,27 @@ class Refiner:
     # --- fewer layers again --------------------------------------------------------------------------------------
 
     def _again(self) -> Iterator[PricedPlan]:
-        """The best plan of each choice of what is computed again, of a model with one loop; but for those that fit
+        """Of each choice of what is computed again the plan that seems best with less of it; but for those that fit
         without it."""
-        space, fitting = self.planned.space, self.planned.found.fitting
-        fit = {plan.candidate for plan in fitting}
-        seen: set[int] = set()
-        for plan in fitting if len(space.split.loops) == 1 else ():
+        planned, seen = self.planned, set[int]()
+        fit = {plan.candidate for plan in planned.found.fitting}
+        for plan in sorted(planned.found.fitting, key=lambda plan: promised(planned.bounds, plan)):
             rules = plan.candidate.rules
-            if rules.recompute in seen or rules.by or plan.value > FARTHEST * fitting[0].value:
+            if rules.recompute in seen or rules.by or plan.value > FARTHEST * planned.found.fitting[0].value:
                 continue
-            seen.add(rules.recompute)
             without = replace(plan.candidate, rules=replace(rules, recompute=0))
-            if space.recomputes[rules.recompute] and without not in fit:
+            if planned.space.recomputes[rules.recompute] and without not in fit:
+                seen.add(rules.recompute)
                 yield plan
 
     def _fewer(self, base: PricedPlan) -> None:
         """As few of the layers as it takes to fit: with fewer a step is shorter, and needs more."""
-        none, every = 0, self.planned.space.split.layers
+        space = self.planned.space
+        order = densest(self.planned.job, space.split, space.recomputes[base.candidate.rules.recompute])
+        none, every = 0, space.split.layers
         while every - none > 1:
             some = (none + every) // 2
-            found = self._try(base, PlanChange(again=some))
+            found = self._try(base, PlanChange(again=of_loops(space.split, order, some)))
             if found is not None and found.fits:
                 every = some
             else:
@@ -181,7 +178,7 @@ class Refiner:
 
     # --- cuts ----------------------------------------------------------------------------------------------------
 
-    def _cut(self, base: PricedPlan, again: int) -> None:
+    def _cut(self, base: PricedPlan, again: tuple[int, ...]) -> None:
         """Move layers between stages, as long as that is better."""
         space, of = self.planned.space, base.candidate
         places = of.mesh.size(STAGES)
@@ -254,7 +251,7 @@ def told_around(planned: Planned, better: RefinedPlan | None, tried: int) -> str
         return f"{what}: none is better"
     by = better.by
     changes = [f"stages begin at layers {', '.join(map(str, by.cuts))}"] if by.cuts else []
-    changes += [f"of all layers the first {by.again} alone are computed again"] if by.again else []
+    changes += [_told_again(space, by.again)] if by.again else []
     if by.placed is not None:
         apart = " | ".join(", ".join(group) for group in by.placed.groups)
         changes.append(f"{apart} on devices of their own, in {by.placed.microbatches:,} micro-batches")
@@ -264,6 +261,15 @@ def told_around(planned: Planned, better: RefinedPlan | None, tried: int) -> str
     faster = first.price.seconds / price.seconds
     head = f"better still, and in the file: {seconds(price.seconds)}, {amount(price.needed)}"
     return f"{head}, {faster:.3f} times as fast: {'; '.join(changes)}\n  {what}; no bound speaks of others"
+
+
+def _told_again(space: PlanSpace, again: Sequence[int]) -> str:
+    """Of which layers what is computed again still is."""
+    if len(again) == 1:
+        return f"of all layers the first {again[0]} alone are computed again"
+    loops = zip(space.split.paths, space.split.loops, again, strict=True)
+    some = (f"{path} ({f'the first {n}' if n < count else 'all'})" for path, (_, count), n in loops if n)
+    return f"only layers of {', '.join(some)} are computed again"
 
 
 Move = Callable[[list[int], int], list[int]]

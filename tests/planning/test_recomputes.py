@@ -69,7 +69,7 @@ def test_it_is_found_where_it_is_best(found: FoundPlan) -> None:
     best = min(prices, key=lambda c: prices[c].seconds)
     assert found.best[0].candidate == best and space.again(best.rules)[0].keep
     assert found.refined is not None
-    bounds = f"[0..{found.refined.by.again}]"  # the file has what is better still: the first layers alone
+    bounds = f"[0..{found.refined.by.again[0]}]"  # the file has what is better still: the first layers alone
     assert f"recompute block{bounds} keep block{bounds}.attention.{KEPT[0]}, " in found.text
     assert dict(choices_of(space, best))["recompute"] == "block but for 6 products"
 

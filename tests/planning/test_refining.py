@@ -56,8 +56,8 @@ def test_statements_are_changed_where_they_name_the_loop() -> None:
         "recompute block keep block.attention.dot, blocks.x",
         "pipeline block on pp, schedule gpipe()",
     ]
-    assert changed(space, lines, PlanChange((3, 5), 2)) == [
-        "recompute block[0..2] keep block[0..2].attention.dot, blocks.x",
+    assert changed(space, lines, PlanChange((3, 5), (1,))) == [
+        "recompute block[0..1] keep block[0..1].attention.dot, blocks.x",
         "pipeline block on pp, schedule gpipe(), cuts [3, 5]",
     ]
     assert changed(space, lines, PlanChange()) == lines
@@ -99,8 +99,8 @@ MUTANTS: dict[str, tuple[str, Callable[[Any], object]]] = {
     "a size": ("again", lambda c: c["around"][0].update(needed=c["around"][0]["needed"] - 1)),
     "cuts": ("cut", lambda c: c["around"][0].update(cuts=[3 - c["around"][0]["cuts"][0]])),
     "no cuts": ("cut", lambda c: c["around"][0].update(cuts=[])),
-    "layers": ("again", lambda c: c["around"][0].update(again=c["around"][0]["again"] + 1)),
-    "all layers": ("again", lambda c: c["around"][0].update(again=5)),
+    "layers": ("again", lambda c: c["around"][0].update(again=[c["around"][0]["again"][0] + 1])),
+    "all layers": ("again", lambda c: c["around"][0].update(again=[5])),
     "another plan": ("cut", lambda c: c["around"][0].update(microbatches=1)),
     "another statement": ("cut", lambda c: c["around"][0]["strategy"].append("recompute block")),
     "more than a strategy": ("cut", lambda c: c["around"][0]["strategy"].extend(["}", "strategy other for gpt {"])),
