@@ -25,6 +25,7 @@ from parc.planning.offloads import Away
 from parc.planning.space import (
     DATA,
     EXPERTS,
+    INNER,
     POSITIONS,
     STAGES,
     AxisRole,
@@ -34,7 +35,7 @@ from parc.planning.space import (
     PlanRules,
     PlanSpace,
 )
-from parc.planning.spread import spread_of
+from parc.planning.spread import Spread, spread_of
 
 MOST = 60_000
 """So many candidates are kept, those that seem best."""
@@ -70,6 +71,7 @@ class Estimates:
         self.blocks: list[AxesBlock] = []
         self.alone = self._looked(SplitLayer((), 0, "", False, ()))
         self.two: dict[tuple[str, str, bool, int], tuple[float, float]] = {}
+        self.states: dict[tuple[Spread, int, int, int, Away], float] = {}
 
     # --- layers --------------------------------------------------------------------------------------------------
 
@@ -286,14 +288,20 @@ class Estimates:
 
     def _states(self, mesh: MeshChoice, rules: PlanRules, zero: int) -> float:
         """Bytes of weights, gradients and the optimizer's states of the fullest stage."""
-        cluster, n, p = self.bounds.cluster, self.bounds.devices, mesh.size(STAGES)
+        p = mesh.size(STAGES)
         if not self.has_room(mesh, zero, rules.offload):
             return np.inf
-        t = mesh.size("inner")
-        spread = spread_of(PlanChoice(mesh, rules))
+        key = spread_of(PlanChoice(mesh, rules)), mesh.size(INNER), p, zero, rules.offload
+        if key not in self.states:  # what is computed again changes nothing
+            self.states[key] = self._stored(*key)
+        return self.states[key]
+
+    def _stored(self, spread: Spread, t: int, p: int, zero: int, away: Away) -> float:
+        """The same, of devices of which so many split what is inner."""
+        cluster, n = self.bounds.cluster, self.bounds.devices
         layers = max(1, self.bounds.layers)
         own = -(-layers // p) / layers
-        with_states, with_weights = "optimizer" not in rules.offload, "weights" not in rules.offload
+        with_states, with_weights = "optimizer" not in away, "weights" not in away
         kept = cluster.context
         for w in self.bounds.model.weights:
             same = prod(size for size, _ in spread.whole(w))
