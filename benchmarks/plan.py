@@ -25,7 +25,7 @@ from parc.planning.refining import refined
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 UNET = {"size": "512", "channels": "256", "blocks": "8", "heads": "16", "groups": "32", "batch": "256"}
-"""A diffusion model of 1.1 billion weights, of images of 512 x 512: 32 residual blocks, two samples to a device."""
+"""A diffusion model of 1.1 billion weights, of images of 512 x 512: 56 residual blocks, two samples to a device."""
 
 JOBS: dict[str, tuple[str, int, dict[str, str]]] = {
     "GPT-3 175B on 1,024": ("megatron_175b.par", 1024, {}),
