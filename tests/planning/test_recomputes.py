@@ -81,7 +81,7 @@ def test_tables_and_pages_say_so(found: FoundPlan) -> None:
     assert "recompute block keep block.attention.dot, " in row["strategy"] and row["order"] == "" and row["rows"] == ""
     assert found.refined is not None and found.refined.price is not None
     assert better["step_seconds"] == str(found.refined.price.seconds) and better["bound"] == ""
-    assert f"recompute block[0..{found.refined.by.again}]" in better["strategy"]
+    assert f"recompute block[0..{found.refined.by.again[0]}]" in better["strategy"]
     assert "block but for 6 products" in plan_page(found)
 
 
