@@ -157,6 +157,7 @@ JOBS: dict[str, dict[str, str]] = {
     "serving": {},
     "streaming": {},
     "towers": {},
+    "unet": {"dp": "2", "sp": "2"},
     "distil_serving": {"job": "distil"},
     "embeddings_10tb": {"job": "on_hosts"},
     "gpt_serving": {"job": "on_two"},
