@@ -34,8 +34,8 @@ def test_golden(case: Case, request: pytest.FixtureRequest) -> None:
 
 def test_every_example_has_one_and_no_file_is_left_over() -> None:
     names = {c.file.stem for c in CASES if c.file.parent == EXAMPLES}
-    # Jobs of pangu_200b, and the same model and strategy in other sizes; a U-Net, of which 5,800 lines would be what the
-    # residual network's are, at four sizes (`.ci/run` proves it).
+    # Jobs of pangu_200b, and the same model and strategy in other sizes; a U-Net, whose 5,800 lines would be those of
+    # the residual network at four sizes (`.ci/run` proves it).
     assert names | {
         "unet",
         "walls",
