@@ -24,7 +24,7 @@ from parc.certifying.counting import FIELDS, SPLITS, StatedSpace, classes_of, st
 from parc.certifying.floors import Floors, numbers
 from parc.certifying.layers import Build, LayerTable, stated_layers
 from parc.certifying.paces import stated_paces
-from parc.certifying.sides import sides_of
+from parc.certifying.sides import sides_of, told_apart
 from parc.certifying.stated import NEAR, StatedPart, Unfounded, alike
 from parc.certifying.strategies import strategy_of
 from parc.certifying.tally import SpaceTally, Tallied, candidate
@@ -200,7 +200,8 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
     of["batch"]["size"].be(sizes.get(batch, 1))
     if of["batch"]["whole"].truth():
         _hold_whole(of["batch"], job)
-    space = replace(stated_space(of, cluster.devices, links["domains"]), sides=sides_of(job, batch))
+    sides = (*sides_of(job, batch), *told_apart(job, batch, splits))
+    space = replace(stated_space(of, cluster.devices, links["domains"]), sides=sides)
     if space.splits["positions"][:MOST_POSITIONS] != tuple(dim for _, kind, dim in space.axes if kind == "positions"):
         raise Unfounded(f"{of.path}.splits.positions are other dims than those of the axes", of.path)
     return space, Floors(model, links, cluster.devices, space.layers, len(loops))

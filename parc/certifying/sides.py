@@ -3,12 +3,15 @@ vector, for which nothing follows from what other numbers of rows or devices tak
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
+from compiler.graph import Graph
 from compiler.model import Job
 from compiler.ops.contract import Contract
+from compiler.ops.elementwise import Cast
+from compiler.ops.repeat import Repeat
 from compiler.walk import bodies
 
 if TYPE_CHECKING:
@@ -26,6 +29,34 @@ def sides_of(job: Job, batch: str) -> tuple[Side, ...]:
         if prod(side.values()) > 1:
             found.add((frozenset(side), prod(n for name, n in side.items() if name != batch), batch in side))
     return tuple(found)
+
+
+def told_apart(job: Job, batch: str, splits: Mapping[str, Sequence[str]]) -> tuple[Side, ...]:
+    """A side of which every device has less than two positions, where a product is of something that goes with the rows
+    and something made of weights that does not: with another number of rows it may be another of its dims that an axis
+    cuts, for that goes by bytes; so that nothing follows from those."""
+    cut = {d for kind in ("inner", "experts") for d in splits[kind]}
+    every = cut | {*splits["positions"]}
+
+    def mixed(body: Graph, weights: set[str]) -> bool:
+        for node in body.nodes:
+            names = [v.name for v in node.inputs]
+            if isinstance(node.op, Repeat):
+                inside = [v.name for v in node.op.body.inputs]
+                fixed = range(node.op.carries, len(names))
+                if mixed(node.op.body, {inside[i] for i in fixed if names[i] in weights}):
+                    return True
+            if isinstance(node.op, Cast) and names[0] in weights:
+                weights = weights | {node.outputs[0].name}
+            if not isinstance(node.op, Contract):
+                continue
+            of = [{*v.type.names} for v in node.inputs]
+            made = [dims for name, dims in zip(names, of, strict=True) if name not in weights and batch not in dims]
+            if any(batch in dims for dims in of) and len((of[0] | of[1]) & every) > 1 and any(d & cut for d in made):
+                return True
+        return False
+
+    return ((frozenset(), 0, False),) if mixed(job.model.graph, {w.value.name for w in job.model.weights}) else ()
 
 
 def _sides(node: object) -> Iterator[Mapping[str, int]]:

@@ -16,6 +16,7 @@ from dsl.data import dataclass
 from parc.planning.dims import Splittable
 from parc.planning.guess import Kin
 from parc.planning.space import EXPERTS, INNER, POSITIONS, AxisRole
+from parc.planning.turning import turning
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,13 @@ def product_sides(job: Job, split: Splittable) -> tuple[ProductSide, ...]:
                 batched = split.batch in dims
                 each = number // sizes[split.batch] if batched else number
                 found[ProductSide(frozenset(dims), each, batched)] = None
+    if turning(job.model.graph, {w.value for w in job.model.weights}, split):
+        found[ANY] = None
     return tuple(found)
+
+
+ANY = ProductSide(frozenset(), 0, False)
+"""In the place of a side: of whatever devices have, nothing is known in proportion (`turning`)."""
 
 
 def narrow(sides: tuple[ProductSide, ...], split: Splittable, roles: dict[str, AxisRole], kin: Kin) -> bool:
