@@ -19,6 +19,7 @@ from parc.planning.hole_values import HoleValues, hole_values
 from parc.planning.holes import Hole, OpenFile
 from parc.planning.search import STEP
 from parc.planning.spread import Spread
+from parc.planning.stopping import SearchStop, interruptible
 from parc.planning.work import cluster_work, model_work
 from parc.price import Price, price
 
@@ -62,6 +63,12 @@ class Filled:
     first: ParcError | None = None
     interrupted: bool = False
 
+    @property
+    def known(self) -> int:
+        """Values of which it is known what becomes of them."""
+        tried = sum(self.refused.values()) + self.unfit + len(self.fitting)
+        return self.numbers + self.same + self.not_better + tried
+
 
 def fill(
     of: OpenFile,
@@ -77,12 +84,14 @@ def fill(
     every = hole_values(of, devices)
     total = prod(len(h.values) for h in of.holes)
     search = _Filling(of, every, Filled(total, numbers=total - every.count), params, job, strategy, devices, minimise)
-    try:
-        search.run(within, told)
-    except KeyboardInterrupt:
-        if not search.found.fitting:
-            raise
-        search.found.interrupted = True
+    with interruptible() as stopped:
+        try:
+            search.run(within, told, stopped)
+        except KeyboardInterrupt:  # in the middle of something, which is left, too
+            stopped.asked = True
+    if stopped.asked and not search.found.fitting:
+        raise KeyboardInterrupt
+    search.found.interrupted = stopped.asked
     return search.done()
 
 
@@ -106,18 +115,18 @@ class _Filling:
     bounds: LowerBounds | None = None
     floor: float = 0.0
 
-    def run(self, within: float | None, told: Callable[[FilledValues], None] | None) -> None:
+    def run(self, within: float | None, told: Callable[[FilledValues], None] | None, stopped: SearchStop) -> None:
         """Evaluate all values, or as many as there is time for; then price them by their bounds, and what is near the
         best. Where nothing fits it goes on for as long again."""
         began = monotonic()
         order, best = self.every.order(), inf
 
         def over(share: float, more: float = 0.0) -> bool:
-            return within is not None and monotonic() - began > within * share + more
+            return stopped.asked or (within is not None and monotonic() - began > within * share + more)
 
         for number in order:
             self.look(number, self.open)
-            if self.open and (over(0.5) or len(self.seen) == MOST_EVALUATED):
+            if stopped.asked or (self.open and (over(0.5) or len(self.seen) == MOST_EVALUATED)):
                 break
         while not (over(1) if self.found.fitting else over(2, MORE)):
             todo = self.near or self.open
@@ -190,10 +199,9 @@ class _Filling:
     def done(self) -> Filled:
         """What was found, the best first, and what is left."""
         found = self.found
-        unseen = self.every.count - len(self.seen)
         left = [bound for bound, _ in (*self.open, *self.near)]
-        found.left = unseen + len(left)
-        found.least = min([*left, *([self.floor] if unseen else [])], default=None)
+        found.left = found.total - found.known
+        found.least = min([*left, *([self.floor] if found.left > len(left) else [])], default=None)
         found.fitting.sort(key=lambda f: (f.value, f.price.seconds, f.price.needed, [n for _, n in f.values]))
         return found
 

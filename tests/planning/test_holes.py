@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from csv import DictReader
-from itertools import product
+from itertools import count, product
 from math import prod
 from pathlib import Path
 
@@ -210,3 +211,23 @@ def test_a_certificate_of_numbers_is_refused_at_once(tmp_path: Path, monkeypatch
     file.write_text(text())
     result = CliRunner().invoke(cli, ["plan", str(file), "--certificate", str(tmp_path / "c.json")])
     assert result.exit_code == 2 and "not of numbers that are left open" in result.stderr
+
+
+def test_one_that_is_interrupted_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was being looked at is left: wherever it was, counts add up."""
+    for at in (6, 14, 16):
+        calls = count()
+
+        def made(*of: object, calls: Iterator[int] = calls, at: int = at, **more: object) -> object:
+            if next(calls) == at:
+                raise KeyboardInterrupt
+            return evaluate_file(*of, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr("parc.planning.filling.evaluate_file", made)
+        try:
+            found = api.plan(Source("job.par", text(m=1)), within=None)
+        except KeyboardInterrupt:
+            continue
+        assert isinstance(found, FilledPlan) and found.filled.interrupted
+        assert found.filled.least is not None and found.filled.left > 0
+        assert found.filled.known + found.filled.left == found.filled.total
