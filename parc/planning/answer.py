@@ -21,6 +21,7 @@ from parc.planning.offloads import NOTHING, Away, offloads
 from parc.planning.planning import NONE, OPEN, KnownBefore, Planned, plan, resized
 from parc.planning.reasons import front
 from parc.planning.refining import RefinedPlan, refined
+from parc.planning.spread import sparsest
 from parc.planning.text import taken, with_strategy
 from parc.planning.verified import verified
 from parc.price import Price, price
@@ -185,6 +186,10 @@ def _nothing(planned: Planned, hosts: bool) -> FoundNothing:
         help = "more devices (`--devices`), a smaller batch or model"
     if found.smallest is not None:
         message += f"; the smallest needs {amount(found.smallest)}"
+    elif counts.too_large and not counts.left and found.limit == inf:
+        space, bounds = planned.space, planned.bounds
+        sizes = (bounds.needed(sparsest(of), 3, away=away) for of in space.meshes() for away in space.offloads)
+        message += f": weights, gradients and states alone need {amount(min(sizes))} at least"
     if hosts:
         message += "; nor does any that was tried with states, weights and activations in the hosts' memory"
     return FoundNothing(planned, Diagnostic("E0951", message, job.cluster.span, help=help))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from compiler.evaluate import evaluate_file
+from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc import api
 from parc.cli import cli
@@ -51,3 +53,10 @@ def test_days_and_forms(tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, ["plan", str(file), "--within", "soon"]).exit_code == 2
     rows = CliRunner().invoke(cli, ["plan", str(file), "--csv", "--best", "3"]).stdout.splitlines()
     assert rows[0].startswith("dp,tp,order,microbatches,zero,schedule") and len(rows) == 4
+
+
+def test_what_fits_nowhere_says_what_it_needs() -> None:
+    """Where bounds say so before anything is priced."""
+    with pytest.raises(ParcError, match=r"weights, gradients and states alone need [\d.]+ KiB at least") as error:
+        api.plan(Source("job.par", text_of("layers", memory=0.001)), within=None)
+    assert error.value.diagnostics[0].code == "E0951"
