@@ -11,7 +11,7 @@ import click
 from parc import api
 from parc.cli.common import Command, Output, choice, color, file_argument, job_options, output_option, read_source
 from parc.cli.tables import amount, seconds, table
-from parc.cli.writing import check_apart, check_output, write_output
+from parc.cli.writing import check_apart, check_output, out_of_reach, write_output
 
 if TYPE_CHECKING:
     from parc.planning.answer import FoundPlan, OwnPlan
@@ -158,6 +158,8 @@ def command(
         proof = None if isinstance(found, FilledPlan) else found.certificate
     if output is not None:
         write_output(output, found.text)
+        if (name := out_of_reach(output, source)) is not None:
+            out.say(f"`{output}` is read from its own folder, where there is no `{name}`: write it beside `{file}`\n")
     if isinstance(found, FilledPlan):
         from parc.cli import filled
 

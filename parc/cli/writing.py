@@ -80,6 +80,21 @@ def check_apart(**outputs: str | None) -> None:
         known[real] = option
 
 
+def out_of_reach(path: str, source: Source) -> str | None:
+    """What a file names by a path that leads there from its own folder, and from where it is written to does not."""
+    if source.path is None or _descriptor(path) is not None:
+        return None
+    here, there = os.path.dirname(source.path), os.path.dirname(os.path.realpath(path))
+    names = (s.value for s in _strings(parse(source.text, source.name).items))
+    with suppress(OSError, ValueError):
+        return next((n for n in names if _leads(here, n) and not _leads(there, n)), None)
+    return None
+
+
+def _leads(folder: str, name: str) -> bool:
+    return os.path.isfile(os.path.join(folder, name))
+
+
 def _inputs(source: Source, values: Iterable[str]) -> Iterator[tuple[str, os.stat_result]]:
     """All ordinary files that may be read for a file, with what to call them: itself, what it uses, and whatever one
     of its strings names, which is more than its data.

@@ -55,6 +55,20 @@ def test_days_and_forms(tmp_path: Path) -> None:
     assert rows[0].startswith("dp,tp,order,microbatches,zero,schedule") and len(rows) == 4
 
 
+def test_a_plan_that_is_written_elsewhere_says_what_it_does_not_find(tmp_path: Path) -> None:
+    """Its data are looked for from where it is."""
+    file, folder = tmp_path / "job.par", tmp_path / "plans"
+    folder.mkdir()
+    (tmp_path / "numbers.csv").write_text("1,2\n")
+    named = 'param from = "numbers.csv"\n' + text_of("layers")
+    file.write_text(named)
+    said = "is read from its own folder, where there is no `numbers.csv`: write it beside"
+    there = CliRunner().invoke(cli, ["plan", str(file), "--within", "1s", "-o", str(folder / "planned.par")])
+    assert there.exit_code == 0 and said in there.stderr
+    here = CliRunner().invoke(cli, ["plan", str(file), "--within", "1s", "-o", str(tmp_path / "planned.par")])
+    assert here.exit_code == 0 and said not in here.stderr
+
+
 def test_what_fits_nowhere_says_what_it_needs() -> None:
     """Where bounds say so before anything is priced."""
     with pytest.raises(ParcError, match=r"weights, gradients and states alone need [\d.]+ KiB at least") as error:
