@@ -16,7 +16,7 @@ from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait, WorkL
 from compiler.cost.memory.systems import Systems
 from compiler.cost.price.calibration import of_cluster
 from compiler.cost.price.machine import machine
-from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer, picoseconds
+from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer
 from compiler.driver import compile_job
 from compiler.graph import Graph
 from compiler.memory.tiers import FIRST
@@ -128,10 +128,10 @@ def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], dict[str, 
     samples = SampleDims(program, job.strategy.microbatch_dim or "")
     unit = min(pricer.machine.vector_peaks.values(), default=0.0)
 
-    def busy(body: Graph, part: Part, hide: bool, only: set[int]) -> int:
+    def busy(body: Graph, part: Part, hide: bool, only: set[int]) -> float:
         begun, besides = samples.count(body, part)
         bodies = {n.outputs[0].name: n.op.body for n in body.nodes if isinstance(n.op, Repeat)}
-        total = whole = 0
+        total, whole = 0, 0.0
         for i in only:
             node = part.nodes[i]
             work = node.work
@@ -149,9 +149,9 @@ def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], dict[str, 
                     total += one.ps
         more = besides.bytes / (cluster.device.bandwidth * cal.vector) + besides.steps * (1 - cal.fusion) * cal.launch
         more += besides.elements / unit if unit else 0.0
-        return whole + max(0, total - picoseconds(more * late))
+        return whole + max(0.0, total - more * late * PICOSECONDS)
 
-    totals = {(name, hide): 0 for name in TIMES for hide in (False, True)}
+    totals = {(name, hide): 0.0 for name in TIMES for hide in (False, True)}
     for function in cls.functions:
         if function.phase not in (FunctionPhase.FORWARD, FunctionPhase.BACKWARD):
             continue

@@ -26,7 +26,7 @@ from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait, WorkL
 from compiler.cost.memory.systems import SystemMemory, Systems
 from compiler.cost.price.calibration import Calibration, of_cluster
 from compiler.cost.price.machine import machine
-from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer, picoseconds
+from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer
 from compiler.driver import Compiled
 from compiler.graph import Graph
 from compiler.ops.repeat import Repeat
@@ -219,7 +219,7 @@ class Layers:
     ) -> tuple[float, float, float, float]:
         """Seconds of the loops forward and backward, of the rest, and of that behind the loop, of what works on rows.
         hiding: of messages beside products (None: as all else)."""
-        looped, rest, tail = dict[FunctionKey, int](), 0, 0
+        looped, rest, tail = dict[FunctionKey, float](), 0.0, 0.0
         for key, part in parts.items():
             loops = self.loops_of(bodies[key])
             behind = _behind(part, loops, key == FORWARD) if len(loops) and len(self.space.split.loops) == 1 else set()
@@ -229,7 +229,7 @@ class Layers:
             others = set(range(len(part.nodes))) - cut
             rest += took.least(others)
             tail += took.least(others & behind)
-        forward, backward = looped.get(FORWARD, 0), looped.get(BACKWARD, 0)
+        forward, backward = looped.get(FORWARD, 0.0), looped.get(BACKWARD, 0.0)
         return forward / PICOSECONDS, backward / PICOSECONDS, rest / PICOSECONDS, tail / PICOSECONDS
 
     def loops_of(self, function: Function) -> dict[str, str]:
@@ -242,14 +242,14 @@ class Layers:
         """Of a body in which a device computes on rows, or waits for messages of these, at the least stretch."""
         mine = on.kernels(body, part)
         inner = {node.outputs[0].name: node.op.body for node in body.nodes if isinstance(node.op, Repeat)}
-        loops, kernels = dict[int, int](), dict[int, int]()
+        loops, kernels = dict[int, float](), dict[int, int]()
         for i, node in enumerate(part.nodes):
             if isinstance(node.work, WorkLoop):
                 each = self._took(inner[node.name], node.work.body, on, pricer, hiding)
                 loops[i] = node.work.count * each.least(range(len(node.work.body.nodes)))
             elif node.name in mine.heads:
                 kernels[i] = self._busy(node, pricer, hiding)
-        return TimesOnRows(loops, kernels, picoseconds(mine.seconds(pricer.machine, self.cal) * self.late))
+        return TimesOnRows(loops, kernels, mine.seconds(pricer.machine, self.cal) * self.late * PICOSECONDS)
 
     def _busy(self, node: WorkNode, pricer: Pricer, hiding: Pricer | None) -> int:
         work = node.work

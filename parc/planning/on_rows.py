@@ -51,16 +51,17 @@ class RowKernels:
 
 @dataclass(frozen=True, slots=True)
 class TimesOnRows:
-    """Picoseconds of a body's loops and kernels, by their places; less: by how much all kernels may be too long."""
+    """Picoseconds of a body's loops and kernels, by their places; less: by how much all kernels may be too long. Not
+    rounded: whoever adds up in another order would come to another picosecond."""
 
-    loops: Mapping[int, int]
+    loops: Mapping[int, float]
     kernels: Mapping[int, int]
-    less: int
+    less: float
 
-    def least(self, of: Collection[int]) -> int:
+    def least(self, of: Collection[int]) -> float:
         """Of the nodes at these places."""
         kernels = sum(ps for i, ps in self.kernels.items() if i in of)
-        return sum(ps for i, ps in self.loops.items() if i in of) + max(0, kernels - self.less)
+        return sum(ps for i, ps in self.loops.items() if i in of) + max(0.0, kernels - self.less)
 
 
 class OnRows:
