@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from compiler.graph import Graph, Names, Node, Value
 from compiler.layout import TIME, Layout
+from compiler.loop_ranges import Affine, LoopRange
 from compiler.ops.base import Op
 from compiler.ops.effects import Accumulate, Input, Load, Read, Recv, Save, Send
 from compiler.ops.repeat import Repeat
@@ -25,28 +26,25 @@ from compiler.passes.loop_bodies import LoopBodies
 from compiler.passes.lower_batch import lower_batch, part_decls, sum_decls
 from compiler.passes.lower_rounds import RoundStages, lower_rounds, staged_rounds
 from compiler.passes.lower_states import Renewed, adding, contents, declared, held, reached, renew
-from compiler.passes.lower_update import lower_update
+from compiler.passes.lower_update import LowerUpdate, lower_update
 from compiler.passes.messages import NOTHING, Ways, messages
 from compiler.passes.place.place import Placed
 from compiler.passes.program_axes import program_axes
 from compiler.passes.stage import ALL, Stage, Staged
 from compiler.passes.states_in_order import check_states_in_order
 from compiler.passes.whole_loops import in_whole_loops
-from compiler.program import (
-    Affine,
-    DeviceClass,
-    Entry,
-    Function,
-    FunctionPhase,
-    InputDecl,
-    LoopRange,
-    Program,
-    StateDecl,
-)
+from compiler.program import DeviceClass, Entry, Function, FunctionPhase, InputDecl, Program, StateDecl
 
 
-def lower(placed: Placed, staged: Staged, over: Across, bodies: LoopBodies | None = None) -> Program:
-    """The program of all classes of devices, with one entry. bodies: of loops, from somebody who shares them."""
+def lower(
+    placed: Placed,
+    staged: Staged,
+    over: Across,
+    bodies: LoopBodies | None = None,
+    update: LowerUpdate = lower_update,
+) -> Program:
+    """The program of all classes of devices, with one entry. bodies: of loops, from somebody who shares them; update:
+    `lower_update`, from somebody who wants their bodies later."""
     job, entry = placed.training.job, placed.training.entry
     names, ways = buffer_names(placed), _messages(placed, staged)
     rounds = staged_rounds(placed, staged)
@@ -56,7 +54,7 @@ def lower(placed: Placed, staged: Staged, over: Across, bodies: LoopBodies | Non
         one.batch = of_rounds.beside(one.batch)
     orders = schedules(placed, staged, ways, [c.groups for c in lowered])
     homes = _homes(placed, staged, lowered)
-    made, count = [c.build(homes) for c in lowered], placed.sizes.get(TIME, 1)
+    made, count = [c.build(homes, update) for c in lowered], placed.sizes.get(TIME, 1)
     found = [
         DeviceClass(groups, cls.ranges, cls.states, cls.functions, of.batch.scheduled(schedule, count))
         for cls, order, of in zip(made, orders, lowered, strict=True)
@@ -155,8 +153,8 @@ class _Class:
             emit.do(op, v)
         return emit.body()
 
-    def build(self, homes: Mapping[str, tuple[int, ...]]) -> DeviceClass:
-        """homes: the virtual stages that hold each weight."""
+    def build(self, homes: Mapping[str, tuple[int, ...]], lower_update: LowerUpdate) -> DeviceClass:
+        """homes: the virtual stages that hold each weight; lower_update: see `lower`."""
         update, states = lower_update(self.placed, self.staged, self.over, self.names, self.groups, homes)
         functions = [*self.batch.before, *self.functions, *self.batch.after]
         if self.training.trains:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 
 from compiler.graph import Graph, Names, Node, Type, Value
@@ -23,6 +23,12 @@ from compiler.program import StateDecl
 
 Deps = frozenset[str]
 
+LowerUpdate = Callable[
+    [Placed, Staged, Across, BufferNames, tuple[int, ...], Mapping[str, tuple[int, ...]]],
+    tuple[Graph, list[StateDecl]],
+]
+"""`lower_update`, or what is put in its place."""
+
 
 def lower_update(
     placed: Placed,
@@ -36,10 +42,13 @@ def lower_update(
 
     over: what the stages have pieces of; homes: the virtual stages that hold each weight, or their own part of it.
     """
-    return _Update(placed, staged, over, names, groups, homes).lower()
+    update = ClassUpdate(placed, staged, over, names, groups, homes)
+    return update.body(), update.states()
 
 
-class _Update:
+class ClassUpdate:
+    """U of one class: its declarations and its body, of which either can be had without the other."""
+
     def __init__(
         self,
         placed: Placed,
@@ -153,7 +162,18 @@ class _Update:
         stages = self.staged.of_chunk(self.groups, chunk)
         return any(stages & self.staged.stages_of(v, self.staged.backward) for v in self.addends[buffer])
 
-    def lower(self) -> tuple[Graph, list[StateDecl]]:
+    def states(self) -> list[StateDecl]:
+        """The declarations."""
+        return [*self._declare({c: self._emitter(c) for c in self.staged.chunks_of(self.groups)}), *self._reported()]
+
+    def _reported(self) -> Iterator[StateDecl]:
+        values = self.graph.outputs[len(self.trained) + len(self.training.states) :]
+        for logical, v in zip(self.training.reports, values, strict=True):
+            layout = Layout(tuple(() for _ in v.type.dims))
+            yield StateDecl(self.buffers.reports[logical], Role.REPORT, v.type, layout, logical=logical)
+
+    def body(self) -> Graph:
+        """What it does. To be asked for once: names are given out."""
         chunks = self.staged.chunks_of(self.groups)
         emits = {c: self._emitter(c) for c in chunks}
         main = emits[0]
@@ -161,7 +181,6 @@ class _Update:
         for c in chunks:
             emits[c].nodes, emits[c].called = main.nodes, main.called
             emits[c].functions = functions.setdefault(tuple(emits[c].counts.values()), emits[c].functions)
-        states = self._declare(emits)
         self._enter(emits)
         for node in self.graph.nodes:
             out = node.outputs[0]
@@ -191,11 +210,9 @@ class _Update:
             for c in self._chunks(frozenset((weight,)) if weight else frozenset()):
                 emits[c].do(Write(of_chunk(name, c if weight else 0)), v)
         for logical, v in reports:
-            name, layout = self.buffers.reports[logical], Layout(tuple(() for _ in v.type.dims))
             if v not in inputs:
-                main.do(Write(name), v)
-            states.append(StateDecl(name, Role.REPORT, v.type, layout, logical=logical))
-        return Graph("", (), tuple(main.nodes), ()), states
+                main.do(Write(self.buffers.reports[logical]), v)
+        return Graph("", (), tuple(main.nodes), ())
 
     def _chunks(self, weights: Deps) -> list[int]:
         return self.here(next(iter(weights))) if weights else [0]

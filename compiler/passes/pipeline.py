@@ -25,6 +25,7 @@ from compiler.passes.fuse import fuse
 from compiler.passes.lanes import lanes
 from compiler.passes.loop_bodies import LoopBodies
 from compiler.passes.lower import lower
+from compiler.passes.lower_update import LowerUpdate, lower_update
 from compiler.passes.mark_regions import mark_regions
 from compiler.passes.offload import offload, resting
 from compiler.passes.once import NOTHING_SENT, made_once
@@ -53,7 +54,7 @@ class Work:
     whole, parts, twice: what turned out to be needed of whole batches (`divide`), by name. serial: the training graph
     of before that was known, with which proofs compare. unlisted: weights whose gradients turned out to be no lists,
     and why. asked: of the sizes of axes by passes behind `lower`, from somebody who wants to know what is; bodies: of
-    loops, from somebody who prices many programs that share them.
+    loops, from somebody who prices many programs that share them; lower_update: see `lower`.
     before_update: the names that there were before `update`; counts: how often rows of tables are taken.
     """
 
@@ -66,6 +67,7 @@ class Work:
     unlisted: dict[str, str] = field(default_factory=dict)
     asked: RegionQuestions | None = None
     bodies: LoopBodies | None = None
+    lower_update: LowerUpdate = lower_update
     names: Names = field(init=False)
     before_update: Names = field(init=False)
     counts: dict[str, Value] = field(init=False)
@@ -187,7 +189,7 @@ def _across(w: Work) -> None:
 
 def _lower(w: Work) -> None:
     placed, over = w.pieces
-    w.program = lower(placed, w.split.staged, over, w.bodies)
+    w.program = lower(placed, w.split.staged, over, w.bodies, w.lower_update)
 
 
 def _late_values(w: Work) -> None:

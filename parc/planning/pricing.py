@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 from compiler.cost.kernels.templates import WorkTemplates
 from compiler.cost.memory.systems import Systems
@@ -17,10 +20,11 @@ from compiler.passes.place.alike import SizesAsked
 from compiler.passes.place.place import Placed, Undivided, place
 from compiler.passes.place.rules import Rules, place_axes
 from compiler.passes.sparse import Unlisted
+from compiler.program import Program
 from compiler.strategy import PipelineRule, Strategy
 from dsl.diagnostics import Diagnostics
 from parc.planning.implementing import Implementing
-from parc.planning.shared_programs import PLACED, SharedPrograms, run_between
+from parc.planning.shared_programs import PLACED, SharedProgram, SharedPrograms, run_between
 from parc.price import Price, room_elsewhere
 
 SHARED, CLOSED = "prune", "update"
@@ -37,6 +41,14 @@ BODIES = 800
 """Bodies of which it is kept how long values in them live."""
 
 
+class _Compiled(NamedTuple):
+    """work: how it was made, known: with what it shares its functions, if not from the beginning."""
+
+    compiled: Compiled
+    work: Work | None = None
+    known: SharedProgram | None = None
+
+
 class StrategyPricer:
     """Prices strategies of a job as `parc.price.price` does, to the picosecond and the byte."""
 
@@ -50,12 +62,14 @@ class StrategyPricer:
         self.before, self.memories, self.passes = PricedBefore(), MemoryTemplates(), WorkTemplates(at_once=True)
         self.simulation: Simulation | None = None
         self.last: Compiled | None = None
+        self.updates: Callable[[], Program] | None = None  # of the last, where its program is without
         self.bytes = 0
 
     def needed(self, strategy: Strategy) -> int:
         """Bytes of the fullest device, which are found sooner than the time. Raises ParcError for what cannot be
         lowered."""
-        self.last = compiled = self.compiled(strategy)
+        self.last, self.updates = self._without_updates(strategy)
+        compiled = self.last
         if len(self.memories.lives) > BODIES:
             self.memories.lives.clear()
         self.simulation = Simulation.of(compiled, self.before)
@@ -66,30 +80,55 @@ class StrategyPricer:
 
     def price(self) -> Price:
         """Of the strategy whose memory was asked for last."""
+        assert self.last is not None
+        if self.updates is not None:
+            self.last = replace(self.last, program=self.updates())
+            self.simulation, self.updates = Simulation.of(self.last, self.before), None
         assert self.simulation is not None
         simulation, of = self.simulation, self.simulation.features
-        assert self.last is not None
         fits = self.bytes <= simulation.cluster.device.memory and room_elsewhere(self.last)
         return Price(simulation.seconds(), self.bytes, fits, of.samples, of.tokens)
 
     def compiled(self, strategy: Strategy, update: bool = True) -> Compiled:
         """The job with this strategy, not verified. update: if not, what is wanted are the passes alone."""
-        if strategy.implementations and self.by_hand is not None:
-            made = self.by_hand.job_of(strategy)
-            return self.others.setdefault(id(made.model), StrategyPricer(made)).compiled(strategy, update)
+        made = self._of(strategy)
+        if made is not self:
+            return made.compiled(strategy, update)
+        return self._compiled(strategy, update, False)[0]
+
+    def _without_updates(self, strategy: Strategy) -> tuple[Compiled, Callable[[], Program] | None]:
+        """The same, with updates that do nothing yet, and what makes the program with them; where that is not needed
+        nothing makes it."""
+        made = self._of(strategy)
+        if made is not self:
+            return made._without_updates(strategy)
+        compiled, work, known = self._compiled(strategy, True, True)
+        if work is None or known is None or known.later is None:
+            return compiled, None
+        return compiled, partial(known.with_updates, work)
+
+    def _of(self, strategy: Strategy) -> StrategyPricer:
+        """That of the model in which stands what the strategy has written by hand."""
+        if not strategy.implementations or self.by_hand is None:
+            return self
+        made = self.by_hand.job_of(strategy)
+        return self.others.setdefault(id(made.model), StrategyPricer(made))
+
+    def _compiled(self, strategy: Strategy, update: bool, later: bool) -> _Compiled:
         job = replace(self.job, strategy=strategy)
         apart = bool(strategy.places) or any(len(p.parts) > 1 for p in strategy.pipelines)
         if apart not in self.known:
             self.known[apart] = self._begun(job)
         begun = self.known[apart]
         if begun is None:
-            return compile_job(job)
+            return _Compiled(compile_job(job))
         try:
             work = self._laid(begun, job, update)
-            self.programs.run(work)
+            known = self.programs.run(work, later)
         except (Undivided, Unlisted):  # what is needed of whole batches, or no list after all: from the beginning
-            return compile_job(job)
-        return Compiled(job, work.serial, work.placed, work.staged, work.split, work.program)
+            return _Compiled(compile_job(job))
+        compiled = Compiled(job, work.serial, work.placed, work.staged, work.split, work.program)
+        return _Compiled(compiled, work, known)
 
     def _laid(self, begun: Work, job: Job, update: bool) -> Work:
         """After `PLACED`: graphs that another strategy has got the very same are taken from it."""

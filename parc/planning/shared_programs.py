@@ -9,10 +9,12 @@ answer otherwise, numbers of regions are put in, or what comes from there on is 
 from __future__ import annotations
 
 from collections.abc import Hashable
+from copy import copy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from compiler.passes.loop_bodies import LoopBodies
+from compiler.passes.lower_update import lower_update
 from compiler.passes.pipeline import NAMES, PASSES, Work
 from compiler.passes.place.place import Placed
 from compiler.passes.place.rules import place_axes
@@ -22,9 +24,13 @@ from compiler.passes.split import SplitGraphs, in_two
 from compiler.passes.stage import Staged
 from compiler.program import Program
 from compiler.regions.asked import RegionQuestions
+from compiler.regions.routing import exchanges
+from parc.planning.later_updates import LaterUpdates, with_updates
 
 PLACED, LOWERED = "place", NAMES[NAMES.index("mark_regions") - 1]
 """The last passes that ask a strategy for all but the order in which stages run; and for sizes of axes."""
+
+LOWER = "lower"
 
 KEPT = 400
 """So many programs are kept, those that were asked for last."""
@@ -32,7 +38,8 @@ KEPT = 400
 
 class SharedProgram(NamedTuple):
     """lowered: as `lower` and what stands behind it left it. asked: the questions about sizes that all else hangs on;
-    programs: what became of it, by their answers. placed: keeps the graphs, by whose identity it is found."""
+    programs: what became of it, by their answers. placed: keeps the graphs, by whose identity it is found.
+    later: its updates, where they do nothing in it yet."""
 
     placed: Placed
     staged: Staged
@@ -40,6 +47,25 @@ class SharedProgram(NamedTuple):
     lowered: Program
     asked: RegionQuestions
     programs: dict[tuple[Hashable, ...], Program]
+    later: LaterUpdates | None
+
+    def with_updates(self, work: Work) -> Program:
+        """The program of a strategy with its updates, which it was given without."""
+        later, own = self.later, copy(work)
+        assert later is not None
+        if later.made is None:
+            own.program = later.alone(self.lowered)
+            run_between(own, LOWER, LOWERED)
+            later.made = own.program
+        if any(map(exchanges, later.made.classes)):  # what is marked of these hangs on all that is before them
+            own.program, own.asked = rescheduled(with_updates(self.lowered, later.made, {}), *work.split), None
+            run_between(own, LOWERED, NAMES[-1])
+            return own.program
+        if later.ready is None:
+            own.program = later.made
+            run_between(own, LOWERED, NAMES[-1])
+            later.ready = own.program
+        return with_updates(work.program, later.ready, later.whole)
 
 
 class SharedPrograms:
@@ -50,27 +76,33 @@ class SharedPrograms:
         self.bodies = LoopBodies()
         self.count = 0
 
-    def run(self, work: Work) -> None:
-        """All passes behind `place`."""
+    def run(self, work: Work, later: bool = False) -> SharedProgram | None:
+        """All passes behind `place`. later: updates may do nothing yet. Gives what is shared, if something is."""
         strategy = work.job.strategy
-        known = self.known.pop(of := _key(work), None)
+        known = self.known.pop(of := (*_key(work), later), None)
         if known is not None:
             self.known[of] = known
         else:
-            if not (strategy.offloads or strategy.runs or work.model.states):  # of which each function has its own
-                work.bodies = self.bodies
+            apart = strategy.offloads or strategy.runs or work.model.states  # of which each function has its own
+            work.bodies = None if apart else self.bodies
+            updates = LaterUpdates() if later and not apart else None
+            work.lower_update = updates or lower_update
             run_between(work, PLACED, LOWERED)
             if strategy.offloads or strategy.runs or not can_be_rescheduled(work.program, work.split.staged):
+                if updates is not None:
+                    work.program = with_updates(work.program, updates.alone(work.program), {})
+                    run_between(work, LOWER, LOWERED)
                 run_between(work, LOWERED, NAMES[-1])
-                return
+                return None
             lowered, work.asked = work.program, RegionQuestions(work.placed.sizes)
             run_between(work, LOWERED, NAMES[-1])
             while self.known and self.count >= KEPT:
                 self.count -= len(self.known.pop(next(iter(self.known))).programs)
             made = {tuple(work.asked.found): work.program}
-            self.known[of] = SharedProgram(work.placed, work.staged, work.split, lowered, work.asked, made)
+            known = SharedProgram(work.placed, work.staged, work.split, lowered, work.asked, made, updates)
+            self.known[of] = known
             self.count += 1
-            return
+            return known
         rule = strategy.pipelines[0] if strategy.pipelines else None
         placed = replace(known.split.placed, training=work.placed.training, sizes=work.placed.sizes)
         work.staged = replace(known.staged, rule=rule)
@@ -79,7 +111,7 @@ class SharedPrograms:
         program = known.programs.get(answers)
         if program is not None:
             work.program = rescheduled(program, *work.split)
-            return
+            return known
         numbers = _numbers(known, answers)
         if numbers is not None:
             work.program = rescheduled(renumbered(next(iter(known.programs.values())), numbers), *work.split)
@@ -88,6 +120,7 @@ class SharedPrograms:
             run_between(work, LOWERED, NAMES[-1])
         known.programs[answers] = work.program
         self.count += 1
+        return known
 
 
 def _numbers(known: SharedProgram, answers: tuple[Hashable, ...]) -> dict[int, tuple[float, float]] | None:
