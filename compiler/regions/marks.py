@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from compiler.graph import Graph, Node, Value
 from compiler.ops.contract import Contract
-from compiler.program import Program
+from compiler.program import FunctionPhase, Program
 from compiler.regions.region import Region, RegionKind
 from compiler.regions.routing import Copies
 from compiler.regions.sunk import mark_sunk
@@ -36,9 +36,10 @@ def marked(body: Graph) -> Iterator[tuple[Region, list[Node]]]:
 
 
 def regions_of(program: Program, read: Callable[[Graph], Regions] | None = None) -> Regions:
-    """Reads the marks of a program. Linear in the length of its text. read: `function_regions`, from somebody who
-    knows what it gave before."""
-    functions = {id(f): f for cls in program.classes for f in cls.functions}.values()
+    """Reads the marks of a program but for its updates, which have no losses and no attention. Linear in the length of
+    its text. read: `function_regions`, from somebody who knows what it gave before."""
+    every = (f for cls in program.classes for f in cls.functions if f.phase is not FunctionPhase.UPDATE)
+    functions = {id(f): f for f in every}.values()
     found = [(read or function_regions)(f.body) for f in functions]
     attention: dict[Node, Region] = {}
     routing: dict[Node, Copies] = {}

@@ -83,12 +83,12 @@ class SharedPrograms:
         if known is not None:
             self.known[of] = known
         else:
-            apart = strategy.offloads or strategy.runs or work.model.states  # of which each function has its own
-            work.bodies = None if apart else self.bodies
-            updates = LaterUpdates() if later and not apart else None
+            hosted = strategy.offloads or strategy.runs
+            work.bodies = None if hosted or work.model.states else self.bodies  # of which each function has its own
+            updates = LaterUpdates() if later and not hosted else None
             work.lower_update = updates or lower_update
             run_between(work, PLACED, LOWERED)
-            if strategy.offloads or strategy.runs or not can_be_rescheduled(work.program, work.split.staged):
+            if hosted or not can_be_rescheduled(work.program, work.split.staged):
                 if updates is not None:
                     work.program = with_updates(work.program, updates.alone(work.program), {})
                     run_between(work, LOWER, LOWERED)

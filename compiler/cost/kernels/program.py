@@ -19,7 +19,7 @@ from compiler.cost.kernels.work import Part
 from compiler.graph import ITEMSIZE, Graph, Names
 from compiler.ops.effects import Input
 from compiler.passes.copying import expanded
-from compiler.program import DeviceClass, FunctionKey, FunctionPhase, Program, on_updates
+from compiler.program import DeviceClass, FunctionKey, FunctionPhase, Program
 from compiler.regions.marks import Regions, regions_of
 from compiler.walk import graph_values
 from dsl.data import dataclass
@@ -73,8 +73,7 @@ class Features:
 def features(program: Program, templates: WorkTemplates | None = None) -> Features:
     """All that prices depend on. Linear in the length of the program's text. templates: of programs before it, whose
     functions it may have with other sizes of axes."""
-    program = on_updates(program, _expanded if templates is None else templates.expanded(_expanded))
-    known = templates or WorkTemplates()
+    known, whole = templates or WorkTemplates(), dict[int, Graph]()
     compute, regions = compute_type(program, known.types), regions_of(program, known.regions)
     parts: list[dict[FunctionKey, Part]] = []
     inside: list[dict[FunctionKey, tuple[frozenset[str], frozenset[str]]]] = []
@@ -84,8 +83,8 @@ def features(program: Program, templates: WorkTemplates | None = None) -> Featur
         chunks: dict[int, LeftOut] = {}
         for f in sorted(c.functions, key=lambda f: ORDER.index(f.phase) if f.phase in ORDER else -1):
             left, here = chunks.setdefault(f.chunk, LeftOut()), partial(_is_here, program, c, f.phase.at(f.chunk))
-            own = known.regions(f.body)  # a body that several functions have may be other things in each
-            lifted = LiftedFunction(program, c.states, own, f, ITEMSIZE[compute], left, here)
+            expand = partial(_once, whole, c)
+            lifted = LiftedFunction(program, c.states, known.regions, f, ITEMSIZE[compute], left, here, expand)
             made[f.key], *within = lifted.lift() if templates is None else templates.work(lifted)
             inside[-1][f.key] = within[0], within[1]
         parts.append({f.key: made[f.key] for f in c.functions})
@@ -96,6 +95,14 @@ def _is_here(program: Program, cls: DeviceClass, chunk: int, source: int) -> boo
     """Whether the stage `source` stages away from a chunk of a class is on the same devices."""
     homes, group = program.homes, cls.groups[0]
     return homes.group(homes.stage(group, chunk) + source) == group
+
+
+def _once(known: dict[int, Graph], cls: DeviceClass, body: Graph) -> Graph:
+    """Classes may share an update."""
+    found = known.get(id(body))
+    if found is None:
+        found = known[id(body)] = _expanded(cls, body)
+    return found
 
 
 def _expanded(cls: DeviceClass, body: Graph) -> Graph:

@@ -27,7 +27,7 @@ from compiler.layout import Layout
 from compiler.ops.contract import Contract
 from compiler.ops.effects import Recv
 from compiler.ops.repeat import Repeat
-from compiler.program import MODEL_PASSES, DeviceClass, Function, FunctionPhase, Program, StateDecl
+from compiler.program import MODEL_PASSES, Function, FunctionPhase, Program, StateDecl
 from compiler.regions.marks import Regions, function_regions, marked
 from compiler.regions.region import Region, RegionKind
 from compiler.walk import graph_values, walk
@@ -65,29 +65,43 @@ class FunctionWork(NamedTuple):
 
 class LiftedFunction(NamedTuple):
     """What lifting a function asks for, besides the sizes of the program's axes. left: of its chunk; here: see
-    `Lifter`."""
+    `Lifter`; expand: puts what an update calls in its place, which it is lifted with."""
 
     program: Program
     states: Sequence[StateDecl]
-    regions: Regions
+    regions: Callable[[Graph], Regions]
     function: Function
     itemsize: int
     left: LeftOut
     here: Callable[[int], bool]
+    expand: Callable[[Graph], Graph]
 
     def whole(self, op: Repeat, part: Part) -> Part:
         """See `Lifter`."""
         return self.left.loop(self.function.phase, op, part)
 
+    @property
+    def updates(self) -> bool:
+        """Whether it is the optimizer's."""
+        return self.function.phase is FunctionPhase.UPDATE
+
+    def expanded(self) -> LiftedFunction:
+        """As it is lifted. Of an update that is of use for this alone, and much longer: it is not kept."""
+        if not self.updates:
+            return self
+        function = replace(self.function, body=self.expand(self.function.body))
+        return self._replace(function=function, regions=function_regions)
+
     def lifter(self, of: type[Lifter] = Lifter) -> Lifter:
-        """What lifts it."""
-        states, update = {s.name: s for s in self.states}, self.function.phase is FunctionPhase.UPDATE
-        return of(self.program, states, self.regions, update, self.itemsize, self.whole, self.here)
+        """What lifts it, if it is expanded."""
+        states, regions = {s.name: s for s in self.states}, self.regions(self.function.body)
+        return of(self.program, states, regions, self.updates, self.itemsize, self.whole, self.here)
 
     def lift(self) -> FunctionWork:
         """As always."""
-        lifter = self.lifter()
-        part = lifter.part(self.function.body)
+        mine = self.expanded()
+        lifter = mine.lifter()
+        part = lifter.part(mine.function.body)
         return FunctionWork(part, frozenset(lifter.inside), frozenset(lifter.core))
 
 
@@ -99,10 +113,6 @@ class WorkTemplates:
         self.at_once = at_once
         self.known: dict[object, _Met] = {}
         self.facts: dict[tuple[str, int], tuple[Graph, Any]] = {}
-
-    def expanded(self, expand: Callable[[DeviceClass, Graph], Graph]) -> Callable[[DeviceClass, Graph], Graph]:
-        """The same, each body once."""
-        return lambda cls, body: self._once("expanded", body, lambda body: expand(cls, body))
 
     def regions(self, body: Graph) -> Regions:
         """Of a function."""
@@ -134,7 +144,7 @@ class WorkTemplates:
         key = (text, phase, None if phase in MODEL_PASSES else id(of.states), of.itemsize, axes, _larger(sizes))
         inputs: dict[str, Any] = sizes | {f"number {i}": number for i, number in enumerate(numbers)}
         met = self.known.pop(key, None)
-        alone = phase is FunctionPhase.UPDATE and not self.at_once  # what else is of the chunk does not count there
+        alone = of.updates and not self.at_once  # what else is of the chunk does not count there
         if met is None:
             while len(self.known) >= KEPT:
                 del self.known[next(iter(self.known))]
@@ -146,6 +156,7 @@ class WorkTemplates:
             self.known[key] = met
         if alone and (lifted := met.found.get(met.sizes(of, numbers))) is not None:
             return lifted
+        of = of.expanded()
         shapes = met.shapes.setdefault(tuple([of.here(source) for source in met.sources]), [])
         found = next((work for t in shapes if (work := t.work(inputs, of)) is not None), None)
         if found is None and len(shapes) < SHAPES and (template := _traced(of, inputs)) is not None:
