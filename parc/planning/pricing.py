@@ -80,11 +80,10 @@ class StrategyPricer:
 
     def price(self) -> Price:
         """Of the strategy whose memory was asked for last."""
-        assert self.last is not None
+        assert self.last is not None and self.simulation is not None
         if self.updates is not None:
-            self.last = replace(self.last, program=self.updates())
-            self.simulation, self.updates = Simulation.of(self.last, self.before), None
-        assert self.simulation is not None
+            self.last, self.updates = replace(self.last, program=self.updates()), None
+            self.simulation = self.simulation.completed(self.last)
         simulation, of = self.simulation, self.simulation.features
         fits = self.bytes <= simulation.cluster.device.memory and room_elsewhere(self.last)
         return Price(simulation.seconds(), self.bytes, fits, of.samples, of.tokens)

@@ -91,6 +91,22 @@ def features(program: Program, templates: WorkTemplates | None = None) -> Featur
     return Features(program, tuple(parts), *_sizes(program), compute, tuple(inside), regions)
 
 
+def with_updates(known: Features, program: Program, templates: WorkTemplates) -> Features:
+    """Of a program, where what was known is of the same with updates that did nothing."""
+    parts, inside, whole = [], [], dict[int, Graph]()
+    for c, made, within in zip(program.classes, known.parts, known.inside, strict=True):
+        mine, its = dict(made), dict(within)
+        for f in c.functions:
+            if f.phase is FunctionPhase.UPDATE:
+                here, expand = partial(_is_here, program, c, 0), partial(_once, whole, c)
+                of = program, c.states, templates.regions, f, ITEMSIZE[known.compute], LeftOut(), here, expand
+                mine[f.key], *values = templates.work(LiftedFunction(*of))
+                its[f.key] = values[0], values[1]
+        parts.append(mine)
+        inside.append(its)
+    return replace(known, program=program, parts=tuple(parts), inside=tuple(inside))
+
+
 def _is_here(program: Program, cls: DeviceClass, chunk: int, source: int) -> bool:
     """Whether the stage `source` stages away from a chunk of a class is on the same devices."""
     homes, group = program.homes, cls.groups[0]

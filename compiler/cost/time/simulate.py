@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from compiler.cost.kernels.flops import model_flops
-from compiler.cost.kernels.program import Features
+from compiler.cost.kernels.program import Features, with_updates
 from compiler.cost.kernels.work import Part
 from compiler.cost.price.calibration import Calibration, of_cluster
 from compiler.cost.price.machine import machine
@@ -77,6 +77,13 @@ class Simulation:
                 help="`train model(…) on pod using strategy`, where `pod` is a `cluster`",
             )
         return Simulation(compiled.program, job.cluster, compiled.training, before, job.strategy.fuses)
+
+    def completed(self, compiled: Compiled) -> Simulation:
+        """Of the same program with its updates, which did nothing in this one."""
+        assert self.before is not None
+        found = Simulation.of(compiled, self.before)
+        found.groups.features = with_updates(self.features, compiled.program, self.before.work)
+        return found
 
     @cached_property
     def calibration(self) -> Calibration:
