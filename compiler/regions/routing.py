@@ -23,7 +23,7 @@ from compiler.ops.reduce import Reduce
 from compiler.ops.repeat import Repeat
 from compiler.ops.shape import Pad, Slice
 from compiler.program import DeviceClass, FunctionKey
-from compiler.walk import walk
+from compiler.walk import bodies
 from dsl.data import dataclass
 
 ALL = Fraction(1)
@@ -54,8 +54,9 @@ def routing(cls: DeviceClass, sizes: Mapping[str, int]) -> list[tuple[FunctionKe
 
 
 def exchanges(cls: DeviceClass) -> bool:
-    """Whether there are all-to-alls."""
-    return any(_is_exchange(node) for f in cls.functions for node, _ in walk(f.body))
+    """Whether there are all-to-alls. What functions share is looked at once."""
+    found = {id(body): body for f in cls.functions for body in bodies(f.body)}
+    return any([_is_exchange(node) for body in found.values() for node in body.nodes])
 
 
 def _is_exchange(node: Node) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import inf
 
 from parc.planning.bounds import SURE, LowerBounds
-from parc.planning.guess import Kin, kin
+from parc.planning.guess import Kin, SplitLayer, kin
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
 from parc.planning.offloads import Away
@@ -24,7 +24,7 @@ class SpaceGroups:
     def __init__(self, space: PlanSpace, layers: Layers, has_room: Callable[[MeshChoice, int, Away], bool]) -> None:
         legal = self.too_large = 0
         self.groups: dict[Kin, list[OpenBunch]] = {}
-        of_axes: dict[object, list[tuple[PlanRules, int, int]]] = {}
+        of_axes: dict[object, list[tuple[PlanRules, SplitLayer, int, int, int]]] = {}
         for mesh in space.meshes():
             if mesh.axes not in of_axes:
                 fits = {away: [z for z in ZERO if has_room(mesh, z, away)] for away in space.offloads}
@@ -32,17 +32,18 @@ class SpaceGroups:
                 for rules, ways in space.bunches(mesh):
                     zero = [z for z in ways.zero if z in fits[rules.offload]]
                     each = len(ways.first) * len(ways.schedules)
-                    found.append((rules, zero[-1] if zero else -1, each * len(zero)))
-                    found.append((rules, -1, each * (len(ways.zero) - len(zero))))
-            for rules, most, count in of_axes[mesh.axes]:
+                    layer = kin(space, mesh, rules).layer
+                    many = layers.many(layer)
+                    found.append((rules, layer, many, zero[-1] if zero else -1, each * len(zero)))
+                    found.append((rules, layer, many, -1, each * (len(ways.zero) - len(zero))))
+            own = kin(space, mesh, PlanRules()).rows  # whatever the rules
+            for rules, layer, many, most, count in of_axes[mesh.axes]:
                 legal += count
                 if most < 0:
                     self.too_large += count
                     continue
-                of = kin(space, mesh, rules)
-                many = layers.many(of.layer)
-                rows = many if many % of.rows == 0 and layers.scaled(of) else of.rows
-                self.groups.setdefault(replace(of, rows=rows), []).append(OpenBunch(mesh, rules, most, count))
+                rows = many if many % own == 0 and layers.scaled(Kin(layer, own)) else own
+                self.groups.setdefault(Kin(layer, rows), []).append(OpenBunch(mesh, rules, most, count))
         self.numbers, self.count = space.total - legal, legal - self.too_large
 
     def left(self, taken: Collection[PlanChoice]) -> Iterator[tuple[Kin, tuple[OpenBunch, ...]]]:

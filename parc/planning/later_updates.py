@@ -18,12 +18,14 @@ from compiler.program import DeviceClass, Function, FunctionPhase, Program, Stat
 class LaterUpdates:
     """Those of a program that is lowered with this in the place of `lower_update`: its updates do nothing yet.
 
-    made: the lowered program with nothing but its updates; ready: the same behind all passes; whole: functions with
-    their updates, by the identity of those without."""
+    made: the lowered program with nothing but its updates; exchanges: whether there are all-to-alls in it, which are
+    marked by all that is before them; ready: the same behind all passes; whole: functions with their updates, by the
+    identity of those without."""
 
     def __init__(self) -> None:
         self.of: dict[int, ClassUpdate] = {}  # by group
         self.made: Program | None = None
+        self.exchanges = False
         self.ready: Program | None = None
         self.whole: dict[int, tuple[Function, ...]] = {}
 

@@ -56,8 +56,8 @@ class SharedProgram(NamedTuple):
         if later.made is None:
             own.program = later.alone(self.lowered)
             run_between(own, LOWER, LOWERED)
-            later.made = own.program
-        if any(map(exchanges, later.made.classes)):  # what is marked of these hangs on all that is before them
+            later.made, later.exchanges = own.program, any(map(exchanges, own.program.classes))
+        if later.exchanges:
             own.program, own.asked = rescheduled(with_updates(self.lowered, later.made, {}), *work.split), None
             run_between(own, LOWERED, NAMES[-1])
             return own.program

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from compiler.graph import Graph
+from compiler.passes.lower_update import ClassUpdate
 from compiler.passes.place.alike import SizesAsked
 from compiler.passes.place.rules import Rules
 from dsl.diagnostics import ParcError
@@ -67,6 +69,33 @@ def test_functions_are_taken_for_other_sizes_and_orders() -> None:
         assert shared(pricer, space, of) == priced(job, space, of), of
     programs = pricer.programs
     assert len(programs.known) < programs.count < len(tried)
+
+
+def test_updates_are_made_of_what_fits_alone() -> None:
+    """What memory asks for needs no body of any update; time does, once for each structure, also where all-to-alls in
+    it are marked by what is before them. Memory and time are those of each strategy by itself."""
+    made, body = list[ClassUpdate](), ClassUpdate.body
+
+    def noted(self: ClassUpdate) -> Graph:
+        made.append(self)
+        return body(self)
+
+    job = job_of("tables", inside=2, outside=3, batch=12)
+    space, _ = space_of(job)
+    pricer, marked, structures = StrategyPricer(job), set[bool](), 0
+    for of in random.Random(1).sample(list(candidates(space)), 14):
+        by_itself = priced(job, space, of)
+        if by_itself is None:
+            continue
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ClassUpdate, "body", noted)
+            assert pricer.needed(strategy_of(space, of)) == by_itself.needed and pricer.updates is not None
+            assert not made, of
+            assert pricer.price() == by_itself and pricer.updates is None
+            structures += bool(made)
+            made.clear()
+        marked |= {k.later.exchanges for k in pricer.programs.known.values() if k.later and k.later.made}
+    assert marked == {True, False} and structures == len(pricer.programs.known)
 
 
 def agree(model: str, sizes: dict[str, float], number: int, seed: int) -> list[bool]:
