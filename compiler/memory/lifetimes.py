@@ -52,7 +52,10 @@ class Ring:
 
 
 @dataclass(eq=False, slots=True)
-class _Span:
+class TracedSpan:
+    """A buffer that an action makes. nest: the loops' bodies that it is made in, each with a number of its turn; born,
+    died: at which instructions (-1: not)."""
+
     site: Site
     buffer: Buffer
     nest: tuple[tuple[int, int], ...]
@@ -88,8 +91,8 @@ class Traced(Replay):
         self.clock = self.serial = self.made = 0
         self.instr = 0
         self.nest: tuple[tuple[int, int], ...] = ()
-        self.spans: dict[Buffer, _Span] = {}
-        self.ended: list[_Span] = []
+        self.spans: dict[Buffer, TracedSpan] = {}
+        self.ended: list[TracedSpan] = []
         self.found = Lives()
         for name, b in self.saved.items():
             self.found.given.setdefault(b, set()).add(name)
@@ -102,7 +105,7 @@ class Traced(Replay):
 
     def _new(self, name: str, size: int, origin: str = Role.ACTIVATION, memory: str = FIRST) -> Buffer:
         b = super()._new(name, size, origin, memory)
-        self.spans[b] = _Span((self.instr, self.made), b, self.nest, self.clock)
+        self.spans[b] = TracedSpan((self.instr, self.made), b, self.nest, self.clock)
         self.made += 1
         self.found.events.append((b, True))
         return b
@@ -141,7 +144,7 @@ class Traced(Replay):
         self.nest = outer
 
 
-def _sort(found: Lives, ended: Sequence[_Span], left: Sequence[_Span]) -> None:
+def _sort(found: Lives, ended: Sequence[TracedSpan], left: Sequence[TracedSpan]) -> None:
     """Which of an action's own buffers have a place of their own, and which take turns.
 
     left: what stays behind the action. Of a loop's results it stands for those of iterations that are not replayed,
@@ -150,7 +153,7 @@ def _sort(found: Lives, ended: Sequence[_Span], left: Sequence[_Span]) -> None:
     for s in ended:
         if s.loop:
             found.turning[s.site] = (s.loop, s.buffer.bytes, s.buffer.memory)
-    turns: dict[RingKey, list[_Span]] = {}
+    turns: dict[RingKey, list[TracedSpan]] = {}
     runs: dict[Site, list[tuple[int, int]]] = {}  # many of a site: of a function that is called for each weight
     for s in ended:
         if s.site in found.turning:

@@ -36,8 +36,8 @@ CODES: tuple[Code, ...] = (
         "E1104",
         "a number that bounds are made of is another",
         "Lower bounds are made of a few numbers: of the whole model (`work`), of the cluster (`cluster`), of the "
-        "layers that were looked at (`layers`), and of how long loops last with their messages (`paces`). Each is "
-        "taken from the model and the cluster again, and one differs: "
+        "layers that were looked at (`layers`), and of how long loops last with their messages (`paces`) and what "
+        "comes and goes in them (`rooms`). Each is taken from the model and the cluster again, and one differs: "
         "what was left out by such bounds may be better than what was found.",
         '{"cluster": {"memory": 2000000}}\n',
         '{"cluster": {"memory": 16000000}}\n',

@@ -24,6 +24,7 @@ from parc.certifying.counting import FIELDS, SPLITS, StatedSpace, classes_of, st
 from parc.certifying.floors import Floors, numbers
 from parc.certifying.layers import Build, LayerTable, stated_layers
 from parc.certifying.paces import stated_paces
+from parc.certifying.rooms import stated_rooms
 from parc.certifying.sides import sides_of, told_apart
 from parc.certifying.stated import NEAR, StatedPart, Unfounded, alike
 from parc.certifying.strategies import strategy_of
@@ -31,7 +32,7 @@ from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.certifying.words import hold_text, hold_why
 from parc.price import price
 
-FORMAT = 12
+FORMAT = 13
 
 MOST = 64
 """Choices of one kind that a space has at most."""
@@ -121,7 +122,7 @@ def hold_search(
         return by_hand.job_of(strategy_of(mesh, m, rules, space, stated, by_hand), rules["by"])
 
     layers = LayerTable(space, stated_layers(stated, space, build))
-    paces = stated_paces(stated, space, build)
+    paces, rooms = stated_paces(stated, space, build), stated_rooms(stated, space, build)
     tried, values, tokens = _priced(stated, space, minimise, build)
 
     def base(row: StatedPart, places: StatedPart) -> Strategy:
@@ -138,7 +139,7 @@ def hold_search(
         mesh, m, rules = _choices(row, space)
         hold_text(row, serial, build(mesh, m, rules).strategy)
         hold_why(row, rows[0])
-    tally = Tallied(space, floors, layers, paces, minimise, best, tried).count()
+    tally = Tallied(space, floors, layers, paces, rooms, minimise, best, tried).count()
     _counts(stated, tally, values, best)
     stated["seconds"].number()
     stated.unasked()

@@ -67,38 +67,14 @@ def stated_paces(stated: StatedPart, space: StatedSpace, build: Build) -> dict[P
     """All entries, each held to its strategy."""
     found: dict[PacedKey, Turns] = {}
     for entry in stated["paces"].each():
-        inside: dict[str, int] = {}
-        for pair in entry["inside"].each():
-            axis, size = pair.pair()
-            if axis.text() in inside:
-                raise Unfounded(f"{entry.path}.inside has `{axis.text()}` twice", entry.path)
-            inside[axis.text()] = size.whole(2)
-        replicas = entry["replicas"].whole(1)
-        data = {n: replicas for n, kind, _ in space.axes if kind == "data" and replicas > 1}
-        tables = tables_of(entry["tables"], space, inside | data)
-        key = PacedKey(
-            tuple(inside.items()),
-            entry["recompute"].whole(),
-            (entry["along"].text(), entry["heads"].truth(), tables, entry["by"].whole()),
-            entry["rows"].whole(1),
-            replicas,
-            entry["zero"].whole(2),
-            entry["first"].text(),
-            entry["stages"].whole(1),
-            entry["split"].truth(),
-            entry["products"].truth(),
-        )
+        key = stated_key(entry, space, entry["first"].text(), entry["stages"].whole(1), entry["products"].truth())
         if key in found:
             raise Unfounded(f"{entry.path} stands there twice", entry.path)
         if extra := sorted(entry.items().keys() - {*FIELDS, "turns"}):
             raise Unfounded(f"{entry.path} has `{extra[0]}`, which no bound asks for", entry.path)
-        mesh, m = _mesh(entry, key, space)
-        rules = {"zero": key.zero, "recompute": key.again, "along": key.rules[0], "heads": key.rules[1], "chunks": 1}
-        schedule = "zero_bubble" if key.split else ""
         turns = {}
         try:
-            more = {"schedule": schedule, "rows": key.rules[2], "by": key.rules[3], "offload": ()}
-            made = build(mesh, m, {**rules, **more})
+            made = built(entry, key, space, build)
             played = _Played(made, space, key)
         except ParcError as error:
             raise Unfounded(f"{entry.path} cannot be: {error}", entry.path) from None
@@ -113,6 +89,40 @@ def stated_paces(stated: StatedPart, space: StatedSpace, build: Build) -> dict[P
                 one.be(is_so)
         found[key] = turns
     return found
+
+
+def stated_key(entry: StatedPart, space: StatedSpace, first: str, stages: int, products: bool = False) -> PacedKey:
+    """What an entry is of."""
+    inside: dict[str, int] = {}
+    for pair in entry["inside"].each():
+        axis, size = pair.pair()
+        if axis.text() in inside:
+            raise Unfounded(f"{entry.path}.inside has `{axis.text()}` twice", entry.path)
+        inside[axis.text()] = size.whole(2)
+    replicas = entry["replicas"].whole(1)
+    data = {n: replicas for n, kind, _ in space.axes if kind == "data" and replicas > 1}
+    tables = tables_of(entry["tables"], space, inside | data)
+    return PacedKey(
+        tuple(inside.items()),
+        entry["recompute"].whole(),
+        (entry["along"].text(), entry["heads"].truth(), tables, entry["by"].whole()),
+        entry["rows"].whole(1),
+        replicas,
+        entry["zero"].whole(2),
+        first,
+        stages,
+        entry["split"].truth(),
+        products,
+    )
+
+
+def built(entry: StatedPart, key: PacedKey, space: StatedSpace, build: Build) -> Job:
+    """The job with the entry's own strategy. Raises Unfounded for what is none of the space's kinds, ParcError for what
+    cannot be lowered."""
+    mesh, m = _mesh(entry, key, space)
+    rules = {"zero": key.zero, "recompute": key.again, "along": key.rules[0], "heads": key.rules[1], "chunks": 1}
+    schedule = "zero_bubble" if key.split else ""
+    return build(mesh, m, {**rules, "schedule": schedule, "rows": key.rules[2], "by": key.rules[3], "offload": ()})
 
 
 def _mesh(entry: StatedPart, key: PacedKey, space: StatedSpace) -> tuple[dict[str, int], int]:

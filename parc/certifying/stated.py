@@ -8,7 +8,7 @@ MALFORMED = "E1101"
 CODES = {
     **dict.fromkeys(("file", "job", "devices"), "E1102"),
     "space": "E1103",
-    **dict.fromkeys(("work", "cluster", "layers", "paces"), "E1104"),
+    **dict.fromkeys(("work", "cluster", "layers", "paces", "rooms"), "E1104"),
     "tried": "E1105",
     **dict.fromkeys(("best", "around"), "E1106"),
     **dict.fromkeys(("counts", "space.total"), "E1107"),

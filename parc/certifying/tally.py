@@ -13,6 +13,7 @@ from parc.certifying.floors import Floors
 from parc.certifying.layers import LayerRules, LayerTable
 from parc.certifying.links import Lie, lie_of
 from parc.certifying.paces import PacedKey, Turns, pace_of
+from parc.certifying.rooms import Room, room_of, with_room
 
 ROUNDED = 1 + 1e-9
 """Sums of floats hang on their order: a bound that reaches the limit but for that is one."""
@@ -38,6 +39,7 @@ class Tallied:
     floors: Floors
     layers: LayerTable
     paces: Mapping[PacedKey, Turns]
+    rooms: Mapping[PacedKey, Room]
     minimise: str
     limit: float
     tried: Collection[Any]
@@ -101,6 +103,9 @@ class Tallied:
                     pace = self._pace(mesh, m, first, zero, again, schedule, rules)
                     for layer in known[zero] if pace is not None else ():
                         bound = max(bound, floors.row(lie, m, zero, work, schedule[0], schedule[1], layer, pace))
+                    if not away and (room := self._room(mesh, m, zero, again, schedule, rules)) is not None:
+                        sizes = (with_room(floors, room, lie, m, zero, schedule, w["saved"]) for w in known[zero])
+                        bound = float("inf") if max(sizes, default=0.0) > floors.cluster["memory"] else bound
                 if bound * ROUNDED >= self.limit:
                     continue
                 yield candidate(mesh, m, first, zero, again, schedule, *rules, away), bound
@@ -118,6 +123,12 @@ class Tallied:
         name, chunks = schedule
         sizes = {n for n in self.floors.counts(self.space.of_kind(mesh, "stages") * chunks) if n}
         return pace_of(self.paces, self.space, mesh, m, first, zero, again, name, rules, sizes)
+
+    def _room(
+        self, mesh: Mapping[str, int], m: int, zero: int, again: int, schedule: tuple[str, int], rules: LayerRules
+    ) -> Room | None:
+        """Of a candidate's loop, if it is known."""
+        return room_of(self.rooms, self.space, mesh, m, zero, again, schedule[0], rules)
 
     def _all(self, mesh: Mapping[str, int], m: int, layer: Mapping[str, float]) -> float:
         """Whatever else is chosen: each stage has its share of the layers of each micro-batch."""

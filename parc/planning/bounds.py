@@ -29,10 +29,10 @@ from math import prod
 from typing import NamedTuple
 
 from compiler.passes.cuts import divided
-from compiler.schedules.actions import FORWARD, Turn, interleaved_action, interleaved_ahead
 from compiler.strategy import PipelineRule
 from dsl.data import dataclass
-from parc.planning.layer_work import LayerWork, Pace
+from parc.planning.held_layers import held_layers, held_moments
+from parc.planning.layer_work import LayerWork, LoopRoom, Pace
 from parc.planning.offloads import Away
 from parc.planning.space import DATA, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.spread import Spread, over_links, spread_of
@@ -61,7 +61,7 @@ class OfLayer(NamedTuple):
     layer: LayerWork
     mesh: MeshChoice
     seconds: dict[tuple[Spread, int, int, bool, Away], SecondsOfLayer]
-    bytes: dict[tuple[int, str, int, bool, Away], float]
+    bytes: dict[tuple[int, str, int, bool, Away, LoopRoom | None], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,31 +295,35 @@ class LowerBounds:
             self.known[key] = longest * self.cluster.gradient_wire, longest * self.cluster.wire
         return self.known[key]
 
-    def bytes(self, of: PlanChoice, layer: LayerWork | None = None) -> float:
-        """Of device memory, that the fullest device needs."""
+    def bytes(self, of: PlanChoice, layer: LayerWork | None = None, room: LoopRoom | None = None) -> float:
+        """Of device memory, that the fullest device needs. room: of the loop, if it is known (`rooms`)."""
         if layer is None:
-            return self._bytes(of, None)
+            return self._bytes(of, None, None)
         rules, known = of.rules, self._of_layer(layer, of.mesh).bytes
-        key = rules.zero, rules.schedule, rules.chunks, rules.heads, rules.offload
+        key = rules.zero, rules.schedule, rules.chunks, rules.heads, rules.offload, room
         if key not in known:
-            known[key] = self._bytes(of, layer)
+            known[key] = self._bytes(of, layer, room)
         return known[key]
 
-    def _bytes(self, of: PlanChoice, layer: LayerWork | None) -> float:
+    def _bytes(self, of: PlanChoice, layer: LayerWork | None, room: LoopRoom | None) -> float:
         mesh, rules, spread = of.mesh, of.rules, spread_of(of)
-        p, m = spread.stages, mesh.microbatches
+        p, times = spread.stages, 1 + self.cluster.reserve
         plain = self.needed(spread, rules.zero, away=rules.offload)
-        if layer is None or "activations" in rules.offload:
+        if layer is None or "activations" in rules.offload or (p > 1 and self.loops != 1):
             return plain
         if p == 1:
-            return plain + layer.saved * (1 + self.cluster.reserve)
-        if self.loops != 1:
-            return plain
-        least = [plain]
-        for own, alive in held_layers(self.layers, p, rules.chunks, m, rules.schedule):
-            held = alive * layer.saved / self.layers * (1 + self.cluster.reserve)
-            least.append(self.needed(spread, rules.zero, own * p / self.layers, rules.offload) + held)
-        return max(least)
+            held = layer.saved * times
+            if room is not None:
+                held = max(held, (layer.saved + room.backward) * times * SURE - room.shards * self.cluster.reserve)
+            return plain + held
+        numbers, each = (self.layers, p, rules.chunks, mesh.microbatches, rules.schedule), layer.saved / self.layers
+        every = [(own, alive * each * times) for own, alive in held_layers(*numbers)]
+        if room is not None:  # pieces of gradients have room besides, but no reserve
+            moments = held_moments(*numbers, each, room)
+            every += [(own, held * times * SURE - room.shards * self.cluster.reserve) for own, held in moments]
+        return max(
+            plain, *(self.needed(spread, rules.zero, own * p / self.layers, rules.offload) + n for own, n in every)
+        )
 
     def needed(self, spread: Spread, zero: int, parts: float = 0.0, away: Away = ()) -> float:
         """The same in numbers: of the average of all devices, or of those that have so many times the average of what
@@ -372,24 +376,6 @@ def stage_cut(layers: int, stages: int, chunks: int) -> StageCut:
         if len(found) < 2 or own[k] > found[-1].own:  # the last one sends less
             found.append(StageEnd(k, before[k], own[k], counts[k]))
     return StageCut(counts[0], own[0], tuple(found))
-
-
-@lru_cache(4096)
-def held_layers(layers: int, stages: int, chunks: int, m: int, schedule: str) -> tuple[tuple[int, int], ...]:
-    """Of the first two stages, which hold most: their layers; and those of all micro-batches that have gone forward
-    before one first goes back. (What does not come out even goes to stages between the ends first.)"""
-    counts = divided(PipelineRule(("",), ""), {"": layers}, stages * chunks)[""]
-    found = []
-    for k in range(min(2, stages)):
-        own = counts[k::stages]
-        if schedule == "interleaved":
-            turn = Turn(stages, chunks, m)
-            forward = min(m * chunks, 1 + interleaved_ahead(turn, stages - 1 - k))
-            alive = sum(own[interleaved_action(FORWARD, i, turn).chunk] for i in range(forward))
-        else:
-            alive = sum(own) * (m if schedule == "gpipe" else min(m, stages - k))
-        found.append((sum(own), alive))
-    return tuple(found)
 
 
 def lower_bounds(space: PlanSpace, model: ModelWork, cluster: ClusterWork) -> LowerBounds:

@@ -12,16 +12,16 @@ from dsl.printable import printable
 from parc.planning.found import PricedPlan
 from parc.planning.guess import SplitLayer
 from parc.planning.implementing import HandWritten
-from parc.planning.layer_work import LayerWork
+from parc.planning.layer_work import LayerWork, LoopRoom
 from parc.planning.offloads import NOTHING
-from parc.planning.paces import PaceKey
+from parc.planning.paces import PaceKey, ProgramKey
 from parc.planning.planning import Planned
 from parc.planning.reasons import why
 from parc.planning.refining import PlanChange, RefinedPlan, plain_lines
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
-FORMAT = 12
+FORMAT = 13
 
 
 def unsearched(space: PlanSpace) -> list[str]:
@@ -70,6 +70,7 @@ def certificate(planned: Planned, keep: int, around: Sequence[RefinedPlan] = ())
         "cluster": asdict(bounds.cluster),
         "layers": [layer_json(kind, of) for kind, works in found.layers.items() for of in works],
         "paces": [pace_json(key, turns) for key, turns in found.paces.items() if turns],
+        "rooms": [room_json(key, room) for key, room in found.rooms.items() if room is not None],
         "counts": {
             "discarded_by_number": found.counts.numbers,
             "too_large": found.counts.too_large,
@@ -106,6 +107,12 @@ def pace_json(key: PaceKey, turns: Mapping[int, tuple[float, float]]) -> dict[st
     """How long so many iterations of the loop last, forward and backward, with the messages beside them."""
     numbers = {k: getattr(key, k) for k in ("rows", "replicas", "zero", "first", "stages", "split", "products")}
     return {**_kind_json(key.layer), **numbers, "turns": [[n, *seconds] for n, seconds in sorted(turns.items())]}
+
+
+def room_json(key: ProgramKey, room: LoopRoom) -> dict[str, Any]:
+    """What an iteration of the loop needs besides what the loop keeps, in bytes."""
+    numbers = {k: getattr(key, k) for k in ("rows", "replicas", "zero", "split")}
+    return {**_kind_json(key.layer), **numbers, **asdict(room)}
 
 
 def _kind_json(kind: SplitLayer) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from math import prod
 
 import numpy as np
 
-from parc.planning.bounds import LowerBounds, held_layers
+from parc.planning.bounds import LowerBounds
 from parc.planning.columns import AxesBlock, Columns, Floats, Ints, joined
 from parc.planning.guess import SplitLayer, kin
+from parc.planning.held_layers import held_layers
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
 from parc.planning.offloads import Away

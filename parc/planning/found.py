@@ -8,8 +8,8 @@ from math import inf
 
 from dsl.data import dataclass
 from parc.planning.guess import SplitLayer
-from parc.planning.layer_work import LayerWork
-from parc.planning.paces import PaceKey
+from parc.planning.layer_work import LayerWork, LoopRoom
+from parc.planning.paces import PaceKey, ProgramKey
 from parc.planning.space import PlanChoice
 from parc.price import Price
 
@@ -81,7 +81,7 @@ class Counts:
 class Found:
     """What a search ends with. fitting: best first. least: the lowest bound of what is left (None: nothing is).
     smallest: bytes of what needs least of all that was priced, and does not fit. interrupted: by the user. layers,
-    paces: what bounds were made of; limit: what was looked for is below it."""
+    paces, rooms: what bounds were made of; limit: what was looked for is below it."""
 
     fitting: tuple[PricedPlan, ...]
     tried: tuple[Tried, ...]
@@ -93,6 +93,7 @@ class Found:
     layers: Mapping[SplitLayer, Sequence[LayerWork]] = field(default_factory=dict)
     paces: Mapping[PaceKey, Mapping[int, tuple[float, float]] | None] = field(default_factory=dict)
     limit: float = inf
+    rooms: Mapping[ProgramKey, LoopRoom | None] = field(default_factory=dict)
 
     @property
     def gap(self) -> float:

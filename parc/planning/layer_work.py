@@ -81,3 +81,21 @@ class Pace:
         return (
             Pace(max(self.forward, forward), max(self.backward, backward), both) if each else replace(self, both=both)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class LoopRoom:
+    """Bytes of a device, besides what loops keep from the forward pass to the backward pass, at the fullest moment of
+    an iteration. backward, weights: what it makes in either part of the backward pass, while all is still there that
+    the loop reads (weights: 0 where the pass is in one); shards: of all gradients that have no place of their own
+    before they are there.
+
+    Where the pass is in two, of each layer: between, what is kept from one to the other; stacks: of that, what there is
+    room for before the first iteration of the first.
+    """
+
+    backward: float
+    weights: float
+    shards: float
+    between: float
+    stacks: float

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
-from compiler.cost.kernels.program import features
+from compiler.cost.kernels.program import Features, features
 from compiler.cost.kernels.work import Collective, Part, Product, WorkLoop
 from compiler.cost.price.machine import machine
 from compiler.cost.price.pricer import PICOSECONDS, Pricer, picoseconds
@@ -21,6 +22,7 @@ from compiler.cost.time.ahead import gathers_first
 from compiler.cost.time.step import play
 from compiler.cost.time.task import Rolled, Tasks
 from compiler.cost.time.tasks import Segment, tasks, totals
+from compiler.driver import Compiled
 from compiler.passes.cuts import divided
 from compiler.program import Axis, FunctionKey, FunctionPhase, Program
 from compiler.strategy import PipelineRule
@@ -40,6 +42,20 @@ KEPT = 100
 """Meshes whose prices of messages are remembered."""
 
 
+LATELY = 8
+"""Programs that are kept as a whole, those that were lowered last: of them it is asked what they hold, too."""
+
+
+class ProgramKey(NamedTuple):
+    """What the loops of a strategy are, whatever links they are on."""
+
+    layer: SplitLayer
+    rows: int
+    replicas: int
+    zero: int
+    split: bool
+
+
 @dataclass(frozen=True, slots=True)
 class PaceKey:
     """What a pace hangs on. first: the kind of the outermost axis of the whole mesh; stages: how many there are;
@@ -53,6 +69,11 @@ class PaceKey:
     stages: int
     split: bool
     products: bool = False
+
+    @property
+    def program(self) -> ProgramKey:
+        """What is lowered for it hangs on this alone."""
+        return ProgramKey(self.layer, self.rows, self.replicas, self.zero, self.split)
 
 
 @lru_cache(1024)
@@ -94,14 +115,15 @@ class Paces:
     def __init__(self, layers: Layers) -> None:
         self.layers, self.space = layers, layers.space
         self.known: dict[PaceKey, dict[int, tuple[float, float]] | None] = {}
-        self.loops: dict[tuple[SplitLayer, int, int, int, bool], PacedProgram | None] = {}
+        self.loops: dict[ProgramKey, PacedProgram | None] = {}
+        self.lately: dict[ProgramKey, tuple[Compiled, Features]] = {}
         self.pricers: dict[tuple[Axis, ...], Pricer] = {}
 
     def best(self, choice: PlanChoice, of: Kin) -> Pace | None:
         """The closest bound that is known, of an iteration in all chunks of a candidate."""
-        if not self._any(choice):
+        if not self.any(choice):
             return None
-        own, sizes = self._key(choice, of), self._sizes(choice)
+        own, sizes = self.key(choice, of), self._sizes(choice)
         found = Pace()
         for key in covering(own):
             turns = self.known.get(key)
@@ -112,16 +134,18 @@ class Paces:
 
     def closer(self, choice: PlanChoice, of: Kin) -> bool:
         """Find out more, if there is more to find out: first of what many candidates share, last of these very ones."""
-        if not self._any(choice):
+        if not self.any(choice):
             return False
-        own, sizes = self._key(choice, of), self._sizes(choice)
+        own, sizes = self.key(choice, of), self._sizes(choice)
         less = covering(own)[0]  # with ZeRO-2
         return any(self._find(key, sizes) for key in dict.fromkeys((less, replace(less, zero=own.zero), own)))
 
-    def _any(self, choice: PlanChoice) -> bool:
+    def any(self, choice: PlanChoice) -> bool:
+        """Whether something is to be known of its loop."""
         return choice.rules.zero > 1 and len(self.space.split.loops) == 1
 
-    def _key(self, choice: PlanChoice, of: Kin) -> PaceKey:
+    def key(self, choice: PlanChoice, of: Kin) -> PaceKey:
+        """Of a candidate."""
         mesh, rules = choice.mesh, choice.rules
         stages, both = mesh.size(STAGES), {STAGES, DATA} <= {role.kind for role, _ in mesh.axes}
         first, split = rules.first if both else "", rules.schedule == SPLIT
@@ -152,7 +176,7 @@ class Paces:
 
     def _loops(self, key: PaceKey) -> PacedProgram | None:
         """The program, and each pass's loop alone."""
-        of = key.layer, key.rows, key.replicas, key.zero, key.split
+        of = key.program
         if of not in self.loops:
             try:
                 self.loops[of] = self._lowered(key)
@@ -160,7 +184,16 @@ class Paces:
                 self.loops[of] = None
         return self.loops[of]
 
-    def _lowered(self, key: PaceKey) -> PacedProgram | None:
+    def passes(self, key: PaceKey) -> tuple[Compiled, Features]:
+        """The passes of a strategy of one stage (of two, whose backward pass is in two), and what their functions ask
+        of a machine. Raises ParcError for one that cannot be lowered."""
+        if key.program not in self.lately:
+            while len(self.lately) >= LATELY:
+                del self.lately[next(iter(self.lately))]
+            self.lately[key.program] = self._passes(key)
+        return self.lately[key.program]
+
+    def _passes(self, key: PaceKey) -> tuple[Compiled, Features]:
         layers, space, kind = self.layers, self.space, key.layer
         inside = tuple((layers.roles[name], n) for name, n in kind.inside)
         data = ((self._role(DATA), key.replicas),) if key.replicas > 1 else ()
@@ -168,10 +201,13 @@ class Paces:
         mesh = MeshChoice((*cut, *data, *inside), space.batch // (key.rows * key.replicas * layers.experts(kind)))
         schedule = SPLIT if key.split else ""
         rules = PlanRules(STAGES, key.zero, kind.recompute, schedule, 1, kind.along, kind.heads, kind.tables, kind.by)
-        program = layers.pricer.compiled(strategy_of(space, PlanChoice(mesh, rules)), update=False).program
-        program = without_update(program)
-        cls, found = program.classes[0], features(program, layers.pricer.passes)
-        program = replace(program, inputs=(), entries=())
+        compiled = layers.pricer.compiled(strategy_of(space, PlanChoice(mesh, rules)), update=False)
+        compiled = replace(compiled, program=without_update(compiled.program))
+        return compiled, features(compiled.program, layers.pricer.passes)
+
+    def _lowered(self, key: PaceKey) -> PacedProgram | None:
+        layers, (compiled, found) = self.layers, self.passes(key)
+        cls, program = compiled.program.classes[0], replace(compiled.program, inputs=(), entries=())
         pricer = self._pricer(key, program)
         loops: dict[FunctionKey, PacedLoop] = {}
         for function in cls.functions:

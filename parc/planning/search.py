@@ -24,6 +24,7 @@ from parc.planning.offloads import Away
 from parc.planning.opened import Entry, OpenBunch, OpenGroup, StillOpen
 from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
+from parc.planning.rooms import Rooms
 from parc.planning.space import MeshChoice, PlanChoice, PlanSpace
 from parc.planning.spread import sparsest
 from parc.planning.stopping import SearchStop, interruptible
@@ -70,8 +71,9 @@ class Search:
         self.smallest: int | None = None
         self.best = inf
         self.guess = Guess(bounds, space.batch)
-        self.layers = Layers(space, pricer)
-        self.paces = Paces(self.layers)
+        self.layers = layers = Layers(space, pricer)
+        self.paces = paces = Paces(layers)
+        self.rooms = Rooms(paces)
         self.likely: list[Entry] = []
         self.later: list[Entry] = []  # what probably does not fit
         self.number = 0
@@ -114,9 +116,7 @@ class Search:
             monotonic() - began,
             self.smallest,
             stopped.asked,
-            self.layers.known,
-            self.paces.known,
-            self.limit,
+            *(self.layers.known, self.paces.known, self.limit, self.rooms.known),
         )
 
     # --- what there is -------------------------------------------------------------------------------------------
@@ -242,12 +242,10 @@ class Search:
         if isinstance(what, OpenBunch):
             return self._open(of, [(of.bound, leaf) for leaf in self._leaves(what)])
         if self.best < inf and of.guess is None:
-            self._open(of, [(of.bound, what)])
-            return
+            return self._open(of, [(of.bound, what)])
         if self.best < inf and self._rough(of):
-            self._pace(of, what)
-            return
-        self._price(of, what)
+            return self._pace(of, what)
+        return self._price(of, what)
 
     def _price(self, of: StillOpen, what: PlanChoice) -> None:
         """Find out what it takes."""
@@ -371,13 +369,16 @@ class Search:
             self._push(StillOpen(of.kin, bound, leaf, self._guess(leaf, bound) if self.best < inf else None))
 
     def _pace(self, of: StillOpen, leaf: PlanChoice) -> None:
-        """Look at the messages beside the passes of layers whose gradients are sharded."""
+        """Look at the messages beside the passes of layers whose gradients are sharded; and where these do not speak
+        against it, at what comes and goes in its loop, of the program that was lowered for them."""
         layer, bound, guess = self.layers.best(of.kin), of.bound, of.guess
         while layer is not None and layer.forward and bound < self.best:
             if (pace := self.paces.best(leaf, of.kin)) is not None:
                 bound = max(bound, self.bounds.seconds(leaf, layer, pace))
                 guess = CLOSE * bound
             if bound < self.best and not self.paces.closer(leaf, of.kin):
+                size = self.bounds.bytes(leaf, layer, self.rooms.look(leaf, of.kin))
+                bound = bound if size <= self.bounds.cluster.memory else inf
                 break
         self._push(replace(of, bound=bound, guess=guess, paced=True))
         self._in_vain()

@@ -29,6 +29,7 @@ from parc.planning.layers import Layers
 from parc.planning.opened import OpenBunch, OpenGroup, StillOpen
 from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
+from parc.planning.rooms import Rooms
 from parc.planning.search import STEP, Search
 from parc.planning.space import DATA, EXPERTS, STAGES, PlanChoice, PlanRules, PlanSpace
 from parc.planning.written import strategy_of
@@ -190,7 +191,7 @@ def hold_found(whole: WholeSpace, found: Found, minimise: str) -> float:
     return best
 
 
-def all_looks(whole: WholeSpace, layers: Layers, paces: Paces) -> None:
+def all_looks(whole: WholeSpace, layers: Layers, paces: Paces, rooms: Rooms) -> None:
     """All that can be found out about layers and loops, of all candidates."""
     for of in whole.prices:
         mine = kin(whole.space, of.mesh, of.rules)
@@ -198,9 +199,10 @@ def all_looks(whole: WholeSpace, layers: Layers, paces: Paces) -> None:
             pass
         while paces.closer(of, mine):
             pass
+        rooms.look(of, mine)
 
 
-def hold_bounds(whole: WholeSpace, layers: Layers, paces: Paces) -> int:
+def hold_bounds(whole: WholeSpace, layers: Layers, paces: Paces, rooms: Rooms) -> int:
     """Each bound of each candidate, with nothing known of layers, with each single thing that is known, and with all
     that is known of loops: how many there were."""
     space, bounds = whole.space, whole.bounds
@@ -210,13 +212,17 @@ def hold_bounds(whole: WholeSpace, layers: Layers, paces: Paces) -> int:
         mine = kin(space, of.mesh, of.rules)
         if mine not in of_kin:
             of_kin[mine] = list(dict.fromkeys(_each(layers, mine)))
-        pace = paces.best(of, mine)
+        pace, room = paces.best(of, mine), rooms.look(of, mine)
         for layer in (None, *of_kin[mine]):
             seconds = bounds.seconds(of, layer)
             size = bounds.bytes(of, layer)
             hold(seconds <= exact.seconds, "a bound is above a price", seconds, exact, of, layer)
             hold(size <= exact.needed, "a bound is above a size", size, exact, of, layer)
             held += 2
+            if layer is not None and room is not None:
+                size = bounds.bytes(of, layer, room)
+                hold(size <= exact.needed, "a bound is above a size", size, exact, of, layer, room)
+                held += 1
             if layer is not None and layer.forward and pace is not None:
                 seconds = bounds.seconds(of, layer, pace)
                 hold(seconds <= exact.seconds, "a bound is above a price", seconds, exact, of, layer, pace)

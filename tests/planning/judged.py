@@ -102,8 +102,8 @@ def _held(whole: WholeSpace, drawn: DrawnSpace, seed: int) -> dict[str, Any]:
         found["bounds"] += search.held
         if minimise == drawn.minimise:
             found["tried"] = len(ended.tried)
-    all_looks(whole, search.layers, search.paces)
-    found["bounds"] += hold_bounds(whole, search.layers, search.paces)
+    all_looks(whole, search.layers, search.paces, search.rooms)
+    found["bounds"] += hold_bounds(whole, search.layers, search.paces, search.rooms)
     found["inside"], found["between"] = best_inside(whole, drawn.minimise)
     return found
 

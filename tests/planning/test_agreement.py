@@ -33,6 +33,7 @@ from tests.planning.drawn_models import KINDS
 from tests.planning.models import text_of
 
 ROUNDED = 1 + 1e-8
+NUMBERS = ("rows", "replicas", "zero", "first", "stages", "split", "products")
 
 
 def drawn(seed: int) -> str:
@@ -83,12 +84,12 @@ class BothSides:
         known, paced = self.search.layers.known, self.search.paces.known
         layers = LayerTable(self.stated, [layer_of(kind, of) for kind, works in known.items() for of in works])
         paces = {
-            PacedKey(of.inside, of.recompute, rules_of(of), k.rows, k.replicas, k.zero, k.first, k.stages, k.split): n
+            PacedKey(of.inside, of.recompute, rules_of(of), *(getattr(k, name) for name in NUMBERS)): n
             for k, n in paced.items()
             if n
             for of in (k.layer,)
         }
-        return dict(Tallied(self.stated, self.floors, layers, paces, STEP, inf, ()).below(SpaceTally()))
+        return dict(Tallied(self.stated, self.floors, layers, paces, {}, STEP, inf, ()).below(SpaceTally()))
 
     def compared(self) -> Iterator[tuple[str, PlanChoice, float, float]]:
         """Each bound of each candidate, by what it is of, and what the other side says."""

@@ -265,7 +265,17 @@ def _expected(name: str) -> str:
     part, _, rest = name.removesuffix(" changed").partition(".")
     if rest == "total":
         return "E1107"
-    parts = {"space": 3, "work": 4, "cluster": 4, "layers": 4, "paces": 4, "tried": 5, "best": 6, "counts": 7}
+    parts = {
+        "space": 3,
+        "work": 4,
+        "cluster": 4,
+        "layers": 4,
+        "paces": 4,
+        "rooms": 4,
+        "tried": 5,
+        "best": 6,
+        "counts": 7,
+    }
     last = dict.fromkeys(("least", "gap", "proved"), 8) | dict.fromkeys(("file", "job", "devices"), 2)
     return f"E110{(parts | last).get(part, 1)}"
 

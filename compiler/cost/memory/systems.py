@@ -132,7 +132,7 @@ def _unpacked(cls: DeviceClass, key: FunctionKey) -> frozenset[str]:
 # --- the accounting, with other sizes ---------------------------------------------------------------------------------
 
 
-class _Replay(Replay):
+class SystemReplay(Replay):
     """Of an action whose values are as large as `of` says, some of which add to gradients without a copy."""
 
     fuses = False  # systems fuse what `of` says, as their prices do
@@ -172,11 +172,11 @@ class _Replay(Replay):
         return name in self.of.added or super()._adds_to(name)
 
 
-class _TracedReplay(_Replay, Traced):
+class _TracedReplay(SystemReplay, Traced):
     """The same, with what lives when."""
 
 
-class FormReplay(_Replay):
+class FormReplay(SystemReplay):
     """The same with forms in the place of bytes. moments: by memory, those that may be the fullest."""
 
     def __init__(self, *of: Any, atoms: Atoms) -> None:
@@ -203,7 +203,7 @@ class FormReplay(_Replay):
 class SystemMemory(ClassMemory):
     """Of a class's devices."""
 
-    replay = _Replay
+    replay = SystemReplay
 
     def __init__(self, systems: Systems, cls: DeviceClass) -> None:
         before = systems.before
@@ -229,7 +229,7 @@ class SystemMemory(ClassMemory):
     def forms(self) -> ClassForms | None:
         """What actions do whatever the sizes, where that was asked of programs before."""
         before = self.systems.before
-        return before.of(self) if before is not None and self.replay is _Replay else None
+        return before.of(self) if before is not None and self.replay is SystemReplay else None
 
     def effect(self, phase: FunctionPhase, chunk: int, accumulated: set[str]) -> MemoryEffect:
         if self.forms is None:
@@ -298,7 +298,7 @@ class SystemMemory(ClassMemory):
 
     def start(self, key: FunctionKey) -> Replay:
         found = super().start(key)
-        assert isinstance(found, _Replay)
+        assert isinstance(found, SystemReplay)
         if key not in self.sized:
             self.sized[key] = self.systems.sizes(self.cls, key)
         found.of = self.sized[key]
