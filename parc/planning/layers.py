@@ -40,6 +40,9 @@ from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, EXPERTS, INNER, POSITIONS, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.written import strategy_of
 
+TOO_MANY = "E0542"
+"""A weight has no dim that is stored in as many pieces."""
+
 FORWARD: FunctionKey = (FunctionPhase.FORWARD, 0)
 BACKWARD: FunctionKey = (FunctionPhase.BACKWARD, 0)
 
@@ -181,9 +184,20 @@ class Layers:
         return 2 if self.space.batch % (2 * rows * self.experts(kind)) == 0 else 1
 
     def work(self, kind: SplitLayer, rows: int) -> LayerWork:
-        """Lower a strategy of one stage, of two replicas if the batch has that many rows, its gradients sharded. Raises
-        ParcError for one that cannot be."""
+        """Lower a strategy of one stage, of two replicas if the batch has that many rows, its gradients sharded; of one
+        where a weight has not so many pieces as both would have. Raises ParcError for one that cannot be."""
         mesh = self._mesh(kind, rows)
+        try:
+            return self._lowered(kind, rows, mesh)
+        except ParcError as error:
+            inside = tuple((role, n) for role, n in mesh.axes if role.kind != DATA)
+            alone = MeshChoice(inside, mesh.microbatches * mesh.size(DATA))
+            shards = 2 in self.space.ways(alone).zero and not kind.tables
+            if mesh == alone or not shards or all(d.code != TOO_MANY for d in error.diagnostics):
+                raise
+        return self._lowered(kind, rows, alone)
+
+    def _lowered(self, kind: SplitLayer, rows: int, mesh: MeshChoice) -> LayerWork:
         zero = 2 if 2 in self.space.ways(mesh).zero else 0
         rules = PlanRules(DATA, zero, kind.recompute, "", 1, kind.along, kind.heads, kind.tables, kind.by)
         compiled = self.pricer.compiled(strategy_of(self.space, PlanChoice(mesh, rules)), update=False)

@@ -13,13 +13,14 @@ from parc import api
 from parc.certifying.check import certified
 from parc.planning.answer import FoundPlan
 from parc.planning.bounds import LowerBounds
+from parc.planning.certificate import layer_json
 from parc.planning.guess import Kin, kin
 from parc.planning.layers import Layers, SplitLayer
 from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, STAGES, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.written import strategy_of
-from tests.planning.brute import some, space_of
+from tests.planning.brute import candidates, some, space_of
 from tests.planning.models import job_of, text_of
 
 CASES = [
@@ -139,4 +140,20 @@ def test_nothing_is_looked_at_that_no_number_allows() -> None:
     assert not layers.look(SplitLayer((("tp", 5),), 0, "", False, ()), 6)
     plan = api.plan(source, within=0.5)
     assert isinstance(plan, FoundPlan)
+    certified(Source("job.par", plan.text), plan.certificate)
+
+
+def test_where_no_weight_has_as_many_pieces_a_look_has_one_replica() -> None:
+    """Rows of images over four devices, and classes over two: of eight devices a weight has pieces, of sixteen none."""
+    source = Source("job.par", text_of("images", inside=4, outside=2, hidden=3, batch=2))
+    job = evaluate_file(source).job
+    space, bounds = space_of(job)
+    layers = Layers(space, pricer := StrategyPricer(job))
+    kind = SplitLayer((("sp", 4), ("tp", 2)), 0, "", False, ())
+    assert layers.look(kind, 1) and layers.known[kind][0].replicas == 1
+    mine = [of for of in candidates(space) if kin(space, of.mesh, of.rules) == Kin(kind, 1)]
+    assert {of.rules.zero for of in mine} == {0, 1, 2, 3} and hold(space, bounds, pricer, mine)
+    plan = api.plan(source, within=0.0)
+    assert isinstance(plan, FoundPlan)
+    plan.certificate["layers"].append(layer_json(kind, layers.known[kind][0]))
     certified(Source("job.par", plan.text), plan.certificate)
