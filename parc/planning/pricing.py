@@ -17,6 +17,7 @@ from compiler.driver import Compiled, compile_job, run_passes
 from compiler.model import Job, Training
 from compiler.passes.pipeline import NAMES, Work
 from compiler.passes.place.alike import SizesAsked
+from compiler.passes.place.before import ChosenBefore
 from compiler.passes.place.place import Placed, Undivided, place
 from compiler.passes.place.rules import Rules, place_axes
 from compiler.passes.sparse import Unlisted
@@ -58,7 +59,7 @@ class StrategyPricer:
         self.known: dict[bool, Work | None] = {}
         self.closed: dict[object, Work] = {}
         self.placed: dict[object, tuple[tuple[SizesAsked, Placed], ...]] = {}
-        self.programs = SharedPrograms()
+        self.chosen, self.programs = ChosenBefore(), SharedPrograms()
         self.before, self.memories, self.passes = PricedBefore(), MemoryTemplates(), WorkTemplates(at_once=True)
         self.simulation: Simulation | None = None
         self.last: Compiled | None = None
@@ -150,7 +151,7 @@ class StrategyPricer:
             if placed.training.dense == work.training.dense and (sizes := asked.sizes(rules)) is not None:
                 work.placed = replace(placed, training=work.training, sizes=sizes)
                 return work
-        asked = SizesAsked()
+        asked = SizesAsked(self.chosen)
         work.placed = replace(place(work.training, asked), choices=(), moves=())  # which are for people
         if not listed:
             self.placed[key] = ((asked, work.placed), *known[: KEPT - 1])

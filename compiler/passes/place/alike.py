@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from compiler.passes.place.questions import Questions, answered_alike
+from dataclasses import field
+
+from compiler.passes.place.before import ChosenBefore
+from compiler.passes.place.questions import Questions
 from compiler.passes.place.rules import Rules
 from compiler.strategy import SplitRule
 from dsl.data import dataclass
@@ -11,8 +14,9 @@ from dsl.data import dataclass
 @dataclass(slots=True)
 class SizesAsked:
     """What placing went by: axes and what they split, and what it asked of their sizes; None if of something else,
-    too."""
+    too. before: what was chosen in placings before; this one adds to it."""
 
+    before: ChosenBefore = field(default_factory=ChosenBefore)
     axes: tuple[str, ...] = ()
     splits: dict[str, tuple[SplitRule, ...]] | None = None
     questions: Questions | None = None
@@ -22,5 +26,7 @@ class SizesAsked:
         same; None if not."""
         if self.questions is None:
             return None
-        alike = other.axes == self.axes and other.splits == self.splits
-        return other.sizes if alike and answered_alike(self.questions, other.sizes) else None
+        if other.axes != self.axes or other.splits != self.splits:
+            return None
+        alike = all([other.answer(question) == known for question, known in self.questions.items()])
+        return other.sizes if alike else None

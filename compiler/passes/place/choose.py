@@ -34,21 +34,47 @@ def _split_by(value: Value, held: list[tuple[Layout, int]], axis: str) -> list[s
     return [value.type.names[i] for i in dims if i is not None]
 
 
-def choose(region: GraphPlacer, node: Node, loops: tuple[Loop, ...]) -> LoopAxes:
+def choose(region: GraphPlacer, node: Node) -> LoopAxes:
     """Decide every axis by itself, in mesh order; deterministic."""
-    plan = LoopAxes(loops, [[] for _ in loops])
     held = [region.layouts(v) for v in node.inputs]
-    out = node.outputs[0]
-    declared = region.declared(out)
+    out, rules, before = node.outputs[0], region.rules, region.shared.before
     path = region.path or out.origin.path
-    wishes = region.rules.all_wishes(path, region.cls)
+    wishes = rules.all_wishes(path, region.cls)
+    if before is None or rules.questions is None:
+        loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
+        return _chosen(region, node, loops, held, path, wishes)
+    kind, loops = before.node(node)
+    key = before.key(region, node, kind, held, wishes)
+    plan = before.found(region, key)
+    if plan is None:
+        asked, rules.questions = rules.questions, {}
+        plan = _chosen(region, node, loops, held, path, wishes)
+        if (own := rules.questions) is not None:  # not of something else, too
+            if not region.shared.diagnostics:
+                before.plans.setdefault(key, []).append((own, plan))
+            asked.update(own)
+            rules.questions = asked
+    return plan
+
+
+def _chosen(
+    region: GraphPlacer,
+    node: Node,
+    loops: tuple[Loop, ...],
+    held: list[list[tuple[Layout, int]]],
+    path: str,
+    wishes: dict[str, dict[str, Wish]],
+) -> LoopAxes:
+    """What is chosen with operands in these layouts, by these rules."""
+    plan, out = LoopAxes(loops, [[] for _ in loops]), node.outputs[0]
+    declared = region.declared(out)
     forward = out.origin.phase in (Phase.FORWARD, Phase.AGAIN)
     by_hand = region.rules.by_hand(path, region.cls) if forward else frozenset[str]()
     crossing = region.rules.crossing(out) if by_hand else {}
     head = out.name in region.shared.head
     sums = any([of and all([layout.pending for layout, _ in of]) for of in held])
     fixed = out.name in region.shared.gradients or any([v.name in region.weights for v in node.inputs])
-    if sums or fixed:
+    if sums or fixed or region.shared.before is not None:  # (who has that has it from there)
         key = None
     else:  # all that is looked at: the update does the same for each weight
         types = tuple([v.type for v in (*node.inputs, *node.outputs)])

@@ -33,8 +33,7 @@ def place_node(region: GraphPlacer, node: Node) -> None:
     if isinstance(node.op, Cast) and node.inputs[0].name in region.weights:
         _place_weight_cast(region, node)
         return
-    loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
-    plan = choose(region, node, loops)
+    plan = choose(region, node)
     if plan.plain:
         inputs = tuple([region.demand(v, _needed(region, plan, v, i)) for i, v in enumerate(node.inputs)])
         region.nodes.append(Node(node.op, inputs, node.outputs, node.span))

@@ -121,7 +121,9 @@ def place(training: Training, notes: SizesAsked | None = None) -> Placed:
     what was asked of the sizes of axes, if that was all that was asked of them; who has it is not told of choices."""
     diagnostics = Diagnostics()
     rules = Rules(training.job, diagnostics)
-    rules.questions = None if notes is None else {}
+    if notes is not None:
+        rules.questions, rules.before = {}, notes.before
+        notes.before.begin()
     shared = Shared(rules, Names(_all_names(training)), diagnostics, told=notes is None)
     storage: dict[str, Layout] = {}
     compute: dict[str, Layout] = {}
@@ -175,6 +177,8 @@ def place(training: Training, notes: SizesAsked | None = None) -> Placed:
 
     known = of_first_pass(training)
     shared.head = heads(training, known)
+    plain = not (known or rounds or rules.strategy.implementations or rules.strategy.layouts)
+    shared.before = rules.before if plain else None
     shared.first = eligible(training, known) if training.job.strategy.two_passes else None
     forward = region(training.forward, "activations", rules.axes)
     forward.whole = known

@@ -13,13 +13,24 @@ from compiler.relayout import relayout_bytes
 
 Answer = TypeVar("Answer")
 Sizes = Mapping[str, int]
-Questions = dict[tuple[Callable[..., Any], tuple[Hashable, ...]], Any]
-"""Functions of sizes (and of what stands beside them), and their answers."""
 
 
-def answered_alike(questions: Questions, sizes: Sizes) -> bool:
-    """Whether these sizes give the same answers."""
-    return all(question(sizes, *of) == known for (question, of), known in questions.items())
+class Question:
+    """A function of sizes, and what stands beside them. Who has several has equal ones once, and finds each by its
+    identity: texts are long."""
+
+    __slots__ = ("about", "of")
+
+    def __init__(self, of: Callable[..., Any], about: tuple[Hashable, ...]) -> None:
+        self.of, self.about = of, about
+
+    def answer(self, sizes: Sizes) -> Any:
+        """For these sizes."""
+        return self.of(sizes, *self.about)
+
+
+Questions = dict[Question, Any]
+"""With their answers."""
 
 
 def divides(sizes: Sizes, size: int, axes: tuple[str, ...], axis: str) -> bool:

@@ -14,6 +14,7 @@ from compiler.ops.comm import Relayout
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import renamed
+from compiler.passes.place.before import ChosenBefore
 from compiler.passes.place.questions import even, nearest
 from compiler.passes.place.rules import Rules
 from compiler.relayout import plan_relayout, relayout_bytes
@@ -91,6 +92,7 @@ class Shared:
     layouts: dict[str, Layout] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
     told: bool = True  # of choices, whoever wants to know of them
+    before: ChosenBefore | None = None  # choices of other placings, where what is asked for says all of them
     moves: list[RelayoutRecord] = field(default_factory=list)
     plans: dict[tuple[object, ...], LoopAxes] = field(default_factory=dict)  # by all that `choose` looked at
     of_data: set[str] = field(default_factory=set)  # forward values that depend on no weight
@@ -152,6 +154,8 @@ class GraphPlacer:
         self.whole: Mapping[str, Value] = {}  # values -> the same of the whole batch
         self.extra: list[tuple[Value, Value]] = []  # (outside, parameter) added by readers
         self.path: str = parent.path if parent is not None else ""  # of all values, in a function: what it is for
+        known = shared.rules.before
+        self.kind = 0 if known is None else known.number((cls, self.axes, shared.rules.axes))
         self.reader = ""
         self.span: Span = NOWHERE
 

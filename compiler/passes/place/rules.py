@@ -6,13 +6,14 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from math import prod
 from operator import itemgetter
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from compiler.graph import Type, Value
 from compiler.layout import TIME, Layout, nested
 from compiler.model import Job
 from compiler.origin import within
-from compiler.passes.place.questions import Answer, Questions, divides
+from compiler.passes.place.before import ChosenBefore
+from compiler.passes.place.questions import Answer, Question, Questions, divides
 from compiler.passes.place.standins import chosen, stand_in, with_samples
 from compiler.strategy import LayoutRule, ShardRule, SplitRule, Strategy
 from dsl.data import dataclass
@@ -77,8 +78,11 @@ class Rules:
         self._wishes: dict[tuple[str, str, str], dict[str, Wish]] = {}
         self._all_wishes: dict[tuple[str, str], dict[str, dict[str, Wish]]] = {}
         self._alike: dict[tuple[object, ...], dict[str, dict[str, Wish]]] = {}
-        self._declared: dict[tuple[object, Type, str, tuple[str, ...]], Layout] = {}
-        self.questions: Questions | None = None  # what was asked of the sizes of axes, if that is to be kept
+        self._declared: dict[tuple[object, Type, str, tuple[str, ...]], tuple[Layout, Questions]] = {}
+        self._said: dict[int, int] = {}
+        self.before: ChosenBefore | None = None  # who keeps what is asked of the sizes of axes
+        self.questions: Questions | None = None  # what was asked of them, if that is to be kept
+        self._answers: Questions = {}
         self.reported: set[tuple[str, str]] = set()  # dims and axes, by `indivisible`
         self.asked: set[str] = set()  # tensors whose stated layout somebody heeded
         self.sums: set[tuple[str, str]] = set()  # weights with axes over which their gradients can wait to be summed
@@ -116,6 +120,14 @@ class Rules:
             known = self._all_wishes[path, cls] = self._alike[key]
         return known
 
+    def said(self, wishes: dict[str, dict[str, Wish]], before: ChosenBefore) -> int:
+        """What choices hang on of wishes, as a number. wishes: from `all_wishes`, which keeps them."""
+        known = self._said.get(id(wishes))
+        if known is None:
+            text = [(a, tuple([(d, w.rank, w.rule.pad) for d, w in of.items()])) for a, of in wishes.items()]
+            known = self._said[id(wishes)] = before.number(tuple(text))
+        return known
+
     def override(self, name: str, type: Type, cls: str) -> Layout | None:
         """The layout that `layout NAME[…]` states: loop dims (not written) whole, the batch also cut in time."""
         rule = self._layouts.get(name)
@@ -145,8 +157,13 @@ class Rules:
         # Where the same rules apply it is the same, but for weights that are written by hand in pieces.
         same: object = path if self._in_pieces and cls == "weights" else id(self.all_wishes(path, cls))
         key = (same, type, cls, tuple(loops))
-        if key in self._declared:
-            return self._declared[key]
+        if (known := self._declared.get(key)) is not None:
+            if self.questions is not None:
+                self.questions.update(known[1])
+            return known[0]
+        before, own = self.questions, Questions()
+        if before is not None:
+            self.questions = own
         dims: list[tuple[str, ...]] = [()] * len(type.dims)
         fine = True
         written = self._in_pieces.get(name, {}) if cls == "weights" else {}
@@ -171,8 +188,11 @@ class Rules:
                         self.indivisible(dim, type.size(dim), (*dims[i], axis), wish.rule, name, later)
                     break
         found = Layout(tuple(dims))
+        if before is not None:
+            before.update(own)
+            self.questions = before
         if fine:
-            self._declared[key] = found
+            self._declared[key] = found, own
         return found
 
     def storage(self, name: str, type: Type, compute: Layout, cls: str, loops: Sequence[str] = ()) -> Layout:
@@ -214,9 +234,18 @@ class Rules:
 
     def ask(self, question: Callable[..., Answer], *of: Hashable) -> Answer:
         """What the sizes of axes decide: nothing else that is placed hangs on them."""
-        found = question(self.sizes, *of)
-        if self.questions is not None:
-            self.questions[question, of] = found
+        if self.questions is None or self.before is None:
+            return question(self.sizes, *of)
+        asked = self.before.question(question, of)
+        found: Answer = self.answer(asked)
+        self.questions[asked] = found
+        return found
+
+    def answer(self, question: Question) -> Any:
+        """The same, for who keeps what was asked by himself."""
+        found = self._answers.get(question)
+        if found is None:
+            found = self._answers[question] = question.answer(self.sizes)
         return found
 
     def indivisible(
