@@ -17,7 +17,7 @@ from compiler.regions.attention import attention
 from compiler.regions.loss import backward, loss
 from compiler.regions.norm import Flow, inside, norm_derivative, norms
 from compiler.regions.region import FoundRegion, Region, RegionKind
-from compiler.regions.routing import ONE, Copies, exchanges, routing
+from compiler.regions.routing import ONE, Copies, Relevant, exchanges, routing
 from compiler.regions.sunk import keeps, mark_sunk
 from compiler.walk import bodies
 
@@ -82,15 +82,17 @@ def _marks(cls: DeviceClass, asked: RegionQuestions, known: Known) -> dict[Funct
         kept.function(f, own, found[f.key])
     for f, region in _losses(cls):
         _enter(found[f.key], ((f.body, region),))
-    for key, body, node, copies in asked.ask(partial(_routing, cls)) if exchanges(cls) else ():
+    for key, body, node, copies in asked.ask(partial(_routing, cls, {})) if exchanges(cls) else ():
         if copies != ONE:
             mark = Region(RegionKind.ROUTING, (node.outputs[0].name,), copies=copies.number, places=copies.places)
             found[key].setdefault(id(body), []).append(mark)
     return found
 
 
-def _routing(cls: DeviceClass, sizes: Mapping[str, int]) -> tuple[tuple[FunctionKey, Graph, Node, Copies], ...]:
-    return tuple(routing(cls, sizes))
+def _routing(
+    cls: DeviceClass, known: Relevant, sizes: Mapping[str, int]
+) -> tuple[tuple[FunctionKey, Graph, Node, Copies], ...]:
+    return tuple(routing(cls, sizes, known))
 
 
 def _enter(found: Marks, regions: Iterable[tuple[Graph, FoundRegion]]) -> None:

@@ -41,9 +41,23 @@ ONE = Copies(1, 0)
 """Of what holds none."""
 
 
-def routing(cls: DeviceClass, sizes: Mapping[str, int]) -> list[tuple[FunctionKey, Graph, Node, Copies]]:
-    """Of the all-to-alls of a class's functions, with their bodies. sizes: of the mesh."""
-    way = _Walk(sizes)
+class _Relevant(NamedTuple):
+    """Of a body: the nodes on which shares of indices hang, and its all-to-alls."""
+
+    nodes: list[Node]
+    exchanges: list[Node]
+
+
+Relevant = dict[int, _Relevant]
+"""Those of bodies, by their identity."""
+
+
+def routing(
+    cls: DeviceClass, sizes: Mapping[str, int], known: Relevant | None = None
+) -> list[tuple[FunctionKey, Graph, Node, Copies]]:
+    """Of the all-to-alls of a class's functions, with their bodies. sizes: of the mesh. known: for who asks again of
+    the same class."""
+    way = _Walk(sizes, {} if known is None else known)
     found = []
     if exchanges(cls):
         for f in cls.functions:
@@ -63,6 +77,13 @@ def _is_exchange(node: Node) -> bool:
     return isinstance(node.op, comm.Comm) and node.op.pattern is comm.Pattern.DIRECT
 
 
+def _tells(op: Op) -> bool:
+    """Whether a node of it can give an index of which not all can be rows of a table, or hands one on."""
+    if isinstance(op, Effect):
+        return isinstance(op, (Load, Read, Save, Write))
+    return isinstance(op, (Repeat, Take, Map)) or _reorders(op)
+
+
 def _reorders(op: Op) -> bool:
     """Whether it makes no new values: elements are there more often or not at all, in another order or type."""
     return op.selects() or isinstance(op, Pad)
@@ -70,35 +91,45 @@ def _reorders(op: Op) -> bool:
 
 @dataclass(slots=True)
 class _Walk:
-    """Through a class's functions, in order. filled: of an index, the part that can be rows of a table at most; slots:
-    the same of what functions save, for those that load it."""
+    """Through a class's functions, in order. filled: of an index, the part that can be rows of a table at most, where
+    not all can; slots: the same of what functions save, for those that load it."""
 
     sizes: Mapping[str, int]
+    known: Relevant
     filled: dict[Value, Fraction] = field(default_factory=dict)
     slots: dict[str, Fraction] = field(default_factory=dict)
     found: list[tuple[Graph, Node, Copies]] = field(default_factory=list)
 
     def body(self, body: Graph) -> None:
-        for node in body.nodes:
+        of = self.known.get(id(body))
+        if of is None:
+            nodes = [n for n in body.nodes if _tells(n.op)]
+            of = self.known[id(body)] = _Relevant(nodes, [n for n in body.nodes if _is_exchange(n)])
+        for node in of.nodes:
             op = node.op
             if isinstance(op, Repeat):
                 for outer, inner in zip(node.inputs[op.carries :], op.body.inputs[op.carries :], strict=True):
-                    self.filled[inner] = self.share(outer)
+                    self.note(inner, self.share(outer))
                 self.body(op.body)
-                self.filled.update((v, self.share(of)) for v, of in zip(node.outputs, op.body.outputs, strict=True))
+                for v, result in zip(node.outputs, op.body.outputs, strict=True):
+                    self.note(v, self.share(result))
             elif isinstance(op, (Read, Load)):
-                self.filled[node.output] = self.slots.get(op.name, ALL)
+                self.note(node.output, self.slots.get(op.name, ALL))
             elif isinstance(op, (Save, Write)):
                 self.slots[op.name] = self.share(node.inputs[0])
-            elif not isinstance(op, Effect):
+            else:
                 share = self.index(node)
                 for v in node.outputs:
-                    if share is ALL:
-                        self.filled.pop(v, None)  # of another function, which has the same body
-                    else:
-                        self.filled[v] = share
-        made = {v: node for node in body.nodes for v in node.outputs}
-        self.found += [(body, node, self.copies(node, made, body)) for node in body.nodes if _is_exchange(node)]
+                    self.note(v, share)
+        if of.exchanges:
+            made = {v: node for node in body.nodes for v in node.outputs}
+            self.found += [(body, node, self.copies(node, made, body)) for node in of.exchanges]
+
+    def note(self, value: Value, share: Fraction) -> None:
+        if share is not ALL:
+            self.filled[value] = share
+        elif self.filled:
+            self.filled.pop(value, None)  # of another function, which has the same body
 
     def share(self, value: Value) -> Fraction:
         return self.filled.get(value, ALL)
@@ -111,10 +142,9 @@ class _Walk:
     def index(self, node: Node) -> Fraction:
         """The part of an index that can be rows at most: what is taken of fewer rows leaves places empty."""
         if isinstance(node.op, Take):
-            return min(Fraction(self.elements(node.inputs[0]), max(self.elements(node.output), 1)), ALL)
-        if _reorders(node.op) or isinstance(node.op, Map):
-            return min([self.filled[v] for v in node.inputs if v in self.filled], default=ALL)
-        return ALL
+            rows, places = self.elements(node.inputs[0]), max(self.elements(node.output), 1)
+            return Fraction(rows, places) if rows < places else ALL
+        return min([self.filled[v] for v in node.inputs if v in self.filled], default=ALL)
 
     def copies(self, moved: Node, made: Mapping[Value, Node], body: Graph) -> Copies:
         """`made`: value -> the node of the body that gives it."""

@@ -83,6 +83,9 @@ class Totals(NamedTuple):
     launches: float
 
 
+NOTHING = Totals(0, 0, 0.0)
+
+
 def totals(part: Part, pricer: Pricer, update: bool, times: int = 1) -> Totals:
     """Sums over all work."""
     compute = beside = 0
@@ -118,7 +121,7 @@ def tasks(
     """A function's segments. relief: picoseconds of its collectives that run before it begins or after it has ended, by
     their role; shape: its `cuts`, if they are known."""
     left = dict(relief or {})
-    slower = stretch(totals(part, pricer, update), pricer)
+    slower = stretch(totals(part, pricer, update) if pricer.cal.slowdown else NOTHING, pricer)
     found = []
     for cut in cuts(part) if shape is None else shape:
         launches = 0.0

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from compiler.graph import Node
 from compiler.ops.base import Loop
-from compiler.passes.place.questions import Question
+from compiler.passes.place.questions import Held, Question
 
 if TYPE_CHECKING:
     from compiler.passes.place.region import GraphPlacer, LoopAxes
     from compiler.passes.place.rules import Wish
 
+    Wishes = dict[str, dict[str, Wish]]
+
+Key = tuple[object, ...]
+
 KEPT = 20_000
 """Nodes, texts and choices that are remembered; then it begins anew."""
-
-Held = list[list[tuple[Any, int]]]
-"""Layouts of each operand, with bytes of a piece."""
 
 
 class ChosenBefore:
@@ -35,7 +36,7 @@ class ChosenBefore:
         self.nodes: dict[int, tuple[Node, int, tuple[Loop, ...]]] = {}
         self.texts: dict[Hashable, int] = {}
         self.loops: dict[int, tuple[Loop, ...]] = {}
-        self.plans: dict[tuple[object, ...], list[tuple[dict[Question, Any], LoopAxes]]] = {}
+        self.plans: dict[Key, list[tuple[dict[Question, Any], LoopAxes]]] = {}
 
     def begin(self) -> None:
         """Make room, before a placing."""
@@ -64,10 +65,10 @@ class ChosenBefore:
             known = self.nodes[id(node)] = node, kind, self.loops[kind]
         return known[1:]
 
-    def key(self, region: GraphPlacer, node: Node, kind: int, held: Held, wishes: dict[str, dict[str, Wish]]) -> Any:
+    def key(self, region: GraphPlacer, node: Node, kind: int, held: list[list[Held]], wishes: Wishes) -> Key:
         """All that a choice hangs on but the sizes of axes. Bytes follow from layouts, where they count."""
         shared, out = region.shared, node.outputs[0].name
-        there = tuple([tuple([(layout, size > 0) for layout, size in of]) for of in held])
+        there = tuple([tuple(of) for of in held])
         fixed: tuple[object, ...] = ()
         mark = shared.gradients.get(out)
         weights = tuple([region.weights.get(v.name) for v in node.inputs]) if region.weights else ()
@@ -81,7 +82,7 @@ class ChosenBefore:
         said = region.rules.said(wishes, self)
         return kind, region.kind, there, said, out in shared.head, fixed, sums
 
-    def found(self, region: GraphPlacer, key: tuple[object, ...]) -> LoopAxes | None:
+    def found(self, region: GraphPlacer, key: Key) -> LoopAxes | None:
         """What was chosen, if the sizes of axes answer what was asked."""
         rules = region.rules
         assert rules.questions is not None

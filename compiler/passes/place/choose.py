@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from compiler.graph import Node, Value
-from compiler.layout import TIME, Layout, local_type
+from compiler.graph import Node, Type, Value
+from compiler.layout import TIME, Layout
 from compiler.ops.base import Loop, behind, majors
 from compiler.origin import Phase
 from compiler.passes.place.moves import WHOLE, State, move_cost
-from compiler.passes.place.questions import Piece, Sizes, as_a_whole, bytes_of, has_room, largest
+from compiler.passes.place.questions import Held, Piece, Sizes, as_a_whole, bytes_of, has_room, largest
 from compiler.passes.place.region import Choice, GraphPlacer, LoopAxes, Reason
 from compiler.passes.place.rules import Wish
 
@@ -28,46 +28,18 @@ def state(value: Value, layout: Layout, axis: str) -> State:
     return WHOLE if i is None else ("split", value.type.dims[i].name)
 
 
-def _split_by(value: Value, held: list[tuple[Layout, int]], axis: str) -> list[str]:
+def _split_by(value: Value, held: list[Held], axis: str) -> list[str]:
     """The dims that the axis splits in the layouts in which the value is there."""
     dims = [layout.dim_of(axis) for layout, _ in held]
     return [value.type.names[i] for i in dims if i is not None]
 
 
-def choose(region: GraphPlacer, node: Node) -> LoopAxes:
-    """Decide every axis by itself, in mesh order; deterministic."""
-    held = [region.layouts(v) for v in node.inputs]
-    out, rules, before = node.outputs[0], region.rules, region.shared.before
-    path = region.path or out.origin.path
-    wishes = rules.all_wishes(path, region.cls)
-    if before is None or rules.questions is None:
-        loops = node.op.loops([v.type for v in node.inputs], [v.type for v in node.outputs])
-        return _chosen(region, node, loops, held, path, wishes)
-    kind, loops = before.node(node)
-    key = before.key(region, node, kind, held, wishes)
-    plan = before.found(region, key)
-    if plan is None:
-        asked, rules.questions = rules.questions, {}
-        plan = _chosen(region, node, loops, held, path, wishes)
-        if (own := rules.questions) is not None:  # not of something else, too
-            if not region.shared.diagnostics:
-                before.plans.setdefault(key, []).append((own, plan))
-            asked.update(own)
-            rules.questions = asked
-    return plan
-
-
-def _chosen(
-    region: GraphPlacer,
-    node: Node,
-    loops: tuple[Loop, ...],
-    held: list[list[tuple[Layout, int]]],
-    path: str,
-    wishes: dict[str, dict[str, Wish]],
+def choose(
+    region: GraphPlacer, node: Node, loops: tuple[Loop, ...], held: list[list[Held]], wishes: dict[str, dict[str, Wish]]
 ) -> LoopAxes:
-    """What is chosen with operands in these layouts, by these rules."""
+    """Decide every axis by itself, in mesh order; deterministic. held: of each operand; wishes: of its result."""
     plan, out = LoopAxes(loops, [[] for _ in loops]), node.outputs[0]
-    declared = region.declared(out)
+    declared, path = region.declared(out), region.path or out.origin.path
     forward = out.origin.phase in (Phase.FORWARD, Phase.AGAIN)
     by_hand = region.rules.by_hand(path, region.cls) if forward else frozenset[str]()
     crossing = region.rules.crossing(out) if by_hand else {}
@@ -140,7 +112,7 @@ def _devices(region: GraphPlacer, out: Value, plan: LoopAxes) -> set[str]:
     return found
 
 
-def _passing(region: GraphPlacer, node: Node, held: list[list[tuple[Layout, int]]], axis: str) -> frozenset[int]:
+def _passing(region: GraphPlacer, node: Node, held: list[list[Held]], axis: str) -> frozenset[int]:
     """Operands whose pending sum on `axis` may stay pending through this op; empty if it must be resolved."""
     pending = frozenset(
         [i for i, versions in enumerate(held) if versions and all([v.pending_on(axis) == "sum" for v, _ in versions])]
@@ -156,7 +128,7 @@ def _passing(region: GraphPlacer, node: Node, held: list[list[tuple[Layout, int]
 
 
 def _group(
-    region: GraphPlacer, node: Node, held: list[list[tuple[Layout, int]]], axis: str, pending: frozenset[int]
+    region: GraphPlacer, node: Node, held: list[list[Held]], axis: str, pending: frozenset[int]
 ) -> frozenset[int]:
     """Operands that the op is jointly linear in, if these pending ones may pass through it with them."""
     scalar = all(not v.type.dims for v in node.outputs)
@@ -174,9 +146,7 @@ def _group(
     return frozenset()
 
 
-def _travels(
-    region: GraphPlacer, node: Node, held: list[list[tuple[Layout, int]]], axis: str, group: frozenset[int]
-) -> bool:
+def _travels(region: GraphPlacer, node: Node, held: list[list[Held]], axis: str, group: frozenset[int]) -> bool:
     """Whether it pays to reduce later: the result is not larger, and no other tensor would have to be whole for it.
     Sums of integers are scaled first, where the scales are whole: behind that they are as narrow as others."""
     out = node.outputs[0].type
@@ -191,12 +161,12 @@ def _travels(
     return any(node.inputs[i].name in region.sums for i in group) and _can_join(held, others, axis)
 
 
-def _can_join(held: list[list[tuple[Layout, int]]], others: frozenset[int], axis: str) -> bool:
+def _can_join(held: list[list[Held]], others: frozenset[int], axis: str) -> bool:
     """True if the other addends are replicated on the axis, so that all but the first device may count them as zero."""
     return all(any(axis not in v.axes for v, _ in held[i]) or not held[i] for i in others)
 
 
-def _split(held: list[list[tuple[Layout, int]]], others: frozenset[int], axis: str) -> bool:
+def _split(held: list[list[Held]], others: frozenset[int], axis: str) -> bool:
     """Whether any of these operands is there in pieces only."""
     return any(held[i] and all(v.dim_of(axis) is not None for v, _ in held[i]) for i in others)
 
@@ -260,7 +230,7 @@ def _by_weight(region: GraphPlacer, node: Node, plan: LoopAxes, axis: str) -> in
 
 
 def _following(
-    region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[tuple[Layout, int]]], axis: str, operand: int
+    region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[Held]], axis: str, operand: int
 ) -> int | None:
     """The loop that walks the dim that the axis splits in the operand as it is there: of several, one that walks no
     dims of others that the axis does not split."""
@@ -276,7 +246,7 @@ def _by_cost(
     region: GraphPlacer,
     node: Node,
     plan: LoopAxes,
-    held: list[list[tuple[Layout, int]]],
+    held: list[list[Held]],
     declared: Layout,
     axis: str,
     wishes: dict[str, Wish],
@@ -309,7 +279,10 @@ def _by_cost(
                 region.rules.indivisible(counted, loop.size, (*plan.axes[k], axis), rule, out.name)
             continue
         if not states:
-            states = [[(state(v, layout, axis), size) for layout, size in of] for v, of in zip(node.inputs, held)]
+            states = [
+                [(state(v, layout, axis), bytes_of(region.sizes, _piece(layout, type))) for layout, type in of]
+                for v, of in zip(node.inputs, held)
+            ]
         needs: list[State] = [WHOLE if name is None else ("split", name) for name in loop.ins]
         operands = [(need, versions) for need, versions in zip(needs, states) if versions]
         cost = _moved(n, out.type.bytes, operands, *_made(out, declared, loop, axis))
@@ -331,7 +304,7 @@ def _keep(
     region: GraphPlacer,
     node: Node,
     plan: LoopAxes,
-    held: list[list[tuple[Layout, int]]],
+    held: list[list[Held]],
     declared: Layout,
     axis: str,
     found: list[tuple[float, int, int]],
@@ -342,18 +315,16 @@ def _keep(
         loop, operands = plan.loops[k], []
         for v, name, versions in zip(node.inputs, loop.ins, held):
             need: State = WHOLE if name is None else ("split", name)
-            haves = tuple([(state(v, layout, axis), _piece(region, v, layout, size)) for layout, size in versions])
+            haves = tuple([(state(v, layout, axis), _piece(layout, type)) for layout, type in versions])
             if haves:
                 operands.append((need, haves))
         options.append((k, rank, tuple(operands), *_made(out, declared, loop, axis)))
     region.rules.ask(cheapest, axis, out.type.bytes, tuple(options))
 
 
-def _piece(region: GraphPlacer, value: Value, layout: Layout, size: int) -> Piece:
-    """What a device has of an operand."""
-    if size and local_type(value.type, layout, region.sizes).bytes != size:
-        region.rules.questions = None  # its size is that of something else
-    return (value.type, layout) if size else None
+def _piece(layout: Layout, type: Type | None) -> Piece:
+    """What a device has of an operand, as far as it counts."""
+    return None if type is None else (type, layout)
 
 
 def _made(out: Value, declared: Layout, loop: Loop, axis: str) -> tuple[State, State]:
@@ -385,7 +356,7 @@ def _moved(
     return cost + move_cost(made, wanted, n, size / (n if made[0] == "split" else 1))
 
 
-def _order(region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[tuple[Layout, int]]]) -> None:
+def _order(region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[Held]]) -> None:
     """Where several axes split one loop: the order that the largest operand has already, new axes as the minor ones."""
     mark = region.shared.gradients.get(node.outputs[0].name)
     for k, axes in enumerate(plan.axes):
@@ -401,11 +372,11 @@ def _order(region: GraphPlacer, node: Node, plan: LoopAxes, held: list[list[tupl
             name = plan.loops[k].ins[i]
             if name is None:
                 continue
-            for layout, size in held[i]:
+            for layout, type in held[i]:
                 have = layout.dims[v.type.index(name)]
                 first = TIME not in axes or have[:1] == (TIME,)  # pieces of micro-batches, never the other way round
                 if have and first and set(have) <= set(axes):
-                    operands.append((len(have), _piece(region, v, layout, size)))
+                    operands.append((len(have), _piece(layout, type)))
                     prefixes.append(have)
         prefix = prefixes[0] if prefixes else ()
         if any([p != prefix for p in prefixes]):

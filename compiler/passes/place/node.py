@@ -16,7 +16,7 @@ from compiler.ops.packed import Integers
 from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import renamed
-from compiler.passes.place.choose import choose
+from compiler.passes.place.chosen import chosen
 from compiler.passes.place.questions import gaps, padded
 from compiler.passes.place.region import GraphPlacer, LoopAxes
 
@@ -33,7 +33,7 @@ def place_node(region: GraphPlacer, node: Node) -> None:
     if isinstance(node.op, Cast) and node.inputs[0].name in region.weights:
         _place_weight_cast(region, node)
         return
-    plan = choose(region, node)
+    plan = chosen(region, node)
     if plan.plain:
         inputs = tuple([region.demand(v, _needed(region, plan, v, i)) for i, v in enumerate(node.inputs)])
         region.nodes.append(Node(node.op, inputs, node.outputs, node.span))

@@ -92,6 +92,9 @@ def nearest(sizes: Sizes, type: Type, sources: tuple[Layout, ...], target: Layou
     return min(range(len(sources)), key=lambda i: cost(sources[i]))
 
 
+Held = tuple[Layout, Type | None]
+"""A layout in which a value is there, and the type by whose bytes a piece counts; None: it does not."""
+
 Piece = tuple[Type, Layout] | None
 """What a device has of a value; None: nothing that counts."""
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import field
 from enum import StrEnum
 
-from compiler.graph import Graph, Names, Node, Value
-from compiler.layout import TIME, Layout, local_type, replicated
+from compiler.graph import Graph, Names, Node, Type, Value
+from compiler.layout import TIME, Layout, replicated
 from compiler.model import State
 from compiler.ops.base import Loop
 from compiler.ops.comm import Relayout
@@ -15,7 +15,7 @@ from compiler.ops.repeat import Repeat
 from compiler.origin import Phase
 from compiler.passes.copying import renamed
 from compiler.passes.place.before import ChosenBefore
-from compiler.passes.place.questions import even, nearest
+from compiler.passes.place.questions import Held, even, nearest
 from compiler.passes.place.rules import Rules
 from compiler.relayout import plan_relayout, relayout_bytes
 from dsl.data import dataclass
@@ -122,11 +122,11 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A value in one layout; `bytes` of the piece on one device."""
+    """A value in one layout. type: of what counts as bytes of it; None: nothing does."""
 
     layout: Layout
     value: Value
-    bytes: int
+    type: Type | None
 
 
 class GraphPlacer:
@@ -184,8 +184,7 @@ class GraphPlacer:
     def define(self, value: Value, layout: Layout) -> None:
         """`value` exists in `layout`."""
         self.shared.layouts[value.name] = layout
-        size = local_type(value.type, layout, self.sizes).bytes
-        self.changing(value.name).append(Version(layout, value, size))
+        self.changing(value.name).append(Version(layout, value, value.type))
         total = self.whole.get(value.name) or self.whole.get(
             (value.origin.phase is Phase.AGAIN and value.origin.of) or ""
         )
@@ -195,11 +194,10 @@ class GraphPlacer:
     def also(self, value: Value, total: Value) -> None:
         """The value exists of the whole batch, too."""
         layout = self.shared.layouts[total.name]
-        size = local_type(total.type, layout, self.sizes).bytes
-        self.changing(value.name).append(Version(layout, total, size))
+        self.changing(value.name).append(Version(layout, total, total.type))
 
-    def layouts(self, value: Value) -> list[tuple[Layout, int]]:
-        """Layouts (and bytes of a piece) to reckon with when a reader's cost is compared; none for constants."""
+    def layouts(self, value: Value) -> list[Held]:
+        """Layouts (and types whose bytes count) to reckon with when a reader's cost is compared; none for constants."""
         name = value.name
         if name in self.preferred:
             wanted = self.preferred.pop(name)
@@ -207,11 +205,11 @@ class GraphPlacer:
             self.changing(name)[:] = [v for v in self.versions[name] if v.value is got]
         if name in self.weights:
             layout = self.weights[name]
-            return [(layout, local_type(value.type, layout, self.sizes).bytes)]
+            return [(layout, value.type)]
         if name in self.outer and name not in self.constants:
             assert self.parent is not None
             return self.parent.layouts(self.outer[name])
-        return [(v.layout, v.bytes) for v in self.versions.get(name, ())]
+        return [(v.layout, v.type) for v in self.versions.get(name, ())]
 
     def natural(self, value: Value) -> Layout:
         """The layout in which the value was made; replicated for constants that nobody asked for yet."""
@@ -257,7 +255,7 @@ class GraphPlacer:
         param = value if name == value.name else renamed(value, name)
         self.extra.append((got, param))
         self.shared.layouts[name] = layout
-        self.changing(value.name).append(Version(layout, param, 0))
+        self.changing(value.name).append(Version(layout, param, None))
         return param
 
     def _compute(self, node: Node, value: Value, layout: Layout) -> Value:
@@ -289,8 +287,7 @@ class GraphPlacer:
         out = renamed(value, self.shared.names.fresh(value.name)) if taken else value
         self.nodes.append(Node(op, tuple(inputs), (out,), node.span))
         self.shared.layouts[out.name] = layout
-        piece = local_type(value.type, layout, self.sizes).bytes
-        self.changing(value.name).append(Version(layout, out, piece))
+        self.changing(value.name).append(Version(layout, out, value.type))
         return out
 
     def _even(self, loop_size: int, axes: Sequence[str], dim_size: int) -> bool:
@@ -310,8 +307,7 @@ class GraphPlacer:
         out = renamed(value, self.shared.names.fresh(f"{value.name}.{word}"), Phase.MOVED)
         self.nodes.append(Node(Relayout(layout), (source.value,), (out,), self.span))
         self.shared.layouts[out.name] = layout
-        piece = local_type(value.type, layout, self.sizes).bytes
-        self.changing(value.name).append(Version(layout, out, piece))
+        self.changing(value.name).append(Version(layout, out, value.type))
         cost = self._cost(value, source.layout, layout)
         if cost:
             self.shared.moves.append(RelayoutRecord(value.name, out.name, self.reader, source.layout, layout, cost))

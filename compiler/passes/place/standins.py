@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import combinations
 
 from compiler.graph import Graph
@@ -39,8 +40,7 @@ def with_samples(rules: Sequence[SplitRule], dim: str, count: int, model: Model)
     micro-batches and the samples of each, these are split as it is."""
     if not any(dim in rule.dims for rule in rules):
         return list(rules)
-    ops = [node.op for node, _ in walk(model.graph) if isinstance(node.op, Split)]
-    parts = {d.name for op in ops if op.dim == dim and op.into[0].size == count for d in op.into[1:2]}
+    parts = {d.name for op in _splits(model.graph) if op.dim == dim and op.into[0].size == count for d in op.into[1:2]}
     if not parts:
         return list(rules)
 
@@ -49,6 +49,11 @@ def with_samples(rules: Sequence[SplitRule], dim: str, count: int, model: Model)
         return (*names[:at], *sorted(parts.difference(names)), *names[at:])
 
     return [replace(rule, dims=more(rule.dims)) if dim in rule.dims else rule for rule in rules]
+
+
+@lru_cache(4)
+def _splits(graph: Graph) -> tuple[Split, ...]:
+    return tuple([node.op for node, _ in walk(graph) if isinstance(node.op, Split)])
 
 
 def stand_in(dim: str, n: int, model: Model) -> str | None:
