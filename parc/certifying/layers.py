@@ -12,7 +12,7 @@ from math import ceil, log2, prod
 from typing import Any
 
 from compiler.cost.kernels.program import features
-from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait, WorkLoop
+from compiler.cost.kernels.work import Collective, Meet, Part, Post, Vector, Wait, WorkLoop
 from compiler.cost.memory.systems import Systems
 from compiler.cost.price.calibration import of_cluster
 from compiler.cost.price.machine import machine
@@ -38,6 +38,9 @@ NUMBERS = ("forward", "backward", "rest", "tail", "saved")
 TIMES = NUMBERS[:4]
 """Of these, seconds: of the rows of an entry, and as far as they hold of others (`fewer`)."""
 
+REDONE = ("backward", "rest", "tail")
+"""What is known of more that is computed again: of the loops in both passes, of the rest, of that behind them."""
+
 LayerRules = tuple[str, bool, tuple[str, ...], int]
 """along, heads, tables, by: rows of tables that data splits."""
 
@@ -49,7 +52,8 @@ Build = Callable[[Mapping[str, int], int, Mapping[str, Any]], Job]
 @dataclass(frozen=True, slots=True)
 class StatedLayer:
     """An entry that was found to be right. rows: of the batch on a device; rules: along, heads, tables, by;
-    numbers: seconds, bytes; fewer: what of these holds of all others, for products that take longer hide more."""
+    numbers: seconds, bytes; fewer: what of these holds of all others, for products that take longer hide more;
+    products: seconds of products and messages alone, of what `REDONE` names."""
 
     inside: Mapping[str, int]
     again: int
@@ -57,6 +61,7 @@ class StatedLayer:
     rows: int
     numbers: Mapping[str, float]
     fewer: Mapping[str, float]
+    products: Mapping[str, float]
 
 
 def stated_layers(stated: StatedPart, space: StatedSpace, build: Build) -> list[StatedLayer]:
@@ -97,23 +102,24 @@ def stated_layers(stated: StatedPart, space: StatedSpace, build: Build) -> list[
         rules = {"zero": zero, "recompute": again, "schedule": "", "chunks": 1, "along": along, "heads": heads}
         try:
             made = build(mesh, space.batch // shares, {**rules, "rows": tables, "by": by, "offload": ()})
-            numbers, fewer = _measure(made, space)
+            numbers, fewer, products = _measure(made, space)
         except ParcError as error:
             raise Unfounded(f"{entry.path} cannot be: {error}", entry.path) from None
         for name in NUMBERS:
             entry[name].be(numbers[name])
         entry["fewer"].be([fewer[name] for name in TIMES])
+        entry["products"].be([products[name] for name in REDONE])
         if extra := sorted(entry.items().keys() - {*FIELDS, *NUMBERS}):
             raise Unfounded(f"{entry.path} has `{extra[0]}`, which no bound asks for", entry.path)
-        found.append(StatedLayer(inside, again, (along, heads, tables, by), rows, numbers, fewer))
+        found.append(StatedLayer(inside, again, (along, heads, tables, by), rows, numbers, fewer, products))
     return found
 
 
-FIELDS = ("inside", "recompute", "along", "heads", "tables", "by", "rows", "replicas", "fewer")
+FIELDS = ("inside", "recompute", "along", "heads", "tables", "by", "rows", "replicas", "fewer", "products")
 
 
-def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], dict[str, float]]:
-    """Numbers, and what of them holds of fewer rows."""
+def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Numbers, what of them holds of fewer rows, and what of that where more is computed again."""
     cluster = job.cluster
     assert cluster is not None
     compiled = compile_job(job)
@@ -128,16 +134,17 @@ def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], dict[str, 
     samples = SampleDims(program, job.strategy.microbatch_dim or "")
     unit = min(pricer.machine.vector_peaks.values(), default=0.0)
 
-    def busy(body: Graph, part: Part, hide: bool, only: set[int]) -> float:
+    def busy(body: Graph, part: Part, hide: bool, only: set[int], firm: bool = False) -> float:
         begun, besides = samples.count(body, part)
         bodies = {n.outputs[0].name: n.op.body for n in body.nodes if isinstance(n.op, Repeat)}
+        left_out = (Wait, Post, Meet, Vector) if firm else (Wait, Post, Meet)
         total, whole = 0, 0.0
         for i in only:
             node = part.nodes[i]
             work = node.work
             if isinstance(work, WorkLoop):
-                whole += work.count * busy(bodies[node.name], work.body, hide, {*range(len(work.body.nodes))})
-            elif isinstance(work, Wait | Post | Meet) or (node.again and cal.reentrant <= 0):
+                whole += work.count * busy(bodies[node.name], work.body, hide, {*range(len(work.body.nodes))}, firm)
+            elif isinstance(work, left_out) or (node.again and cal.reentrant <= 0):
                 continue
             elif node.name in begun:
                 one = pricer.price(work)
@@ -149,8 +156,9 @@ def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], dict[str, 
                     total += one.ps
         more = besides.bytes / (cluster.device.bandwidth * cal.vector) + besides.steps * (1 - cal.fusion) * cal.launch
         more += besides.elements / unit if unit else 0.0
-        return whole + max(0.0, total - more * late * PICOSECONDS)
+        return whole + (total if firm else max(0.0, total - more * late * PICOSECONDS))
 
+    redone = dict.fromkeys(REDONE, 0.0)
     totals = {(name, hide): 0.0 for name in TIMES for hide in (False, True)}
     for function in cls.functions:
         if function.phase not in (FunctionPhase.FORWARD, FunctionPhase.BACKWARD):
@@ -167,6 +175,9 @@ def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], dict[str, 
             totals["rest", hide] += busy(function.body, part, hide, others)
             if len(space.labels) == 1 and loops:
                 totals["tail", hide] += busy(function.body, part, hide, others & _last(part, loops, ahead))
+        tail = others & _last(part, loops, ahead) if len(space.labels) == 1 and loops else set()
+        for name, which in zip(REDONE, (loops, others, tail), strict=True):
+            redone[name] += busy(function.body, part, True, which, True)
     numbers, fewer = ({name: totals[name, hide] / PICOSECONDS for name in TIMES} for hide in (False, True))
     memory = Systems(compiled, found).memory(cls)
     memory.effect(FunctionPhase.FORWARD, 0, set())
@@ -175,7 +186,8 @@ def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], dict[str, 
     looped = [name for name in replay.saved if dims[name] & {*space.labels} and samples.kept_for_samples(name)]
     buffers = {id(b): b for b in (replay.saved[name] for name in looped)}
     there = (b.bytes for b in buffers.values() if b.memory == FIRST and b.role == Role.SAVED and not b.static)
-    return {**numbers, "saved": float(sum(there))}, fewer
+    products = {name: ps / PICOSECONDS for name, ps in redone.items()}
+    return {**numbers, "saved": float(sum(there))}, fewer, products
 
 
 def _last(part: Part, loops: set[int], ahead: bool) -> set[int]:
@@ -252,7 +264,9 @@ class LayerTable:
             return None
         its_own = same and of.again == again and its == whole
         found = {name: t * whole / its for name, t in (of.numbers if its_own else {**of.numbers, **of.fewer}).items()}
-        if of.again != again or not same:
+        if of.again != again:  # which pass does it, what else kernels do and what is left for the other is not known
+            found |= {name: t * whole / its for name, t in of.products.items()} | {"forward": 0.0, "saved": 0.0}
+        elif not same:
             found |= {"forward": 0.0, "backward": found["forward"] + found["backward"], "saved": 0.0}
         if not same:
             found["backward"] *= prod(of.inside.values()) / prod(inside.values())

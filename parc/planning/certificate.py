@@ -21,7 +21,7 @@ from parc.planning.refining import PlanChange, RefinedPlan, plain_lines
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
-FORMAT = 13
+FORMAT = 14
 
 
 def unsearched(space: PlanSpace) -> list[str]:
@@ -100,7 +100,12 @@ def by_hand_json(of: HandWritten) -> dict[str, Any]:
 
 def layer_json(kind: SplitLayer, of: LayerWork) -> dict[str, Any]:
     """What layers of a kind take of a device, and the strategy by which that was found."""
-    return {**_kind_json(kind), **{k: v for k, v in asdict(of).items() if k != "added"}, "fewer": list(of.fewer)}
+    return {
+        **_kind_json(kind),
+        **{k: v for k, v in asdict(of).items() if k != "added"},
+        "fewer": list(of.fewer),
+        "products": list(of.products),
+    }
 
 
 def pace_json(key: PaceKey, turns: Mapping[int, tuple[float, float]]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ class LayerWork:
     adds gradients up; tail: of that, what comes behind a single loop, and back to it; saved: bytes that the loops keep
     from one to the other. replicas: of the strategy that was lowered. fewer: seconds of forward, backward, rest, tail
     with messages beside products as far as these may ever hide them: products of fewer rows, or in more pieces, take
-    longer and hide more.
+    longer and hide more. products: of the same, seconds of products and messages alone, of the loops in both passes, of
+    rest, of tail: what holds of more that is computed again, where less is kept, so that kernels may be fewer.
     added: seconds in which a micro-batch's gradients are added to those of the loops, whatever the rows; of a candidate
     (`bounds`), not of what was lowered.
     """
@@ -33,6 +34,7 @@ class LayerWork:
     tail: float
     saved: float
     fewer: tuple[float, float, float, float]
+    products: tuple[float, float, float] = (0.0, 0.0, 0.0)
     added: float = 0.0
 
     @property
@@ -48,23 +50,23 @@ class LayerWork:
         """Of so many rows: as it is, or in proportion what holds of fewer."""
         if rows == self.rows:
             return self
-        found = self.loose
+        found, share = self.loose, rows / self.rows
         scaled: dict[str, Any] = {name: getattr(found, name) * rows / self.rows for name in SCALED}
         fewer = tuple([scaled[name] for name in TIMES])
-        return replace(found, rows=rows, fewer=fewer, **scaled)
+        products = (self.products[0] * share, self.products[1] * share, self.products[2] * share)
+        return replace(found, rows=rows, fewer=fewer, products=products, **scaled)
 
     @property
     def loose(self) -> LayerWork:
-        """What holds of fewer rows (in proportion), of more devices that share a layer, of more that is computed."""
+        """What holds of fewer rows (in proportion), of more devices that share a layer."""
         forward, backward, rest, tail = self.fewer
         return replace(self, forward=forward, backward=backward, rest=rest, tail=tail)
 
     @property
-    def any(self) -> LayerWork:
+    def again(self) -> LayerWork:
         """What holds whatever is computed again: which of the passes has the work, and what is kept, is not known."""
-        first, second, rest, tail = self.fewer
-        both = self.forward + self.backward
-        return replace(self, forward=0.0, backward=both, saved=0.0, fewer=(0.0, first + second, rest, tail))
+        both, rest, tail = self.products
+        return replace(self, forward=0.0, backward=both, rest=rest, tail=tail, saved=0.0, fewer=(0.0, both, rest, tail))
 
 
 @dataclass(frozen=True, slots=True)

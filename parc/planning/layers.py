@@ -22,7 +22,7 @@ from dataclasses import replace
 from math import log2
 
 from compiler.cost.kernels.program import Features, features
-from compiler.cost.kernels.work import Collective, Meet, Part, Post, Wait, WorkLoop, WorkNode
+from compiler.cost.kernels.work import Collective, Meet, Part, Post, Product, Wait, WorkLoop, WorkNode
 from compiler.cost.memory.systems import SystemMemory, Systems
 from compiler.cost.price.calibration import Calibration, of_cluster
 from compiler.cost.price.machine import machine
@@ -69,10 +69,10 @@ class Layers:
             return mine.of(kin.rows)
         plain = replace(kind, recompute=0)
         if (mine := self._closest(plain, kin.rows, scaled)) is not None:
-            return mine.of(kin.rows).loose.any
+            return mine.of(kin.rows).again
         if not scaled:
             return None
-        found = [self._merged(of, plain, kin.rows) for of in self.known]
+        found = [self._merged(of, kind, kin.rows) for of in self.known]
         return max((w for w in found if w is not None), key=lambda w: w.backward, default=None)
 
     def scaled(self, kin: Kin) -> bool:
@@ -93,9 +93,11 @@ class Layers:
         mine = self._closest(of, int(rows * each)) if (rows * each).is_integer() else None
         if mine is None:
             return None
-        found, times = mine.of(int(rows * each)).loose.any, of.devices / kind.devices
-        backward = found.backward * times
-        return replace(found, rows=rows, backward=backward, rest=0.0, tail=0.0, fewer=(0.0, backward, 0.0, 0.0))
+        found, times = mine.of(int(rows * each)).loose, of.devices / kind.devices
+        products = found.products[0] * times
+        backward = products if kind.recompute else (found.forward + found.backward) * times
+        alone = replace(found.again, rows=rows, backward=backward, rest=0.0, tail=0.0)
+        return replace(alone, fewer=(0.0, backward, 0.0, 0.0), products=(products, 0.0, 0.0))
 
     def merges(self, of: SplitLayer, kind: SplitLayer) -> bool:
         """Whether devices of the second kind can be put together to those of the first, which do what they did."""
@@ -220,8 +222,12 @@ class Layers:
         times = fewer = self._times(found.parts[0], bodies, rows_of, pricer)
         if self.cal.ring > 0 and any(_beside(node) for part in found.parts[0].values() for node, _ in part.each()):
             fewer = self._times(found.parts[0], bodies, rows_of, pricer, Pricer(on, most_hidden(self.cal)))
+        forward, backward, *others = self._times(
+            found.parts[0], bodies, rows_of, pricer, Pricer(on, most_hidden(self.cal)), (Product, Collective)
+        )
         saved = self._saved(replace(compiled, program=program), found, rows_of)
-        return LayerWork(rows, replicas, *times, float(saved), fewer)
+        products = forward + backward, others[0], others[1]
+        return LayerWork(rows, replicas, *times, float(saved), fewer, products)
 
     def _times(
         self,
@@ -230,14 +236,15 @@ class Layers:
         on: OnRows,
         pricer: Pricer,
         hiding: Pricer | None = None,
+        only: tuple[type, ...] = (),
     ) -> tuple[float, float, float, float]:
         """Seconds of the loops forward and backward, of the rest, and of that behind the loop, of what works on rows.
-        hiding: of messages beside products (None: as all else)."""
+        hiding: of messages beside products (None: as all else); only: nothing but such work."""
         looped, rest, tail = dict[FunctionKey, float](), 0.0, 0.0
         for key, part in parts.items():
             loops = self.loops_of(bodies[key])
             behind = _behind(part, loops, key == FORWARD) if len(loops) and len(self.space.split.loops) == 1 else set()
-            took = self._took(bodies[key].body, part, on, pricer, hiding)
+            took = self._took(bodies[key].body, part, on, pricer, hiding, only)
             cut = {i for i, node in enumerate(part.nodes) if node.name in loops}
             looped[key] = took.least(cut)
             others = set(range(len(part.nodes))) - cut
@@ -252,18 +259,27 @@ class Layers:
         loops = (n for n in function.body.nodes if isinstance(n.op, Repeat))
         return {n.outputs[0].name: n.op.label for n in loops if isinstance(n.op, Repeat) and n.op.label in labels}
 
-    def _took(self, body: Graph, part: Part, on: OnRows, pricer: Pricer, hiding: Pricer | None) -> TimesOnRows:
+    def _took(
+        self,
+        body: Graph,
+        part: Part,
+        on: OnRows,
+        pricer: Pricer,
+        hiding: Pricer | None,
+        only: tuple[type, ...],
+    ) -> TimesOnRows:
         """Of a body in which a device computes on rows, or waits for messages of these, at the least stretch."""
         mine = on.kernels(body, part)
         inner = {node.outputs[0].name: node.op.body for node in body.nodes if isinstance(node.op, Repeat)}
         loops, kernels = dict[int, float](), dict[int, int]()
         for i, node in enumerate(part.nodes):
             if isinstance(node.work, WorkLoop):
-                each = self._took(inner[node.name], node.work.body, on, pricer, hiding)
+                each = self._took(inner[node.name], node.work.body, on, pricer, hiding, only)
                 loops[i] = node.work.count * each.least(range(len(node.work.body.nodes)))
-            elif node.name in mine.heads:
+            elif node.name in mine.heads and (not only or isinstance(node.work, only)):
                 kernels[i] = self._busy(node, pricer, hiding)
-        return TimesOnRows(loops, kernels, mine.seconds(pricer.machine, self.cal) * self.late * PICOSECONDS)
+        less = 0.0 if only else mine.seconds(pricer.machine, self.cal) * self.late * PICOSECONDS
+        return TimesOnRows(loops, kernels, less)
 
     def _busy(self, node: WorkNode, pricer: Pricer, hiding: Pricer | None) -> int:
         work = node.work

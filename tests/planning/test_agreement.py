@@ -12,7 +12,7 @@ import pytest
 from compiler.evaluate import evaluate_file
 from dsl.source import Source
 from parc.certifying.check import _space
-from parc.certifying.layers import TIMES, LayerTable, StatedLayer
+from parc.certifying.layers import REDONE, TIMES, LayerTable, StatedLayer
 from parc.certifying.paces import PacedKey
 from parc.certifying.sides import single
 from parc.certifying.stated import StatedPart
@@ -63,7 +63,15 @@ def rules_of(kind: SplitLayer) -> tuple[str, bool, tuple[str, ...], int]:
 def layer_of(kind: SplitLayer, of: LayerWork) -> StatedLayer:
     numbers = {name: getattr(of, name) for name in (*TIMES, "saved")}
     fewer = dict(zip(TIMES, of.fewer, strict=True))
-    return StatedLayer(dict(kind.inside), kind.recompute, rules_of(kind), of.rows, numbers, fewer)
+    return StatedLayer(
+        dict(kind.inside),
+        kind.recompute,
+        rules_of(kind),
+        of.rows,
+        numbers,
+        fewer,
+        dict(zip(REDONE, of.products, strict=True)),
+    )
 
 
 class BothSides:

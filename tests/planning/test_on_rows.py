@@ -15,7 +15,7 @@ from compiler.model import Job
 from compiler.program import FunctionPhase
 from dsl.diagnostics import ParcError
 from dsl.source import Source
-from parc.planning.guess import SplitLayer
+from parc.planning.guess import Kin, SplitLayer
 from parc.planning.layers import Layers, without_update
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import DATA, MeshChoice, PlanChoice, PlanRules
@@ -89,6 +89,20 @@ def test_no_strategy_takes_less_than_what_is_known_of_its_rows(model: str) -> No
                 assert look.forward + look.backward + look.rest <= taken, (kind, n, replicas, zero)
                 held += look.replicas != replicas
     assert held > 20
+
+
+def test_what_is_computed_again_may_have_fewer_kernels() -> None:
+    """Where less is kept, element-wise work may join that of the pass back; products and messages are there as well."""
+    job = drawn_space(1, LEAST, MOST).job()
+    space, _ = space_of(job)
+    layers = Layers(space, StrategyPricer(job, space.by_hand))
+    assert layers.look(SplitLayer((), 0, "", False, ()), 10)
+    for again in range(1, len(space.recomputes)):
+        kind = SplitLayer((), again, "", False, ())
+        known = layers.best(Kin(kind, 10))
+        assert known is not None and known.backward > 0
+        for replicas, zero, taken in all_taken(layers, kind, 10):
+            assert known.forward + known.backward + known.rest <= taken, (again, replicas, zero)
 
 
 def all_taken(layers: Layers, kind: SplitLayer, rows: int) -> Iterator[tuple[int, int, float]]:
