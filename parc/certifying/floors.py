@@ -29,6 +29,8 @@ from parc.certifying.counting import StatedAgain, before_back
 from parc.certifying.kernels import serial_kernels, smallest_sides
 from parc.certifying.links import Lie, copies, divides, least_sent, weight_kinds
 
+IN_TURN = ("gpipe", "one_f_one_b")
+
 
 def numbers(
     job: Job,
@@ -166,11 +168,10 @@ class Floors:
         m: int,
         zero: int,
         again: int,
-        in_turn: bool,
+        schedule: str,
         known: float = 0.0,
     ) -> float:
-        """Of a step. in_turn: stages wait for the first to come back; known: what a micro-batch takes of the stages
-        together."""
+        """Of a step. known: what a micro-batch takes of the stages together."""
         stages, replicas = lie.stages, lie.replicas
         model, each = self.model, 1 / self.devices
         work, launched, host = model["passes"][again] * each, model["launches"][again], model["host"][again]
@@ -181,10 +182,12 @@ class Floors:
         idle = busy
         if stages > 1:
             idle = max(idle, model["loop"][again] * each * stages * ceil(self.layers / stages))
-        if in_turn:
+        if schedule in IN_TURN:  # stages wait for the first to come back
             # the sum of a geometric series: 1 + q + ... + q^(p-1) with q = 1 - 1/m, which is m where nothing is left
             series = sum((1 - 1 / m) ** k for k in range(stages))
             idle = max(idle, (work * stages / m + launched) * m / series)
+        elif schedule != "zero_bubble":
+            idle = max(idle, work * stages / m + launched)
         busy = max(busy, known * m / stages)
         idle = max(idle, busy)
         last = model["update"] * each * (replicas if zero == 0 else 1) + model["fixed"]
@@ -229,8 +232,8 @@ class Floors:
 
     def outside(self, again: int) -> float:
         """Work that is in no loop, as far as that is known."""
-        model = self.model
-        return float(model["passes"][again] - model["loop"][again] * self.layers) if self.loops == 1 else 0.0
+        passes, loop = self.model["passes"][again], self.model["loop"][again]
+        return float(passes - loop * self.layers) if self.loops == 1 else 0.0
 
     def together(self, stages: int, m: int, again: int, layer: Mapping[str, float]) -> float:
         """What a micro-batch takes of all stages together."""
@@ -286,16 +289,15 @@ class Floors:
         """bare: the layer without messages beside it: others wait for no more of it than that, and while a stage waits
         for others, it sends what goes beside its first pass and its last one."""
         model, stages, replicas = self.model, lie.stages, lie.replicas
-        ends, first, share = 0.0, 0.0, 0.0
-        which, extra = "looped", model["fixed"]
-        in_turn = schedule in ("gpipe", "one_f_one_b")
+        ends, first, share, which, extra = 0.0, 0.0, 0.0, "looped", model["fixed"]
         if stages == 1:
             ends, first, share, which = m * all_stages, all_stages, 1.0, ""
             extra += model["update"] / self.devices * (replicas if zero == 0 else 1)
         elif self.loops != 1:
             ends = all_stages * m / stages
-            if in_turn and bare is None:  # who waits for a stage does not wait until that has added its gradients up
-                ends = max(ends, (all_stages - layer["added"]) * m / sum((1 - 1 / m) ** k for k in range(stages)))
+            if bare is None and schedule != "zero_bubble":  # nobody waits until others have added their gradients up
+                turns = sum((1 - 1 / m) ** k for k in range(stages)) if schedule in IN_TURN else m
+                ends = max(ends, (all_stages - layer["added"]) * m / turns)
         else:
             ahead, adding = layer["forward"] / self.layers, layer["added"] / self.layers
             both = ahead + layer["backward"] / self.layers + adding
@@ -317,8 +319,11 @@ class Floors:
                     busy -= adding * max(0, counts[k] - counts[0]) + own * hidden
                 found.append(busy + before * waits + k * way)
             found[-1] += m * layer["tail"]
-            if in_turn:
+            if schedule in IN_TURN:
                 found[-1] += all_stages - both * self.layers - layer["tail"]
+            if schedule != "zero_bubble":  # the last micro-batch comes behind all others, and goes back through all
+                through = [(layer if bare is None else bare)[pass_] for pass_ in ("forward", "backward", "tail")]
+                found.append((m - 1) * counts[0] * ahead + sum(through) + way * (stages - 1) * chunks)
             ends = max(found)
             first, share = cut[0][1] * both, cut[0][1] * stages / self.layers
         reduce, gather = self.messages(lie, which, zero > 1)

@@ -154,15 +154,11 @@ class Tallied:
             return float("inf")
         if self.minimise != "step":
             return float(max(sizes))
-        in_turn = name in IN_TURN
-        bounds = [floors.seconds(lie, m, zero, again, in_turn), floors.moved(lie, zero, away)]
+        bounds = [floors.seconds(lie, m, zero, again, name), floors.moved(lie, zero, away)]
         for layer in known:
-            bounds.append(floors.seconds(lie, m, zero, again, in_turn, floors.together(p, m, again, layer)))
+            bounds.append(floors.seconds(lie, m, zero, again, name, floors.together(p, m, again, layer)))
             bounds.append(floors.row(lie, m, zero, again, name, chunks, layer))
         return float(max(bounds))
-
-
-IN_TURN = ("gpipe", "one_f_one_b")
 
 
 def candidate(

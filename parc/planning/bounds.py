@@ -11,6 +11,7 @@ Time. All devices together do the work of the serial program, so that one of the
   gone through those before it, and these end when the last has come back: with t of a micro-batch through all, the
   slowest takes at least t / (1 - (1 - 1/m)^p), however they are cut (what weights make of the p inequalities
   m*t_k + t_0 + … + t_{k-1} <= T); and a stage has at least the layers that come out even, rounded up
+- where the backward pass is in one, a micro-batch goes through all stages and back, whatever the order of chunks
 - gradients: (d-1)/d of a device's share goes over the link of each level that the axis of data spans, once to be
   reduced and once as weights (or sums) come back; what systems hide beside a pass is taken off. From ZeRO-2 on they are
   reduced as they come, beside the passes, m times: then the longer of both counts; from ZeRO-3 on weights are gathered
@@ -41,6 +42,9 @@ from parc.planning.work import ClusterWork, ModelWork
 IN_TURN = ("gpipe", "one_f_one_b")
 """Schedules in which a stage has one chunk, and waits for the backward pass of those behind it."""
 
+BUBBLES = "zero_bubble"
+"""The schedule whose backward pass is in two, so that nobody waits for its second half."""
+
 SURE = 1 - 1e-9
 """Of a bound that may be the price itself: sums of floats hang on their order."""
 
@@ -60,7 +64,7 @@ class OfLayer(NamedTuple):
 
     layer: LayerWork
     mesh: MeshChoice
-    seconds: dict[tuple[Spread, int, int, bool, Away], SecondsOfLayer]
+    seconds: dict[tuple[Spread, int, int, str, Away], SecondsOfLayer]
     bytes: dict[tuple[int, str, int, bool, Away, LoopRoom | None], float]
 
 
@@ -88,7 +92,7 @@ class LowerBounds:
         again = self.which(rules.recompute, rules.by)
         if layer is None:
             return self._plain(spread, m, again, rules)
-        key = (spread, again, rules.zero, rules.schedule in IN_TURN, rules.offload)
+        key = (spread, again, rules.zero, rules.schedule, rules.offload)
         known = self._of_layer(layer, of.mesh).seconds
         if key not in known:
             if rules.zero < 2 and m > 1 and not rules.offload:
@@ -164,6 +168,8 @@ class LowerBounds:
             passes.append(model.loop[again] * -(-self.layers // stages) * stages / n)
         if schedule in IN_TURN:
             passes.append(through / (1 - (1 - 1 / m) ** stages))
+        elif schedule != BUBBLES:
+            passes.append(through)
         if layer is not None:
             share = max(share, m / stages * self.through(stages, m, again, layer) * SURE)
         least = max(*passes, share)
@@ -233,15 +239,15 @@ class LowerBounds:
             longest = m * through
             update += self.model.update / self.devices * (1 if zero else spread.data)
         elif self.loops != 1:  # stages before go back without adding gradients up first
-            in_turn = schedule in IN_TURN and alone is layer
-            back = (through - layer.added) / (1 - (1 - 1 / m) ** p) if in_turn else 0.0
+            idle = 1 - (1 - 1 / m) ** p if schedule in IN_TURN else 1.0
+            back = (through - layer.added) / idle if alone is layer and schedule != BUBBLES else 0.0
             longest = max(m / p * through, back)
             first = parts = 0.0
         else:
             cut = stage_cut(self.layers, p, chunks)
             both, added = layer.both / self.layers, layer.added / self.layers
             there, back = self.hop(spread, m)
-            bubbles = schedule == "zero_bubble"
+            bubbles = schedule == BUBBLES
             ahead, least = alone.forward / self.layers, alone.both / self.layers
             waits, hops = (ahead, there) if bubbles else (least - added, there + back)
             each = there if self.cluster.waits else 0.0
@@ -254,6 +260,9 @@ class LowerBounds:
             ends[0] += m * layer.tail
             if schedule in IN_TURN:
                 ends[0] += through - self.layers * both - layer.tail  # it waits for all else that a micro-batch needs
+            if not bubbles:  # the last micro-batch begins behind all others, and goes through all chunks and back
+                way = alone.forward + alone.backward + alone.tail + chunks * (p - 1) * hops
+                ends.append((m - 1) * cut.first * ahead + way)
             longest = max(ends)
             first, parts = cut.all * both, cut.all * p / self.layers
         reduced, gathered = self.messages(spread, "" if p == 1 else "loops", zero > 1)

@@ -38,3 +38,25 @@ def test_stages_with_messages_beside_their_passes_are_not_waited_for(sizes: dict
         assert layer is not None and bounds.seconds(of, layer, pace) <= price.seconds, of
         closer += pace is not None and bounds.seconds(of, layer, pace) > bounds.seconds(of, layer)
     assert closer, "no loop says more than its layers"
+
+
+def test_a_micro_batch_goes_through_all_stages_and_back() -> None:
+    """Interleaved stages that have fewer micro-batches than there are stages wait for each other."""
+    job = job_of("transformer", layers=8, hidden=64, inside=4, outside=2, inner=50, outer=5, flops=0.05, batch=4)
+    space, bounds = space_of(job)
+    pricer = StrategyPricer(job, space.by_hand)
+    layers = Layers(space, pricer)
+    idle = [
+        of
+        for of in candidates(space)
+        if of.rules.schedule == "interleaved" and of.mesh.size(STAGES) == 4 and of.mesh.microbatches in (1, 2)
+    ]
+    close = 0
+    for of in idle[:: -(-len(idle) // 24)]:
+        pricer.needed(strategy_of(space, of))
+        price, mine = pricer.price().seconds, kin(space, of.mesh, of.rules)
+        layers.look(mine.layer, mine.rows)
+        for layer in (None, layers.best(mine)):
+            assert bounds.seconds(of, layer) <= price, of
+        close += bounds.seconds(of, layers.best(mine)) > 0.8 * price  # their work alone is at most half of it
+    assert close >= 6
