@@ -28,6 +28,7 @@ def plan(
     within: float | None = 10.0,
     keep: int = 5,
     told: Callable[[PricedPlan, Counts], None] | None = None,
+    processes: int = 1,
     **options: Unpack[Options],
 ) -> FoundPlan | FilledPlan:
     """Search the strategies of a job on its cluster for the best: `.text` is the file with it.
@@ -41,6 +42,7 @@ def plan(
         within: seconds that the search may take; None: until it is done.
         keep: so many of the best are told of.
         told: hears of each better plan, as it is found.
+        processes: among so many the search is shared out; numbers that are left open are searched in one.
         options: see `Options`; where the job's strategy has no `auto`, the search begins at what is most like it.
 
     Raises:
@@ -59,7 +61,7 @@ def plan(
         from parc.planning.filled_answer import filled_file
 
         return filled_file(source, params, job, strategy, devices, search, within, keep)
-    return planned_file(source, params, job, strategy, devices, search, within, keep, told)
+    return planned_file(source, params, job, strategy, devices, search, within, keep, told, processes=processes)
 
 
 def plan_cases(
@@ -71,6 +73,7 @@ def plan_cases(
     within: float | None = 10.0,
     keep: int = 5,
     told: Callable[[PricedPlan, Counts], None] | None = None,
+    processes: int = 1,
     **options: Unpack[Options],
 ) -> ComparedPlans:
     """Search for each number of devices and each value of parameters, such as the batch, and compare what was found.
@@ -83,6 +86,7 @@ def plan_cases(
         within: seconds that all searches may take together; None: until they are done.
         keep: so many of the best of each are told of.
         told: hears of each better plan, as it is found.
+        processes: among so many the search is shared out; numbers that are left open are searched in one.
         options: see `Options`.
 
     Raises:
@@ -97,7 +101,7 @@ def plan_cases(
     job, strategy = options.get("job"), options.get("strategy")
     lists = {name: tuple(texts({name: v})[name] for v in values) for name, values in (free or {}).items()}
     values = free_values(source, params, job, strategy, devices, lists)
-    return planned_cases(source, values, job, strategy, minimise, within, keep, told)
+    return planned_cases(source, values, job, strategy, minimise, within, keep, told, processes)
 
 
 def plan_report(

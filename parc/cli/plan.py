@@ -81,6 +81,15 @@ MOST_DEVICES = 1 << 20
 )
 @click.option("--tokens", type=float, metavar="N", help="That are to be trained: how many days they take is told.")
 @click.option("--within", type=TimeLimit(), default="10s", show_default=True, help="The time that the search may take.")
+@click.option(
+    "--jobs",
+    "processes",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes that share the search, each on a core of its own.",
+)
 @click.option("--best", "keep", type=click.IntRange(1, 1000), default=5, show_default=True, help="So many are listed.")
 @click.option("--certificate", metavar="OUT", help="Write the certificate to this file, as JSON.")
 @click.option("--report", "page", metavar="OUT", help="Write what was found to this file, as a page for a browser.")
@@ -94,6 +103,7 @@ def command(
     minimise: api.Minimised,
     tokens: float | None,
     within: float,
+    processes: int,
     keep: int,
     certificate: str | None,
     page: str | None,
@@ -146,15 +156,14 @@ def command(
     if certificate is not None and not free.open and has_holes(source, job, strategy, {**single, **lists}):
         raise click.UsageError("a certificate is of a search for strategies, not of numbers that are left open")
     options = choice(out, tuple(single.items()), job, strategy)
+    how: Any = {"minimise": minimise, "within": within, "keep": keep, "told": told, "processes": processes}
     cases: ComparedPlans | None = None
     if free.free:
-        cases = api.plan_cases(
-            source, devices=devices, free=lists, minimise=minimise, within=within, keep=keep, told=told, **options
-        )
+        cases = api.plan_cases(source, devices=devices, free=lists, **how, **options)
         found, proof = cases.found, cases.certificate
     else:
         only = next(iter(devices), None)
-        found = api.plan(source, devices=only, minimise=minimise, within=within, keep=keep, told=told, **options)
+        found = api.plan(source, devices=only, **how, **options)
         proof = None if isinstance(found, FilledPlan) else found.certificate
     if output is not None:
         write_output(output, found.text)

@@ -63,6 +63,7 @@ def planned_file(
     keep: int,
     told: Callable[[PricedPlan, Counts], None] | None = None,
     before: KnownBefore = NONE,
+    processes: int = 1,
 ) -> FoundPlan:
     """Search, and write the best into the file. before: what is known of other searches. Raises FoundNothing (E0951)
     if nothing was found that fits."""
@@ -76,9 +77,9 @@ def planned_file(
     away: tuple[Away, ...] = ()
     own_strategy = SERIAL if own is None else own.strategy
     for names in (taken(source), None):  # if what is written by hand is not proved, without any
-        planned = plan(made, minimise, within, told, names, NOTHING, own_strategy, before)
+        planned = plan(made, minimise, within, told, names, NOTHING, own_strategy, before, processes)
         if not planned.found.fitting and not planned.found.interrupted and (away := offloads(made)):
-            with_hosts = plan(made, minimise, within, told, names, away, before=before)
+            with_hosts = plan(made, minimise, within, told, names, away, before=before, processes=processes)
             if with_hosts.found.fitting or with_hosts.found.interrupted:
                 planned = replace(with_hosts, here=planned.found.counts)
         found = planned.found

@@ -75,6 +75,7 @@ def planned_cases(
     within: float | None,
     keep: int,
     told: Callable[[PricedPlan, Counts], None] | None = None,
+    processes: int = 1,
 ) -> ComparedPlans:
     """Search all cases, in equal shares of the time that is left. Raises ParcError where nothing is found in any."""
     began = monotonic()
@@ -96,7 +97,9 @@ def planned_cases(
                 filled = filled_file(source, params, job, strategy, devices, search, share, keep)
                 case, stopped = replace(case, found=filled, limit=inf), filled.filled.interrupted
             else:
-                found = planned_file(source, params, job, strategy, devices, search, share, keep, told, before)
+                found = planned_file(
+                    source, params, job, strategy, devices, search, share, keep, told, before, processes
+                )
                 case, stopped = replace(case, found=found, planned=found.planned), found.planned.found.interrupted
         except ParcError as error:
             first, planned = _first(error), error.planned if isinstance(error, FoundNothing) else None

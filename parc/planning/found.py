@@ -34,6 +34,10 @@ class Tried:
     code: str = ""
 
 
+NUMBERS = ("numbers", "too_large", "not_better", "unfit", "fitting", "left")
+"""Of `Counts`, all but refusals."""
+
+
 @dataclass(slots=True)
 class Counts:
     """Candidates of the space, by what became of them; they add up to all.
@@ -62,6 +66,19 @@ class Counts:
         if self.left + missing < 0:
             self.not_better += self.left + missing
         self.left = max(0, self.left + missing)
+
+    def add(self, other: Counts) -> None:
+        """Those of another part as well."""
+        for name in NUMBERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for code, count in other.refused.items():
+            self.refused[code] = self.refused.get(code, 0) + count
+
+    def less(self, before: Counts) -> Counts:
+        """What has come since."""
+        refused = {code: n - before.refused.get(code, 0) for code, n in self.refused.items()}
+        numbers = {name: getattr(self, name) - getattr(before, name) for name in NUMBERS}
+        return Counts(refused={code: n for code, n in refused.items() if n}, **numbers)
 
     @property
     def words(self) -> str:

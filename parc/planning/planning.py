@@ -61,13 +61,15 @@ def plan(
     away: tuple[Away, ...] = NOTHING,
     own: Strategy | None = None,
     before: KnownBefore = NONE,
+    processes: int = 1,
 ) -> Planned:
     """Search all strategies of a job on its cluster. Of the strategy that it has nothing is taken.
 
     minimise: `STEP` or `MEMORY`; within: seconds that the search may take; told: hears of each better plan; taken:
     names that stand for something of the file's own, so that no implementation is called so (None: without any);
     away: the choices of what rests with the hosts; own: a strategy: what is most like it is priced first, and the
-    plainest (None: the search begins where it likes); before: what is known of other searches.
+    plainest (None: the search begins where it likes); before: what is known of other searches;
+    processes: among so many the search is shared out (`parts`).
 
     Raises ParcError: E0801 without a cluster, E0802 for a job that does not train.
     """
@@ -90,7 +92,7 @@ def plan(
         like = (own, *before.like) if own is not None else before.like
         begin = tuple(dict.fromkeys(first for strategy in like for first in firsts(space, strategy)))
         pricer = StrategyPricer(job, space.by_hand)
-        found = Search(space, bounds, pricer, minimise, told, begin, before.limit).run(within)
+        found = Search(space, bounds, pricer, minimise, told, begin, before.limit, processes).run(within)
     return Planned(job, space, bounds, found, minimise)
 
 

@@ -9,15 +9,20 @@ goes for memory. Where what is tried does not fit, more room is asked for, time 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import inf, log
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from parc.planning.columns import Columns, Floats, Ints
 from parc.planning.estimates import Estimates
 from parc.planning.guess import kin
+from parc.planning.opened import StillOpen
 from parc.planning.space import PlanChoice
+
+if TYPE_CHECKING:
+    from parc.planning.search import Search
 
 WEIGHTS = (0.5, 1.0, 0.5, 0.5, 0.5, 1.0, 0.3, 0.3, 0.5)
 """How much candidates that share a property are believed to be alike (`Estimates._what`)."""
@@ -42,6 +47,25 @@ REFUSED = 0.3
 
 AGAIN = 100
 """Looks at most before a price."""
+
+
+def scout(search: Search, over: Callable[[], bool]) -> None:
+    """Price what is estimated to be best, until no estimate is better. over: whether the time is."""
+    estimates = Estimates(search.space, search.bounds, search.layers, search.has_room)
+    ahead = Scout(estimates, search.bounds.cluster.memory)
+    ahead.best = search.best
+    for what in ahead.candidates():
+        if over():
+            break
+        value = search.value(what)
+        if what in search.taken or value >= search.best:
+            ahead.learn(None, None)
+            continue
+        search.taken.add(what)
+        search.price(StillOpen(kin(search.space, what.mesh, what.rules), value, what), what)
+        tried = search.tried[-1]
+        ahead.learn(tried.seconds, tried.needed)
+    search.idle = 0
 
 
 class Learned:

@@ -23,6 +23,7 @@ from parc.planning.least_first import LeastFirst, smallest
 from parc.planning.offloads import Away
 from parc.planning.opened import Entry, OpenBunch, OpenGroup, StillOpen
 from parc.planning.paces import Paces
+from parc.planning.parts import search_parts
 from parc.planning.pricing import StrategyPricer
 from parc.planning.rooms import Rooms
 from parc.planning.space import MeshChoice, PlanChoice, PlanSpace
@@ -51,7 +52,7 @@ SURER = 1.001
 
 class Search:
     """One search. told: hears of each better plan and of how many were priced; limit: what is not below it is no
-    better, whatever else is found."""
+    better, whatever else is found; processes: among so many what the first prices leave is shared out."""
 
     def __init__(
         self,
@@ -62,10 +63,11 @@ class Search:
         told: Callable[[PricedPlan, Counts], None] | None = None,
         firsts: tuple[PlanChoice, ...] = (),
         limit: float = inf,
+        processes: int = 1,
     ) -> None:
         self.space, self.bounds, self.pricer, self.minimise = space, bounds, pricer, minimise
-        self.told, self.limit = told, limit
-        roomy = (f for f in firsts if self._has_room(f.mesh, f.rules.zero, f.rules.offload))
+        self.told, self.limit, self.processes = told, limit, processes
+        roomy = (f for f in firsts if self.has_room(f.mesh, f.rules.zero, f.rules.offload))
         self.firsts = tuple(f for f in roomy if self.value(f) < inf)  # which are open once, and in no bunch
         self.taken = {*self.firsts}
         self.counts = Counts()
@@ -79,6 +81,7 @@ class Search:
         self.rooms = Rooms(paces)
         self.likely: list[Entry] = []
         self.later: list[Entry] = []  # what probably does not fit
+        self.left: list[tuple[float, int]] = []  # what processes of their own have left: bounds, and of how many
         self.number = 0
         self.idle = 0  # prices in a row that were no better
 
@@ -91,18 +94,23 @@ class Search:
             try:
                 self._fill()
                 self._take_firsts()
-                self._below(self.limit)
+                self.below(self.limit)
 
                 def over() -> bool:
                     return stopped.asked or (monotonic() > until and (bool(self.tried) or self.best < inf))
 
-                self._scout(over)
+                if self.minimise == STEP and self.groups.count >= WORTH:
+                    from parc.planning.scouting import scout
+
+                    scout(self, over)
                 self._push_groups()
-                while (entry := self._next()) is not None:
+                if self.processes > 1 and self.best < inf:
+                    search_parts(self, self.processes, over)
+                while (entry := self.next()) is not None:
                     if not over():
-                        self._take(entry)
+                        self.take(entry)
                         continue
-                    self._push(entry)
+                    self.push(entry)
                     if stopped.asked or self.best < inf or until > began + (within or 0.0):
                         break
                     until += within or 1e-9  # nothing fits yet
@@ -125,7 +133,7 @@ class Search:
     # --- what there is -------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        self.groups = found = SpaceGroups(self.space, self.layers, self._has_room)
+        self.groups = found = SpaceGroups(self.space, self.layers, self.has_room)
         self.counts.numbers, self.counts.too_large = found.numbers, found.too_large
 
     def _push_groups(self) -> None:
@@ -136,40 +144,18 @@ class Search:
             bound = passes / self.space.devices + bounds.model.fixed
             if self.minimise != STEP:
                 bound = min(bounds.needed(sparsest(b.mesh), b.zero, away=b.rules.offload) for b in bunches)
-            self._push(StillOpen(of, bound, OpenGroup(bunches, sum(b.count for b in bunches))))
+            self.push(StillOpen(of, bound, OpenGroup(bunches, sum(b.count for b in bunches))))
 
     def _take_firsts(self) -> None:
         """Price what was asked for before all else."""
         for what in self.firsts:
             of = StillOpen(kin(self.space, what.mesh, what.rules), self.value(what), what)
             if of.bound < self.best:
-                self._price(of, what)
+                self.price(of, what)
             else:
                 self.counts.not_better += 1
 
-    def _scout(self, over: Callable[[], bool]) -> None:
-        """Price what is estimated to be best, until no estimate is better. over: whether the time is."""
-        if self.minimise != STEP or self.groups.count < WORTH:
-            return
-        from parc.planning.estimates import Estimates
-        from parc.planning.scouting import Scout
-
-        scout = Scout(Estimates(self.space, self.bounds, self.layers, self._has_room), self.bounds.cluster.memory)
-        scout.best = self.best
-        for what in scout.candidates():
-            if over():
-                break
-            value = self.value(what)
-            if what in self.taken or value >= self.best:
-                scout.learn(None, None)
-                continue
-            self.taken.add(what)
-            self._price(StillOpen(kin(self.space, what.mesh, what.rules), value, what), what)
-            tried = self.tried[-1]
-            scout.learn(tried.seconds, tried.needed)
-        self.idle = 0
-
-    def _has_room(self, mesh: MeshChoice, zero: int, away: Away) -> bool:
+    def has_room(self, mesh: MeshChoice, zero: int, away: Away) -> bool:
         return self.bounds.needed(sparsest(mesh), zero, away=away) <= self.bounds.cluster.memory
 
     def value(self, of: PlanChoice, layer: LayerWork | None = None) -> float:
@@ -179,7 +165,7 @@ class Search:
             return inf
         return self.bounds.seconds(of, layer) if self.minimise == STEP else size
 
-    def _push(self, of: StillOpen) -> None:
+    def push(self, of: StillOpen) -> None:
         self.number += 1
         heappush(self.likely if self._likely(of) else self.later, (self._guessed(of), self.number, of))
 
@@ -218,11 +204,11 @@ class Search:
         return min(guess, self.best) if isinstance(of.what, OpenGroup) else guess  # much is left out with little work
 
     def _leaves(self, bunch: OpenBunch) -> Iterator[PlanChoice]:
-        return (of for of in leaves(self.space, bunch, self._has_room) if of not in self.taken)
+        return (of for of in leaves(self.space, bunch, self.has_room) if of not in self.taken)
 
     # --- the way through it --------------------------------------------------------------------------------------
 
-    def _next(self) -> StillOpen | None:
+    def next(self) -> StillOpen | None:
         """Of all that may be better than the best, what is guessed to be best; None if nothing may be."""
         for heap in (self.likely, self.later):
             while heap:
@@ -230,7 +216,7 @@ class Search:
                 if of.bound >= self.best:
                     self.counts.not_better += of.count
                 elif self._guessed(of) > guess * SURER and heap:
-                    self._push(of)  # more is known of its kin than when it was guessed
+                    self.push(of)  # more is known of its kin than when it was guessed
                 elif heap is self.likely and isinstance(of.what, PlanChoice) and not self._likely(of):
                     self.number += 1
                     heappush(self.later, (guess, self.number, of))
@@ -238,7 +224,7 @@ class Search:
                     return of
         return None
 
-    def _take(self, of: StillOpen) -> None:
+    def take(self, of: StillOpen) -> None:
         what = of.what
         if isinstance(what, OpenGroup):
             return self._open_group(of, what)
@@ -248,9 +234,9 @@ class Search:
             return self._open(of, [(of.bound, what)])
         if self.best < inf and self._rough(of):
             return self._pace(of, what)
-        return self._price(of, what)
+        return self.price(of, what)
 
-    def _price(self, of: StillOpen, what: PlanChoice) -> None:
+    def price(self, of: StillOpen, what: PlanChoice) -> None:
         """Find out what it takes."""
         try:
             strategy = strategy_of(self.space, what)
@@ -277,12 +263,12 @@ class Search:
         self.counts.fitting += 1
         plan = PricedPlan(what, price, price.seconds if self.minimise == STEP else float(needed), of.bound)
         self.fitting.append(plan)
-        if self._below(plan.value):
+        if self.below(plan.value):
             self.idle = 0
             if self.told is not None:
                 self.told(plan, self.counts)
 
-    def _below(self, value: float) -> bool:
+    def below(self, value: float) -> bool:
         """What is looked for from now on is better than this; whether that is less than it was."""
         if value >= self.best:
             return False
@@ -297,16 +283,16 @@ class Search:
         if self.idle == PATIENT:
             entries, self.likely, self.later = (*self.likely, *self.later), [], []
             for _, _, each in entries:
-                self._push(each)
+                self.push(each)
 
     def _least_first(self, stopped: SearchStop, until: float) -> None:
         """Price what probably needs least first, of all that is left, until something fits."""
         todo = LeastFirst(self.guess, self.layers, self._leaves, self._refused, (*self.likely, *self.later))
         self.likely, self.later = [], []
         while self.best == inf and not stopped.asked and monotonic() < until and (of := todo.next()):
-            self._price(of, of.candidate)
+            self.price(of, of.candidate)
         for left in todo.left:
-            self._push(left)
+            self.push(left)
 
     def _open_group(self, of: StillOpen, group: OpenGroup) -> None:
         """Its bunches one by one, if the work of their layers does not speak against all of them."""
@@ -314,7 +300,7 @@ class Search:
             for bunch in group.bunches:
                 every = StillOpen(kin(self.space, bunch.mesh, bunch.rules), of.bound, bunch)
                 leaves = [(of.bound, leaf) for leaf in self._leaves(bunch)]
-                self._push(replace(self._known(every, leaves), guess=None))
+                self.push(replace(self._known(every, leaves), guess=None))
             return
         bound = self._grouped(of)
         while self.minimise == STEP and bound < self.best and self.layers.rougher(of.kin):
@@ -331,7 +317,7 @@ class Search:
             if better >= self.best:
                 self.counts.not_better += bunch.count
                 continue
-            self._push(self._known(StillOpen(mine, better, bunch), [(better, leaf) for leaf in self._leaves(bunch)]))
+            self.push(self._known(StillOpen(mine, better, bunch), [(better, leaf) for leaf in self._leaves(bunch)]))
 
     def _grouped(self, of: StillOpen) -> float:
         """What is now known of a group: of fewer rows than its own, too."""
@@ -369,7 +355,7 @@ class Search:
             if not leaves or self.best == inf or not self.layers.closer(of.kin, sharded):
                 break
         for bound, leaf in leaves:
-            self._push(StillOpen(of.kin, bound, leaf, self._guess(leaf, bound) if self.best < inf else None))
+            self.push(StillOpen(of.kin, bound, leaf, self._guess(leaf, bound) if self.best < inf else None))
 
     def _pace(self, of: StillOpen, leaf: PlanChoice) -> None:
         """Look at the messages beside the passes of layers whose gradients are sharded; and where these do not speak
@@ -384,7 +370,7 @@ class Search:
             if bound < self.best and not self.paces.closer(leaf, of.kin):
                 bound = self._roomy(of, leaf, layer, bound)
                 break
-        self._push(replace(of, bound=bound, guess=guess, paced=True))
+        self.push(replace(of, bound=bound, guess=guess, paced=True))
         self._in_vain()
 
     def _roomy(self, of: StillOpen, leaf: PlanChoice, layer: LayerWork, bound: float) -> float:
@@ -396,14 +382,19 @@ class Search:
         """Count what is left, and find its lowest bound. lost: whether something was interrupted that was in no heap,
         or that some of was put there."""
         least = None
-        for _, _, of in (*self.likely, *self.later):
-            if (bound := self._grouped(of) if isinstance(of.what, OpenGroup) else of.bound) >= self.best:
-                self.counts.not_better += of.count
+        for bound, count in (*self.left, *self.still_open()):
+            if bound >= self.best:
+                self.counts.not_better += count
             else:
-                self.counts.left += of.count
+                self.counts.left += count
                 least = bound if least is None else min(least, bound)
         if lost:
             passes = min(self.bounds.model.passes) / self.space.devices
             least = min(least or inf, passes) if self.minimise == STEP else 0.0
             self.counts.leave(self.space.total)
         return least
+
+    def still_open(self) -> Iterator[tuple[float, int]]:
+        """Bounds of what is in the heaps, and of how many candidates each is."""
+        for _, _, of in (*self.likely, *self.later):
+            yield self._grouped(of) if isinstance(of.what, OpenGroup) else of.bound, of.count

@@ -141,9 +141,9 @@ class HeldSearch(Search):
     def _grouped(self, of: StillOpen) -> float:
         return self._hold(super()._grouped(of), self._least(of.what), of)
 
-    def _push(self, of: StillOpen) -> None:
+    def push(self, of: StillOpen) -> None:
         self._hold(of.bound, self._least(of.what), of)
-        super()._push(of)
+        super().push(of)
 
 
 def searched(whole: WholeSpace, minimise: str, begin: bool) -> tuple[HeldSearch, Found]:

@@ -57,14 +57,14 @@ def test_one_refusal_speaks_of_all_micro_batches() -> None:
     space, bounds = space_of(job)
     search = Search(space, bounds, StrategyPricer(job, space.by_hand))
     pieces = 0
-    price = search._price
+    price = search.price
 
     def counted(of: object, what: PlanChoice) -> None:
         nonlocal pieces
         pieces += search.best == inf and what.mesh.microbatches > 1
         price(of, what)  # type: ignore[arg-type]
 
-    search._price = counted  # type: ignore[method-assign, assignment]
+    search.price = counted  # type: ignore[method-assign, assignment]
     search.run()
     assert search.fitting and pieces <= 1
 
@@ -76,7 +76,7 @@ def test_it_is_said_what_was_searched() -> None:
 
 def test_no_two_entries_have_the_same_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """It tells those apart that are guessed alike: entries themselves have no order."""
-    job, take, later = evaluate_file(Source("job.par", WHOLE)).job, Search._take, [0]
+    job, take, later = evaluate_file(Source("job.par", WHOLE)).job, Search.take, [0]
 
     def held(self: Search, of: StillOpen) -> None:
         numbers = [number for _, number, _ in (*self.likely, *self.later)]
@@ -84,6 +84,6 @@ def test_no_two_entries_have_the_same_number(monkeypatch: pytest.MonkeyPatch) ->
         later[0] = max(later[0], len(self.later))
         take(self, of)
 
-    monkeypatch.setattr(Search, "_take", held)
+    monkeypatch.setattr(Search, "take", held)
     plan(job, within=20)
     assert later[0], "nothing came last"

@@ -148,4 +148,4 @@ def test_what_has_no_room_for_it_is_not_priced(both: BothRooms) -> None:
     search.bounds = replace(search.bounds, cluster=replace(search.bounds.cluster, memory=int(least + most) // 2))
     search.best, search.likely, search.later = 1e9, [], []
     search._pace(StillOpen(mine, 0.0, of, 1.0), of)
-    assert search._next() is None and search.counts.not_better == 1
+    assert search.next() is None and search.counts.not_better == 1

@@ -34,7 +34,7 @@ def test_the_first_prices_are_near_the_best(model: str) -> None:
     space, bounds = space_of(job)
     pricer = StrategyPricer(job)
     search = Search(space, bounds, pricer)
-    scout = Scout(Estimates(space, bounds, Layers(space, pricer), search._has_room), bounds.cluster.memory)
+    scout = Scout(Estimates(space, bounds, Layers(space, pricer), search.has_room), bounds.cluster.memory)
     every, seen, found = {*candidates(space)}, [], []
     for what in scout.candidates():
         assert what in every and what not in seen

@@ -35,7 +35,7 @@ def test_a_search_that_is_interrupted_has_what_it_found() -> None:
 
 def test_bounds_of_nothing_are_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no bound says anything each candidate is priced once, and the search comes to its end."""
-    job, taken, take = job_of("layers", inside=2, outside=2, batch=4), list[object](), Search._take
+    job, taken, take = job_of("layers", inside=2, outside=2, batch=4), list[object](), Search.take
     space, _ = space_of(job)
     best = min(p.seconds for p in all_priced(job, space).values() if p.fits)
 
@@ -44,7 +44,7 @@ def test_bounds_of_nothing_are_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(taken) < 20 * space.total
         take(self, of)
 
-    monkeypatch.setattr(Search, "_take", counted)
+    monkeypatch.setattr(Search, "take", counted)
     for of, name in ((Search, "_grouped"), (LowerBounds, "seconds"), (LowerBounds, "beside")):
         monkeypatch.setattr(of, name, lambda *_: 0.0)
     monkeypatch.setattr("parc.planning.search.bunch_bound", lambda *_: 0.0)
