@@ -52,9 +52,12 @@ class DeviceNumbers(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         from parc.sweeping import values_of
 
         try:
-            found = tuple(int(text) if len(text) < 20 else 0 for text in values_of(str(value)))
+            texts = values_of(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        if wrong := next((text for text in texts if not text.strip().isdecimal()), None):
+            self.fail(f"`{wrong}` is not a number of devices, such as `64` or `64,128,256`", param, ctx)
+        found = tuple(int(text) if len(text) < 20 else 0 for text in texts)
         if not all(1 <= n <= MOST_DEVICES for n in found):
             self.fail(f"{value} is not in the range 1<=x<={MOST_DEVICES}.", param, ctx)
         return found

@@ -214,3 +214,12 @@ def test_forms(tmp_path: Path) -> None:
     assert rows[0].startswith("batch,devices,samples,step_seconds") and len(rows) == 5
     for wrong in (["--devices", "2,x"], ["--devices", "0"], ["--devices", "2,2"], ["-D", "batch=4,"]):
         assert CliRunner().invoke(cli, ["plan", str(file), *wrong]).exit_code == 2, wrong
+
+
+@pytest.mark.parametrize("numbers", ["2,x", "2.5", "-1", "0"])
+def test_what_is_no_number_of_devices_is_told(numbers: str, tmp_path: Path) -> None:
+    file = tmp_path / "job.par"
+    file.write_text(text_of("layers"))
+    result = CliRunner().invoke(cli, ["plan", str(file), "--devices", numbers])
+    assert result.exit_code == 2 and "int()" not in result.output
+    assert "is not a number of devices" in result.output or "is not in the range" in result.output
