@@ -204,6 +204,17 @@ def divisors_of(n: int) -> list[int]:
     return sorted({*small, *(n // d for d in small)})
 
 
+def sizes_of(entry: StatedPart) -> dict[str, int]:
+    """The axes `inside` of an entry, in their order, and their sizes. Raises Unfounded."""
+    found: dict[str, int] = {}
+    for pair in entry["inside"].each():
+        axis, size = pair.pair()
+        if axis.text() in found:
+            raise Unfounded(f"{entry.path}.inside has `{axis.text()}` twice", entry.path)
+        found[axis.text()] = size.whole(2)
+    return found
+
+
 def tables_of(of: StatedPart, space: StatedSpace, mesh: Mapping[str, int]) -> tuple[str, ...]:
     """Dims of rows of tables, in their order, that the axis of data splits. Raises Unfounded."""
     found = tuple(d.text() for d in of.each())

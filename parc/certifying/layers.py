@@ -27,7 +27,7 @@ from compiler.program import FunctionPhase
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from parc.certifying.by_hand import positions
-from parc.certifying.counting import StatedSpace, tables_of
+from parc.certifying.counting import StatedSpace, sizes_of, tables_of
 from parc.certifying.rows import SampleDims
 from parc.certifying.sides import single
 from parc.certifying.stated import StatedPart, Unfounded
@@ -69,12 +69,7 @@ def stated_layers(stated: StatedPart, space: StatedSpace, build: Build) -> list[
     found = []
     seen = set()
     for entry in stated["layers"].each():
-        inside: dict[str, int] = {}
-        for pair in entry["inside"].each():
-            axis, size = pair.pair()
-            if axis.text() in inside:
-                raise Unfounded(f"{entry.path}.inside has `{axis.text()}` twice", entry.path)
-            inside[axis.text()] = size.whole(2)
+        inside = sizes_of(entry)
         names = [name for name, _, _ in space.axes]
         if list(inside) != [n for n in names if n in inside] or any(
             space.kind(n) in ("stages", "data") for n in inside

@@ -20,7 +20,7 @@ from compiler.ops.repeat import Repeat
 from compiler.program import Axis, FunctionPhase
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
-from parc.certifying.counting import StatedSpace, tables_of
+from parc.certifying.counting import StatedSpace, sizes_of, tables_of
 from parc.certifying.layers import Build, LayerRules
 from parc.certifying.stated import StatedPart, Unfounded
 
@@ -93,12 +93,7 @@ def stated_paces(stated: StatedPart, space: StatedSpace, build: Build) -> dict[P
 
 def stated_key(entry: StatedPart, space: StatedSpace, first: str, stages: int, products: bool = False) -> PacedKey:
     """What an entry is of."""
-    inside: dict[str, int] = {}
-    for pair in entry["inside"].each():
-        axis, size = pair.pair()
-        if axis.text() in inside:
-            raise Unfounded(f"{entry.path}.inside has `{axis.text()}` twice", entry.path)
-        inside[axis.text()] = size.whole(2)
+    inside = sizes_of(entry)
     replicas = entry["replicas"].whole(1)
     data = {n: replicas for n, kind, _ in space.axes if kind == "data" and replicas > 1}
     tables = tables_of(entry["tables"], space, inside | data)
