@@ -125,7 +125,7 @@ def _steps(n: int, topology: str) -> float:
 def _detour(n: int, topology: str) -> float:
     """How many links a message of an all-to-all takes: on a ring in both directions n/4 on the average, where n²/4
     of distance are shared by n-1 messages."""
-    return max(1.0, n * n / 4 / (n - 1)) if topology == "ring" else 1.0
+    return max(1.0, n * n / 4 / (n - 1)) if topology == "ring" and n > 1 else 1.0
 
 
 def itemsize(work: Collective, cal: Calibration) -> float:

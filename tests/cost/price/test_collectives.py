@@ -294,6 +294,10 @@ def test_a_ring() -> None:
     assert collective_seconds(tiny, ring(8), CAL.changed(alpha=1.0)) == pytest.approx(7e-6)
 
 
+def test_an_all_to_all_between_servers_goes_around_no_ring_inside() -> None:
+    assert collective_seconds(work("all_to_all", "dp"), ring(8), CAL) == pytest.approx(7 / 8 * V / 10e9)
+
+
 def test_messages_on_a_full_mesh_have_one_link() -> None:
     mesh = replace(MACHINE, levels=(replace(LEVELS[0], topology="full_mesh"), LEVELS[1]), ranks=SMALL)
     assert point_seconds(V, 0, mesh, CAL) == pytest.approx(V / (100e9 / 7))
