@@ -103,18 +103,37 @@ class SampleDims:
     def _named(self, names: Sequence[str]) -> set[str]:
         return {self.batch}.intersection(names)
 
+    def _for_tables(self, body: Graph) -> set[str]:
+        """What is of use for gradients of tables alone: where these stay lists, it may not be sent."""
+        users: dict[str, list[Node]] = {}
+        for node in body.nodes:
+            for value in node.inputs:
+                users.setdefault(value.name, []).append(node)
+        found, results = set[str](), {v.name for v in body.outputs}
+        for node in body.nodes[::-1]:
+            for value in (*node.outputs, *node.inputs):
+                ends = (
+                    (isinstance(n.op, ScatterAdd) and {v.name for v in n.outputs} <= self.ends[id(body)])
+                    or (bool(n.outputs) and {v.name for v in n.outputs} <= found)
+                    for n in users.get(value.name, ())
+                )
+                if value.name in self.ends[id(body)] - results and value.name in users and all(ends):
+                    found.add(value.name)
+        return found
+
     def count(self, body: Graph, part: Part) -> tuple[set[str], Besides]:
         """Names of kernels and messages of a body that begin with samples, and what kernels do besides."""
         along, besides = self.along[id(body)], Besides()
         nodes: Mapping[str, bool] = {n.name: isinstance(n.work, Product) for n in part.nodes}
-        begun, inside = set[str](), set[str]()
+        begun, inside, for_tables = set[str](), set[str](), self._for_tables(body)
         for node in body.nodes:
             if not node.outputs or isinstance(node.op, Effect | Repeat):
                 continue
             name = node.output.name if len(node.outputs) == 1 else node.outputs[0].name
             taken, made = ([v for v in of if along[v.name]] for of in (node.inputs, node.outputs))
             list_of_rows = isinstance(node.op, ScatterAdd) and name in self.ends[id(body)]
-            if (taken or made) and name in nodes and not list_of_rows:
+            sent = isinstance(node.op, Comm) and name in for_tables
+            if (taken or made) and name in nodes and not list_of_rows and not sent:
                 begun.add(name)
             follows = bool(inside & {v.name for v in node.inputs})
             if isinstance(node.op, Comm) or nodes.get(name, False):

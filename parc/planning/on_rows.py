@@ -84,7 +84,7 @@ class OnRows:
         """Of a body and its work."""
         heads, total, elements, ops = set[str](), 0, 0, 0
         products = {node.name for node in part.nodes if isinstance(node.work, Product)}
-        own = {node.name for node in part.nodes}
+        own, lists = {node.name for node in part.nodes}, self._lists(body)
         vectors: set[str] = set()  # what is made by kernels that others may join, and views of it
         for node in body.nodes:
             if isinstance(node.op, (Effect, Repeat)) or not node.outputs:
@@ -92,7 +92,8 @@ class OnRows:
             name, reads = node.outputs[0].name, any(self._of(body, v) for v in node.inputs)
             makes = any(self._of(body, v) for v in node.outputs)
             summed = isinstance(node.op, ScatterAdd) and name in self.sunk.get(id(body), ())
-            if name in own and (reads or makes) and not summed:
+            listed = isinstance(node.op, Comm) and name in lists  # where rows stay a list they may not be sent
+            if name in own and (reads or makes) and not summed and not listed:
                 heads.add(name)
             joined = any(v.name in vectors for v in node.inputs)
             free = isinstance(node.op, Comm) or node.op.movement is not Movement.NO
@@ -107,6 +108,19 @@ class OnRows:
                 elements += sum(self._elements(v) for v in node.outputs)
                 ops += 1
         return RowKernels(frozenset(heads), total, elements, ops)
+
+    def _lists(self, body: Graph) -> set[str]:
+        """Values of which nothing is made but tables' gradients."""
+        sunk, found = self.sunk.get(id(body), set()), set[str]()
+        others = {v.name for v in body.outputs}
+        for node in reversed(body.nodes):
+            names = {v.name for v in node.outputs}
+            summed = isinstance(node.op, ScatterAdd) and names <= sunk
+            if summed or (names and names <= found - others):
+                found.update(v.name for v in node.inputs if v.name in sunk)
+            else:
+                others.update(v.name for v in node.inputs)
+        return found - others
 
     def _bytes(self, value: Value) -> int:
         return local_type(value.type, value.layout, self.sizes).bytes

@@ -69,6 +69,17 @@ def test_a_table_whose_gradient_is_a_list_for_more_replicas() -> None:
     assert bounds.seconds(of, layer) <= pricer.price().seconds
 
 
+def test_what_is_sent_for_a_table_whose_gradient_may_be_a_list() -> None:
+    """A dense gradient needs the rows of all columns on each device; a list of rows does not."""
+    job = drawn_space(198, LEAST, MOST).job()
+    space, bounds = space_of(job)
+    layers = Layers(space, pricer := StrategyPricer(job, space.by_hand))
+    of = PlanChoice(MeshChoice(((layers.roles["dp"], 6), (layers.roles["tp"], 2)), 21), PlanRules(DATA, 0))
+    layer = layers.work(SplitLayer((("tp", 2),), 0, "", False, ()), 10)
+    pricer.needed(strategy_of(space, of))
+    assert 0.85 * pricer.price().seconds < bounds.seconds(of, layer) <= pricer.price().seconds
+
+
 @pytest.mark.parametrize("model", ["drawn tables", "weights alone"])
 def test_no_strategy_takes_less_than_what_is_known_of_its_rows(model: str) -> None:
     """All kernels of a strategy's passes, whatever they work on, against a look at the same rows."""
