@@ -43,9 +43,6 @@ WORTH = 400
 FAR = 1.15
 """Where the best is so many times as slow as a candidate is guessed to be, that is priced before all else."""
 
-TIGHT = 0.92
-"""Of the memory, what is known to be taken without what comes and goes in a loop, so that this is looked at first."""
-
 SURER = 1.001
 """By as much a guess has to be above what it was to be made anew."""
 
@@ -361,22 +358,16 @@ class Search:
         """Look at the messages beside the passes of layers whose gradients are sharded; and where these do not speak
         against it, at what comes and goes in its loop, of the program that was lowered for them."""
         layer, bound, guess = self.layers.best(of.kin), of.bound, of.guess
-        if layer is not None and layer.forward and self.bounds.bytes(leaf, layer) > TIGHT * self.bounds.cluster.memory:
-            bound = self._roomy(of, leaf, layer, bound)
         while layer is not None and layer.forward and bound < self.best:
             if (pace := self.paces.best(leaf, of.kin)) is not None:
                 bound = max(bound, self.bounds.seconds(leaf, layer, pace))
                 guess = CLOSE * bound
             if bound < self.best and not self.paces.closer(leaf, of.kin):
-                bound = self._roomy(of, leaf, layer, bound)
+                size = self.bounds.bytes(leaf, layer, self.rooms.look(leaf, of.kin))
+                bound = bound if size <= self.bounds.cluster.memory else inf
                 break
         self.push(replace(of, bound=bound, guess=guess, paced=True))
         self._in_vain()
-
-    def _roomy(self, of: StillOpen, leaf: PlanChoice, layer: LayerWork, bound: float) -> float:
-        """The bound, infinite where what comes and goes in the loop has no room."""
-        size = self.bounds.bytes(leaf, layer, self.rooms.look(leaf, of.kin))
-        return bound if size <= self.bounds.cluster.memory else inf
 
     def _end(self, lost: bool) -> float | None:
         """Count what is left, and find its lowest bound. lost: whether something was interrupted that was in no heap,
