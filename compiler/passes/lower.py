@@ -26,7 +26,7 @@ from compiler.passes.loop_bodies import LoopBodies
 from compiler.passes.lower_batch import lower_batch, part_decls, sum_decls
 from compiler.passes.lower_rounds import RoundStages, lower_rounds, staged_rounds
 from compiler.passes.lower_states import Renewed, adding, contents, declared, held, reached, renew
-from compiler.passes.lower_update import LowerUpdate, lower_update
+from compiler.passes.lower_update import ClassUpdate, LowerUpdate, lower_update
 from compiler.passes.messages import NOTHING, Ways, messages
 from compiler.passes.place.place import Placed
 from compiler.passes.program_axes import program_axes
@@ -155,7 +155,8 @@ class _Class:
 
     def build(self, homes: Mapping[str, tuple[int, ...]], lower_update: LowerUpdate) -> DeviceClass:
         """homes: the virtual stages that hold each weight; lower_update: see `lower`."""
-        update, states = lower_update(self.placed, self.staged, self.over, self.names, self.groups, homes)
+        of = ClassUpdate(self.placed, self.staged, self.over, self.names, self.groups, homes)
+        update, states = lower_update(of)
         functions = [*self.batch.before, *self.functions, *self.batch.after]
         if self.training.trains:
             functions.append(Function(FunctionPhase.UPDATE, 0, update))

@@ -23,31 +23,12 @@ from compiler.program import StateDecl
 
 Deps = frozenset[str]
 
-LowerUpdate = Callable[
-    [Placed, Staged, Across, BufferNames, tuple[int, ...], Mapping[str, tuple[int, ...]]],
-    tuple[Graph, list[StateDecl]],
-]
-"""`lower_update`, or what is put in its place."""
 
-
-def lower_update(
-    placed: Placed,
-    staged: Staged,
-    over: Across,
-    names: BufferNames,
-    groups: tuple[int, ...],
-    homes: Mapping[str, tuple[int, ...]],
-) -> tuple[Graph, list[StateDecl]]:
-    """The body of U and the declarations of weights, gradients, optimizer states and counters of the class.
+class ClassUpdate:
+    """U of one class: its declarations and its body, of which either can be had without the other.
 
     over: what the stages have pieces of; homes: the virtual stages that hold each weight, or their own part of it.
     """
-    update = ClassUpdate(placed, staged, over, names, groups, homes)
-    return update.body(), update.states()
-
-
-class ClassUpdate:
-    """U of one class: its declarations and its body, of which either can be had without the other."""
 
     def __init__(
         self,
@@ -379,3 +360,12 @@ def _adds(node: Node, readers: Mapping[str, list[Node]]) -> str | None:
     if any(v.type != node.output.type for v in node.inputs):
         return None
     return {"add": "sum", "maximum": "max"}.get(node.op.fn)
+
+
+def lower_update(update: ClassUpdate) -> tuple[Graph, list[StateDecl]]:
+    """The body of U and the declarations of weights, gradients, optimizer states and counters of the class."""
+    return update.body(), update.states()
+
+
+LowerUpdate = Callable[[ClassUpdate], tuple[Graph, list[StateDecl]]]
+"""`lower_update`, or what is put in its place."""

@@ -3,15 +3,10 @@ known without, for kernels of optimizers need no room of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from compiler.graph import Graph
-from compiler.passes.across import Across
-from compiler.passes.buffers import BufferNames
 from compiler.passes.lower_update import ClassUpdate
-from compiler.passes.place.place import Placed
-from compiler.passes.stage import Staged
 from compiler.program import DeviceClass, Function, FunctionPhase, Program, StateDecl
 
 
@@ -29,17 +24,8 @@ class LaterUpdates:
         self.ready: Program | None = None
         self.whole: dict[int, tuple[Function, ...]] = {}
 
-    def __call__(
-        self,
-        placed: Placed,
-        staged: Staged,
-        over: Across,
-        names: BufferNames,
-        groups: tuple[int, ...],
-        homes: Mapping[str, tuple[int, ...]],
-    ) -> tuple[Graph, list[StateDecl]]:
-        update = ClassUpdate(placed, staged, over, names, groups, homes)
-        self.of.update(dict.fromkeys(groups, update))
+    def __call__(self, update: ClassUpdate) -> tuple[Graph, list[StateDecl]]:
+        self.of.update(dict.fromkeys(update.groups, update))
         return Graph("", (), (), ()), update.states()
 
     def alone(self, program: Program) -> Program:

@@ -102,7 +102,8 @@ def _search(search: Search, part: Sequence[Entry], best: Any, stop: Any, send: C
     search.later = [e for e in search.later if id(e) in kept]
     heapify(search.likely)
     heapify(search.later)
-    before, tried, fitting = replace(search.counts, refused=dict(search.counts.refused)), *_numbers(search)
+    before = replace(search.counts, refused=dict(search.counts.refused))
+    tried, fitting = len(search.tried), len(search.fitting)
     with suppress(BrokenPipeError):
         search.told = lambda plan, _: send.send(plan)
         while not stop.value:
@@ -125,10 +126,6 @@ def _search(search: Search, part: Sequence[Entry], best: Any, stop: Any, send: C
                 search.rooms.known,
             )
         )
-
-
-def _numbers(search: Search) -> tuple[int, int]:
-    return len(search.tried), len(search.fitting)
 
 
 def _take(search: Search, part: SearchedPart) -> None:
