@@ -30,7 +30,7 @@ from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer
 from compiler.driver import Compiled
 from compiler.graph import Graph
 from compiler.ops.repeat import Repeat
-from compiler.program import MODEL_PASSES, Function, FunctionKey, FunctionPhase, Program
+from compiler.program import MODEL_PASSES, DeviceClass, Function, FunctionKey, FunctionPhase, Program
 from dsl.diagnostics import ParcError
 from parc.planning.guess import Kin, SplitLayer
 from parc.planning.layer_work import LayerWork
@@ -46,6 +46,9 @@ TOO_MANY = "E0542"
 FORWARD: FunctionKey = (FunctionPhase.FORWARD, 0)
 BACKWARD: FunctionKey = (FunctionPhase.BACKWARD, 0)
 
+KEPT = 30
+"""Functions of which it is kept what works on rows in them."""
+
 
 class Layers:
     """All that is known of layers so far, found as it is asked for."""
@@ -60,6 +63,7 @@ class Layers:
         self.cal = of_cluster(self.cluster)
         servers = -(-self.cluster.devices // self.cluster.levels[0].count)
         self.sides, self.whole = product_sides(pricer.job, space.split), dict[Kin, bool]()
+        self.on_rows: dict[tuple[int, ...], OnRows] = {}
         self.late = 1.0 + self.cal.jitter * log2(servers)
 
     def best(self, kin: Kin) -> LayerWork | None:
@@ -218,7 +222,7 @@ class Layers:
         bodies = {f.key: f for f in cls.functions}
         on = machine(program, self.cluster)
         pricer = Pricer(on, self.cal)
-        rows_of = OnRows(cls, self.space.split.batch, program.sizes)
+        rows_of = self._on_rows(cls)
         times = fewer = self._times(found.parts[0], bodies, rows_of, pricer)
         if self.cal.ring > 0 and any(_beside(node) for part in found.parts[0].values() for node, _ in part.each()):
             fewer = self._times(found.parts[0], bodies, rows_of, pricer, Pricer(on, most_hidden(self.cal)))
@@ -228,6 +232,15 @@ class Layers:
         saved = self._saved(replace(compiled, program=program), found, rows_of)
         products = forward + backward, others[0], others[1]
         return LayerWork(rows, replicas, *times, float(saved), fewer, products)
+
+    def _on_rows(self, cls: DeviceClass) -> OnRows:
+        """Of a program's class: that of others whose functions are the very same."""
+        key = tuple([id(f.body) for f in cls.functions])
+        known = self.on_rows.pop(key, None) or OnRows(cls, self.space.split.batch)
+        while len(self.on_rows) >= KEPT:
+            del self.on_rows[next(iter(self.on_rows))]
+        self.on_rows[key] = known  # those that were asked for last are kept
+        return known
 
     def _times(
         self,
@@ -278,7 +291,7 @@ class Layers:
                 loops[i] = node.work.count * each.least(range(len(node.work.body.nodes)))
             elif node.name in mine.heads and (not only or isinstance(node.work, only)):
                 kernels[i] = self._busy(node, pricer, hiding)
-        less = 0.0 if only else mine.seconds(pricer.machine, self.cal) * self.late * PICOSECONDS
+        less = 0.0 if only else mine.seconds(pricer.machine, self.cal, pricer.machine.sizes) * self.late * PICOSECONDS
         return TimesOnRows(loops, kernels, less)
 
     def _busy(self, node: WorkNode, pricer: Pricer, hiding: Pricer | None) -> int:

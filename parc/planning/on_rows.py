@@ -33,20 +33,22 @@ Dims = frozenset[str]
 
 @dataclass(frozen=True, slots=True)
 class RowKernels:
-    """Of a body. heads: names of what begins with work on rows; bytes, elements, ops: what is written of values without
-    rows within such kernels, and what is computed of them alone."""
+    """Of a body. heads: names of what begins with work on rows; moved, computed: values without rows that are read or
+    written within such kernels, and those that are computed there; ops: by how many of them alone."""
 
     heads: frozenset[str]
-    bytes: int
-    elements: int
+    moved: tuple[Value, ...]
+    computed: tuple[Value, ...]
     ops: int
 
-    def seconds(self, on: Machine, cal: Calibration) -> float:
-        """What kernels take longer for what they write and compute besides rows, at most."""
+    def seconds(self, on: Machine, cal: Calibration, sizes: Mapping[str, int]) -> float:
+        """What kernels take longer for what they write and compute besides rows, at most. sizes: of axes."""
         unit = min(on.vector_peaks.values(), default=0.0)
-        arithmetic = self.elements / unit if unit else 0.0
+        elements = sum(local_type(v.type, v.layout, sizes).elements for v in self.computed)
+        arithmetic = elements / unit if unit else 0.0
         launches = self.ops * (1 - cal.fusion) * cal.launch
-        return self.bytes / (on.device.bandwidth * cal.vector) + arithmetic + launches
+        moved = sum(local_type(v.type, v.layout, sizes).bytes for v in self.moved)
+        return moved / (on.device.bandwidth * cal.vector) + arithmetic + launches
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +67,15 @@ class TimesOnRows:
 
 
 class OnRows:
-    """Of the passes of a class of devices. batch: the dim of samples; sizes: of axes."""
+    """Of the passes of a class of devices, whatever the sizes of axes. batch: the dim of samples."""
 
-    def __init__(self, cls: DeviceClass, batch: str, sizes: Mapping[str, int]) -> None:
-        self.batch, self.sizes = batch, sizes
+    def __init__(self, cls: DeviceClass, batch: str) -> None:
+        self.cls, self.batch = cls, batch  # bodies are known by their identity
         self.saved: dict[str, Dims] = {}
         self.gradients = {s.name for s in cls.states if s.role in (Role.GRADIENT, Role.ROWS)}
-        self.dims: dict[tuple[int, str], Dims] = {}  # by bodies, of their values
+        self.dims: dict[int, dict[str, Dims]] = {}  # by bodies, of those of their values that have rows
         self.sunk: dict[int, set[str]] = {}
+        self.found: dict[tuple[int, tuple[tuple[str, bool], ...]], RowKernels] = {}
         for function in sorted(cls.functions, key=lambda f: f.phase is not FunctionPhase.FORWARD):
             self._enter(function)
 
@@ -82,9 +85,16 @@ class OnRows:
 
     def kernels(self, body: Graph, part: Part) -> RowKernels:
         """Of a body and its work."""
-        heads, total, elements, ops = set[str](), 0, 0, 0
-        products = {node.name for node in part.nodes if isinstance(node.work, Product)}
-        own, lists = {node.name for node in part.nodes}, self._lists(body)
+        key = id(body), tuple([(node.name, isinstance(node.work, Product)) for node in part.nodes])
+        if key not in self.found:
+            self.found[key] = self._kernels(body, {*key[1]})
+        return self.found[key]
+
+    def _kernels(self, body: Graph, of: Collection[tuple[str, bool]]) -> RowKernels:
+        """of: names of what its work is, and whether that is a product."""
+        heads, moved, computed, ops = set[str](), list[Value](), list[Value](), 0
+        products = {name for name, product in of if product}
+        own, lists = {name for name, _ in of}, self._lists(body)
         vectors: set[str] = set()  # what is made by kernels that others may join, and views of it
         for node in body.nodes:
             if isinstance(node.op, (Effect, Repeat)) or not node.outputs:
@@ -102,12 +112,12 @@ class OnRows:
             if free or name in products or summed or makes:
                 continue
             if reads:
-                total += sum(self._bytes(v) for v in node.outputs)
+                moved += node.outputs
             elif joined and name not in own:
-                total += sum(self._bytes(v) for v in (*node.inputs, *node.outputs))
-                elements += sum(self._elements(v) for v in node.outputs)
+                moved += (*node.inputs, *node.outputs)
+                computed += node.outputs
                 ops += 1
-        return RowKernels(frozenset(heads), total, elements, ops)
+        return RowKernels(frozenset(heads), tuple(moved), tuple(computed), ops)
 
     def _lists(self, body: Graph) -> set[str]:
         """Values of which nothing is made but tables' gradients."""
@@ -122,16 +132,10 @@ class OnRows:
                 others.update(v.name for v in node.inputs)
         return found - others
 
-    def _bytes(self, value: Value) -> int:
-        return local_type(value.type, value.layout, self.sizes).bytes
-
-    def _elements(self, value: Value) -> int:
-        return local_type(value.type, value.layout, self.sizes).elements
-
     # --- what has rows -------------------------------------------------------------------------------------------
 
     def _of(self, body: Graph, value: Value) -> Dims:
-        return self.dims.get((id(body), value.name), frozenset())
+        return self.dims[id(body)].get(value.name, frozenset())
 
     def _enter(self, function: Function) -> None:
         if any(isinstance(node.op, ScatterAdd) for node, _ in walk(function.body)):
@@ -157,15 +161,20 @@ class OnRows:
 
     def _go(self, body: Graph, given: Sequence[Dims]) -> list[Dims]:
         """Through a body; what its results have."""
-        known = self.dims
+        known = self.dims[id(body)] = {}
+
+        def note(value: Value, dims: Dims) -> None:
+            if dims:
+                known[value.name] = dims
+
         for value, dims in zip(body.inputs, given, strict=True):
-            known[id(body), value.name] = dims | self._plain(value)
+            note(value, dims | self._plain(value))
         for node in body.nodes:
             ins = [self._of(body, v) for v in node.inputs]
             if isinstance(node.op, Save):
                 self.saved[node.op.name] = self.saved.get(node.op.name, frozenset()) | ins[0]
             for value, dims in zip(node.outputs, self._made(body, node, ins), strict=True):
-                known[id(body), value.name] = dims
+                note(value, dims)
         return [self._of(body, v) for v in body.outputs]
 
     def _made(self, body: Graph, node: Node, ins: Sequence[Dims]) -> Iterator[Dims]:
