@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from functools import lru_cache
+from itertools import product
 from math import inf
 
 from parc.planning.bounds import SURE, LowerBounds
@@ -60,10 +62,17 @@ def leaves(
 ) -> Iterator[PlanChoice]:
     """The candidates of a bunch."""
     ways = space.ways(bunch.mesh)
-    for zero in (z for z in ways.zero if has_room(bunch.mesh, z, bunch.rules.offload)):
-        for first in ways.first:
-            for name, n in ways.schedules:
-                yield PlanChoice(bunch.mesh, replace(bunch.rules, first=first, zero=zero, schedule=name, chunks=n))
+    zero = tuple([z for z in ways.zero if has_room(bunch.mesh, z, bunch.rules.offload)])
+    return (PlanChoice(bunch.mesh, rules) for rules in _every(bunch.rules, ways.first, zero, ways.schedules))
+
+
+@lru_cache(4096)
+def _every(
+    rules: PlanRules, firsts: tuple[str, ...], zeros: tuple[int, ...], schedules: tuple[tuple[str, int], ...]
+) -> tuple[PlanRules, ...]:
+    """The rules of all candidates that have these in common."""
+    ways = product(zeros, firsts, schedules)
+    return tuple([replace(rules, first=f, zero=z, schedule=name, chunks=n) for z, f, (name, n) in ways])
 
 
 def bunch_bound(
@@ -73,7 +82,7 @@ def bunch_bound(
     if layer is None:
         return 0.0
     mesh = bunch.mesh
-    ways = [replace(bunch.rules, zero=bunch.zero, schedule=s, chunks=c) for s, c in space.ways(mesh).schedules]
+    ways = _every(bunch.rules, (bunch.rules.first,), (bunch.zero,), space.ways(mesh).schedules)
     sizes = {rules: bounds.bytes(PlanChoice(mesh, rules), layer) for rules in ways}
     fitting = [rules for rules in ways if sizes[rules] <= bounds.cluster.memory]
     if not of_steps:

@@ -63,11 +63,22 @@ class Layers:
         self.cal = of_cluster(self.cluster)
         servers = -(-self.cluster.devices // self.cluster.levels[0].count)
         self.sides, self.whole = product_sides(pricer.job, space.split), dict[Kin, bool]()
+        self.bests: dict[Kin, LayerWork | None] = {}  # until more is known
         self.on_rows: dict[tuple[int, ...], OnRows] = {}
         self.late = 1.0 + self.cal.jitter * log2(servers)
 
     def best(self, kin: Kin) -> LayerWork | None:
         """The closest bound that is known, in proportion to the rows."""
+        if kin not in self.bests:
+            self.bests[kin] = self._best(kin)
+        return self.bests[kin]
+
+    def learn(self, kind: SplitLayer, work: LayerWork) -> None:
+        """Keep what was found of a kind."""
+        self.known.setdefault(kind, []).append(work)
+        self.bests.clear()
+
+    def _best(self, kin: Kin) -> LayerWork | None:
         kind, scaled = kin.layer, self.scaled(kin)
         if (mine := self._closest(kind, kin.rows, scaled)) is not None:
             return mine.of(kin.rows)
@@ -181,7 +192,7 @@ class Layers:
         if not self.space.can_share(self._mesh(kind, rows), kind.along, (kind.heads, kind.by), kind.tables):
             return False
         try:
-            self.known.setdefault(kind, []).append(self.work(kind, rows))
+            self.learn(kind, self.work(kind, rows))
         except ParcError:
             return False
         return True

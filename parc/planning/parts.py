@@ -137,8 +137,9 @@ def _take(search: Search, part: SearchedPart) -> None:
     search.smallest = min((s for s in (search.smallest, part.smallest) if s is not None), default=None)
     search.below(min((plan.value for plan in part.fitting), default=search.best))
     for kind, works in part.layers.items():
-        known = search.layers.known.setdefault(kind, [])
-        known += [of for of in works if of not in known]
+        for work in works:
+            if work not in search.layers.known.get(kind, ()):
+                search.layers.learn(kind, work)
     for key, turns in part.paces.items():
         search.paces.known[key] = {**(search.paces.known.get(key) or {}), **turns} if turns is not None else None
     search.rooms.known.update(part.rooms)
