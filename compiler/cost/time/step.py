@@ -71,7 +71,8 @@ def step(
     found = []
     for device, b, mine in zip(devices, begin, ends):
         duration = device.close(b + segment.host)
-        ready = tuple([max([b, *[mine[d] for d in deps]]) for _, deps in segment.cut.posts])
+        posts = zip(segment.cut.posts, segment.dispatched, strict=True)
+        ready = tuple([max([b + at, *[mine[d] for d in deps]]) for (_, deps), at in posts])
         found.append(Played(segment, duration, ready, device.compute, device.exposed))
     if recording is not None:
         pieces = tuple(sorted(recording.pieces, key=lambda p: (p.start, -p.end)))

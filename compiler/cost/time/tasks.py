@@ -33,11 +33,13 @@ class Cut:
 
 
 class Segment(NamedTuple):
-    """A cut with prices. host: picoseconds in which the host dispatches its kernels."""
+    """A cut with prices. host: picoseconds in which the host dispatches its kernels; dispatched: of each message to
+    another device group, picoseconds until the host has dispatched all that it waits for."""
 
     cut: Cut
     tasks: tuple[Tasks, ...]
     host: int
+    dispatched: tuple[int, ...] = ()
 
 
 def cuts(part: Part) -> tuple[Cut, ...]:
@@ -125,11 +127,13 @@ def tasks(
     found = []
     for cut in cuts(part) if shape is None else shape:
         launches = 0.0
+        until: list[float] = []  # node -> kernels up to it, in the order in which the host dispatches them
         made: list[Tasks] = []
         for node, deps in cut.nodes:
             work = node.work
             if isinstance(work, WorkLoop):
                 launches += totals(work.body, pricer, update, work.count).launches
+                until.append(launches)
                 made.append(_rolled(work, deps, (), pricer, update, slower))
                 continue
             less = 0
@@ -138,8 +142,11 @@ def tasks(
                 left[work.role] -= less
             task = _task(node, deps, (), pricer, update, slower, less)
             launches += task.priced.launches
+            until.append(launches)
             made.append(task)
-        found.append(Segment(cut, tuple(made), picoseconds(launches * pricer.cal.host)))
+        host = pricer.cal.host
+        posts = [picoseconds(max([until[d] for d in deps], default=0.0) * host) for _, deps in cut.posts]
+        found.append(Segment(cut, tuple(made), picoseconds(launches * host), tuple(posts)))
     return found
 
 

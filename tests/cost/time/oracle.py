@@ -105,51 +105,62 @@ class _Device:
         servers = -(-self.ranks.devices // self.pricer.machine.domains[0])
         self.longer *= 1 + self.pricer.cal.jitter * log2(servers)
         ends: list[set[int]] = []  # per node, items
-        posts: list[tuple[work.Post, set[int]]] = []
+        until: list[float] = []  # per node, kernels that the host has dispatched by then
+        posts: list[tuple[work.Post, set[int], float]] = []
         idle = True
         for node in part.nodes:
             needs = {item for d in node.deps for item in ends[d]}
-            of, mine = node.work, set[int]()
+            of, mine, launched = node.work, set[int](), 0.0
             if isinstance(of, work.Wait):
                 if not idle:
                     self.end(posts, ends, stage, micro, homes)
-                    idle = True
+                    until, idle = [0.0] * len(until), True
                 source = stage + of.source
                 come = Wait((of.name, source, stage, micro, self.peer(homes.group(source) if homes else 0)))
                 gathers = set().union(*ends) if idle else set()  # of what came with it: all of it comes before them
                 self.items.insert(len(self.items) - len(gathers), come)
                 ends = [{item + 1 for item in of_node} if idle else of_node for of_node in ends]
             elif isinstance(of, work.Post):
-                posts.append((of, needs))
+                launched = max((until[d] for d in node.deps), default=0.0)
+                posts.append((of, needs, launched))
                 mine = needs
             elif isinstance(of, work.Meet):
                 self.end(posts, ends, stage, micro, homes)
-                idle = True
+                until, idle = [0.0] * len(until), True
                 alike = frozenset(self.peer(g) for g in of.groups)
                 self.items.append(Meet((of.key, micro, alike), len(alike), self.pricer.meet(of)))
             else:
                 idle = idle and isinstance(of, work.Collective) and of.role == "stages"
                 mine = self.loop(of, needs) if isinstance(of, work.WorkLoop) else {self.item(node, needs)}
+                launched = self.launches
             ends.append(mine)
+            until.append(launched)
         self.end(posts, ends, stage, micro, homes)
 
     def end(
         self,
-        posts: list[tuple[work.Post, set[int]]],
+        posts: list[tuple[work.Post, set[int], float]],
         ends: list[set[int]],
         stage: int,
         micro: int,
         homes: Homes | None,
     ) -> None:
-        """The host has dispatched all kernels, and all streams end; messages leave as soon as they were ready."""
-        self.items += [Step(self.pricer.streams, _ps(self.launches * self.pricer.cal.host)), Barrier()]
-        for post, needs in posts:
+        """The host has dispatched all kernels, and all streams end; messages leave as soon as they were ready, and the
+        host had dispatched all that makes them."""
+        done, dispatched = 0, dict[float, int]()
+        for launched in sorted({*[at for _, _, at in posts], self.launches}):
+            dispatched[launched] = len(self.items)
+            now = _ps(launched * self.pricer.cal.host)
+            self.items.append(Step(self.pricer.streams, now - done))
+            done = now
+        self.items.append(Barrier())
+        for post, needs, launched in posts:
             to = stage + post.to
             parts = prod(self.pricer.machine.sizes[a] for a in self.inside(post.alike))
             source, target = (homes.group(stage), homes.group(to)) if homes else (0, 0)
             takes = self.pricer.post(post.bytes / parts, source, target)
             key = (post.name, stage, to, micro, self.colour(self.rank))
-            self.items.append(Post(key, takes, 0, self.pricer.cal.blocking_sends > 0, tuple(needs)))
+            self.items.append(Post(key, takes, 0, self.pricer.cal.blocking_sends > 0, (*needs, dispatched[launched])))
         posts.clear()
         ends[:] = [set() for _ in ends]
         self.launches, self.kernel = 0.0, None
