@@ -190,7 +190,7 @@ class Floors:
             idle = max(idle, work * stages / m + launched)
         busy = max(busy, known * m / stages)
         idle = max(idle, busy)
-        last = model["update"] * each * (replicas if zero == 0 else 1) + model["fixed"]
+        last = model["update"] * each * (replicas if zero == 0 and lie.alike else 1) + model["fixed"]
         reduce, gather = self.messages(lie, "", zero > 1)
         hides = self.cluster["hidden"] * busy / m
         beside, behind = [
@@ -292,7 +292,7 @@ class Floors:
         ends, first, share, which, extra = 0.0, 0.0, 0.0, "looped", model["fixed"]
         if stages == 1:
             ends, first, share, which = m * all_stages, all_stages, 1.0, ""
-            extra += model["update"] / self.devices * (replicas if zero == 0 else 1)
+            extra += model["update"] / self.devices * (replicas if zero == 0 and lie.alike else 1)
         elif self.loops != 1:
             ends = all_stages * m / stages
             if bare is None and schedule != "zero_bubble":  # nobody waits until others have added their gradients up

@@ -16,12 +16,14 @@ from parc.certifying.counting import StatedSpace
 @dataclass(frozen=True, slots=True)
 class Lie:
     """Of a candidate. axes: (kind, devices, from one to the next) of those along which data is split; inner: devices of
-    inner axes; heads: axes of positions may split heads, and what heads are made with."""
+    inner axes; heads: axes of positions may split heads, and what heads are made with; alike: whether what replicas have
+    of the weights is the same, for they split no table."""
 
     stages: int
     axes: tuple[tuple[str, int, int], ...]
     inner: int
     heads: bool
+    alike: bool = True
 
     @property
     def replicas(self) -> int:
@@ -29,14 +31,14 @@ class Lie:
         return prod(n for kind, n, _ in self.axes if kind == "data")
 
 
-def lie_of(space: StatedSpace, mesh: Mapping[str, int], first: str, heads: bool) -> Lie:
+def lie_of(space: StatedSpace, mesh: Mapping[str, int], first: str, heads: bool, alike: bool = True) -> Lie:
     """first: the kind of the outermost axis, where it is not the usual one."""
     order = [name for name, _, _ in space.axes if name in mesh]
     if first == "data":
         order.sort(key=lambda a: space.kind(a) != "data")
     apart = {axis: prod(mesh[a] for a in order[at + 1 :]) for at, axis in enumerate(order)}
     found = [(space.kind(a), mesh[a], apart[a]) for a in reversed(order) if space.kind(a) not in ("stages", "inner")]
-    return Lie(space.of_kind(mesh, "stages"), tuple(found), space.of_kind(mesh, "inner"), heads)
+    return Lie(space.of_kind(mesh, "stages"), tuple(found), space.of_kind(mesh, "inner"), heads, alike)
 
 
 def weight_kinds(

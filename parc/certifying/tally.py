@@ -96,7 +96,7 @@ class Tallied:
             work = again + by * len(space.recomputes)  # where its numbers stand
             if self.minimise == "step":
                 known = {z: of for z, of in known.items() if all(self._all(mesh, m, w) < self.limit for w in of)}
-            lies = {first: lie_of(space, mesh, first, heads) for first in can["first"]}
+            lies = {first: lie_of(space, mesh, first, heads, not tables) for first in can["first"]}
             for (first, lie), zero, schedule in product(lies.items(), known, can["schedule"]):
                 bound = self._bound(lie, m, zero, work, schedule, known[zero], away)
                 if bound * ROUNDED < self.limit and zero > 1 and self.minimise == "step":

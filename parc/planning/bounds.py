@@ -173,7 +173,7 @@ class LowerBounds:
         if layer is not None:
             share = max(share, m / stages * self.through(stages, m, again, layer) * SURE)
         least = max(*passes, share)
-        update = model.update / n * (1 if zero else spread.data) + model.fixed
+        update = model.update / n * (1 if zero else spread.updates) + model.fixed
         if zero < 2:
             reduced, gathered = self.messages(spread)
             messages = reduced + (min(reduced, gathered) if zero else reduced)
@@ -237,7 +237,7 @@ class LowerBounds:
         update = self.model.fixed
         if p == 1:
             longest = m * through
-            update += self.model.update / self.devices * (1 if zero else spread.data)
+            update += self.model.update / self.devices * (1 if zero else spread.updates)
         elif self.loops != 1:  # stages before go back without adding gradients up first
             idle = 1 - (1 - 1 / m) ** p if schedule in IN_TURN else 1.0
             back = (through - layer.added) / idle if alone is layer and schedule != BUBBLES else 0.0

@@ -37,17 +37,25 @@ class WeightGroup:
 @dataclass(frozen=True, slots=True)
 class Spread:
     """What the way of weights hangs on. axes: that split data: kind, devices, from one to the next; inner: devices of
-    inner axes; heads: axes of positions split heads inside, and perhaps what they are made with."""
+    inner axes; heads: axes of positions split heads inside, and perhaps what they are made with; rows: the axis of data
+    splits rows of tables."""
 
     stages: int
     axes: tuple[tuple[str, int, int], ...]
     inner: int = 1
     heads: bool = False
+    rows: bool = False
 
     @property
     def data(self) -> int:
         """Replicas: devices along the axis of data."""
         return prod(n for kind, n, _ in self.axes if kind == DATA)
+
+    @property
+    def updates(self) -> int:
+        """How often all weights are updated at least, if nothing is sharded: by each replica, or in pieces where these
+        share tables."""
+        return 1 if self.rows else self.data
 
     def whole(self, of: WeightGroup) -> tuple[tuple[int, int], ...]:
         """The axes whose devices all have the same of such weights, where nothing is sharded."""
@@ -64,17 +72,17 @@ class Spread:
 
 def spread_of(of: PlanChoice) -> Spread:
     """Of a candidate."""
-    return _spread(of.mesh.axes, of.rules.first, of.rules.heads)
+    return _spread(of.mesh.axes, of.rules.first, of.rules.heads, bool(of.rules.rows))
 
 
 @lru_cache(4096)
-def _spread(axes: tuple[tuple[AxisRole, int], ...], first: str, heads: bool) -> Spread:
+def _spread(axes: tuple[tuple[AxisRole, int], ...], first: str, heads: bool, rows: bool) -> Spread:
     mesh, found, stride = MeshChoice(axes, 1), [], 1
     for role, size in reversed(PlanChoice(mesh, PlanRules(first)).axes):
         if role.kind in (DATA, EXPERTS, POSITIONS):
             found.append((role.kind, size, stride))
         stride *= size
-    return Spread(mesh.size(STAGES), tuple(found), mesh.size(INNER), heads)
+    return Spread(mesh.size(STAGES), tuple(found), mesh.size(INNER), heads, rows)
 
 
 def sparsest(mesh: MeshChoice) -> Spread:
