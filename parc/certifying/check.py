@@ -32,7 +32,7 @@ from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.certifying.words import hold_text, hold_why
 from parc.price import price
 
-FORMAT = 14
+FORMAT = 15
 
 MOST = 64
 """Choices of one kind that a space has at most."""

@@ -20,13 +20,12 @@ from compiler.cost.price.machine import machine
 from compiler.driver import compile_job
 from compiler.graph import ITEMSIZE
 from compiler.memory.tiers import FIRST, HOST, move_rate
-from compiler.model import Job, Training
-from compiler.ops.repeat import Repeat
+from compiler.model import Job
 from compiler.program import FunctionPhase
 from compiler.strategy import SERIAL, RecomputeRule
 from parc.certifying.by_hand import touched
 from parc.certifying.counting import StatedAgain, before_back
-from parc.certifying.kernels import serial_kernels, smallest_sides
+from parc.certifying.kernels import carried, sendable, serial_kernels, smallest_sides
 from parc.certifying.links import Lie, copies, divides, least_sent, weight_kinds
 
 IN_TURN = ("gpipe", "one_f_one_b")
@@ -47,8 +46,9 @@ def numbers(
     assert cluster is not None
     cal = of_cluster(cluster)
     late = 1 + cal.jitter * log2(ceil(cluster.devices / cluster.levels[0].count))
+    rate = cluster.device.bandwidth * cal.vector
     lists: dict[str, list[Any]] = {k: [] for k in ("passes", "loop", "launches", "host", "activations")}
-    update, first = 0.0, None
+    update, written, first = 0.0, 0.0, None
     others: list[list[tuple[float, float]]] = [[] for _ in by_hand]
     for again in choices:
         rules = tuple(RecomputeRule(of.scope, of.keep) for of in again)
@@ -56,24 +56,21 @@ def numbers(
         compiled = compile_job(replace(job, strategy=strategy))
         of, found = machine(compiled.program, cluster), features(compiled.program)
         first = first or compiled.training
-        work = inside = launched = 0.0
-        update = 0.0
+        gone = [n / rate for n in sendable(compiled, job, loops)]
+        update = work = inside = launched = 0.0
         left_out = [touched(compiled.program, scopes_of) for scopes_of in by_hand]
         rest = [[0.0, 0.0] for _ in by_hand]
         for key, part in found.parts[0].items():
             for name, node, times, looped, sure in serial_kernels(part):
+                fused = node.core and cal.fused_attention > 0
                 if isinstance(node, Product):
-                    fused = node.core and cal.fused_attention > 0
                     share = cal.product * (cal.core if fused else node.k / (node.k + cal.ramp))
                     share *= max(1.0, cal.narrow) if not node.core else 1.0
                     seconds = node.flops * (node.kept if fused else 1.0) / (of.peak(node.dtype) * share)
                     number = 1.0
                 else:
                     moved = min(node.bytes, node.loose + (node.bytes - node.loose) * cal.fusion)
-                    seconds = moved / (cluster.device.bandwidth * cal.vector)
-                    if node.core and cal.fused_attention > 0:
-                        seconds = 0.0
-                    fused = node.core and cal.fused_attention > 0
+                    seconds = 0.0 if fused else moved / rate
                     number = 0.0 if fused else node.ops * (1 - cal.fusion) + (cal.fusion if sure else 0.0)
                 if key[0] is FunctionPhase.UPDATE:
                     update += times * seconds
@@ -85,6 +82,7 @@ def numbers(
                     if isinstance(node, Product) and name not in without:
                         sums[0] += times * seconds
                         sums[1] += times * seconds if looped else 0.0
+        work, inside, written = max(0.0, work - gone[0]), max(0.0, inside - gone[1]), min(update, gone[2])
         lists["passes"].append(work * late)
         each = late / layers if len(loops) == 1 else 0.0
         lists["loop"].append(inside * each)
@@ -96,22 +94,12 @@ def numbers(
     for all_of, looped_of in (pair for kept in others for pair in kept):
         for key_of, number in zip(("passes", "loop", "launches", "host"), (all_of, looped_of, 0.0, 0.0), strict=True):
             lists[key_of].append(number)
-    model: dict[str, Any] = {**lists, "update": update, "fixed": cal.fixed}
+    model: dict[str, Any] = {**lists, "update": update, "written": written, "fixed": cal.fixed}
     read = {v.name for v in first.backward.inputs} if first is not None else set()
     model["weights"] = weight_kinds(job, loops, splits, read)
-    model["sent"] = _carried(first, batch, loops) if first is not None else [0.0, 0.0]
+    model["sent"] = carried(first, batch, loops) if first is not None else [0.0, 0.0]
     model["least"] = smallest_sides(first, batch) if first is not None else {"rows": 0, "columns": 0}
     return model, _cluster(job)
-
-
-def _carried(training: Training, batch: str, labels: Sequence[str]) -> list[float]:
-    """Bytes that a single loop hands on from iteration to iteration, of all samples: of its pass ahead, and back."""
-    found = []
-    for graph in (training.forward, training.backward):
-        loops = [(n, n.op) for n in graph.nodes if isinstance(n.op, Repeat) and n.op.label in labels]
-        carried = [v.type.bytes for n, op in loops for v in n.outputs[: op.carries] if v.type.has(batch)]
-        found.append(float(sum(carried)) if len(loops) == len(labels) == 1 else 0.0)
-    return found
 
 
 def _cluster(job: Job) -> dict[str, Any]:
@@ -190,7 +178,7 @@ class Floors:
             idle = max(idle, work * stages / m + launched)
         busy = max(busy, known * m / stages)
         idle = max(idle, busy)
-        last = model["update"] * each * (replicas if zero == 0 and lie.alike else 1) + model["fixed"]
+        last = self.updates(lie, zero) + model["fixed"]
         reduce, gather = self.messages(lie, "", zero > 1)
         hides = self.cluster["hidden"] * busy / m
         beside, behind = [
@@ -233,7 +221,13 @@ class Floors:
     def outside(self, again: int) -> float:
         """Work that is in no loop, as far as that is known."""
         passes, loop = self.model["passes"][again], self.model["loop"][again]
-        return float(passes - loop * self.layers) if self.loops == 1 else 0.0
+        return float(max(passes - loop * self.layers, 0.0)) if self.loops == 1 else 0.0
+
+    def updates(self, lie: Lie, zero: int) -> float:
+        """What the optimizer takes of the average device: all that a replica has, or a part of it, which is sent on."""
+        if zero == 0:
+            return float(self.model["update"] / self.devices * (lie.replicas if lie.alike else 1))
+        return float((self.model["update"] - self.model["written"]) / self.devices)
 
     def together(self, stages: int, m: int, again: int, layer: Mapping[str, float]) -> float:
         """What a micro-batch takes of all stages together."""
@@ -288,11 +282,11 @@ class Floors:
     ) -> float:
         """bare: the layer without messages beside it: others wait for no more of it than that, and while a stage waits
         for others, it sends what goes beside its first pass and its last one."""
-        model, stages, replicas = self.model, lie.stages, lie.replicas
+        model, stages = self.model, lie.stages
         ends, first, share, which, extra = 0.0, 0.0, 0.0, "looped", model["fixed"]
         if stages == 1:
             ends, first, share, which = m * all_stages, all_stages, 1.0, ""
-            extra += model["update"] / self.devices * (replicas if zero == 0 and lie.alike else 1)
+            extra += self.updates(lie, zero)
         elif self.loops != 1:
             ends = all_stages * m / stages
             if bare is None and schedule != "zero_bubble":  # nobody waits until others have added their gradients up

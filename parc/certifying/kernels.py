@@ -1,15 +1,17 @@
 """The serial program's kernels, one by one; which of them every other program has as well; and the smallest sides of
-its products, for those hang together with others as soon as there is one row or column left."""
+its products, for those hang together with others as soon as there is one row or column left. And what they write that
+other programs send, beside something else: of that a price may not have the writing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
 from compiler.cost.kernels.work import Part, Product, Vector, WorkLoop, WorkNode
-from compiler.graph import Graph, Value
-from compiler.model import Training
+from compiler.driver import Compiled
+from compiler.graph import ITEMSIZE, Graph, Value
+from compiler.model import Job, Training
 from compiler.ops.contract import Contract
 from compiler.ops.repeat import Repeat
 from compiler.walk import walk
@@ -36,6 +38,23 @@ def serial_kernels(part: Part, times: int = 1, looped: bool = False) -> Iterator
             yield SerialKernel(node.name, node.work, times, looped, True)
         elif isinstance(node.work, Vector):
             yield SerialKernel(node.name, node.work, times, looped, _begins(part.nodes, at))
+
+
+class Sendable(NamedTuple):
+    """Bytes that the kernels of a step write: gradients, those of what is in loops, weights."""
+
+    gradients: float
+    looped: float
+    weights: float
+
+
+def sendable(compiled: Compiled, job: Job, labels: Collection[str]) -> Sendable:
+    """As large as gradients are: of a table, lists of rows, perhaps."""
+    sizes = {s.name: prod(s.type.shape) for s in compiled.program.classes[0].states}
+    found = [(sizes[f"{w.name}.grad"], not {*labels}.isdisjoint(w.loops)) for w in job.model.weights if w.trained]
+    each, kept = ITEMSIZE[job.precision.compute], ITEMSIZE[job.precision.master]
+    number = sum(n for n, _ in found)
+    return Sendable(number * each, sum(n for n, inside in found if inside) * each, number * kept)
 
 
 def _begins(nodes: Sequence[WorkNode], at: int) -> bool:
@@ -81,6 +100,16 @@ def smallest_sides(training: Training, batch: str) -> dict[str, int]:
             for side, size in zip(sides, sizes, strict=True):
                 found["rows" if side & samples else "columns"].append(size)
     return {kind: min(sizes, default=0) for kind, sizes in found.items()}
+
+
+def carried(training: Training, batch: str, labels: Sequence[str]) -> list[float]:
+    """Bytes that a single loop hands on from iteration to iteration, of all samples: of its pass ahead, and back."""
+    found = []
+    for graph in (training.forward, training.backward):
+        loops = [(n, n.op) for n in graph.nodes if isinstance(n.op, Repeat) and n.op.label in labels]
+        carried = [v.type.bytes for n, op in loops for v in n.outputs[: op.carries] if v.type.has(batch)]
+        found.append(float(sum(carried)) if len(loops) == len(labels) == 1 else 0.0)
+    return found
 
 
 def _dims(values: Sequence[Value]) -> Mapping[str, int]:

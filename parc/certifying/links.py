@@ -16,8 +16,8 @@ from parc.certifying.counting import StatedSpace
 @dataclass(frozen=True, slots=True)
 class Lie:
     """Of a candidate. axes: (kind, devices, from one to the next) of those along which data is split; inner: devices of
-    inner axes; heads: axes of positions may split heads, and what heads are made with; alike: whether what replicas have
-    of the weights is the same, for they split no table."""
+    inner axes; heads: axes of positions may split heads, and what heads are made with; alike: whether replicas have the
+    same of all weights, for they split no table."""
 
     stages: int
     axes: tuple[tuple[str, int, int], ...]

@@ -173,7 +173,7 @@ class LowerBounds:
         if layer is not None:
             share = max(share, m / stages * self.through(stages, m, again, layer) * SURE)
         least = max(*passes, share)
-        update = model.update / n * (1 if zero else spread.updates) + model.fixed
+        update = self.updating(spread, zero) + model.fixed
         if zero < 2:
             reduced, gathered = self.messages(spread)
             messages = reduced + (min(reduced, gathered) if zero else reduced)
@@ -213,7 +213,14 @@ class LowerBounds:
     def outside(self, again: int) -> float:
         """Of the work, what is in no loop. Where it is not known, nothing."""
         model = self.model
-        return model.passes[again] - model.loop[again] * self.layers if self.loops == 1 else 0.0
+        return max(0.0, model.passes[again] - model.loop[again] * self.layers) if self.loops == 1 else 0.0
+
+    def updating(self, spread: Spread, zero: int) -> float:
+        """Seconds of the optimizer on the average device. Where its work is shared, new weights are sent to others, in
+        messages with more such."""
+        if zero:
+            return (self.model.update - self.model.written) / self.devices
+        return self.model.update * spread.updates / self.devices
 
     def row(
         self,
@@ -237,7 +244,7 @@ class LowerBounds:
         update = self.model.fixed
         if p == 1:
             longest = m * through
-            update += self.model.update / self.devices * (1 if zero else spread.updates)
+            update += self.updating(spread, zero)
         elif self.loops != 1:  # stages before go back without adding gradients up first
             idle = 1 - (1 - 1 / m) ** p if schedule in IN_TURN else 1.0
             back = (through - layer.added) / idle if alone is layer and schedule != BUBBLES else 0.0

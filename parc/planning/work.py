@@ -27,6 +27,7 @@ from parc.planning.implementing import HandWritten
 from parc.planning.least_kernels import LeastSides, firm, least_sides, vector_launches
 from parc.planning.recomputes import Again
 from parc.planning.spread import WeightGroup
+from parc.planning.unwritten import unwritten
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,9 @@ class ModelWork:
         each iteration takes, where all stages are cut from one loop (else 0)
     launches: per choice, seconds of a micro-batch that its kernels take besides their work, as many as there are of
         them at least; host: in which the host dispatches them
-    update: seconds of the optimizer; fixed: seconds of a step that no split makes shorter
+    update: seconds of the optimizer; written: of these, in which it writes weights, which other devices may be sent
+        (`unwritten`; what kernels write of gradients is in no number); fixed: seconds of a step that no split makes
+        shorter
     activations: bytes besides weights and states that the serial program needs for the whole batch; for guesses alone
     weights: all that are trained, those alike together
     sent: bytes of the whole batch that go from each iteration of a single loop to the next, forward and backward
@@ -51,6 +54,7 @@ class ModelWork:
     launches: tuple[float, ...]
     host: tuple[float, ...]
     update: float
+    written: float
     fixed: float
     activations: tuple[int, ...]
     weights: tuple[WeightGroup, ...]
@@ -92,7 +96,7 @@ def model_work(
     cal = of_cluster(job.cluster)
     passes, loop, launched, host, activations = [], [], [], [], []
     outside: list[list[tuple[float, float]]] = [[] for _ in implementations]
-    update, read, sent, sides = 0.0, set[str](), (0.0, 0.0), LeastSides(0, 0)
+    update, written, read, sent, sides = 0.0, 0.0, set[str](), (0.0, 0.0), LeastSides(0, 0)
     servers = -(-job.cluster.devices // job.cluster.levels[0].count)
     late = 1 + cal.jitter * log2(servers)
     for rules in recomputes:
@@ -104,6 +108,7 @@ def model_work(
             read, sent = {v.name for v in compiled.training.backward.inputs}, _sent(compiled.program, split)
             sides = least_sides(compiled.program, split.batch)
         total, others = _NOTHING, [_NOTHING] * len(implementations)
+        free, rate = unwritten(compiled.program, {label for label, _ in split.loops}, job.precision), _rate(of, cal)
         touched = _touched(compiled.program, implementations)
         for key, part in found.parts[0].items():
             if key[0] is FunctionPhase.UPDATE:
@@ -112,8 +117,9 @@ def model_work(
                 total = total.plus(_kernels(part, of, cal))
                 others = [o.plus(_products(part, of, cal, by)) for o, by in zip(others, touched, strict=True)]
         each = late / split.layers if len(split.loops) == 1 else 0.0
-        passes.append(total.seconds * late)
-        loop.append(total.inside * each)
+        written = free.weights / rate
+        passes.append(max(0.0, total.seconds - free.gradients / rate) * late)
+        loop.append(max(0.0, total.inside - free.looped / rate) * each)
         for found_of, other in zip(outside, others, strict=True):
             found_of.append((other.seconds * late, other.inside * each))
         launched.append(total.number * cal.launch * late)
@@ -127,6 +133,7 @@ def model_work(
         (*launched, *[0.0] * len(more)),
         (*host, *[0.0] * len(more)),
         update,
+        min(update, written),
         cal.fixed,
         tuple(activations),
         weight_groups(job, split, read),
@@ -261,7 +268,12 @@ def _vector(work: Vector, of: Machine, cal: Calibration) -> float:
     if work.core and cal.fused_attention > 0:
         return 0.0
     moved = min(work.bytes, work.loose + (work.bytes - work.loose) * cal.fusion)
-    return moved / (of.device.bandwidth * cal.vector)
+    return moved / _rate(of, cal)
+
+
+def _rate(of: Machine, cal: Calibration) -> float:
+    """Bytes/s of element-wise kernels."""
+    return of.device.bandwidth * cal.vector
 
 
 def cluster_work(job: Job) -> ClusterWork:
