@@ -9,6 +9,7 @@ from compiler.graph import Graph, Names, Value
 from compiler.model import TRAIN_STEP, Job, Model, Training
 from compiler.origin import Role
 from compiler.passes.across import Across, across
+from compiler.passes.behind_scans import behind_scans
 from compiler.passes.differentiate import (
     Derivative,
     Differentiated,
@@ -149,6 +150,11 @@ def _close(w: Work) -> None:
     w.differentiated = close(w.derivative, rules, w.names, sent.by_first | sent.others)
 
 
+def _behind_scans(w: Work) -> None:
+    weights = frozenset(weight.name for weight in w.model.weights)
+    w.differentiated = behind_scans(w.differentiated, weights, w.names)
+
+
 def _update(w: Work) -> None:
     before = w.names.copy()
     if w.trains:
@@ -238,6 +244,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("sum_in_own_type", _sum_in_own_type, lambda w: (w.derivative.graph,), True),  # gradients, as their weights are
     Pass("prune", _prune, lambda w: (w.derivative.graph,), True),  # what no gradient needs goes
     Pass("close", _close, _both, True),  # what backward needs of forward is saved, or computed again
+    Pass("behind_scans", _behind_scans, _both, True),  # weights' gradients of scans, over all positions at once
     Pass("update", _update, lambda w: w.training.graphs),  # the optimizer of every weight
     Pass("sparse", _sparse, lambda w: w.training.graphs, True),  # gradients of tables that stay lists of rows
     Pass("place", _place, lambda w: w.placed.graphs),  # layouts of all values, and where they change
