@@ -109,20 +109,20 @@ def _part(node: Node, inside: _Early, missing: Sequence[int], early: _Early) -> 
     """The second part of a loop that both parts run; None if the first one has all that is missing at hand."""
     op = cast(Repeat, node.op)
     body = op.body
-    outs = set()
-    for i in missing:
-        if i >= op.carries and inside.has(body.outputs[i]):
-            early.live.need(node.outputs[i])  # a result like any other of the first part's
-        else:
-            outs.add(i)
-    if not outs:
-        return None
+    outs = set(missing)
     while True:
+        # A result like any other of the first part's; it may turn out to be one only as loops inside are looked at.
+        there = {i for i in outs if i >= op.carries and inside.has(body.outputs[i])}
+        for i in sorted(there):
+            early.live.need(node.outputs[i])
+        outs -= there
+        if not outs:
+            return None
         nodes, needed = _late_nodes(body.nodes, inside, [body.outputs[i] for i in outs])
         more = {i for v, i in inside.carries.items() if v in needed} - outs
-        if not more:
-            break
         outs |= more
+        if not more and not any(i >= op.carries and inside.has(body.outputs[i]) for i in outs):
+            break
     order = sorted(outs)
     carries = [i for i in order if i < op.carries]
     graph = Graph(

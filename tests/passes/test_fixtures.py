@@ -15,7 +15,16 @@ from compiler.driver import run_passes
 from compiler.graph import Graph, Names
 from compiler.model import Init, Job, Model, Training, Weight
 from compiler.passes.across import across
-from compiler.passes.differentiate import Derivative, add_in_own_type, close, merge, transposed, without_dead_code
+from compiler.passes.behind_scans import behind_scans
+from compiler.passes.differentiate import (
+    Derivative,
+    Differentiated,
+    add_in_own_type,
+    close,
+    merge,
+    transposed,
+    without_dead_code,
+)
 from compiler.passes.early_writes import early_writes, late_values
 from compiler.passes.fuse import fuse
 from compiler.passes.lower import lower
@@ -67,11 +76,23 @@ def _merged(g: Graph) -> Graph:
 
 
 def _closed(text: str, note: str) -> str:
-    g = parse_graph(text)
-    rules = [RecomputeRule()] if "recompute" in note.split("\n")[1:2] else []
-    found = without_dead_code(add_in_own_type(merge(derivative(g))))
-    done = close(found, Recompute(g, rules), Names(v.name for v in graph_values(g)))
+    done, _ = _both(text, note)
     return shown((done.forward, done.backward))
+
+
+def _behind_scans(text: str, note: str) -> str:
+    done, names = _both(text, note)
+    weights = [v.name for v in done.forward.inputs if v.name.startswith("w")]
+    return shown((behind_scans(done, weights, names).backward,))
+
+
+def _both(text: str, note: str) -> tuple[Differentiated, Names]:
+    """The two graphs of one; the note's last line may be a rule."""
+    g = parse_graph(text)
+    rules = [RecomputeRule()] if "recompute" in note.split("\n")[1:] else []
+    found = without_dead_code(add_in_own_type(merge(derivative(g))))
+    names = Names(v.name for v in graph_values(g))
+    return close(found, Recompute(g, rules), names), names
 
 
 def _update(text: str, note: str) -> str:
@@ -176,6 +197,7 @@ RUN: dict[str, Callable[[str, str], str]] = {
     "sum_in_own_type": graph(lambda g: replace(g, nodes=tuple(sum_in_own_type(g.nodes, g.outputs, {})))),
     "prune": graph(prune),
     "close": _closed,
+    "behind_scans": _behind_scans,
     "update": _update,
     "sparse": _sparse,
     "place": _place,
