@@ -1,4 +1,4 @@
-"""`behind_scans`: gradients of weights that a scan reads are one product behind its way back, over all positions at once.
+"""`behind_scans`: gradients of weights that a scan reads are one product behind its way back, over all positions.
 
 Reverse mode adds them up from position to position: a sum as large as the weight, read and written in each, of products
 of few rows. What these products read is there for all positions (it was saved, or is the gradient of what has the

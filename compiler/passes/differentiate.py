@@ -92,7 +92,7 @@ def differentiate(
     names: Names | None = None,
     scale: Value | float = 1.0,
 ) -> Differentiated:
-    """Reverse mode, all passes but those behind `close`. The gradients are multiplied by `scale` (a number, or an input of backward).
+    """Reverse mode, up to `close`. The gradients are multiplied by `scale` (a number, or an input of backward).
 
     `names` must know all names of the model's graph; left out, they are collected. Raises ParcError where a recompute
     rule speaks of something that the model does not have.

@@ -80,7 +80,8 @@ job fit {{
 
 
 def _job(layer: str, rules: str = "") -> Job:
-    return evaluate(Source("m.par", TEXT.format(layer=LAYERS[layer], rules=rules.format(cell=CELLS.get(layer, "cell")))))
+    rules = rules.format(cell=CELLS.get(layer, "cell"))
+    return evaluate(Source("m.par", TEXT.format(layer=LAYERS[layer], rules=rules)))
 
 
 def _both(layer: str, rules: str = "") -> list[Work]:
