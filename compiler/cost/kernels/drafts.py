@@ -48,6 +48,7 @@ class Draft:
     dims: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
     count: int = 1  # tensors that go together
+    others: list[Node] = field(default_factory=list)  # of those, all but the first
     memory: str = FIRST  # that of the processors which compute it
 
 

@@ -263,6 +263,7 @@ class _Lift:
             total = draft.work.elements * draft.work.itemsize + elements * itemsize
             draft.work = Collective(op.mnemonic, op.over(), -(-total // itemsize), itemsize, role, whole)
             draft.count += 1
+            draft.others.append(instr)
             self.grown.add(into)
             draft.name = f"{draft.count} {role}"
             self.wait(draft, (v.name for v in instr.inputs))

@@ -158,7 +158,7 @@ class Sized:
         readers: dict[str, set[int]] = {}
         values = self.values
         for at, draft in enumerate(self.drafts):
-            for root in {values[v.name].root for instr in draft.instrs for v in instr.inputs}:
+            for root in {values[v.name].root for instr in (*draft.instrs, *draft.others) for v in instr.inputs}:
                 readers.setdefault(root, set()).add(at)
         for instr in self.body.nodes:
             if isinstance(instr.op, (effects.Save, effects.Accumulate, effects.Write)):

@@ -6,6 +6,7 @@ from compiler.cost.kernels.program import features
 from compiler.cost.kernels.work import Collective, Part, WorkLoop
 from compiler.driver import compile_job
 from compiler.evaluate import evaluate
+from compiler.ops.comm import Comm
 from dsl.source import Source
 
 # The gradient of the keys' input is split otherwise than that of the queries' input: of the gradients of the norms,
@@ -65,3 +66,39 @@ def test_messages_that_wait_for_each_other_are_several() -> None:
         if work.role == "gradients"
     ]
     assert len(set(kinds)) < len(kinds)  # one message per kind would have to wait for itself
+
+
+SCALED = """use std.optimizers (sgd)
+use std.tactics (optimizer_parallel)
+
+model scaled() {
+  dim b = 8, d = 16
+  input x : f32[b,d]
+  weight one[d], two[d], three[d] ~ normal(0.1)
+  loss mean(tanh(tanh(x * one) * two) * three)
+}
+
+strategy plan for scaled {
+  mesh (dp = 2)
+  split b on dp
+  optimizer_parallel(dp, 2)
+}
+
+job fit {
+  train scaled using plan
+  optimizer sgd(lr = 0.1)
+}
+"""
+
+
+def test_all_that_a_message_sends_is_written() -> None:
+    program = compile_job(evaluate(Source("scaled.par", SCALED))).program
+    found = features(program)
+    counts = []
+    for function in program.classes[0].functions:
+        inside, _ = found.inside[0][function.key]
+        sent = {v.name for node in function.body.nodes if isinstance(node.op, Comm) for v in node.inputs}
+        assert not sent & inside
+        works = [node.work for node, _ in found.parts[0][function.key].each()]
+        counts.append((len(sent), sum(isinstance(work, Collective) for work in works)))
+    assert counts.count((3, 1)) == 2  # three gradients in one message, and three new weights
