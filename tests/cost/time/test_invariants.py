@@ -25,8 +25,8 @@ from parc.estimate import Estimate
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
-def pipelined(stages: int, micro: int, schedule: str) -> Timeline:
-    """16 equal layers of products and hardly anything else, on links that cost nothing."""
+def pipelined(stages: int, micro: int, schedule: str, host: float = 0.0) -> Timeline:
+    """16 equal layers of products and hardly anything else, on links that cost nothing. host: seconds for a kernel."""
     text = f"""use std.devices (a100_80)
 use std.optimizers (sgd)
 cluster pod() {{
@@ -53,7 +53,7 @@ job j {{
 }}
 """
     s = Simulation.of(compile_job(evaluate(Source("m.par", text))))
-    plain = {"host": 0.0, "fixed": 0.0, "launch": 0.0, "alpha": 0.0, "hidden": 0.0, "hidden_gather": 0.0}
+    plain = {"host": host, "fixed": 0.0, "launch": 0.0, "alpha": 0.0, "hidden": 0.0, "hidden_gather": 0.0}
     # Numbers of its own, whatever fits find: with them gradients of activations and of weights take alike long.
     even = {"product": 0.8, "ramp": 140.0, "vector": 0.81, "core": 0.35, "fusion": 0.82}
     return s.run(of_cluster(s.cluster).changed(**plain, **even))
@@ -76,6 +76,14 @@ def test_bubbles_are_those_of_the_closed_formulas(stages: int, micro: int, sched
     late = (stages - 1) / parts
     passes = 1 - found.update_seconds / found.step_seconds
     assert found.bubble / passes == pytest.approx(late / (micro + late), rel=0.02)
+
+
+def test_stages_wait_for_the_hosts_of_those_before_them() -> None:
+    """Kernels that the host has not dispatched have made nothing that could be sent: of one micro-batch stages are busy
+    one after the other, whoever is slow."""
+    late, early = (pipelined(4, 1, "gpipe(microbatches = 1)", host) for host in (1.0, 0.0))
+    assert early.bubble == pytest.approx(0.75, rel=0.02)
+    assert late.bubble > 0.65 and late.step_seconds > early.step_seconds  # updates have a host as well, side by side
 
 
 def exposed(*tasks: tuple[Priced, int, tuple[int, ...]]) -> dict[str, int]:
