@@ -22,6 +22,7 @@ from parc.certifying.around import AroundBest, apart, hold_around
 from parc.certifying.by_hand import WrittenByHand
 from parc.certifying.counting import FIELDS, SPLITS, StatedSpace, classes_of, stated_again, stated_space
 from parc.certifying.floors import Floors, numbers
+from parc.certifying.halves import HeldHalves
 from parc.certifying.layers import Build, LayerTable, stated_layers
 from parc.certifying.paces import stated_paces
 from parc.certifying.rooms import stated_rooms
@@ -123,7 +124,8 @@ def hold_search(
 
     layers = LayerTable(space, stated_layers(stated, space, build))
     paces, rooms = stated_paces(stated, space, build), stated_rooms(stated, space, build)
-    tried, values, tokens = _priced(stated, space, minimise, build)
+    halves = HeldHalves(space, floors, build)
+    tried, values, tokens = _priced(stated, space, minimise, build, halves)
 
     def base(row: StatedPart, places: StatedPart) -> Strategy:
         mesh, m, rules = _choices(row, space)
@@ -139,7 +141,7 @@ def hold_search(
         mesh, m, rules = _choices(row, space)
         hold_text(row, serial, build(mesh, m, rules).strategy)
         hold_why(row, rows[0])
-    tally = Tallied(space, floors, layers, paces, rooms, minimise, best, tried).count()
+    tally = Tallied(space, floors, layers, paces, rooms, halves, minimise, best, tried).count()
     _counts(stated, tally, values, best)
     stated["seconds"].number()
     stated.unasked()
@@ -222,7 +224,7 @@ def _hold_whole(batch: StatedPart, job: Job) -> None:
 
 
 def _priced(
-    stated: StatedPart, space: StatedSpace, minimise: str, build: Build
+    stated: StatedPart, space: StatedSpace, minimise: str, build: Build, halves: HeldHalves
 ) -> tuple[set[Any], list[tuple[str, float | None]], int | None]:
     """What was tried, each priced again; of each what is minimised, or why it has no such value (a code, or "unfit");
     and tokens of a step."""
@@ -241,11 +243,13 @@ def _priced(
             entry["code"].be(next((d.code for d in error.diagnostics if d.severity == "error"), ""))
             entry["needed"].be(None)
             entry["seconds"].be(None)
+            entry["between"].be(None)
             values.append((entry["code"].text(), None))
         else:
             entry["code"].be("")
             entry["needed"].be(found.needed)
             entry["seconds"].be(found.seconds if found.fits else None)
+            halves.hold(entry, mesh, m, rules)
             tokens = found.tokens
             value = found.seconds if minimise == "step" else float(found.needed)
             values.append(("", value) if found.fits else ("unfit", None))

@@ -161,7 +161,7 @@ def _at_once(
             yield sum(mine), kept * each + room["backward"]
         return
     for k in {0, 1, stages - 2, stages - 1}:
-        for forward, between, phase in _halves(stages, m, k):
+        for forward, between, phase in turns_of_halves(stages, m, k):
             held = counts[k] * (forward * each + between * room["between"])
             if phase is FunctionPhase.BACKWARD:
                 yield counts[k], held + counts[k] * room["stacks"] + room["backward"]
@@ -170,7 +170,7 @@ def _at_once(
 
 
 @cache
-def _halves(stages: int, m: int, stage: int) -> frozenset[tuple[int, int, FunctionPhase]]:
+def turns_of_halves(stages: int, m: int, stage: int) -> frozenset[tuple[int, int, FunctionPhase]]:
     """As each part of a backward pass begins: micro-batches that wait for the first part (its own among them), and for
     the second; and which part it is."""
     forward = between = 0

@@ -10,6 +10,7 @@ from typing import Any
 from dsl.data import dataclass
 from parc.certifying.counting import StatedSpace, divisors_of
 from parc.certifying.floors import Floors
+from parc.certifying.halves import HeldHalves
 from parc.certifying.layers import LayerRules, LayerTable
 from parc.certifying.links import Lie, lie_of
 from parc.certifying.paces import PacedKey, Turns, pace_of
@@ -17,6 +18,10 @@ from parc.certifying.rooms import Room, room_of, with_room
 
 ROUNDED = 1 + 1e-9
 """Sums of floats hang on their order: a bound that reaches the limit but for that is one."""
+
+
+NOTHING: tuple[Mapping[str, float], ...] = ({"saved": 0.0},)
+"""That is known of layers."""
 
 
 @dataclass(slots=True)
@@ -40,6 +45,7 @@ class Tallied:
     layers: LayerTable
     paces: Mapping[PacedKey, Turns]
     rooms: Mapping[PacedKey, Room]
+    halves: HeldHalves
     minimise: str
     limit: float
     tried: Collection[Any]
@@ -106,6 +112,10 @@ class Tallied:
                     if not away and (room := self._room(mesh, m, zero, again, schedule, rules)) is not None:
                         sizes = (with_room(floors, room, lie, m, zero, schedule, w["saved"]) for w in known[zero])
                         bound = float("inf") if max(sizes, default=0.0) > floors.cluster["memory"] else bound
+                if bound * ROUNDED < self.limit and zero < 2 and schedule[0] == "zero_bubble" and not away:
+                    kind = (mesh, lie, m, zero, again, rules)
+                    most = max(self.halves.bytes(*kind, w["saved"]) for w in known[zero] or NOTHING)
+                    bound = float("inf") if most > floors.cluster["memory"] else bound
                 if bound * ROUNDED >= self.limit:
                     continue
                 yield candidate(mesh, m, first, zero, again, schedule, *rules, away), bound

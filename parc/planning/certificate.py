@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dsl.printable import printable
-from parc.planning.found import PricedPlan
+from parc.planning.found import PricedPlan, Tried
 from parc.planning.guess import SplitLayer
 from parc.planning.implementing import HandWritten
 from parc.planning.layer_work import LayerWork, LoopRoom
@@ -37,10 +37,7 @@ def certificate(planned: Planned, keep: int, around: Sequence[RefinedPlan] = ())
     tried around them."""
     space, bounds, found = planned.space, planned.bounds, planned.found
     split = space.split
-    tried = [
-        {**candidate_json(space, t.candidate), "needed": t.needed, "seconds": t.seconds, "code": t.code}
-        for t in found.tried
-    ]
+    tried = [tried_json(space, t) for t in found.tried]
     return {
         "format": FORMAT,
         "job": planned.job.name,
@@ -90,6 +87,18 @@ def certificate(planned: Planned, keep: int, around: Sequence[RefinedPlan] = ())
         "gap": found.gap,
         "proved": found.least is None,
         "seconds": found.seconds,
+    }
+
+
+def tried_json(space: PlanSpace, of: Tried) -> dict[str, Any]:
+    """What was priced. between: what was found out by it for others of its kind."""
+    between = None if of.between is None else asdict(of.between)
+    return {
+        **candidate_json(space, of.candidate),
+        "needed": of.needed,
+        "seconds": of.seconds,
+        "code": of.code,
+        "between": between,
     }
 
 

@@ -8,7 +8,7 @@ from math import inf
 
 from dsl.data import dataclass
 from parc.planning.guess import SplitLayer
-from parc.planning.layer_work import LayerWork, LoopRoom
+from parc.planning.layer_work import KeptHalves, LayerWork, LoopRoom
 from parc.planning.paces import PaceKey, ProgramKey
 from parc.planning.space import PlanChoice
 from parc.price import Price
@@ -26,12 +26,14 @@ class PricedPlan:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A candidate that was compiled. seconds: None if it does not fit; code: what is wrong with it, else empty."""
+    """A candidate that was compiled. seconds: None if it does not fit; code: what is wrong with it, else empty.
+    between: what a zero-bubble schedule keeps between the halves of a backward pass, if that was found by it."""
 
     candidate: PlanChoice
     needed: int | None = None
     seconds: float | None = None
     code: str = ""
+    between: KeptHalves | None = None
 
 
 NUMBERS = ("numbers", "too_large", "not_better", "unfit", "fitting", "left")

@@ -8,7 +8,7 @@ from functools import lru_cache
 from compiler.passes.cuts import divided
 from compiler.schedules.actions import FORWARD, Turn, interleaved_action, interleaved_ahead
 from compiler.strategy import PipelineRule
-from parc.planning.layer_work import LoopRoom
+from parc.planning.layer_work import KeptHalves, LoopRoom
 
 
 @lru_cache(4096)
@@ -45,6 +45,19 @@ def held_moments(
             yield own, own * (ahead * each + behind * room.between + room.stacks) + room.backward
             if behind == k:  # whose turn it is then
                 yield own, own * ((ahead - 1) * each + (behind + 1) * room.between) + room.weights
+
+
+def held_halves(layers: int, stages: int, m: int, each: float, kept: KeptHalves) -> Iterator[tuple[int, float]]:
+    """Of the stages of a zero-bubble schedule that may hold most: their layers, and bytes that micro-batches hold as
+    one goes back, without what it needs for that. each: what a layer keeps of a micro-batch until it goes back."""
+    counts = divided(PipelineRule(("",), ""), {"": layers}, stages)[""]
+    for k in sorted({0, 1, stages - 2, stages - 1}):
+        own = counts[k]
+        more = kept.behind if k == stages - 1 else 0.0
+        for ahead, behind in split_turns(stages, m, k):
+            yield own, own * (ahead * each + behind * kept.layer) + behind * more
+            if behind == k:  # whose turn it is then
+                yield own, own * ((ahead - 1) * each + (behind + 1) * kept.layer) + (behind + 1) * more
 
 
 @lru_cache(4096)

@@ -101,3 +101,16 @@ class LoopRoom:
     shards: float
     between: float
     stacks: float
+
+
+@dataclass(frozen=True, slots=True)
+class KeptHalves:
+    """Bytes of rows that a device keeps of a micro-batch from the first half of the backward pass to the second. layer:
+    of each layer; behind: of all else, on the last stage."""
+
+    layer: float
+    behind: float
+
+    def times(self, share: float) -> KeptHalves:
+        """Of so many times the rows."""
+        return KeptHalves(self.layer * share, self.behind * share)

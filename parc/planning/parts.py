@@ -131,6 +131,7 @@ def _search(search: Search, part: Sequence[Entry], best: Any, stop: Any, send: C
 def _take(search: Search, part: SearchedPart) -> None:
     """What a process has found is known here, too."""
     search.tried += part.tried
+    search.halves.add(part.tried)
     search.fitting += part.fitting
     search.counts.add(part.counts)
     search.left += part.left

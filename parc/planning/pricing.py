@@ -63,6 +63,7 @@ class StrategyPricer:
         self.before, self.memories, self.passes = PricedBefore(), MemoryTemplates(), WorkTemplates(at_once=True)
         self.simulation: Simulation | None = None
         self.last: Compiled | None = None
+        self.systems: Systems | None = None  # of the last
         self.updates: Callable[[], Program] | None = None  # of the last, where its program is without
         self.bytes = 0
 
@@ -75,8 +76,8 @@ class StrategyPricer:
             self.memories.lives.clear()
         self.simulation = Simulation.of(compiled, self.before)
         rounds = self.simulation.groups.of_groups.rounds
-        found = Systems(compiled, self.simulation.features, before=self.memories, rounds=rounds)
-        self.bytes = found.fullest.needed
+        self.systems = Systems(compiled, self.simulation.features, before=self.memories, rounds=rounds)
+        self.bytes = self.systems.fullest.needed
         return self.bytes
 
     def price(self) -> Price:

@@ -17,6 +17,7 @@ from parc.planning.bounds import LowerBounds
 from parc.planning.found import Counts, Found, PricedPlan, Tried
 from parc.planning.groups import SpaceGroups, bunch_bound, leaves
 from parc.planning.guess import CLOSE, Guess, Kin, kin
+from parc.planning.halves import Halves
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
 from parc.planning.least_first import LeastFirst, smallest
@@ -75,7 +76,7 @@ class Search:
         self.guess = Guess(bounds, space.batch)
         self.layers = layers = Layers(space, pricer)
         self.paces = paces = Paces(layers)
-        self.rooms = Rooms(paces)
+        self.rooms, self.halves = Rooms(paces), Halves(layers)
         self.likely: list[Entry] = []
         self.later: list[Entry] = []  # what probably does not fit
         self.left: list[tuple[float, int]] = []  # what processes of their own have left: bounds, and of how many
@@ -231,13 +232,20 @@ class Search:
             return self._open(of, [(of.bound, what)])
         if self.best < inf and self._rough(of):
             return self._pace(of, what)
-        return self.price(of, what)
+        if not self.overfull(of.kin, what):
+            return self.price(of, what)
+        self.counts.not_better += 1
+
+    def overfull(self, of: Kin, what: PlanChoice) -> bool:
+        """Whether it does not fit, by what others of its kind keep between the halves of a backward pass."""
+        return self.halves.bytes(self.bounds, what, of) > self.bounds.cluster.memory
 
     def price(self, of: StillOpen, what: PlanChoice) -> None:
         """Find out what it takes."""
         try:
             strategy = strategy_of(self.space, what)
             needed = self.pricer.needed(strategy)
+            between = self.halves.learn(what)
             fits = needed <= self.bounds.cluster.memory
             price = self.pricer.price() if fits else None
         except ParcError as error:
@@ -249,7 +257,8 @@ class Search:
             price = None
         self._in_vain()
         seconds = None if price is None else price.seconds
-        self.tried.append(Tried(what, needed, seconds))
+        self.tried.append(Tried(what, needed, seconds, between=between))
+        self.halves.add(self.tried[-1:])
         layer = self.layers.best(of.kin)
         self.guess.learn(of.kin, what, needed, layer)
         if price is None:

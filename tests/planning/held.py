@@ -141,6 +141,11 @@ class HeldSearch(Search):
     def _grouped(self, of: StillOpen) -> float:
         return self._hold(super()._grouped(of), self._least(of.what), of)
 
+    def overfull(self, of: Kin, what: PlanChoice) -> bool:
+        found = super().overfull(of, what)
+        self._hold(inf if found else 0.0, self.whole.value(what, self.minimise), of, what)
+        return found
+
     def push(self, of: StillOpen) -> None:
         self._hold(of.bound, self._least(of.what), of)
         super().push(of)

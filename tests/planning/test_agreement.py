@@ -12,6 +12,7 @@ import pytest
 from compiler.evaluate import evaluate_file
 from dsl.source import Source
 from parc.certifying.check import _space
+from parc.certifying.halves import HeldHalves
 from parc.certifying.layers import REDONE, TIMES, LayerTable, StatedLayer
 from parc.certifying.paces import PacedKey
 from parc.certifying.sides import single
@@ -97,7 +98,8 @@ class BothSides:
             if n
             for of in (k.layer,)
         }
-        return dict(Tallied(self.stated, self.floors, layers, paces, {}, STEP, inf, ()).below(SpaceTally()))
+        halves = HeldHalves(self.stated, self.floors, lambda *of: self.search.pricer.job)
+        return dict(Tallied(self.stated, self.floors, layers, paces, {}, halves, STEP, inf, ()).below(SpaceTally()))
 
     def compared(self) -> Iterator[tuple[str, PlanChoice, float, float]]:
         """Each bound of each candidate, by what it is of, and what the other side says."""
