@@ -70,7 +70,7 @@ class Halves:
         stages = choice.mesh.size(STAGES)
         cls = next(c for c in systems.program.classes if stages - 1 in c.groups)
         passes = tuple(f for f in cls.functions if f.phase in MODEL_PASSES)
-        on = OnRows(replace(cls, functions=passes), self.space.split.batch, systems.program.sizes)
+        on = OnRows(replace(cls, functions=passes), self.space.split.batch)
         memory, labels = systems.memory(cls), {label for label, _ in self.space.split.loops}
         looped = {s.name for s in cls.states if labels & {*s.type.names}}
         memory.action(FORWARD)
