@@ -44,7 +44,7 @@ NARROW: dict[str, float] = {"inside": 2, "outside": 4, "batch": 8, "layers": 8, 
                 ("transformer", SIZES),
                 ("transformer", MORE),
                 ("transformer", NARROW),
-                ("experts", MORE),
+                ("layers", MORE),
             )
         ),
     ],
