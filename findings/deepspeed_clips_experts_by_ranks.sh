@@ -7,10 +7,10 @@
 #       float32, ZeRO stage 0                                        1    1.4    1.9
 #       bfloat16, ZeRO stage 0                                       4.5  4.5    4.5
 #       float32 and bfloat16, ZeRO stage 1                           1     1      1
-#   In float32 (and so under torch_autocast) each rank takes the norm of what it holds, its own experts, and the mean of these norms is
-#   the divisor: towards sqrt(ep_size) too small when nearly all weights are experts'. In bfloat16 the norm is that of what is not an
-#   expert, and get_global_grad_norm() says so, but the experts are divided by it.
-# Why it matters: the limit loosens with expert parallelism, eight-fold on 64 ranks, and a run that explodes is blamed on the experts.
+#   In float32 each rank takes the norm of what it holds, its own experts, and the mean of these norms is
+#   the divisor: towards sqrt(ep_size) too small when nearly all weights are experts'. In bfloat16, with an optimizer of torch's, the norm is
+#   that of what is not an expert; get_global_grad_norm() gives it (in float32 none), and the experts are divided by it as well.
+# Why it matters: the limit loosens with expert parallelism (by that rule up to eight-fold on 64 ranks), and a run that explodes is blamed on the experts.
 #   Squares of norms may be added up over ranks, once for what is split and once in all for what is not; never norms. Check the length
 #   of one step of SGD.
 #
