@@ -32,7 +32,7 @@ from compiler.regions.marks import Regions, function_regions, marked
 from compiler.regions.region import Region, RegionKind
 from compiler.walk import graph_values, walk
 
-KEPT = 1600
+KEPT = 400
 """Functions that are remembered, those that were asked for last."""
 
 BUILT = 12
