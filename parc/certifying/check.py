@@ -207,7 +207,7 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
     space = replace(stated_space(of, cluster.devices, links["domains"]), sides=sides)
     if space.splits["positions"][:MOST_POSITIONS] != tuple(dim for _, kind, dim in space.axes if kind == "positions"):
         raise Unfounded(f"{of.path}.splits.positions are other dims than those of the axes", of.path)
-    return space, Floors(model, links, cluster.devices, space.layers, len(loops))
+    return space, Floors(model, links, cluster.devices, [turns.whole(1) for _, turns in loops])
 
 
 def _hold_whole(batch: StatedPart, job: Job) -> None:

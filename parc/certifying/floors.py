@@ -5,28 +5,28 @@ in a step; what a stage, a link and a device take at least is put together from 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import accumulate, product
 from math import ceil, log2, prod
+from operator import ge
 from typing import Any
 
 from compiler.cost.kernels.program import features
 from compiler.cost.kernels.work import Product
-from compiler.cost.memory.footprint import footprint
 from compiler.cost.memory.systems import Systems
 from compiler.cost.price.calibration import of_cluster
 from compiler.cost.price.machine import machine
 from compiler.driver import compile_job
-from compiler.graph import ITEMSIZE
-from compiler.memory.tiers import FIRST, HOST, move_rate
 from compiler.model import Job
 from compiler.program import FunctionPhase
 from compiler.strategy import SERIAL, RecomputeRule
 from parc.certifying.by_hand import touched
 from parc.certifying.counting import StatedAgain, before_back
 from parc.certifying.kernels import carried, sendable, serial_kernels, smallest_sides
-from parc.certifying.links import Lie, copies, divides, least_sent, weight_kinds
+from parc.certifying.links import Lie, cluster_numbers, copies, divides, least_sent, weight_kinds
 
 IN_TURN = ("gpipe", "one_f_one_b")
 
@@ -99,38 +99,7 @@ def numbers(
     model["weights"] = weight_kinds(job, loops, splits, read)
     model["sent"] = carried(first, batch, loops) if first is not None else [0.0, 0.0]
     model["least"] = smallest_sides(first, batch) if first is not None else {"rows": 0, "columns": 0}
-    return model, _cluster(job)
-
-
-def _cluster(job: Job) -> dict[str, Any]:
-    cluster = job.cluster
-    assert cluster is not None
-    cal, keeps = of_cluster(cluster), footprint(cluster.device, cluster.stack)
-    compute, master = ITEMSIZE[job.precision.compute], ITEMSIZE[job.precision.master]
-    copy, gradient, stored = float(master), float(master), 0
-    if compute < master:
-        stored = master
-        copy = keeps.copy if compute == 2 else float(compute)
-        if compute == 2:
-            gradient = keeps.gradient_f16 if job.precision.compute == "f16" else keeps.gradient
-    counts = [level.count for level in cluster.levels]
-    written = cluster.device.bandwidth * cal.vector
-    return {
-        "links": [v.bandwidth * (cal.inner if i == 0 else cal.outer) for i, v in enumerate(cluster.levels)],
-        "domains": [prod(counts[: i + 1]) for i in range(len(counts))],
-        "hidden": max(cal.hidden, cal.hidden_gather),
-        "wire": min(cal.wire, master),
-        "gradient_wire": min(cal.gradient_wire, master),
-        "memory": cluster.device.memory,
-        "context": keeps.context,
-        "copy": copy,
-        "gradient": gradient,
-        "stored": stored,
-        "reserve": keeps.reserve,
-        "host": move_rate(cluster.tiers, HOST, FIRST) if HOST in cluster.tiers else 0.0,
-        "waits": cal.blocking_sends > 0,
-        "added": 2 * master * (1 + cal.jitter * log2(ceil(cluster.devices / counts[0]))) / written,
-    }
+    return model, cluster_numbers(job)
 
 
 class Floors:
@@ -141,14 +110,16 @@ class Floors:
         model: dict[str, Any],
         cluster: dict[str, Any],
         devices: int,
-        layers: int,
-        loops: int,
+        turns: Sequence[int],
     ) -> None:
-        self.model, self.cluster, self.devices, self.layers, self.loops = model, cluster, devices, layers, loops
+        """turns: of each loop that stages are cut from."""
+        self.model, self.cluster, self.devices, self.turns = model, cluster, devices, turns
+        self.layers, self.loops = sum(turns), len(turns)
         self.seconds = cache(self._seconds)
         self.bytes = cache(self._bytes)
         self.messages = cache(self._messages)
         self.stages = cache(self._stages)
+        self.at_most = cache(self._at_most)
 
     def _seconds(
         self,
@@ -190,7 +161,7 @@ class Floors:
         return float(max(idle, max(busy, beside) + max(0.0, behind - hides)) + last)
 
     def _messages(self, lie: Lie, which: str, sharded: bool) -> tuple[float, float]:
-        """Of gradients that are reduced, and of weights that are gathered, on the average device. which: `looped`, or
+        """Of gradients that are reduced, and of weights that are gathered, on the average device. which: `loop`, or
         read `again`, or all; sharded: of those that surely are."""
         links, domains = self.cluster["links"], tuple(self.cluster["domains"])
         sent = [0.0] * len(links)
@@ -253,7 +224,7 @@ class Floors:
         if zero < 2 or not layer["forward"]:
             return found
         # each pass lasts until what goes beside it is over, and a layer's share of that goes with the layer
-        reduce, gather = self.messages(lie, "looped", True)
+        reduce, gather = self.messages(lie, "loop", True)
         _, once_more = self.messages(lie, "again", True)
         if zero == 2:
             gather = once_more = 0.0
@@ -283,7 +254,7 @@ class Floors:
         """bare: the layer without messages beside it: others wait for no more of it than that, and while a stage waits
         for others, it sends what goes beside its first pass and its last one."""
         model, stages = self.model, lie.stages
-        ends, first, share, which, extra = 0.0, 0.0, 0.0, "looped", model["fixed"]
+        ends, first, share, which, extra = 0.0, 0.0, 0.0, "loop", model["fixed"]
         if stages == 1:
             ends, first, share, which = m * all_stages, all_stages, 1.0, ""
             extra += self.updates(lie, zero)
@@ -329,7 +300,7 @@ class Floors:
         are added to those before it."""
         if zero > 1 or m == 1 or away:
             return 0.0
-        alike = ((w["elements"], prod(n for n, _ in copies(lie, w))) for w in self.model["weights"] if w["looped"])
+        alike = ((w["elements"], prod(n for n, _ in copies(lie, w))) for w in self.model["weights"] if w["loop"])
         return float(sum(n * whole for n, whole in alike) * lie.stages * self.cluster["added"] / self.devices)
 
     def between(self, lie: Lie, m: int) -> tuple[float, float]:
@@ -358,15 +329,31 @@ class Floors:
         """Bytes of one of the first two stages, when it has run forward until it first runs back."""
         times, stages = 1 + self.cluster["reserve"], lie.stages
         if stages == 1:
-            return float(self.bytes(lie, zero, 0.0, away) + layer["saved"] * times)
-        if self.loops != 1:
-            return float(self.bytes(lie, zero, 0.0, away))
-        counts, found = self.counts(stages * chunks), float(self.bytes(lie, zero, 0.0, away))
-        for stage in range(2):  # the first two hold most
-            mine = counts[stage::stages]
-            kept = self.bytes(lie, zero, sum(mine) * stages / self.layers, away)
-            there = sum(mine[chunk] for chunk in before_back(stages, chunks, m, schedule, stage))
-            found = max(found, kept + there * layer["saved"] / self.layers * times)
+            return float(self.bytes(lie, zero, (), away) + layer["saved"] * times)
+        found = float(self.bytes(lie, zero, (), away))
+        each = [layer["saved"]] if self.loops == 1 else [layer.get(f"kept {i}", 0.0) for i in range(self.loops)]
+        for mine, there in self.at_most(stages, chunks, m, schedule):
+            kept = sum(n * size / turns for n, size, turns in zip(there, each, self.turns, strict=True))
+            found = max(found, kept * times + self.bytes(lie, zero, mine, away))
+        return found
+
+    def _at_most(self, stages: int, chunks: int, m: int, schedule: str) -> list[tuple[tuple[int, ...], ...]]:
+        """Of stages: turns of each loop that they have, and those of all micro-batches for which something is there as
+        they first run back. Without those that have the same turns as another one, and hold no more."""
+        ends = [*accumulate(self.counts(stages * chunks), initial=0)]
+        starts = [*accumulate(self.turns, initial=0)]
+        found: list[tuple[tuple[int, ...], ...]] = []
+        for stage in range(stages):
+            mine, there = [0] * self.loops, [0] * self.loops
+            runs = Counter(before_back(stages, chunks, m, schedule, stage))
+            for chunk, loop in product(range(chunks), range(self.loops)):
+                at = chunk * stages + stage
+                turns = min(ends[at + 1], starts[loop + 1]) - max(ends[at], starts[loop])
+                mine[loop] += max(0, turns)
+                there[loop] += max(0, turns) * runs[chunk]
+            one = tuple(mine), tuple(there)
+            if not any(a == one[0] and all(map(ge, b, one[1])) for a, b in found):
+                found.append(one)
         return found
 
     def moved(self, lie: Lie, zero: int, away: tuple[str, ...]) -> float:
@@ -376,19 +363,19 @@ class Floors:
         each = (w["moments"] * (1 if zero else prod(n for n, _ in copies(lie, w))) for w in self.model["weights"])
         return float(sum(each) / self.devices / self.cluster["host"])
 
-    def _bytes(self, lie: Lie, zero: int, looped: float = 0.0, away: tuple[str, ...] = ()) -> float:
-        """looped: of what is in loops alone, so many times the average device's share (0: of all, the average); away:
-        what rests with the hosts."""
+    def _bytes(self, lie: Lie, zero: int, mine: tuple[int, ...] = (), away: tuple[str, ...] = ()) -> float:
+        """mine: of a stage with so many turns of each loop, without what is in none (nothing: of the average device);
+        away: what rests with the hosts."""
         cluster, found = self.cluster, 0.0
         moments, weights = int("optimizer" not in away), int("weights" not in away)
+        of_loop = [n * lie.stages / turns for n, turns in zip(mine, self.turns, strict=False)]
         for weight in self.model["weights"]:
-            if looped and not weight["looped"]:
-                continue
             whole = prod(n for n, _ in copies(lie, weight))  # devices that have the same
             kept = weights * cluster["copy"] + cluster["gradient"] / (whole if zero == 2 else 1)
             kept *= weight["elements"] * whole
             states = weights * weight["elements"] * cluster["stored"] + moments * weight["moments"]
             if zero == 3:
                 kept, states = 0.0, weights * weight["stored"] + moments * weight["moments"]
-            found += kept + states * (1 if zero else whole)
-        return float(found / self.devices * (looped or 1.0) + cluster["context"])
+            part = 1.0 if not mine else of_loop[weight["loop"] - 1] if weight["loop"] else 0.0
+            found += part * (kept + states * (1 if zero else whole))
+        return float(found / self.devices + cluster["context"])

@@ -6,7 +6,7 @@ are, for rows that divide its own; those that compute more again; and those of m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, log2, prod
 from typing import Any
@@ -19,11 +19,13 @@ from compiler.cost.price.machine import machine
 from compiler.cost.price.pricer import COMPUTE, PICOSECONDS, Pricer
 from compiler.driver import compile_job
 from compiler.graph import Graph
+from compiler.memory.held import Buffer
 from compiler.memory.tiers import FIRST
 from compiler.model import Job
+from compiler.ops.effects import Load, Save
 from compiler.ops.repeat import Repeat
 from compiler.origin import Role
-from compiler.program import FunctionPhase
+from compiler.program import DeviceClass, FunctionPhase
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from parc.certifying.by_hand import positions
@@ -53,7 +55,7 @@ Build = Callable[[Mapping[str, int], int, Mapping[str, Any]], Job]
 class StatedLayer:
     """An entry that was found to be right. rows: of the batch on a device; rules: along, heads, tables, by;
     numbers: seconds, bytes; fewer: what of these holds of all others, for products that take longer hide more;
-    products: seconds of products and messages alone, of what `REDONE` names."""
+    products: seconds of products and messages alone, of what `REDONE` names; kept: bytes of each of several loops."""
 
     inside: Mapping[str, int]
     again: int
@@ -62,6 +64,7 @@ class StatedLayer:
     numbers: Mapping[str, float]
     fewer: Mapping[str, float]
     products: Mapping[str, float]
+    kept: Sequence[float] = ()
 
 
 def stated_layers(stated: StatedPart, space: StatedSpace, build: Build) -> list[StatedLayer]:
@@ -97,24 +100,25 @@ def stated_layers(stated: StatedPart, space: StatedSpace, build: Build) -> list[
         rules = {"zero": zero, "recompute": again, "schedule": "", "chunks": 1, "along": along, "heads": heads}
         try:
             made = build(mesh, space.batch // shares, {**rules, "rows": tables, "by": by, "offload": ()})
-            numbers, fewer, products = _measure(made, space)
+            numbers, fewer, products, kept = _measure(made, space)
         except ParcError as error:
             raise Unfounded(f"{entry.path} cannot be: {error}", entry.path) from None
         for name in NUMBERS:
             entry[name].be(numbers[name])
         entry["fewer"].be([fewer[name] for name in TIMES])
         entry["products"].be([products[name] for name in REDONE])
+        entry["kept"].be(kept)
         if extra := sorted(entry.items().keys() - {*FIELDS, *NUMBERS}):
             raise Unfounded(f"{entry.path} has `{extra[0]}`, which no bound asks for", entry.path)
-        found.append(StatedLayer(inside, again, (along, heads, tables, by), rows, numbers, fewer, products))
+        found.append(StatedLayer(inside, again, (along, heads, tables, by), rows, numbers, fewer, products, kept))
     return found
 
 
-FIELDS = ("inside", "recompute", "along", "heads", "tables", "by", "rows", "replicas", "fewer", "products")
+FIELDS = ("inside", "recompute", "along", "heads", "tables", "by", "rows", "replicas", "fewer", "products", "kept")
 
 
-def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
-    """Numbers, what of them holds of fewer rows, and what of that where more is computed again."""
+def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], dict[str, float], dict[str, float], list[float]]:
+    """Numbers, what of them holds of fewer rows, what of that where more is computed again; and what loops keep."""
     cluster = job.cluster
     assert cluster is not None
     compiled = compile_job(job)
@@ -178,11 +182,31 @@ def _measure(job: Job, space: StatedSpace) -> tuple[dict[str, float], dict[str, 
     memory.effect(FunctionPhase.FORWARD, 0, set())
     (replay,) = memory.replays.values()
     dims = {s.name: {*s.type.names} for s in cls.states}
-    looped = [name for name in replay.saved if dims[name] & {*space.labels} and samples.kept_for_samples(name)]
-    buffers = {id(b): b for b in (replay.saved[name] for name in looped)}
-    there = (b.bytes for b in buffers.values() if b.memory == FIRST and b.role == Role.SAVED and not b.static)
+    kept = {name: b for name, b in replay.saved.items() if samples.kept_for_samples(name)}
+    there = {n: b for n, b in kept.items() if b.memory == FIRST and b.role == Role.SAVED and not b.static}
+    looped = {id(b): b.bytes for name, b in there.items() if dims[name] & {*space.labels}}
     products = {name: ps / PICOSECONDS for name, ps in redone.items()}
-    return {**numbers, "saved": float(sum(there))}, fewer, products
+    numbers["saved"] = float(sum(looped.values()))
+    return numbers, fewer, products, _kept(cls, space.labels, there) if len(space.labels) > 1 else []
+
+
+def _kept(cls: DeviceClass, labels: Sequence[str], there: Mapping[str, Buffer]) -> list[float]:
+    """Bytes of what each loop hands to its own backward pass: an output of it that is saved, and loaded to be an input
+    of the loop with its label. What two of them have counts for the first."""
+    ahead, back = (
+        [n for f in cls.functions if f.phase is phase for n in f.body.nodes]
+        for phase in (FunctionPhase.FORWARD, FunctionPhase.BACKWARD)
+    )
+    saves = {n.op.name: n.inputs[0] for n in ahead if isinstance(n.op, Save)}
+    loads = {n.outputs[0].name: n.op.name for n in back if isinstance(n.op, Load)}
+    counted, found = set[int](), []
+    for label in labels:
+        outputs = {v.name for n in ahead if isinstance(n.op, Repeat) and n.op.label == label for v in n.outputs}
+        wanted = {loads.get(v.name) for n in back if isinstance(n.op, Repeat) and n.op.label == label for v in n.inputs}
+        own = {id(b): b.bytes for name, b in there.items() if name in wanted and saves[name].name in outputs}
+        found.append(float(sum(size for b, size in own.items() if b not in counted)))
+        counted |= own.keys()
+    return found
 
 
 def _last(part: Part, loops: set[int], ahead: bool) -> set[int]:
@@ -261,7 +285,9 @@ class LayerTable:
         found = {name: t * whole / its for name, t in (of.numbers if its_own else {**of.numbers, **of.fewer}).items()}
         if of.again != again:  # which pass does it, what else kernels do and what is left for the other is not known
             found |= {name: t * whole / its for name, t in of.products.items()} | {"forward": 0.0, "saved": 0.0}
-        elif not same:
+        elif same:
+            found |= {f"kept {loop}": size * whole / its for loop, size in enumerate(of.kept)}
+        else:
             found |= {"forward": 0.0, "backward": found["forward"] + found["backward"], "saved": 0.0}
         if not same:
             found["backward"] *= prod(of.inside.values()) / prod(inside.values())

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from itertools import permutations
-from math import ceil, prod
+from math import ceil, log2, prod
 from typing import Any
 
+from compiler.cost.memory.footprint import footprint
+from compiler.cost.price.calibration import of_cluster
+from compiler.graph import ITEMSIZE
+from compiler.memory.tiers import FIRST, HOST, move_rate
 from compiler.model import Job
 from dsl.data import dataclass
 from parc.certifying.counting import StatedSpace
@@ -42,7 +46,7 @@ def lie_of(space: StatedSpace, mesh: Mapping[str, int], first: str, heads: bool,
 
 
 def weight_kinds(
-    job: Job, labels: Collection[str], splits: Mapping[str, Sequence[str]], read: Collection[str]
+    job: Job, labels: Sequence[str], splits: Mapping[str, Sequence[str]], read: Collection[str]
 ) -> list[dict[str, Any]]:
     """Trained weights, those alike together. splits: dims by what splits them; read: weights, by name, that the
     backward pass reads."""
@@ -53,11 +57,11 @@ def weight_kinds(
         dims = {d.name: d.size for d in w.value.type.dims}
         kind: dict[str, Any] = {
             "own": [[size, name in mixed] for name, size in dims.items() if name not in w.loops],
-            "looped": any(loop in labels for loop in w.loops),
+            "loop": next((labels.index(label) + 1 for label in w.loops if label in labels), 0),
             **{k: not {*dims}.isdisjoint(splits[k]) for k in ("experts", "positions", "heads")},
             "tables": not {*dims}.isdisjoint(splits["rows"]),
         }
-        kind["again"] = kind["looped"] and w.name in read
+        kind["again"] = kind["loop"] > 0 and w.name in read
         known = next((f for f in found if all(f[k] == v for k, v in kind.items())), None)
         if known is None:
             known = {**kind, "elements": 0, "stored": 0, "moments": 0}
@@ -112,3 +116,35 @@ def _reached(members: int, apart: int, domains: Sequence[int]) -> list[int]:
             inside = members
         found.append(max(1, ceil(inside / prod(found))))
     return found
+
+
+def cluster_numbers(job: Job) -> dict[str, Any]:
+    """What bounds ask of a cluster and its software."""
+    cluster = job.cluster
+    assert cluster is not None
+    cal, keeps = of_cluster(cluster), footprint(cluster.device, cluster.stack)
+    compute, master = ITEMSIZE[job.precision.compute], ITEMSIZE[job.precision.master]
+    copy, gradient, stored = float(master), float(master), 0
+    if compute < master:
+        stored = master
+        copy = keeps.copy if compute == 2 else float(compute)
+        if compute == 2:
+            gradient = keeps.gradient_f16 if job.precision.compute == "f16" else keeps.gradient
+    counts = [level.count for level in cluster.levels]
+    written = cluster.device.bandwidth * cal.vector
+    return {
+        "links": [v.bandwidth * (cal.inner if i == 0 else cal.outer) for i, v in enumerate(cluster.levels)],
+        "domains": [prod(counts[: i + 1]) for i in range(len(counts))],
+        "hidden": max(cal.hidden, cal.hidden_gather),
+        "wire": min(cal.wire, master),
+        "gradient_wire": min(cal.gradient_wire, master),
+        "memory": cluster.device.memory,
+        "context": keeps.context,
+        "copy": copy,
+        "gradient": gradient,
+        "stored": stored,
+        "reserve": keeps.reserve,
+        "host": move_rate(cluster.tiers, HOST, FIRST) if HOST in cluster.tiers else 0.0,
+        "waits": cal.blocking_sends > 0,
+        "added": 2 * master * (1 + cal.jitter * log2(ceil(cluster.devices / counts[0]))) / written,
+    }

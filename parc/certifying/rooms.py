@@ -144,7 +144,7 @@ def with_room(
         return 0.0
     counts, each, found = floors.counts(stages * chunks), saved / floors.layers, 0.0
     for own, held in _at_once(room, counts, stages, chunks, m, name, each):
-        states = floors.bytes(lie, zero, own * stages / floors.layers)
+        states = floors.bytes(lie, zero, (own,))
         found = max(found, states + held * times - pieces)
     return found
 

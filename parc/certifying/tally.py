@@ -79,7 +79,7 @@ class Tallied:
         memory = floors.cluster["memory"]
         every = prod(len(can[k]) for k in can if k not in ("zero", "offload"))
         for away in can["offload"]:
-            fitting = [zero for zero in can["zero"] if floors.bytes(least, zero, 0.0, away) <= memory]
+            fitting = [zero for zero in can["zero"] if floors.bytes(least, zero, (), away) <= memory]
             found.too_large += every * (len(can["zero"]) - len(fitting))
             if fitting:
                 yield from self._of_offload(mesh, m, can, fitting, away)
@@ -157,7 +157,7 @@ class Tallied:
     ) -> float:
         """The highest that is known; infinite for what does not fit."""
         floors, (name, chunks), p = self.floors, schedule, lie.stages
-        sizes = [floors.bytes(lie, zero, 0.0, away)]
+        sizes = [floors.bytes(lie, zero, (), away)]
         if "activations" not in away:
             sizes += [floors.held(lie, m, zero, name, chunks, layer, away) for layer in known]
         if max(sizes) > floors.cluster["memory"]:

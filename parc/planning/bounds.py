@@ -24,19 +24,16 @@ what rests with the hosts does not count, but the states of the optimizer come o
 from __future__ import annotations
 
 from dataclasses import field, replace
-from functools import lru_cache
-from itertools import accumulate
 from math import prod
 from typing import NamedTuple
 
-from compiler.passes.cuts import divided
-from compiler.strategy import PipelineRule
 from dsl.data import dataclass
-from parc.planning.held_layers import held_layers, held_moments
+from parc.planning.held_layers import held_layers, held_moments, held_of_loops
 from parc.planning.layer_work import LayerWork, LoopRoom, Pace
 from parc.planning.offloads import Away
 from parc.planning.space import DATA, MeshChoice, PlanChoice, PlanRules, PlanSpace
 from parc.planning.spread import Spread, over_links, spread_of
+from parc.planning.stage_cuts import stage_cut
 from parc.planning.work import ClusterWork, ModelWork
 
 IN_TURN = ("gpipe", "one_f_one_b")
@@ -70,8 +67,8 @@ class OfLayer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LowerBounds:
-    """Lower bounds of a job's strategies on so many devices. loops: from how many loops stages are cut, layers: their
-    iterations.
+    """Lower bounds of a job's strategies on so many devices. layers: iterations of all loops from which stages are cut,
+    turns: of each, in the order of the row.
 
     layer: what the layers of a micro-batch are known to take (`layers`), of any candidate that has such: then most that
     is left out is which stage has what is in no loop, and how long what stages send each other is on its way.
@@ -81,10 +78,15 @@ class LowerBounds:
     cluster: ClusterWork
     devices: int
     layers: int
-    loops: int = 1
+    turns: tuple[int, ...]
     known: dict[tuple[Spread, str, bool], tuple[float, float]] = field(default_factory=dict, compare=False)
-    sizes: dict[tuple[Spread, int, bool, Away], float] = field(default_factory=dict, compare=False)
+    sizes: dict[tuple[Spread, int, int, Away], float] = field(default_factory=dict, compare=False)
     last: list[OfLayer] = field(default_factory=list, compare=False)
+
+    @property
+    def loops(self) -> int:
+        """From so many stages are cut."""
+        return len(self.turns)
 
     def seconds(self, of: PlanChoice, layer: LayerWork | None = None, pace: Pace | None = None) -> float:
         """Of a step. pace: of an iteration of the loop, with the messages beside it (`paces`)."""
@@ -125,7 +127,7 @@ class LowerBounds:
         """Seconds in which gradients of all loops' weights are added to those of micro-batches before, where they are
         not sharded, on the average device of a stage that has all layers."""
         if (spread, "added", False) not in self.known:
-            looped = [w for w in self.model.weights if w.looped]
+            looped = [w for w in self.model.weights if w.loop]
             elements = sum(w.elements * prod(n for n, _ in spread.whole(w)) for w in looped)
             seconds = elements * spread.stages / self.devices * self.cluster.added
             self.known[spread, "added", False] = seconds, 0.0
@@ -299,7 +301,7 @@ class LowerBounds:
         if key not in self.known:
             sent = [0.0] * len(self.cluster.links)
             for w in self.model.weights:
-                if (which and not w.looped) or (which == "again" and not w.again):
+                if (which and not w.loop) or (which == "again" and not w.again):
                     continue
                 axes = spread.whole(w)
                 if not axes or (sharded and not spread.shards(w, self.devices)):
@@ -325,31 +327,46 @@ class LowerBounds:
         mesh, rules, spread = of.mesh, of.rules, spread_of(of)
         p, times = spread.stages, 1 + self.cluster.reserve
         plain = self.needed(spread, rules.zero, away=rules.offload)
-        if layer is None or "activations" in rules.offload or (p > 1 and self.loops != 1):
+        if layer is None or "activations" in rules.offload or (p > 1 and self.loops != 1 and not layer.kept):
             return plain
         if p == 1:
             held = layer.saved * times
             if room is not None:
                 held = max(held, (layer.saved + room.backward) * times * SURE - room.shards * self.cluster.reserve)
             return plain + held
+        if self.loops != 1:
+            each_of = [kept / n * times for kept, n in zip(layer.kept, self.turns, strict=True)]
+            for own, alive in held_of_loops(self.turns, p, rules.chunks, mesh.microbatches, rules.schedule):
+                held = sum([n * size for n, size in zip(alive, each_of, strict=True)])
+                plain = max(plain, self.needed(spread, rules.zero, own, rules.offload) + held)
+            return plain
         numbers, each = (self.layers, p, rules.chunks, mesh.microbatches, rules.schedule), layer.saved / self.layers
         every = [(own, alive * each * times) for own, alive in held_layers(*numbers)]
         if room is not None:  # pieces of gradients have room besides, but no reserve
             moments = held_moments(*numbers, each, room)
             every += [(own, held * times * SURE - room.shards * self.cluster.reserve) for own, held in moments]
-        return max(
-            plain, *(self.needed(spread, rules.zero, own * p / self.layers, rules.offload) + n for own, n in every)
-        )
+        return max(plain, *(self.needed(spread, rules.zero, (own,), rules.offload) + n for own, n in every))
 
-    def needed(self, spread: Spread, zero: int, parts: float = 0.0, away: Away = ()) -> float:
-        """The same in numbers: of the average of all devices, or of those that have so many times the average of what
-        is in loops (`parts`). away: what rests with the hosts."""
-        key = (spread, zero, bool(parts), away)
+    def needed(self, spread: Spread, zero: int, own: tuple[int, ...] = (), away: Away = ()) -> float:
+        """The same in numbers: of the average of all devices, or of those of a stage with so many layers of each loop
+        (`own`), besides what is in no loop. away: what rests with the hosts."""
+        if not own:
+            return self._stored(spread, zero, 0, away) + self.cluster.context
+        parts = (
+            self._stored(spread, zero, loop, away) * (n * spread.stages / turns)
+            for loop, (n, turns) in enumerate(zip(own, self.turns, strict=True), 1)
+            if n
+        )
+        return sum(parts) + self.cluster.context
+
+    def _stored(self, spread: Spread, zero: int, loop: int, away: Away) -> float:
+        """Of all weights, or of a loop's, on the average device."""
+        key = (spread, zero, loop, away)
         if key not in self.sizes:
             cluster, n, kept = self.cluster, self.devices, 0.0
             states, weights = float("optimizer" not in away), float("weights" not in away)
             for w in self.model.weights:
-                if parts and not w.looped:
+                if loop and w.loop != loop:
                     continue
                 if zero == 3:
                     kept += (weights * w.stored + states * w.moments) / n
@@ -358,42 +375,9 @@ class LowerBounds:
                 kept += w.elements * (weights * cluster.copy / apart + cluster.gradient / (n if zero == 2 else apart))
                 kept += (weights * w.elements * cluster.stored + states * w.moments) / (n if zero else apart)
             self.sizes[key] = kept
-        return self.sizes[key] * (parts or 1.0) + self.cluster.context
-
-
-class StageEnd(NamedTuple):
-    """A stage that may end last. before: layers of the stages before, of their first chunks; own: all of its own;
-    first: of its first chunk."""
-
-    stage: int
-    before: int
-    own: int
-    first: int
-
-
-@dataclass(frozen=True, slots=True)
-class StageCut:
-    """A loop in stages, each of some chunks. first: layers of the first stage's first chunk; all: of all its chunks;
-    longest: those that may end last, the last of all first."""
-
-    first: int
-    all: int
-    longest: tuple[StageEnd, ...]
-
-
-@lru_cache(1024)
-def stage_cut(layers: int, stages: int, chunks: int) -> StageCut:
-    """As the compiler cuts a loop of so many iterations."""
-    counts = divided(PipelineRule(("",), ""), {"": layers}, stages * chunks)[""]
-    own = [sum(counts[k::stages]) for k in range(stages)]
-    before = list(accumulate(counts[: stages - 1], initial=0))
-    found: list[StageEnd] = []
-    for k in reversed(range(stages)):
-        if len(found) < 2 or own[k] > found[-1].own:  # the last one sends less
-            found.append(StageEnd(k, before[k], own[k], counts[k]))
-    return StageCut(counts[0], own[0], tuple(found))
+        return self.sizes[key]
 
 
 def lower_bounds(space: PlanSpace, model: ModelWork, cluster: ClusterWork) -> LowerBounds:
     """Of a job's strategies in a space."""
-    return LowerBounds(model, cluster, space.devices, space.split.layers, len(space.split.loops))
+    return LowerBounds(model, cluster, space.devices, space.split.layers, tuple(n for _, n in space.split.loops))

@@ -114,6 +114,7 @@ def layer_json(kind: SplitLayer, of: LayerWork) -> dict[str, Any]:
         **{k: v for k, v in asdict(of).items() if k != "added"},
         "fewer": list(of.fewer),
         "products": list(of.products),
+        "kept": list(of.kept),
     }
 
 

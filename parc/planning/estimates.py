@@ -312,13 +312,13 @@ class Estimates:
             same = prod(size for size, _ in spread.whole(w))
             if t > 1 and not any(taken and size % t == 0 for size, taken in w.own):
                 same *= t  # no dim of it can be split so often
-            part = (own if w.looped else 1.0 if p == 1 else 0.5) / (n / p)
+            part = (own if w.loop else 1.0 if p == 1 else 0.5) / (n / p)
             apart = part * same
             elements = w.elements * (part if zero >= 2 else apart) * cluster.gradient
             elements += w.elements * (part if zero == 3 else apart) * cluster.copy * with_weights
             optimizer = w.elements * cluster.stored * with_weights + w.moments * with_states
             kept += elements + optimizer * (part if zero else apart)
-            if zero == 3 and w.looped:  # two layers that are gathered
+            if zero == 3 and w.loop:  # two layers that are gathered
                 kept += 2 * w.elements / layers * cluster.copy / (n / p / same)
         return kept
 

@@ -222,7 +222,7 @@ def _bounds(job: Job) -> LowerBounds:
     split = splittable(job)
     assert job.cluster is not None
     model = model_work(job.serial, split, ((),))
-    return LowerBounds(model, cluster_work(job), job.cluster.devices, split.layers, len(split.loops))
+    return LowerBounds(model, cluster_work(job), job.cluster.devices, split.layers, tuple(n for _, n in split.loops))
 
 
 def _bound(of: OpenFile, bounds: LowerBounds, job: Job, minimise: str) -> float:

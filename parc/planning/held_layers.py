@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
+from compiler.ops.effects import Load, Save
+from compiler.ops.repeat import Repeat
 from compiler.passes.cuts import divided
+from compiler.program import Function, FunctionPhase
 from compiler.schedules.actions import FORWARD, Turn, interleaved_action, interleaved_ahead
 from compiler.strategy import PipelineRule
 from parc.planning.layer_work import KeptHalves, LoopRoom
@@ -27,6 +32,54 @@ def held_layers(layers: int, stages: int, chunks: int, m: int, schedule: str) ->
             alive = sum(own) * (m if schedule == "gpipe" else min(m, stages - k))
         found.append((sum(own), alive))
     return tuple(found)
+
+
+class HeldOfLoops(NamedTuple):
+    """Of a stage: own, its layers of each loop; held, those of all micro-batches that have gone forward before one
+    first goes back."""
+
+    own: tuple[int, ...]
+    held: tuple[int, ...]
+
+
+@lru_cache(4096)
+def held_of_loops(turns: tuple[int, ...], stages: int, chunks: int, m: int, schedule: str) -> tuple[HeldOfLoops, ...]:
+    """Of several loops, of so many iterations each, in one row: the first of all stages that have the same layers in
+    their chunks. What comes behind it holds less."""
+    labels = tuple(str(i) for i in range(len(turns)))
+    counts = divided(PipelineRule(labels, ""), dict(zip(labels, turns, strict=True)), stages * chunks)
+    found: dict[tuple[tuple[int, ...], ...], HeldOfLoops] = {}
+    for k in range(stages):
+        own = tuple([counts[label][k::stages] for label in labels])
+        if own not in found:
+            times = _ahead(stages, chunks, m, schedule, k)
+            held = tuple([sum(n * times[chunk] for chunk, n in enumerate(of)) for of in own])
+            found[own] = HeldOfLoops(tuple(map(sum, own)), held)
+    return tuple(found.values())
+
+
+def _ahead(stages: int, chunks: int, m: int, schedule: str, k: int) -> Counter[int]:
+    """How often a stage goes forward through each of its chunks before it first goes back."""
+    if schedule != "interleaved":
+        return Counter({0: m if schedule == "gpipe" else min(m, stages - k)})
+    turn = Turn(stages, chunks, m)
+    forward = min(m * chunks, 1 + interleaved_ahead(turn, stages - 1 - k))
+    return Counter(interleaved_action(FORWARD, i, turn).chunk for i in range(forward))
+
+
+def kept_by_loops(functions: Iterable[Function]) -> dict[str, str]:
+    """By its name what an iteration of a loop makes and the same loop's backward pass reads: the loop's label. It is
+    where the iteration is, whatever else reads it."""
+    made, read = dict[str, str](), set[tuple[str, str]]()
+    for function in functions:
+        of = {v.name: n.op for n in function.body.nodes for v in n.outputs}
+        for node in function.body.nodes:
+            by = [of.get(v.name) for v in node.inputs]
+            if isinstance(node.op, Save) and isinstance(by[0], Repeat):
+                made[node.op.name] = by[0].label
+            elif isinstance(node.op, Repeat) and function.phase is FunctionPhase.BACKWARD:
+                read.update((op.name, node.op.label) for op in by if isinstance(op, Load))
+    return {name: label for name, label in made.items() if (name, label) in read}
 
 
 def held_moments(

@@ -18,7 +18,8 @@ class LayerWork:
 
     forward, backward: seconds of the loops at the top, all iterations; rest: of what else both passes do, but for what
     adds gradients up; tail: of that, what comes behind a single loop, and back to it; saved: bytes that the loops keep
-    from one to the other. replicas: of the strategy that was lowered. fewer: seconds of forward, backward, rest, tail
+    from one to the other; kept: of that, of each loop, where there are several, what its iterations make and its
+    backward pass reads. replicas: of the strategy that was lowered. fewer: seconds of forward, backward, rest, tail
     with messages beside products as far as these may ever hide them: products of fewer rows, or in more pieces, take
     longer and hide more. products: of the same, seconds of products and messages alone, of the loops in both passes, of
     rest, of tail: what holds of more that is computed again, where less is kept, so that kernels may be fewer.
@@ -36,6 +37,7 @@ class LayerWork:
     fewer: tuple[float, float, float, float]
     products: tuple[float, float, float] = (0.0, 0.0, 0.0)
     added: float = 0.0
+    kept: tuple[float, ...] = ()
 
     @property
     def both(self) -> float:
@@ -54,7 +56,8 @@ class LayerWork:
         scaled: dict[str, Any] = {name: getattr(found, name) * rows / self.rows for name in SCALED}
         fewer = tuple([scaled[name] for name in TIMES])
         products = (self.products[0] * share, self.products[1] * share, self.products[2] * share)
-        return replace(found, rows=rows, fewer=fewer, products=products, **scaled)
+        kept = tuple([size * share for size in self.kept])
+        return replace(found, rows=rows, fewer=fewer, products=products, kept=kept, **scaled)
 
     @property
     def loose(self) -> LayerWork:
@@ -66,7 +69,8 @@ class LayerWork:
     def again(self) -> LayerWork:
         """What holds whatever is computed again: which of the passes has the work, and what is kept, is not known."""
         both, rest, tail = self.products
-        return replace(self, forward=0.0, backward=both, rest=rest, tail=tail, saved=0.0, fewer=(0.0, both, rest, tail))
+        fewer = (0.0, both, rest, tail)
+        return replace(self, forward=0.0, backward=both, rest=rest, tail=tail, saved=0.0, fewer=fewer, kept=())
 
 
 @dataclass(frozen=True, slots=True)

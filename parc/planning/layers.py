@@ -33,6 +33,7 @@ from compiler.ops.repeat import Repeat
 from compiler.program import MODEL_PASSES, DeviceClass, Function, FunctionKey, FunctionPhase, Program
 from dsl.diagnostics import ParcError
 from parc.planning.guess import Kin, SplitLayer
+from parc.planning.held_layers import kept_by_loops
 from parc.planning.layer_work import LayerWork
 from parc.planning.narrow import narrow, product_sides
 from parc.planning.on_rows import OnRows, TimesOnRows
@@ -240,9 +241,9 @@ class Layers:
         forward, backward, *others = self._times(
             found.parts[0], bodies, rows_of, pricer, Pricer(on, most_hidden(self.cal)), (Product, Collective)
         )
-        saved = self._saved(replace(compiled, program=program), found, rows_of)
+        saved, kept = self._saved(replace(compiled, program=program), found, rows_of)
         products = forward + backward, others[0], others[1]
-        return LayerWork(rows, replicas, *times, float(saved), fewer, products)
+        return LayerWork(rows, replicas, *times, float(saved), fewer, products, kept=kept)
 
     def _on_rows(self, cls: DeviceClass) -> OnRows:
         """Of a program's class: that of others whose functions are the very same."""
@@ -317,13 +318,21 @@ class Layers:
             return priced.ps if self.late == 1.0 else round(priced.ps * self.late)
         return priced.ps if isinstance(work, Collective) and work.role == "activations" and priced.blocking else 0
 
-    def _saved(self, compiled: Compiled, found: Features, on: OnRows) -> int:
-        """Bytes of rows that the loops' iterations keep for the backward pass, each buffer once."""
+    def _saved(self, compiled: Compiled, found: Features, on: OnRows) -> tuple[int, tuple[float, ...]]:
+        """Bytes of rows that the loops' iterations keep for the backward pass, each buffer once; and of each of several
+        loops, what surely is where that loop is (another one may read its results, too)."""
         (cls,) = compiled.program.classes
         memory = SystemMemory(Systems(compiled, found, before=self.pricer.memories), cls)
-        labels = {label for label, _ in self.space.split.loops}
-        states = {s.name: s for s in cls.states}
-        return memory.saved(FORWARD, lambda name: bool(labels & {*states[name].type.names}) and on.has_rows(name))
+        labels = [label for label, _ in self.space.split.loops]
+        states = {s.name: {*s.type.names} for s in cls.states}
+        every = memory.saved(FORWARD, lambda name: not states[name].isdisjoint(labels) and on.has_rows(name))
+        if len(labels) == 1:
+            return every, ()
+        of_loops, kept = kept_by_loops(cls.functions), list[int]()
+        for i in range(len(labels)):  # a buffer that several loops have counts for the first of them
+            names = {name for name, label in of_loops.items() if label in labels[: i + 1] and on.has_rows(name)}
+            kept.append(memory.saved(FORWARD, names.__contains__) - sum(kept))
+        return every, tuple(map(float, kept))
 
 
 def without_update(program: Program) -> Program:

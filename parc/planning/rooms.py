@@ -15,11 +15,11 @@ from compiler.memory.tiers import FIRST
 from compiler.origin import Role
 from compiler.program import DeviceClass, FunctionPhase
 from dsl.diagnostics import ParcError
-from parc.planning.bounds import stage_cut
 from parc.planning.guess import Kin
 from parc.planning.layer_work import LoopRoom
 from parc.planning.paces import PaceKey, Paces, ProgramKey
 from parc.planning.space import PlanChoice
+from parc.planning.stage_cuts import stage_cut
 
 
 class Rooms:

@@ -17,16 +17,16 @@ class WeightGroup:
     """Trained weights alike. elements: that have gradients as large as they are (0 of tables, whose gradients are lists
     of rows); stored, moments: bytes of the weights as the optimizer has them, and of its states.
 
-    own: sizes of their dims but for loops', and whether inner axes or those of experts may split them; looped: in the
-    loops at the top; again: and read by the backward pass, too. experts, positions, heads: whether they have dims that
-    are such; tables: whether rows of them are taken.
+    own: sizes of their dims but for loops', and whether inner axes or those of experts may split them; loop: which of
+    the loops at the top they are in, from 1 on, or 0; again: in one, and read by the backward pass, too. experts,
+    positions, heads: whether they have dims that are such; tables: whether rows of them are taken.
     """
 
     elements: int
     stored: int
     moments: int
     own: tuple[tuple[int, bool], ...]
-    looped: bool
+    loop: int
     again: bool
     experts: bool
     positions: bool

@@ -157,7 +157,7 @@ def _sent(program: Program, split: Splittable) -> tuple[float, float]:
 
 def weight_groups(job: Job, split: Splittable, read: Container[str]) -> tuple[WeightGroup, ...]:
     """The trained weights, those alike together. read: names of those that the backward pass reads."""
-    labels, rows = {label for label, _ in split.loops}, {*split.rows}
+    labels, rows = {label: i for i, (label, _) in enumerate(split.loops, 1)}, {*split.rows}
     taken = {*split.inner, *split.experts, *split.positions}
     states: dict[str, int] = {}
     for u in job.updates:
@@ -165,7 +165,7 @@ def weight_groups(job: Job, split: Splittable, read: Container[str]) -> tuple[We
     found: dict[tuple[object, ...], WeightGroup] = {}
     for w in job.model.trained:
         type, names = w.value.type, {*w.value.type.names}
-        looped, tables = bool(labels & {*w.loops}), bool(names & rows)
+        loop, tables = next((labels[label] for label in w.loops if label in labels), 0), bool(names & rows)
         own = tuple((d.size, d.name in taken) for d in type.dims if d.name not in w.loops)
         experts, positions, heads = (bool(names & {*dims}) for dims in (split.experts, split.positions, split.heads))
         one = WeightGroup(
@@ -173,14 +173,14 @@ def weight_groups(job: Job, split: Splittable, read: Container[str]) -> tuple[We
             type.bytes,
             states.get(w.name, 0),
             own,
-            looped,
-            looped and w.name in read,
+            loop,
+            loop > 0 and w.name in read,
             experts,
             positions,
             heads,
             tables,
         )
-        key = (own, looped, one.again, one.experts, one.positions, one.heads, tables)
+        key = (own, loop, one.again, one.experts, one.positions, one.heads, tables)
         if key in found:
             before = found[key]
             one = replace(

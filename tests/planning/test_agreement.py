@@ -72,6 +72,7 @@ def layer_of(kind: SplitLayer, of: LayerWork) -> StatedLayer:
         numbers,
         fewer,
         dict(zip(REDONE, of.products, strict=True)),
+        of.kept,
     )
 
 
