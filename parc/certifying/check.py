@@ -13,6 +13,7 @@ from compiler.evaluate import evaluate_file
 from compiler.graph import Type
 from compiler.model import Job
 from compiler.ops.repeat import Repeat
+from compiler.ops.shape import Split
 from compiler.strategy import Strategy
 from compiler.walk import bodies, graph_values
 from dsl.data import dataclass
@@ -199,6 +200,9 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
     for type in types:
         for d in type.dims:
             sizes[d.name] = gcd(sizes.get(d.name, 0), d.size)
+    for op in (n.op for g in bodies(job.model.graph) for n in g.nodes):
+        if isinstance(op, Split) and op.dim != batch:
+            sizes[op.dim] = gcd(sizes[op.dim], op.into[0].size)
     of["sizes"].be(sizes)
     of["batch"]["size"].be(sizes.get(batch, 1))
     if of["batch"]["whole"].truth():

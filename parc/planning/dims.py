@@ -18,6 +18,7 @@ from compiler.model import Job
 from compiler.ops.contract import Contract
 from compiler.ops.index import Take
 from compiler.ops.repeat import Repeat
+from compiler.ops.shape import Split
 from compiler.ops.window import Window
 from compiler.walk import bodies
 from dsl.data import dataclass
@@ -29,7 +30,8 @@ tensor has two of them."""
 
 @dataclass(frozen=True, slots=True)
 class Splittable:
-    """Names of dims. sizes: what divides them in all tensors. loops: labels and counts of the loops at the top, in
+    """Names of dims. sizes: what divides them in all tensors, and the first of the dims that one becomes (but the
+    batch). loops: labels and counts of the loops at the top, in
     their order; paths: of them, as rules of recomputation name them."""
 
     batch: str
@@ -71,6 +73,9 @@ def splittable(job: Job) -> Splittable:
     sizes: dict[str, int] = {}
     for type in (*(v.type for v in _values(graph)), *(w.value.type for w in model.weights)):
         sizes |= {d.name: gcd(d.size, sizes.get(d.name, 0)) for d in type.dims}
+    for op in (node.op for body in bodies(graph) for node in body.nodes):
+        if isinstance(op, Split) and op.dim != batch:  # pieces of it are pieces of the first of these
+            sizes[op.dim] = gcd(op.into[0].size, sizes[op.dim])
     summed = {n for p in products for n in p.summed}
     positions = tuple(n for n in given if (n in carried if top else n not in summed) and sizes[n] > 1)
     inner = dict.fromkeys(sorted(inner, key=lambda n: TOLD.index(n) if n in TOLD else len(TOLD)))
