@@ -229,7 +229,9 @@ class Estimates:
         turns = np.array([[self._turns(p, each, *s) for s in ways.schedules] for each in microbatches])
         turns = turns[None, :, None, :, None]
         looped = self._looped
-        coef = rows * (m if p == 1 else turns * looped[0] + m * looped[1])
+        shares = [self._shares(p, chunks) for _, chunks in ways.schedules]
+        longer = np.array([max(0.0, (last - most) * looped[0] + looped[1]) for most, last in shares])
+        coef = rows * (m if p == 1 else turns * looped[0] + m * longer[None, None, None, :, None])
         launched = np.array([bounds.model.launches[r.recompute] for r in bunches])[:, None, None, None, None]
         beside, more = self._messages(of, m, turns, times[kind] * rows / p)
         more = more + m / p * launched + self._sent(mesh, ways, m, p)
@@ -282,14 +284,21 @@ class Estimates:
 
     def _turns(self, p: int, m: int, schedule: str, chunks: int) -> float:
         """How often all layers of a micro-batch are gone through on a device, those it waits for counted."""
-        layers = max(1, self.bounds.layers)
-        own = min(layers, -(-layers // (p * chunks)) * chunks) / layers
+        most, _ = self._shares(p, chunks)
         through = (p - 1) / p
         if schedule == "interleaved":
             through /= chunks
         elif schedule == "zero_bubble":
             through *= FORWARD
-        return m * max(own, 1 / p) + through
+        return m * most + through
+
+    def _shares(self, p: int, chunks: int) -> tuple[float, float]:
+        """Which shares of all layers the stage has that has most, and the last one. What does not come out even goes
+        to others than the ends first, for these have what is in no loop."""
+        layers = max(1, self.bounds.layers)
+        base, extra = divmod(layers, p * chunks)
+        most = min(layers, (base + (extra > 0)) * chunks) / layers
+        return max(most, 1 / p), (base * chunks + max(0, extra - (p - 1) * chunks)) / layers
 
     def _states(self, mesh: MeshChoice, rules: PlanRules, zero: int) -> float:
         """Bytes of weights, gradients and the optimizer's states of the fullest stage."""

@@ -36,7 +36,7 @@ PATIENT = 10
 MOST = 64
 """Prices at most."""
 
-BETTER = 1.08
+BETTER = 1.25
 """An estimate that is worth a price is so many times the best price at most: estimates are rough."""
 
 ROOM, CLOSER = 1.0, 0.93
