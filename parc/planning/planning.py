@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
+from time import monotonic
 
 from compiler.model import Cluster, Job
 from compiler.strategy import Strategy
@@ -65,7 +66,7 @@ def plan(
 ) -> Planned:
     """Search all strategies of a job on its cluster. Of the strategy that it has nothing is taken.
 
-    minimise: `STEP` or `MEMORY`; within: seconds that the search may take; told: hears of each better plan; taken:
+    minimise: `STEP` or `MEMORY`; within: seconds that all of it may take; told: hears of each better plan; taken:
     names that stand for something of the file's own, so that no implementation is called so (None: without any);
     away: the choices of what rests with the hosts; own: a strategy: what is most like it is priced first, and the
     plainest (None: the search begins where it likes); before: what is known of other searches;
@@ -79,6 +80,7 @@ def plan(
         raise fail(
             "E0802", f"no strategies are searched for `{job.name}`, which does not train", job.span, help=GOES_ON
         )
+    began = monotonic()
     split = splittable(job)
     scopes = recomputes(job, split)
     cluster = cluster_work(job)
@@ -92,7 +94,8 @@ def plan(
         like = (own, *before.like) if own is not None else before.like
         begin = tuple(dict.fromkeys(first for strategy in like for first in firsts(space, strategy)))
         pricer = StrategyPricer(job, space.by_hand)
-        found = Search(space, bounds, pricer, minimise, told, begin, before.limit, processes).run(within)
+        search = Search(space, bounds, pricer, minimise, told, begin, before.limit, processes)
+        found = search.run(None if within is None else max(0.0, within - (monotonic() - began)))
     return Planned(job, space, bounds, found, minimise)
 
 

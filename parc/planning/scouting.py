@@ -30,8 +30,8 @@ WEIGHTS = (0.5, 1.0, 0.5, 0.5, 0.5, 1.0, 0.3, 0.3, 0.5)
 NOISE = 0.05
 """What is no property of what is known."""
 
-PATIENT = 10
-"""So many prices in a row that are no better, and scouting is over."""
+PATIENT, IN_VAIN = 10, 0.5
+"""So many prices in a row that are no better, and scouting is over; or which share of the search's time they took."""
 
 MOST = 64
 """Prices at most."""
@@ -49,13 +49,17 @@ AGAIN = 100
 """Looks at most before a price."""
 
 
-def scout(search: Search, over: Callable[[], bool]) -> None:
-    """Price what is estimated to be best, until no estimate is better. over: whether the time is."""
+def scout(search: Search, over: Callable[[], bool], within: float | None = None) -> None:
+    """Price what is estimated to be best, until no estimate is better. over: whether the time is; within: seconds that
+    the search has."""
     estimates = Estimates(search.space, search.bounds, search.layers, search.has_room)
     ahead = Scout(estimates, search.bounds.cluster.memory)
     ahead.best = search.best
+    best, spent = search.best, search.spent
     for what in ahead.candidates():
-        if over():
+        if search.best < best:
+            best, spent = search.best, search.spent
+        if over() or (best < inf and within is not None and search.spent - spent > IN_VAIN * within):
             break
         value = search.value(what)
         if what in search.taken or value >= search.best:

@@ -82,6 +82,7 @@ class Search:
         self.left: list[tuple[float, int]] = []  # what processes of their own have left: bounds, and of how many
         self.number = 0
         self.idle = 0  # prices in a row that were no better
+        self.spent = 0.0  # seconds, on prices
 
     def run(self, within: float | None = None) -> Found:
         """Search until nothing is left, for so many seconds (and until a price is known), where nothing fits then for
@@ -95,12 +96,13 @@ class Search:
                 self.below(self.limit)
 
                 def over() -> bool:
-                    return stopped.asked or (monotonic() > until and (bool(self.tried) or self.best < inf))
+                    half = self.spent / max(1, len(self.tried)) / 2  # of a price: as often too long as too short
+                    return stopped.asked or (monotonic() + half > until and (bool(self.tried) or self.best < inf))
 
                 if self.minimise == STEP and self.groups.count >= WORTH:
                     from parc.planning.scouting import scout
 
-                    scout(self, over)
+                    scout(self, over, within)
                 self._push_groups()
                 if self.processes > 1 and self.best < inf:
                     search_parts(self, self.processes, over)
@@ -242,6 +244,11 @@ class Search:
 
     def price(self, of: StillOpen, what: PlanChoice) -> None:
         """Find out what it takes."""
+        began = monotonic()
+        self._price(of, what)
+        self.spent += monotonic() - began
+
+    def _price(self, of: StillOpen, what: PlanChoice) -> None:
         try:
             strategy = strategy_of(self.space, what)
             needed = self.pricer.needed(strategy)

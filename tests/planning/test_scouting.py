@@ -7,9 +7,12 @@ import pytest
 
 from parc.planning.estimates import Estimates
 from parc.planning.layers import Layers
+from parc.planning.opened import StillOpen
+from parc.planning.planning import plan
 from parc.planning.pricing import StrategyPricer
 from parc.planning.scouting import Learned, Scout
 from parc.planning.search import Search
+from parc.planning.space import PlanChoice
 from parc.planning.written import strategy_of
 from tests.planning.brute import all_priced, candidates, space_of
 from tests.planning.models import job_of
@@ -45,3 +48,19 @@ def test_the_first_prices_are_near_the_best(model: str) -> None:
         scout.learn(found[-1], needed)
     best = min(p.seconds for p in all_priced(job, space).values() if p.fits)
     assert min(f for f in found if f is not None) <= 1.1 * best
+
+
+@pytest.mark.parametrize("within", [30.0, 8.0, 1.5])
+def test_a_search_of_long_prices_ends_near_its_time(within: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often a little sooner as later; and no more than half of the time goes to estimates that were no better."""
+    now, price = [0.0], Search._price
+
+    def slow(self: Search, of: StillOpen, what: PlanChoice) -> None:
+        now[0] += 2.0
+        price(self, of, what)
+
+    monkeypatch.setattr(Search, "_price", slow)
+    for module in ("search", "planning"):
+        monkeypatch.setattr(f"parc.planning.{module}.monotonic", lambda: now[0])
+    found = plan(job_of("transformer", inside=4), within=within).found
+    assert found.tried and (within < 2 or abs(now[0] - within) <= 1.0)

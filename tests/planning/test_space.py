@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import product
 
@@ -9,11 +10,15 @@ import pytest
 
 from compiler.evaluate import evaluate_file
 from dsl.source import Source
+from parc import api
+from parc.certifying.check import certified
+from parc.planning.answer import FoundPlan
 from parc.planning.dims import splittable
-from parc.planning.space import PlanSpace, divisors, factors, ordered
+from parc.planning.pricing import StrategyPricer
+from parc.planning.space import INNER, PlanSpace, divisors, factors, ordered
 from parc.planning.written import strategy_of
 from tests.planning.brute import candidates, space_of
-from tests.planning.models import MODELS, job_of, text_of
+from tests.planning.models import CLUSTER, MODELS, SIZES, job_of, text_of
 
 
 @pytest.mark.parametrize("n", [1, 2, 12, 30, 64, 72, 97])
@@ -78,3 +83,36 @@ def test_chunks_are_as_many_as_layers_have_room_for(layers: int, chunks: list[in
     space, _ = space_of(job_of("transformer", layers=layers))
     found = {s for mesh in space.meshes() if mesh.size("stages") == 2 for s in space.ways(mesh).schedules}
     assert sorted(n for name, n in found if name == "interleaved") == chunks
+
+
+IN_GROUPS = """
+use std.optimizers (sgd)
+
+model net {{
+  dim b = 8, d = 16, f = 24, p = 2, q = 12
+  input x : f32[b,d]
+  weight w1[d,f], w2[f,d]
+  z = split(relu(x @ w1), f -> (p, q))
+  most = max(z, over q)
+  y[b,d] = merge(z - most, (p, q) -> f) @ w2
+  loss mean((y - x) * (y - x))
+}}
+
+job fit {{
+  train net on pod
+  optimizer sgd(lr = 0.1)
+}}
+"""
+
+
+def test_a_dim_in_groups_is_split_as_far_as_there_are_groups() -> None:
+    """On more devices than there are groups no strategy could be placed: such are in no space."""
+    text = (IN_GROUPS + CLUSTER).format(**{**SIZES, "inside": 4, "outside": 1})
+    space, _ = space_of(job := evaluate_file(Source("job.par", text)).job)
+    every = [*candidates(space)]
+    assert {n for of in every for role, n in of.mesh.axes if role.kind == INNER} == {2}
+    pricer = StrategyPricer(job)
+    assert all(pricer.needed(strategy_of(space, of)) for of in every)
+    found = api.plan(Source("job.par", text), within=5.0)
+    assert isinstance(found, FoundPlan)
+    certified(Source("job.par", found.text), json.loads(json.dumps(found.certificate)))
