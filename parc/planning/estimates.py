@@ -293,8 +293,7 @@ class Estimates:
         return m * most + through
 
     def _shares(self, p: int, chunks: int) -> tuple[float, float]:
-        """Which shares of all layers the stage has that has most, and the last one. What does not come out even goes
-        to others than the ends first, for these have what is in no loop."""
+        """Which shares of all layers the stage has that has most, and the last one, which gets one more last."""
         layers = max(1, self.bounds.layers)
         base, extra = divmod(layers, p * chunks)
         most = min(layers, (base + (extra > 0)) * chunks) / layers
