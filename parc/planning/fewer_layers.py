@@ -89,4 +89,5 @@ def promised(bounds: LowerBounds, plan: PricedPlan) -> float:
     less = (model.activations[0] - model.activations[of.rules.recompute]) * min(m, p) / (m * bounds.devices)
     room = bounds.cluster.memory - plan.price.needed
     share = min(1.0, room / less) if less > 0 else 1.0
-    return plan.value * (1 - (1 - model.passes[0] / model.passes[which]) * share)
+    longer = model.passes[which]  # 0 where no more is known than that gradients are written
+    return plan.value * (1 - (1 - model.passes[0] / longer) * share) if longer else plan.value

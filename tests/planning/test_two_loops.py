@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from compiler.evaluate import evaluate_file
@@ -10,7 +12,9 @@ from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc.certifying.layers import LayerTable
 from parc.certifying.links import lie_of
+from parc.planning.fewer_layers import promised
 from parc.planning.guess import kin
+from parc.planning.planning import plan
 from parc.planning.pricing import StrategyPricer
 from parc.planning.space import STAGES
 from parc.planning.written import strategy_of
@@ -81,3 +85,13 @@ def test_what_stages_of_two_loops_keep_is_a_bound_for_both_sides(more: dict[str,
         theirs = sides.floors.held(lie, of.mesh.microbatches, rules.zero, rules.schedule, rules.chunks, known)
         assert theirs == pytest.approx(size, rel=1e-12), of
     assert closer > len(some) / 4
+
+
+def test_plans_of_which_no_work_is_known_promise_what_they_take() -> None:
+    """Of a model whose gradients' bytes may be all that there is to do (`unwritten`) bounds know no work."""
+    job = job_of(two(outside=1))
+    found = plan(job, within=0.1)
+    model = found.bounds.model
+    nothing = replace(found.bounds, model=replace(model, passes=(0.0,) * len(model.passes)))
+    best = found.found.fitting[0]
+    assert promised(nothing, best) == best.value
