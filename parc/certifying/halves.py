@@ -77,7 +77,7 @@ class HeldHalves:
                 continue
             share = rows / its
             for k in {0, 1, stages - 2, stages - 1}:
-                states = floors.bytes(lie, zero, counts[k] * stages / floors.layers)
+                states = floors.bytes(lie, zero, (counts[k],))
                 outside = behind if k == stages - 1 else 0.0
                 for ahead, between, _ in turns_of_halves(stages, m, k):
                     held = counts[k] * (ahead * saved / floors.layers + between * layer * share)

@@ -56,7 +56,7 @@ class Halves:
         spread, layer, times = spread_of(choice), self.layers.best(of), 1 + bounds.cluster.reserve
         p, each = spread.stages, layer.saved / bounds.layers if layer is not None else 0.0
         return max(
-            bounds.needed(spread, choice.rules.zero, own * p / bounds.layers) + held * times * SURE
+            bounds.needed(spread, choice.rules.zero, (own,)) + held * times * SURE
             for known in kept
             for own, held in held_halves(bounds.layers, p, choice.mesh.microbatches, each, known)
         )

@@ -5,11 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from heapq import heappop, heappush
+from math import inf
+from typing import TYPE_CHECKING
 
 from parc.planning.guess import Guess, kin
 from parc.planning.layers import Layers
 from parc.planning.opened import Entry, OpenBunch, OpenGroup, StillOpen
 from parc.planning.space import MeshChoice, PlanChoice
+
+if TYPE_CHECKING:
+    from parc.planning.search import Search
+    from parc.planning.stopping import SearchStop
+
+
+def least_first(search: Search, stopped: SearchStop, until: float, clock: Callable[[], float]) -> None:
+    """Price what probably needs least first, of all that a search has left, until something fits, or the clock says
+    that it is time."""
+    entries = (*search.likely, *search.later)
+    todo = LeastFirst(search.guess, search.layers, search._leaves, search._refused, entries)
+    search.likely, search.later = [], []
+    while search.best == inf and not stopped.asked and clock() < until and (of := todo.next()):
+        search.price(of, of.candidate)
+    for left in todo.left:
+        search.push(left)
 
 
 class LeastFirst:

@@ -20,7 +20,7 @@ from parc.planning.guess import CLOSE, Guess, Kin, kin
 from parc.planning.halves import Halves
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
-from parc.planning.least_first import LeastFirst, smallest
+from parc.planning.least_first import least_first, smallest
 from parc.planning.offloads import Away
 from parc.planning.opened import Entry, OpenBunch, OpenGroup, StillOpen
 from parc.planning.paces import Paces
@@ -29,7 +29,7 @@ from parc.planning.pricing import StrategyPricer
 from parc.planning.rooms import Rooms
 from parc.planning.space import MeshChoice, PlanChoice, PlanSpace
 from parc.planning.spread import sparsest
-from parc.planning.stopping import SearchStop, interruptible
+from parc.planning.stopping import interruptible
 from parc.planning.written import strategy_of
 
 STEP, MEMORY = "step", "memory"
@@ -114,7 +114,7 @@ class Search:
                     if stopped.asked or self.best < inf or until > began + (within or 0.0):
                         break
                     until += within or 1e-9  # nothing fits yet
-                    self._least_first(stopped, until)
+                    least_first(self, stopped, until, monotonic)
             except KeyboardInterrupt:  # in the middle of something: what that was of is left, too
                 stopped.asked = lost = True
         least = self._end(lost)
@@ -297,15 +297,6 @@ class Search:
             entries, self.likely, self.later = (*self.likely, *self.later), [], []
             for _, _, each in entries:
                 self.push(each)
-
-    def _least_first(self, stopped: SearchStop, until: float) -> None:
-        """Price what probably needs least first, of all that is left, until something fits."""
-        todo = LeastFirst(self.guess, self.layers, self._leaves, self._refused, (*self.likely, *self.later))
-        self.likely, self.later = [], []
-        while self.best == inf and not stopped.asked and monotonic() < until and (of := todo.next()):
-            self.price(of, of.candidate)
-        for left in todo.left:
-            self.push(left)
 
     def _open_group(self, of: StillOpen, group: OpenGroup) -> None:
         """Its bunches one by one, if the work of their layers does not speak against all of them."""
