@@ -34,7 +34,7 @@ from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.certifying.words import hold_text, hold_why
 from parc.price import price
 
-FORMAT = 16
+FORMAT = 17
 
 MOST = 64
 """Choices of one kind that a space has at most."""

@@ -21,7 +21,7 @@ from parc.planning.refining import PlanChange, RefinedPlan, plain_lines
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
-FORMAT = 16
+FORMAT = 17
 
 
 def unsearched(space: PlanSpace) -> list[str]:
