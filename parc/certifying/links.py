@@ -10,9 +10,12 @@ from typing import Any
 
 from compiler.cost.memory.footprint import footprint
 from compiler.cost.price.calibration import of_cluster
-from compiler.graph import ITEMSIZE
+from compiler.graph import ITEMSIZE, Dim
 from compiler.memory.tiers import FIRST, HOST, move_rate
 from compiler.model import Job
+from compiler.ops.index import Take
+from compiler.walk import walk
+from compiler.zero_preserving import why_not
 from dsl.data import dataclass
 from parc.certifying.counting import StatedSpace
 
@@ -53,13 +56,14 @@ def weight_kinds(
     mixed = {d for kind in ("inner", "experts", "positions") for d in splits[kind]}
     found: list[dict[str, Any]] = []
     of_states = {u.weight: u.states for u in job.updates}
+    taken = [node.inputs[0].type.dims for node, _ in walk(job.model.graph) if isinstance(node.op, Take)]
     for w in (w for w in job.model.weights if w.trained):
         dims = {d.name: d.size for d in w.value.type.dims}
         kind: dict[str, Any] = {
             "own": [[size, name in mixed] for name, size in dims.items() if name not in w.loops],
             "loop": next((labels.index(label) + 1 for label in w.loops if label in labels), 0),
             **{k: not {*dims}.isdisjoint(splits[k]) for k in ("experts", "positions", "heads")},
-            "tables": not {*dims}.isdisjoint(splits["rows"]),
+            "tables": not {*dims}.isdisjoint(splits["rows"]) or _by_row(job, {*dims}, w.name, taken),
         }
         kind["again"] = kind["loop"] > 0 and w.name in read
         known = next((f for f in found if all(f[k] == v for k, v in kind.items())), None)
@@ -70,6 +74,14 @@ def weight_kinds(
         known["stored"] += w.value.type.bytes
         known["moments"] += sum(s.value.type.bytes for s in of_states.get(w.name, ()))
     return found
+
+
+def _by_row(job: Job, dims: Collection[str], name: str, taken: Sequence[Sequence[Dim]]) -> bool:
+    """Whether its gradient may be a list: rows of something like it are taken, and its update needs no others."""
+    if not any(all(d.name in dims for d in table) for table in taken):
+        return False
+    (update,) = (u for u in job.updates if u.weight == name)
+    return not all(why_not(update, dim) for dim in dims)
 
 
 def copies(lie: Lie, weight: Mapping[str, Any]) -> list[tuple[int, int]]:

@@ -19,7 +19,8 @@ class WeightGroup:
 
     own: sizes of their dims but for loops', and whether inner axes or those of experts may split them; loop: which of
     the loops at the top they are in, from 1 on, or 0; again: in one, and read by the backward pass, too. experts,
-    positions, heads: whether they have dims that are such; tables: whether rows of them are taken.
+    positions, heads: whether they have dims that are such; tables: whether rows of them are taken, and gradients may be
+    lists.
     """
 
     elements: int

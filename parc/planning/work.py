@@ -25,6 +25,7 @@ from dsl.data import dataclass
 from parc.planning.dims import Splittable
 from parc.planning.implementing import HandWritten
 from parc.planning.least_kernels import LeastSides, firm, least_sides, vector_launches
+from parc.planning.listed import listed
 from parc.planning.recomputes import Again
 from parc.planning.spread import WeightGroup
 from parc.planning.unwritten import unwritten
@@ -159,13 +160,14 @@ def weight_groups(job: Job, split: Splittable, read: Container[str]) -> tuple[We
     """The trained weights, those alike together. read: names of those that the backward pass reads."""
     labels, rows = {label: i for i, (label, _) in enumerate(split.loops, 1)}, {*split.rows}
     taken = {*split.inner, *split.experts, *split.positions}
-    states: dict[str, int] = {}
+    states, lists = dict[str, int](), listed(job)
     for u in job.updates:
         states[u.weight] = sum(s.value.type.bytes for s in u.states)
     found: dict[tuple[object, ...], WeightGroup] = {}
     for w in job.model.trained:
         type, names = w.value.type, {*w.value.type.names}
-        loop, tables = next((labels[label] for label in w.loops if label in labels), 0), bool(names & rows)
+        loop = next((labels[label] for label in w.loops if label in labels), 0)
+        tables = bool(names & rows) or w.name in lists
         own = tuple((d.size, d.name in taken) for d in type.dims if d.name not in w.loops)
         experts, positions, heads = (bool(names & {*dims}) for dims in (split.experts, split.positions, split.heads))
         one = WeightGroup(
