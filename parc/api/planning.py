@@ -29,6 +29,7 @@ def plan(
     keep: int = 5,
     told: Callable[[PricedPlan, Counts], None] | None = None,
     processes: int = 1,
+    without: Sequence[str] = (),
     **options: Unpack[Options],
 ) -> FoundPlan | FilledPlan:
     """Search the strategies of a job on its cluster for the best: `.text` is the file with it.
@@ -43,25 +44,31 @@ def plan(
         keep: so many of the best are told of.
         told: hears of each better plan, as it is found.
         processes: among so many the search is shared out; numbers that are left open are searched in one.
+        without: what no strategy is to have, such as `zero_bubble`, `zero=3`, `tp>8`.
         options: see `Options`; where the job's strategy has no `auto`, the search begins at what is most like it.
 
     Raises:
-        ParcError: for what is wrong with the file; E0801 without a cluster, E0951 if nothing that fits was found.
+        ParcError: for what is wrong with the file; E0801 without a cluster, E0951 if nothing that fits was found,
+            E0803 for what cannot be left out.
     """
     from dsl.files import load
     from dsl.source import Source
     from parc.planning.answer import planned_file
     from parc.planning.holes import has_holes
+    from parc.planning.left_out import left_out, refuse_open
 
+    out = left_out(without)
     source = file if isinstance(file, Source) else load(file)
     params = texts(options.get("params"))
     search = "memory" if minimise == "memory" else "step"
     job, strategy = options.get("job"), options.get("strategy")
     if has_holes(source, job, strategy, params):
+        refuse_open(out)
         from parc.planning.filled_answer import filled_file
 
         return filled_file(source, params, job, strategy, devices, search, within, keep)
-    return planned_file(source, params, job, strategy, devices, search, within, keep, told, processes=processes)
+    how = search, within, keep, told
+    return planned_file(source, params, job, strategy, devices, *how, processes=processes, without=out)
 
 
 def plan_cases(
@@ -74,6 +81,7 @@ def plan_cases(
     keep: int = 5,
     told: Callable[[PricedPlan, Counts], None] | None = None,
     processes: int = 1,
+    without: Sequence[str] = (),
     **options: Unpack[Options],
 ) -> ComparedPlans:
     """Search for each number of devices and each value of parameters, such as the batch, and compare what was found.
@@ -87,21 +95,25 @@ def plan_cases(
         keep: so many of the best of each are told of.
         told: hears of each better plan, as it is found.
         processes: among so many the search is shared out; numbers that are left open are searched in one.
+        without: what no strategy is to have, such as `zero_bubble`, `zero=3`, `tp>8`.
         options: see `Options`.
 
     Raises:
-        ParcError: for what is wrong with the file, or with all cases; E0134 for more cases than are searched.
+        ParcError: for what is wrong with the file, or with all cases; E0134 for more cases than are searched; E0803 for
+            what cannot be left out.
     """
     from dsl.files import load
     from dsl.source import Source
     from parc.planning.cases import free_values, planned_cases
+    from parc.planning.left_out import left_out
 
+    out = left_out(without)
     source = file if isinstance(file, Source) else load(file)
     params = texts(options.get("params"))
     job, strategy = options.get("job"), options.get("strategy")
     lists = {name: tuple(texts({name: v})[name] for v in values) for name, values in (free or {}).items()}
     values = free_values(source, params, job, strategy, devices, lists)
-    return planned_cases(source, values, job, strategy, minimise, within, keep, told, processes)
+    return planned_cases(source, values, job, strategy, minimise, within, keep, told, processes, out)
 
 
 def plan_report(

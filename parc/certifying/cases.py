@@ -109,6 +109,10 @@ def _hold_asked(asked: StatedPart, rows: Sequence[StatedPart]) -> None:
         raise Unfounded("`cases` has one twice", "cases")
     if strange := next((case for case in there if case not in wanted), None):
         raise Unfounded(f"`cases` has {_named(*strange)}, which nobody asked for", "cases")
+    left = [name.text() for name in asked["without"].distinct(MOST)]
+    for search in (of["certificate"] for of in rows):
+        if not search.none:
+            search["space"]["left_out"].be(left)
     if missing := next((case for case in wanted if case not in there), None):
         raise Unfounded(f"`cases` has none of {_named(*missing)}, which was asked for", "cases")
 

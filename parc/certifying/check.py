@@ -34,7 +34,7 @@ from parc.certifying.tally import SpaceTally, Tallied, candidate
 from parc.certifying.words import hold_text, hold_why
 from parc.price import price
 
-FORMAT = 17
+FORMAT = 18
 
 MOST = 64
 """Choices of one kind that a space has at most."""
@@ -123,12 +123,13 @@ def hold_search(
     def build(mesh: Mapping[str, int], m: int, rules: Mapping[str, Any]) -> Job:
         return by_hand.job_of(strategy_of(mesh, m, rules, space, stated, by_hand), rules["by"])
 
-    layers = LayerTable(space, stated_layers(stated, space, build))
-    paces, rooms = stated_paces(stated, space, build), stated_rooms(stated, space, build)
-    halves = HeldHalves(space, floors, build)
+    layers = LayerTable(space, stated_layers(stated, space.every, build))
+    paces, rooms = stated_paces(stated, space.every, build), stated_rooms(stated, space.every, build)
+    halves = HeldHalves(space.every, floors, build)
     tried, values, tokens = _priced(stated, space, minimise, build, halves)
 
     def base(row: StatedPart, places: StatedPart) -> Strategy:
+        space.left.hold_around(row)
         mesh, m, rules = _choices(row, space)
         if not places.none:
             mesh, m = apart(mesh, places)
@@ -168,6 +169,7 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
     again = [[stated_again(r) for r in choice.distinct(MOST)] for choice in of["recompute"].distinct(MOST)]
     loops = [loop.pair() for loop in of["loops"].distinct(MOST)]
     there = {n.op.label: n.op.count for n in job.model.graph.nodes if isinstance(n.op, Repeat)}
+    labels = {label.text() for label, _ in loops}
     for label, turns in loops:
         if there.get(label.text()) != turns.whole(1):
             raise Unfounded(f"{label.path} is no loop at the top of the model, or has another count", label.path)
@@ -208,7 +210,8 @@ def _space(stated: StatedPart, job: Job) -> tuple[StatedSpace, Floors]:
     if of["batch"]["whole"].truth():
         _hold_whole(of["batch"], job)
     sides = (*sides_of(job, batch), *told_apart(job, batch, splits))
-    space = replace(stated_space(of, cluster.devices, links["domains"]), sides=sides)
+    paths = tuple(n.op.body.name for n in job.model.graph.nodes if isinstance(n.op, Repeat) and n.op.label in labels)
+    space = replace(stated_space(of, cluster.devices, links["domains"]), sides=sides, paths=paths)
     if space.splits["positions"][:MOST_POSITIONS] != tuple(dim for _, kind, dim in space.axes if kind == "positions"):
         raise Unfounded(f"{of.path}.splits.positions are other dims than those of the axes", of.path)
     return space, Floors(model, links, cluster.devices, [turns.whole(1) for _, turns in loops])
@@ -303,8 +306,10 @@ def _choices(entry: StatedPart, space: StatedSpace) -> tuple[dict[str, int], int
     _, can = space.choices(mesh)
     usual = [n for n in names if n in mesh]
     orders = [usual]
-    if can["first"] == ["stages", "data"]:
+    if "data" in can["first"]:
         orders.append(sorted(usual, key=lambda a: space.kind(a) != "data"))
+    if "data" in can["first"] and "stages" not in can["first"]:
+        del orders[0]
     ways = {k: can[k] for k in FIELDS if k in can and k != "schedule"}
     pairs = {"schedule": (rules["schedule"], rules["chunks"]), "inside": (rules["heads"], rules["by"])}
     if list(mesh) not in orders or any(pair not in can[kind] for kind, pair in pairs.items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import takewhile
 from math import prod
@@ -11,6 +12,7 @@ from typing import Any
 from compiler.program import FunctionPhase
 from compiler.schedules.actions import actions
 from dsl.data import dataclass
+from parc.certifying.left_out import StatedLeft, stated_left
 from parc.certifying.sides import Side
 from parc.certifying.stated import StatedPart, Unfounded
 
@@ -20,6 +22,9 @@ SPLITS = ("inner", "experts", "heads", "rows", "positions")
 KINDS = ("stages", "data", "experts", "positions", "inner")
 SINGLE = ("gpipe", "one_f_one_b", "zero_bubble")
 """Schedules without chunks."""
+
+FIRST = (("stages", "pp"), ("data", "dp"))
+"""Kinds of what may be outermost, and the name by which each is left out."""
 
 MOST_AXES = 8
 MOST_SCHEDULES = 32
@@ -63,7 +68,8 @@ class StatedAgain:
 @dataclass(frozen=True, slots=True)
 class StatedSpace:
     """The choices that a certificate names. axes: (name, kind, dim), major to minor; recomputes: of each choice the
-    scopes, with what is kept of them; sides: of the model's products; whole: whether nothing has micro-batches."""
+    scopes, with what is kept of them; sides: of the model's products; whole: whether nothing has micro-batches; paths:
+    scopes that are a layer; left: what of all these no strategy has."""
 
     devices: int
     batch: int
@@ -80,19 +86,30 @@ class StatedSpace:
     offloads: tuple[tuple[str, ...], ...] = ((),)
     sides: tuple[Side, ...] = ()
     whole: bool = False
+    paths: tuple[str, ...] = ()
+    left: StatedLeft = StatedLeft()
+
+    @property
+    def every(self) -> StatedSpace:
+        """With what is left out: layers and loops that are looked at are no strategies of the space."""
+        return replace(self, left=StatedLeft())
 
     def told(self) -> str:
         """Which choices there are, in words; what is not among them, nothing was said of."""
-        axes = ", ".join(f"{name} ({kind}{f' {dim}' if dim else ''})" for name, kind, dim in self.axes)
-        schedules = ", ".join(name if chunks == 1 else f"{name} of {chunks}" for name, chunks in self.schedules)
-        again = ", ".join(" and ".join(of.told() for of in choice) or "nothing" for choice in self.recomputes)
-        zero = ", ".join(map(str, self.zero))
+        there = [(name, kind, dim) for name, kind, dim in self.axes if self._axis(name, 2)]
+        axes = ", ".join(f"{name} ({kind}{f' {dim}' if dim else ''})" for name, kind, dim in there)
+        schedules = ", ".join(name if chunks == 1 else f"{name} of {chunks}" for name, chunks in self._schedules())
+        recomputes = [self.recomputes[again] for again in self._again()]
+        again = ", ".join(" and ".join(of.told() for of in choice) or "nothing" for choice in recomputes)
+        zero = ", ".join(map(str, self._zero()))
         found = f"axes {axes or 'none'}; schedules {schedules or 'none'}; ZeRO {zero}; computed again {again}"
         by_hand = (
             f"{' and '.join(of.scopes)} by {of.function}{' in zig-zag order' if of.zigzag else ''}"
             for of in self.by_hand
+            if self.left.by_hand(of.function, of.zigzag)
         )
         found += f"; written by hand {', '.join(by_hand)}" if self.by_hand else ""
+        found += f"; without {left}" if (left := self.left.told()) else ""
         found += "; no micro-batches" if self.whole else ""
         away = ", or ".join(" and ".join(classes) or "nothing" for classes in self.offloads)
         return f"{found}; with the hosts {away}" if self.offloads != ((),) else found
@@ -107,9 +124,25 @@ class StatedSpace:
                     yield sizes
                 return
             for size in (d for d in range(1, left + 1) if left % d == 0) if left < 4096 else divisors_of(left):
+                if size > 1 and not self._axis(names[at], size):
+                    continue
                 yield from rest(at + 1, left // size, sizes if size == 1 else {**sizes, names[at]: size})
 
         yield from rest(0, self.devices, {})
+
+    def _axis(self, name: str, size: int) -> bool:
+        """Whether an axis above 1 is left in, with so many devices; of stages with a schedule to run by."""
+        return self.left.axis(name, size) and (self.kind(name) != "stages" or bool(self._schedules()))
+
+    def _schedules(self) -> list[tuple[str, int]]:
+        return [(name, chunks) for name, chunks in self.schedules if self.left.schedule(name, chunks)]
+
+    def _zero(self) -> list[int]:
+        return [stage for stage in self.zero if f"zero={stage}" not in self.left.names]
+
+    def _again(self) -> list[int]:
+        rules = [[(of.scope, bool(of.keep)) for of in choice] for choice in self.recomputes]
+        return [number for number, of in enumerate(rules) if self.left.again(of, self.paths)]
 
     def of_kind(self, mesh: Mapping[str, int], *kinds: str) -> int:
         """Devices along the axes of these kinds."""
@@ -128,18 +161,21 @@ class StatedSpace:
         kinds = {self.kind(name) for name in mesh}
         position_dims = [dim for _, kind, dim in self.axes if kind == "positions"]
         every: dict[str, list[Any]] = {
-            "first": ["stages", "data"] if {"stages", "data"} <= kinds else [""],
-            "zero": list(self.zero) if kinds & {"data", "experts", "positions"} else [0],
-            "recompute": list(range(len(self.recomputes))),
-            "schedule": list(self.schedules) if "stages" in kinds else [("", 1)],
-            "along": ["", *position_dims] if "inner" in kinds else [""],
-            "offload": list(self.offloads),
+            "first": [first for first, name in FIRST if f"outermost={name}" not in self.left.names]
+            if {"stages", "data"} <= kinds
+            else [""],
+            "zero": self._zero() if kinds & {"data", "experts", "positions"} else [0],
+            "recompute": self._again(),
+            "schedule": self._schedules() if "stages" in kinds else [("", 1)],
+            "along": ["", *position_dims] if "inner" in kinds and "sequence" not in self.left.names else [""],
+            "offload": [away for away in self.offloads if self.left.away(away)],
             "inside": [(False, 0)],  # heads, and what is written by hand
-            "rows": [(), self.splits["rows"]] if "data" in kinds and self.splits["rows"] else [()],
+            "rows": [(), self.splits["rows"]] if "data" in kinds and self._tables() else [()],
         }
         if "positions" in kinds:
-            every["inside"] += [(True, 0)] * bool(self.splits["heads"])
-            every["inside"] += [(False, by + 1) for by in range(len(self.by_hand))]
+            every["inside"] += [(True, 0)] * bool(self.splits["heads"] and "heads" not in self.left.names)
+            by_hand = enumerate(self.by_hand, 1)
+            every["inside"] += [(False, by) for by, of in by_hand if self.left.by_hand(of.function, of.zigzag)]
         can = dict(every)
         layer = self.of_kind(mesh, "experts", "positions", "inner")
         if len(every["first"]) == 2 and not any(layer % d for d in self.domains[:-1]):
@@ -154,6 +190,9 @@ class StatedSpace:
         tables = tuple(d for d in self.splits["rows"] if self.divides_rows(mesh, d))
         can["rows"] = [(), tables] if tables and len(every["rows"]) > 1 else [()]
         return every, can
+
+    def _tables(self) -> bool:
+        return bool(self.splits["rows"]) and "rows" not in self.left.names
 
     def _has_chunks(self, stages: int, chunks: int) -> bool:
         """As many layers as chunks at least; and as many in each, where there are 3, 5, 6, 7 of them (docs/plan.md)."""
@@ -180,7 +219,7 @@ class StatedSpace:
 
     def can_be(self, mesh: Mapping[str, int], m: int) -> bool:
         """Whether there are strategies of such a mesh in so many micro-batches."""
-        return (m == 1 or not self.whole) and self.divides(mesh, m)
+        return (m == 1 or not self.whole) and self.divides(mesh, m) and all(self._axis(a, n) for a, n in mesh.items())
 
     def divides(self, mesh: Mapping[str, int], m: int) -> bool:
         """Whether mesh and micro-batches are such that no number speaks against all choices."""
@@ -290,6 +329,7 @@ def stated_space(of: StatedPart, devices: int, domains: Sequence[int]) -> Stated
         tuple(_by_hand(v) for v in of["implementations"].distinct(MOST_BY_HAND)),
         tuple(classes_of(v) for v in of["offload"].distinct(MOST_BY_HAND)),
         whole=of["batch"]["whole"].truth(),
+        left=stated_left(of["left_out"]),
     )
 
 

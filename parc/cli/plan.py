@@ -93,6 +93,12 @@ MOST_DEVICES = 1 << 20
     metavar="N",
     help="Processes that share the search, each on a core of its own.",
 )
+@click.option(
+    "--without",
+    multiple=True,
+    metavar="LIST",
+    help="What no strategy is to have: zero_bubble,zero=3,cp,'tp>8'. (docs/plan.md has all names.)",
+)
 @click.option("--best", "keep", type=click.IntRange(1, 1000), default=5, show_default=True, help="So many are listed.")
 @click.option("--certificate", metavar="OUT", help="Write the certificate to this file, as JSON.")
 @click.option("--report", "page", metavar="OUT", help="Write what was found to this file, as a page for a browser.")
@@ -107,6 +113,7 @@ def command(
     tokens: float | None,
     within: float,
     processes: int,
+    without: tuple[str, ...],
     keep: int,
     certificate: str | None,
     page: str | None,
@@ -128,6 +135,7 @@ def command(
     parc plan job.par --within 1m -o planned.par --certificate planned.json
     parc check planned.par --certificate planned.json
     parc plan job.par --devices 64,128,256 -D batch=512,1024 --minimise days --tokens 1e12
+    parc plan job.par --without gpipe,zero_bubble,zero=2..4,cp
     """
     if as_csv and out.json:
         raise click.UsageError("`--csv` and `--json` are two forms: one can be printed")
@@ -136,6 +144,11 @@ def command(
     if tokens is not None and not 0 < tokens < 1e30:
         raise click.BadParameter("so many tokens are none", param_hint="'--tokens'")
     source = read_source(out, file)
+    if without:
+        from parc.planning.left_out import asked_source, left_out
+
+        out.sources.add(asked_source(without))
+        left_out(without)  # what is wrong with it is told first
     check_apart(output=output, certificate=certificate, report=page)
     for written in (output, certificate, page):
         check_output(written, source, [value for _, value in params])
@@ -160,6 +173,7 @@ def command(
         raise click.UsageError("a certificate is of a search for strategies, not of numbers that are left open")
     options = choice(out, tuple(single.items()), job, strategy)
     how: Any = {"minimise": minimise, "within": within, "keep": keep, "told": told, "processes": processes}
+    how["without"] = without
     cases: ComparedPlans | None = None
     if free.free:
         cases = api.plan_cases(source, devices=devices, free=lists, **how, **options)
@@ -194,7 +208,7 @@ def command(
         numbers = ",".join(map(str, devices)) or None
         given = {"job": job, "strategy": strategy, "devices": numbers, "minimise": minimise, "best": keep}
         limits = {"tokens": tokens and f"{tokens:g}", "within": f"{within:g}s"}
-        line = _line(file, params, {**given, **limits})
+        line = _line(file, params, {**given, **limits, "without": ",".join(without) or None})
         write_output(page, api.plan_report(cases or found, tokens=tokens, command=line))
     if as_csv:
         out.data(rows, newline=False)
@@ -367,8 +381,10 @@ def _certified(found: FoundPlan) -> str:
     counts = of.counts
     axes = ", ".join(f"{r.name} ({r.kind}{f' {r.dim}' if r.dim else ''})" for r in space.roles)
     refused = sum(counts.refused.values())
+    names = space.without.names
+    without = f", without {', '.join(names)}" if names else ""
     lines = [
-        f"space: {counts.total:,} strategies of {space.devices:,} devices: axes {axes}",
+        f"space: {counts.total:,} strategies of {space.devices:,} devices{without}: axes {axes}",
         f"  {counts.numbers:,} cannot be, by number (a dim, the batch, the layers), or are the same to the cluster",
         *(["  none has micro-batches: something in the model needs the whole batch"] if space.whole else []),
         f"  {counts.too_large:,} do not fit and {counts.not_better:,} are no better, by lower bounds alone",

@@ -17,7 +17,8 @@ from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.source import Source
 from parc.planning.certificate import certificate
 from parc.planning.found import Counts, PricedPlan
-from parc.planning.offloads import NOTHING, Away, offloads
+from parc.planning.left_out import NOTHING_LEFT_OUT, LeftOut
+from parc.planning.offloads import Away, offloads
 from parc.planning.planning import NONE, OPEN, KnownBefore, Planned, plan, resized
 from parc.planning.reasons import front
 from parc.planning.refining import RefinedPlan, refined
@@ -64,9 +65,10 @@ def planned_file(
     told: Callable[[PricedPlan, Counts], None] | None = None,
     before: KnownBefore = NONE,
     processes: int = 1,
+    without: LeftOut = NOTHING_LEFT_OUT,
 ) -> FoundPlan:
-    """Search, and write the best into the file. before: what is known of other searches. Raises FoundNothing (E0951)
-    if nothing was found that fits."""
+    """Search, and write the best into the file. before: what is known of other searches; without: what no strategy
+    has. Raises FoundNothing (E0951) if nothing was found that fits."""
     own = _own(source, params, job, strategy)
     made = evaluate_file(source, params, job, "serial").job
     other = None
@@ -77,9 +79,10 @@ def planned_file(
     away: tuple[Away, ...] = ()
     own_strategy = SERIAL if own is None else own.strategy
     for names in (taken(source), None):  # if what is written by hand is not proved, without any
-        planned = plan(made, minimise, within, told, names, NOTHING, own_strategy, before, processes)
-        if not planned.found.fitting and not planned.found.interrupted and (away := offloads(made)):
-            with_hosts = plan(made, minimise, within, told, names, away, before=before, processes=processes)
+        search = partial(plan, made, minimise, within, told, names, before=before, processes=processes, without=without)
+        planned = search(own=own_strategy)
+        if not planned.found.fitting and not planned.found.interrupted and (away := _away(made, without)):
+            with_hosts = search(away)
             if with_hosts.found.fitting or with_hosts.found.interrupted:
                 planned = replace(with_hosts, here=planned.found.counts)
         found = planned.found
@@ -100,6 +103,11 @@ def planned_file(
     told_of["file"] = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     had = _priced(own) if own is not None and other is None else None
     return FoundPlan(planned, text, name, found.fitting[:keep], tuple(front(found.fitting)), told_of, had, better)
+
+
+def _away(job: Job, without: LeftOut) -> tuple[Away, ...]:
+    """What may rest with the hosts. (Not looked for where it is left out.)"""
+    return () if "offload" in without.words else tuple(away for away in offloads(job) if without.away(away))
 
 
 class FoundNothing(ParcError):
@@ -191,6 +199,9 @@ def _nothing(planned: Planned, hosts: bool) -> FoundNothing:
         space, bounds = planned.space, planned.bounds
         sizes = (bounds.needed(sparsest(of), 3, away=away) for of in space.meshes() for away in space.offloads)
         message += f": weights, gradients and states alone need {amount(min(sizes))} at least"
+    if names := planned.space.without.names:
+        message = f"without {', '.join(names)}, {message}"
+        help += "; less that is left out (`--without`)"
     if hosts:
         message += "; nor does any that was tried with states, weights and activations in the hosts' memory"
     return FoundNothing(planned, Diagnostic("E0951", message, job.cluster.span, help=help))

@@ -19,7 +19,11 @@ def compared_certificate(of: ComparedPlans, keep: int) -> dict[str, Any]:
         "format": FORMAT,
         "job": planned.job.name,
         "minimise": "step" if of.minimise == "days" else of.minimise,
-        "asked": {"params": {n: list(v) for n, v in of.asked.params}, "devices": list(of.asked.devices)},
+        "asked": {
+            "params": {n: list(v) for n, v in of.asked.params},
+            "devices": list(of.asked.devices),
+            "without": list(planned.space.without.names),
+        },
         "cases": [_case(of, case, keep) for case in of.cases],
         "best": of.best,
         "gap": of.gap,

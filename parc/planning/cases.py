@@ -24,6 +24,7 @@ from parc.planning.compared import CasePlan, ComparedPlans, FreeValues, search_o
 from parc.planning.filled_answer import FilledPlan, filled_file
 from parc.planning.found import Counts, PricedPlan
 from parc.planning.holes import has_holes, open_params
+from parc.planning.left_out import NOTHING_LEFT_OUT, LeftOut, refuse_open
 from parc.planning.planning import KnownBefore, resized
 from parc.planning.text import printed, text_params
 from parc.planning.written import strategy_of
@@ -34,7 +35,7 @@ MOST = 64
 
 NOTHING_FITS = "E0951"
 
-WHOLE = ("E0106", "E0134", "E0801", "E0802")
+WHOLE = ("E0106", "E0134", "E0801", "E0802", "E0803")
 """What is wrong with all cases alike."""
 
 
@@ -76,8 +77,10 @@ def planned_cases(
     keep: int,
     told: Callable[[PricedPlan, Counts], None] | None = None,
     processes: int = 1,
+    without: LeftOut = NOTHING_LEFT_OUT,
 ) -> ComparedPlans:
-    """Search all cases, in equal shares of the time that is left. Raises ParcError where nothing is found in any."""
+    """Search all cases, in equal shares of the time that is left. without: what no strategy has. Raises ParcError where
+    nothing is found in any."""
     began = monotonic()
     todo = sorted(_cases(source, free, job), key=lambda c: (c[0].devices, c[0].samples))
     done: list[CasePlan] = []
@@ -94,12 +97,12 @@ def planned_cases(
         case = replace(case, limit=before.limit)
         try:
             if has_holes(source, job, strategy, params):
+                refuse_open(without)
                 filled = filled_file(source, params, job, strategy, devices, search, share, keep)
                 case, stopped = replace(case, found=filled, limit=inf), filled.filled.interrupted
             else:
-                found = planned_file(
-                    source, params, job, strategy, devices, search, share, keep, told, before, processes
-                )
+                how = search, share, keep, told, before, processes, without
+                found = planned_file(source, params, job, strategy, devices, *how)
                 case, stopped = replace(case, found=found, planned=found.planned), found.planned.found.interrupted
         except ParcError as error:
             first, planned = _first(error), error.planned if isinstance(error, FoundNothing) else None

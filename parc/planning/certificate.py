@@ -21,7 +21,7 @@ from parc.planning.refining import PlanChange, RefinedPlan, plain_lines
 from parc.planning.space import SCHEDULES, ZERO, PlanChoice, PlanSpace
 from parc.planning.written import lines_of
 
-FORMAT = 17
+FORMAT = 18
 
 
 def unsearched(space: PlanSpace) -> list[str]:
@@ -45,7 +45,7 @@ def certificate(planned: Planned, keep: int, around: Sequence[RefinedPlan] = ())
         "minimise": planned.minimise,
         "space": {
             "batch": {"dim": split.batch, "size": space.batch, "whole": space.whole},
-            "axes": [{"name": r.name, "kind": r.kind, "dim": r.dim} for r in space.roles],
+            "axes": [{"name": r.name, "kind": r.kind, "dim": r.dim} for r in space.every_role],
             "splits": {
                 "inner": list(split.inner),
                 "experts": list(split.experts),
@@ -62,6 +62,7 @@ def certificate(planned: Planned, keep: int, around: Sequence[RefinedPlan] = ())
             "implementations": [by_hand_json(of) for of in space.implementations],
             "total": space.total,
             "without": unsearched(space),
+            "left_out": list(space.without.names),
         },
         "work": asdict(bounds.model),
         "cluster": asdict(bounds.cluster),

@@ -106,6 +106,11 @@ def _again(space: PlanSpace, of: PlanRules, own: Again) -> int:
     return next(same, len(space.recomputes) - 1 if own else 0)
 
 
+def _left(wanted: int, there: Sequence[int]) -> int:
+    """It, if it is there, else the last that is, for something is computed again."""
+    return wanted if wanted in there else there[-1]
+
+
 def _legal(space: PlanSpace, mesh: MeshChoice, rules: PlanRules) -> PlanChoice | None:
     """With what the space has of such in the place of what it has not; None if the mesh cannot be."""
     if not space.has(mesh):
@@ -118,6 +123,7 @@ def _legal(space: PlanSpace, mesh: MeshChoice, rules: PlanRules) -> PlanChoice |
         rules,
         first=_nearest(rules.first, ways.first),
         zero=_nearest(rules.zero, ways.zero),
+        recompute=_left(rules.recompute, ways.recompute),
         schedule=schedule,
         chunks=chunks,
         along=_nearest(rules.along, ways.along),

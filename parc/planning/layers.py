@@ -55,10 +55,10 @@ class Layers:
     """All that is known of layers so far, found as it is asked for."""
 
     def __init__(self, space: PlanSpace, pricer: StrategyPricer) -> None:
-        self.space, self.pricer = space, pricer
+        self.space, self.pricer = space.everything, pricer
         self.known: dict[SplitLayer, list[LayerWork]] = {}
         self.asked: set[tuple[SplitLayer, int]] = set()
-        self.roles = {role.name: role for role in space.roles}
+        self.roles = {role.name: role for role in self.space.roles}
         assert pricer.job.cluster is not None
         self.cluster = pricer.job.cluster
         self.cal = of_cluster(self.cluster)

@@ -18,6 +18,7 @@ from parc.planning.dims import splittable
 from parc.planning.firsts import firsts
 from parc.planning.found import Counts, Found, PricedPlan
 from parc.planning.implementing import implementing
+from parc.planning.left_out import NOTHING_LEFT_OUT, LeftOut
 from parc.planning.offloads import NOTHING, Away
 from parc.planning.pricing import StrategyPricer
 from parc.planning.recomputes import recomputes
@@ -63,6 +64,7 @@ def plan(
     own: Strategy | None = None,
     before: KnownBefore = NONE,
     processes: int = 1,
+    without: LeftOut = NOTHING_LEFT_OUT,
 ) -> Planned:
     """Search all strategies of a job on its cluster. Of the strategy that it has nothing is taken.
 
@@ -70,7 +72,7 @@ def plan(
     names that stand for something of the file's own, so that no implementation is called so (None: without any);
     away: the choices of what rests with the hosts; own: a strategy: what is most like it is priced first, and the
     plainest (None: the search begins where it likes); before: what is known of other searches;
-    processes: among so many the search is shared out (`parts`).
+    processes: among so many the search is shared out (`parts`); without: what no strategy has.
 
     Raises ParcError: E0801 without a cluster, E0802 for a job that does not train.
     """
@@ -86,8 +88,9 @@ def plan(
     cluster = cluster_work(job)
     batch = split.sizes.get(split.batch, 1)
     whole = needs_whole_batch(job, split.batch, batch)
-    space = PlanSpace(job.cluster.devices, split, batch, scopes, cluster.domains, offloads=away, whole=whole)
-    if taken is not None:
+    numbers = job.cluster.devices, split, batch, scopes, cluster.domains
+    space = PlanSpace(*numbers, offloads=away, whole=whole, without=without)
+    if taken is not None and not without.ring:
         space = with_implementations(space, job, taken)
     bounds = lower_bounds(space, model_work(job, split, scopes, space.implementations), cluster)
     with _seldom_collected():

@@ -109,12 +109,15 @@ class Refiner:
     def run(self) -> None:
         """Try what there is to try, until nothing is better, or the time is over, or it is interrupted."""
         try:
-            self._place()
-            if self.planned.minimise == STEP:
+            without = {*self.planned.space.without.words}
+            if "places" not in without:
+                self._place()
+            if self.planned.minimise == STEP and "recompute=some" not in without:
                 for base in self._again():
                     self._fewer(base)
             base = self.planned.found.fitting[0]
-            self._cut(self.best.base if self.best else base, self.best.by.again if self.best else ())
+            if "cuts" not in without:
+                self._cut(self.best.base if self.best else base, self.best.by.again if self.best else ())
         except (KeyboardInterrupt, _Over):
             return
 

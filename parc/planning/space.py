@@ -25,6 +25,7 @@ from compiler.strategy import Strategy
 from dsl.data import dataclass
 from parc.planning.dims import Splittable
 from parc.planning.implementing import HandWritten, Implementing
+from parc.planning.left_out import NOTHING_LEFT_OUT, LeftOut
 from parc.planning.offloads import NOTHING, Away
 from parc.planning.recomputes import Again, in_place_of
 
@@ -130,7 +131,7 @@ class PlanChoice:
 class PlanSpace:
     """All strategies of a job that are looked at. recomputes: choices of what is computed again; by_hand: what is
     written by hand and may take the place of scopes; whole: whether something needs the whole batch, and nothing has
-    micro-batches (`whole_batch`)."""
+    micro-batches (`whole_batch`); without: what none has."""
 
     devices: int
     split: Splittable
@@ -141,6 +142,12 @@ class PlanSpace:
     by_hand: Implementing | None = None
     offloads: tuple[Away, ...] = NOTHING
     whole: bool = False
+    without: LeftOut = NOTHING_LEFT_OUT
+
+    @cached_property
+    def everything(self) -> PlanSpace:
+        """The same with what is left out: what is looked at for bounds need be no strategy that is searched."""
+        return replace(self, without=NOTHING_LEFT_OUT) if self.without.names else self
 
     @property
     def implementations(self) -> tuple[HandWritten, ...]:
@@ -160,7 +167,18 @@ class PlanSpace:
 
     @cached_property
     def roles(self) -> tuple[AxisRole, ...]:
-        """The axes that there may be, major to minor."""
+        """The axes that there may be, major to minor. Without a schedule there are no stages."""
+        out = {*self.without.words, *(() if self.schedules else ("pp",))}
+        return tuple(role for role in self.every_role if role.name not in out)
+
+    @cached_property
+    def schedules(self) -> tuple[tuple[str, int], ...]:
+        """Of stages."""
+        return tuple(s for s in SCHEDULES if self.without.schedule(*s))
+
+    @cached_property
+    def every_role(self) -> tuple[AxisRole, ...]:
+        """The axes that there may be where none is left out, major to minor."""
         split = self.split
         found = [AxisRole("pp", STAGES)] if split.loops else []
         found += [AxisRole("dp", DATA)]
@@ -183,30 +201,43 @@ class PlanSpace:
         found = 0
         for n in range(len(self.roles) + 1):
             for roles in combinations(self.roles, n):
-                found += ordered(self.devices, n) * len(self.batches) * self.options(roles)
+                found += self._sizes(roles) * len(self.batches) * self.options(roles)
         return found
+
+    def _sizes(self, roles: Sequence[AxisRole]) -> int:
+        """In how many ways these axes share the devices."""
+        if not any(self.without.limits(role.name) for role in roles):
+            return ordered(self.devices, len(roles))
+        every = factors(self.devices, len(roles))
+        return sum(self._within(tuple(zip(roles, sizes, strict=True))) for sizes in every)
+
+    def _within(self, axes: Sequence[tuple[AxisRole, int]]) -> bool:
+        return all(self.without.size(role.name, size) for role, size in axes)
 
     def options(self, roles: Sequence[AxisRole]) -> int:
         """Choices besides sizes and micro-batches, for a mesh of these axes."""
         return self._ways(roles).number
 
     def _ways(self, roles: Sequence[AxisRole]) -> FieldWays:
-        kinds = {role.kind for role in roles}
-        positions = self.split.positions[:MOST_POSITIONS]
+        kinds, without = {role.kind for role in roles}, self.without
+        positions = self.split.positions[:MOST_POSITIONS] if "sequence" not in without.words else ()
+        both = tuple(k for name, k in (("pp", STAGES), ("dp", DATA)) if f"outermost={name}" not in without.words)
+        tables = DATA in kinds and self.split.rows and "rows" not in without.words
         return FieldWays(
-            (STAGES, DATA) if {STAGES, DATA} <= kinds else (roles[0].kind if roles else STAGES,),
-            ZERO if kinds & {DATA, EXPERTS, POSITIONS} else (0,),
-            tuple(range(len(self.recomputes))),
-            SCHEDULES if STAGES in kinds else (("", 1),),
+            both if {STAGES, DATA} <= kinds else (roles[0].kind if roles else STAGES,),
+            tuple(z for z in ZERO if without.zero(z)) if kinds & {DATA, EXPERTS, POSITIONS} else (0,),
+            tuple(i for i, rules in enumerate(self.recomputes) if without.again(rules, self.split.paths)),
+            self.schedules if STAGES in kinds else (("", 1),),
             ("", *positions) if INNER in kinds else ("",),
             self._inside() if POSITIONS in kinds else ((False, 0),),
-            ((), self.split.rows) if DATA in kinds and self.split.rows else ((),),
-            self.offloads,
+            ((), self.split.rows) if tables else ((),),
+            tuple(away for away in self.offloads if without.away(away)),
         )
 
     def _inside(self) -> tuple[tuple[bool, int], ...]:
-        heads = ((True, 0),) if self.split.heads else ()
-        return ((False, 0), *heads, *((False, n) for n in range(1, len(self.implementations) + 1)))
+        heads = ((True, 0),) if self.split.heads and "heads" not in self.without.words else ()
+        found = enumerate(self.implementations, 1)
+        return ((False, 0), *heads, *((False, n) for n, of in found if self.without.by_hand(of)))
 
     # --- what can be ---------------------------------------------------------------------------------------------
 
@@ -238,7 +269,9 @@ class PlanSpace:
         return splits and self._divides(mesh.axes) and not self.batch % (_pieces(mesh.axes) * mesh.microbatches)
 
     def _divides(self, axes: Sequence[tuple[AxisRole, int]]) -> bool:
-        """Whether what each axis splits can be split so."""
+        """Whether what each axis splits can be split so, and none has more devices than it may."""
+        if self.without.most and not self._within(axes):
+            return False
         for role, size in axes:
             if role.kind == STAGES and size > self.split.layers:
                 return False

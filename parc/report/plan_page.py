@@ -62,10 +62,13 @@ def _of_found(found: FoundPlan, tokens: float | None, command: str) -> PlanPage:
         ("priced, and fit", counts.fitting),
         ("not looked at in time", counts.left),
     ]
+    without = space.without
     axes = [f"{r.name} ({r.kind}{f' {r.dim}' if r.dim else ''})" for r in space.roles]
-    again = [told(rules) if rules else "nothing" for rules in space.recomputes]
-    facts = [("axes", ", ".join(axes)), ("computed again", "; ".join(again))]
-    if by_hand := [of.words for of in space.implementations]:
+    choices = [rules for rules in space.recomputes if without.again(rules, space.split.paths)]
+    again = [told(rules) if rules else "nothing" for rules in choices]
+    facts = [("without", ", ".join(without.names))] if without.names else []
+    facts += [("axes", ", ".join(axes)), ("computed again", "; ".join(again))]
+    if by_hand := [of.words for of in space.implementations if without.by_hand(of)]:
         facts.append(("written by hand", "; ".join(by_hand)))
     if tried := len(found.certificate["around"]):
         facts.append(("around the best", told_around(found.planned, found.refined, tried)))
