@@ -2,7 +2,8 @@
 
 Per job: what became of the candidates, the best step, how much better the rest can be at most, seconds of CPU, and what
 the process needs of memory. Each job has a process of its own. `--around`: with what is tried around the best, as the
-command does, for a quarter as long again; the best step is that of both.
+command does, for a quarter as long again; the best step is that of both. Of GPT-3 and PanGu there are rows of what a
+framework can run (`--without`), too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from compiler.evaluate import evaluate_file
 from dsl.source import Source
 from parc.api.importing import init
 from parc.planning import planning, refining, search
+from parc.planning.left_out import left_out
 from parc.planning.planning import plan, resized
 from parc.planning.refining import refined
 
@@ -44,6 +46,31 @@ JOBS: dict[str, tuple[str, int, dict[str, str]]] = {
 """By name: the file, devices, and values of parameters. A configuration of a public model (beside this file) becomes a
 job of H100s."""
 
+MEGATRON = "gpipe,zero_bubble,zero=2..4,recompute=products,rows,offload,places"
+"""What Megatron-LM had not, from its 3D parallelism (Narayanan and others, SC21, arXiv:2104.04473) to 2024: schedules
+are 1F1B and interleaved stages (`megatron/core/pipeline_parallel/schedules.py`; zero bubbles are in a fork of others,
+arXiv:2401.10241), its distributed optimizer shards states alone (`--use-distributed-optimizer`), and it computes whole
+layers again, of any number of layers, or the core of attention (`--recompute-granularity`; Korthikanti and others,
+arXiv:2205.05198), to which `recompute=part`, all of attention, is nearest. Interleaved stages want layers that come out
+even and micro-batches that are a multiple of the stages there, which is not asked for here: the space is larger than
+what it runs."""
+
+FRAMEWORKS = {
+    "Megatron-LM of 2023": f"{MEGATRON},cp,outermost=dp,cuts",
+    "Megatron-LM of 2024": MEGATRON,
+}
+"""What is left out. Before the end of 2023 it had sequence parallelism, but no axis for positions (context parallelism
+came with Megatron Core 0.4, heads in their place in 2024), stages were outermost (`--use-tp-pp-dp-mapping` is of 2024),
+and had as many layers each (`--decoder-first-pipeline-num-layers`, 2024)."""
+
+LARGE = ("GPT-3 175B on 1,024", "GPT-3 175B on 4,096", "PanGu 200B on 2,048")
+
+ROWS: dict[str, tuple[str, str]] = {
+    **{name: (name, "") for name in JOBS},
+    **{f"{name}, {framework}": (name, framework) for framework in FRAMEWORKS for name in LARGE},
+}
+"""By name: the job, and what framework runs it (any that there is in the language: empty)."""
+
 HALVES = {"unet.par"}
 """Files that speak of f32, so that a proof tells more, of jobs that compute in bf16."""
 
@@ -58,7 +85,9 @@ def source(file: str, devices: int) -> Source:
 
 def measured(name: str, within: float, around: bool) -> str:
     """A row of the table."""
-    file, devices, params = JOBS[name]
+    job_name, framework = ROWS[name]
+    file, devices, params = JOBS[job_name]
+    without = left_out([FRAMEWORKS[framework]] if framework else [])
     for module in (planning, search, refining):
         vars(module)["monotonic"] = process_time  # other processes are not to be counted
     text = source(file, devices)  # of a configuration a strategy is chosen, which is no part of a search
@@ -67,7 +96,7 @@ def measured(name: str, within: float, around: bool) -> str:
     assert job.cluster is not None
     if devices != job.cluster.devices:
         job = replace(job, cluster=resized(job.cluster, devices))
-    planned = plan(job, within=within)
+    planned = plan(job, within=within, without=without)
     found, counts = planned.found, planned.found.counts
     least = found.fitting[0].price.seconds if found.fitting else None
     if around and found.fitting:
@@ -91,7 +120,7 @@ def main() -> None:
     """All jobs, or one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--within", type=float, default=10.0, help="seconds of CPU that a search may take")
-    parser.add_argument("--only", choices=JOBS, help="this job alone, in this process")
+    parser.add_argument("--only", choices=ROWS, help="this job alone, in this process")
     parser.add_argument("--around", action="store_true", help="with what is tried around the best")
     given = parser.parse_args()
     if given.only:
@@ -99,7 +128,7 @@ def main() -> None:
         return
     print("| job | legal | left out by bounds | priced | left | best step | at most better by | CPU | memory |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
-    for name in JOBS:
+    for name in ROWS:
         command = [sys.executable, "-m", "benchmarks.plan", "--within", str(given.within), "--only", name]
         subprocess.run([*command, *(["--around"] if given.around else [])], check=True)
 

@@ -59,4 +59,15 @@ CODES = (
         _SERVED.format(""),
         _SERVED.format(" using open"),
     ),
+    Code(
+        "E0803",
+        "this cannot be left out of a search",
+        "`parc plan --without LIST` leaves out of the space what no strategy is to have: axes (`cp`), schedules\n"
+        "(`zero_bubble`), stages of ZeRO (`zero=3`), what is computed again, sizes (`tp>8`). The message lists all\n"
+        "names. The batch is shared by what other axes leave of the devices, so that `dp` stays (`dp>1` leaves no\n"
+        "replicas); of ZeRO 0 to 3 one has to be left; and of numbers that a file leaves open (`auto`) nothing is\n"
+        "left out, for its strategy says which there are.",
+        "# --without zerobubble\n" + _JOB.format(on=" on pod"),
+        "# --without zero_bubble\n" + _JOB.format(on=" on pod"),
+    ),
 )

@@ -17,7 +17,7 @@ from dsl.diagnostics import Diagnostic, ParcError, fail
 from dsl.source import Source
 from parc.planning.certificate import certificate
 from parc.planning.found import Counts, PricedPlan
-from parc.planning.left_out import NOTHING_LEFT_OUT, LeftOut
+from parc.planning.left_out import NOTHING_LEFT_OUT, SpaceWithout
 from parc.planning.offloads import Away, offloads
 from parc.planning.planning import NONE, OPEN, KnownBefore, Planned, plan, resized
 from parc.planning.reasons import front
@@ -65,7 +65,7 @@ def planned_file(
     told: Callable[[PricedPlan, Counts], None] | None = None,
     before: KnownBefore = NONE,
     processes: int = 1,
-    without: LeftOut = NOTHING_LEFT_OUT,
+    without: SpaceWithout = NOTHING_LEFT_OUT,
 ) -> FoundPlan:
     """Search, and write the best into the file. before: what is known of other searches; without: what no strategy
     has. Raises FoundNothing (E0951) if nothing was found that fits."""
@@ -105,7 +105,7 @@ def planned_file(
     return FoundPlan(planned, text, name, found.fitting[:keep], tuple(front(found.fitting)), told_of, had, better)
 
 
-def _away(job: Job, without: LeftOut) -> tuple[Away, ...]:
+def _away(job: Job, without: SpaceWithout) -> tuple[Away, ...]:
     """What may rest with the hosts. (Not looked for where it is left out.)"""
     return () if "offload" in without.words else tuple(away for away in offloads(job) if without.away(away))
 

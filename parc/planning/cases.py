@@ -24,7 +24,7 @@ from parc.planning.compared import CasePlan, ComparedPlans, FreeValues, search_o
 from parc.planning.filled_answer import FilledPlan, filled_file
 from parc.planning.found import Counts, PricedPlan
 from parc.planning.holes import has_holes, open_params
-from parc.planning.left_out import NOTHING_LEFT_OUT, LeftOut, refuse_open
+from parc.planning.left_out import NOTHING_LEFT_OUT, SpaceWithout, refuse_open
 from parc.planning.planning import KnownBefore, resized
 from parc.planning.text import printed, text_params
 from parc.planning.written import strategy_of
@@ -77,7 +77,7 @@ def planned_cases(
     keep: int,
     told: Callable[[PricedPlan, Counts], None] | None = None,
     processes: int = 1,
-    without: LeftOut = NOTHING_LEFT_OUT,
+    without: SpaceWithout = NOTHING_LEFT_OUT,
 ) -> ComparedPlans:
     """Search all cases, in equal shares of the time that is left. without: what no strategy has. Raises ParcError where
     nothing is found in any."""

@@ -48,7 +48,7 @@ _ZERO = re.compile(r"zero\s*=\s*([0-9]{1,9})(?:\s*\.\.\s*([0-9]{1,9}))?")
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class SpaceWithout:
     """What no strategy of a space has. words: of `WORDS`, in their order; most: of axes and chunks so many at most."""
 
     words: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ class LeftOut:
         return not classes or not {"offload", *(f"offload={of}" for of in classes)} & {*self.words}
 
 
-NOTHING_LEFT_OUT = LeftOut()
+NOTHING_LEFT_OUT = SpaceWithout()
 
 
 def _kind(rules: Again, layers: Sequence[str]) -> str:
@@ -107,7 +107,7 @@ def asked_source(texts: Sequence[str]) -> Source:
     return Source(COMMAND, ",".join(texts))
 
 
-def left_out(texts: Sequence[str]) -> LeftOut:
+def left_out(texts: Sequence[str]) -> SpaceWithout:
     """Of lists of names, with commas between. Raises ParcError (E0803) for a name that nothing has, and for a list that
     leaves nothing of something that there has to be."""
     source = asked_source(texts)
@@ -128,7 +128,7 @@ def left_out(texts: Sequence[str]) -> LeftOut:
         message = "neither stages nor replicas are left to be outermost"
         raise fail("E0803", message, Span(source.name, 0, len(source.text)), help="leave out one of them at most")
     limits = tuple((name, most[name]) for name in SIZED if name in most and name not in words)
-    return LeftOut(tuple(word for word in WORDS if word in words), limits)
+    return SpaceWithout(tuple(word for word in WORDS if word in words), limits)
 
 
 _ZERO_HELP = "`zero=0` is: nothing is sharded. Leave out `zero=1..4` to have that alone"
@@ -172,7 +172,7 @@ def _unknown(text: str, span: Span) -> ParcError:
     return fail("E0803", f"`{shown}` is nothing that can be left out", span, help=f"{hint}{', '.join(WORDS)}; {sizes}")
 
 
-def refuse_open(without: LeftOut) -> None:
+def refuse_open(without: SpaceWithout) -> None:
     """Raises ParcError (E0803) where something is left out of numbers that a file leaves open."""
     if without.names:
         message = "a file whose strategy leaves numbers open (`auto`) has a space of its own: nothing is left out of it"

@@ -18,7 +18,7 @@ from parc.planning.dims import splittable
 from parc.planning.firsts import firsts
 from parc.planning.found import Counts, Found, PricedPlan
 from parc.planning.implementing import implementing
-from parc.planning.left_out import NOTHING_LEFT_OUT, LeftOut
+from parc.planning.left_out import NOTHING_LEFT_OUT, SpaceWithout
 from parc.planning.offloads import NOTHING, Away
 from parc.planning.pricing import StrategyPricer
 from parc.planning.recomputes import recomputes
@@ -64,7 +64,7 @@ def plan(
     own: Strategy | None = None,
     before: KnownBefore = NONE,
     processes: int = 1,
-    without: LeftOut = NOTHING_LEFT_OUT,
+    without: SpaceWithout = NOTHING_LEFT_OUT,
 ) -> Planned:
     """Search all strategies of a job on its cluster. Of the strategy that it has nothing is taken.
 

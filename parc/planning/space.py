@@ -25,7 +25,7 @@ from compiler.strategy import Strategy
 from dsl.data import dataclass
 from parc.planning.dims import Splittable
 from parc.planning.implementing import HandWritten, Implementing
-from parc.planning.left_out import NOTHING_LEFT_OUT, LeftOut
+from parc.planning.left_out import NOTHING_LEFT_OUT, SpaceWithout
 from parc.planning.offloads import NOTHING, Away
 from parc.planning.recomputes import Again, in_place_of
 
@@ -142,7 +142,7 @@ class PlanSpace:
     by_hand: Implementing | None = None
     offloads: tuple[Away, ...] = NOTHING
     whole: bool = False
-    without: LeftOut = NOTHING_LEFT_OUT
+    without: SpaceWithout = NOTHING_LEFT_OUT
 
     @cached_property
     def everything(self) -> PlanSpace:

@@ -70,7 +70,7 @@ def findings(text: str, code: str, folder: Path) -> list[str]:
     environment = dict(word.split("=", 1) for line in lines for word in line if not line[0].startswith("-"))
     run = ["run", "--steps", "1"]
     families = {"E07": run, "E08": ["cost"], "E10": ["init", "--from"]}
-    own = {"E0910": run, "E0932": run, "E0933": ["cost"], "E0951": ["plan"], "E0802": ["plan"]}
+    own = {"E0910": run, "E0932": run, "E0933": ["cost"], "E0951": ["plan"], "E0802": ["plan"], "E0803": ["plan"]}
     own["E0788"] = ["generate", "--prompt", "abcdefgh", "--prompt", "abcdefgh", "--steps", "1"]
     own |= dict.fromkeys(("E0783", "E0784", "E0785", "E0786"), ["generate", "--prompt", "ab", "--steps", "1"])
     own["E0787"] = ["generate", "--prompt", "ab", "--steps", "1", "--draft", "main.par"]

@@ -10,7 +10,7 @@ from compiler.model import Job
 from dsl.diagnostics import ParcError
 from parc.planning.bounds import LowerBounds, lower_bounds
 from parc.planning.dims import splittable
-from parc.planning.left_out import NOTHING_LEFT_OUT, LeftOut
+from parc.planning.left_out import NOTHING_LEFT_OUT, SpaceWithout
 from parc.planning.planning import with_implementations
 from parc.planning.pricing import StrategyPricer
 from parc.planning.recomputes import recomputes
@@ -20,7 +20,7 @@ from parc.planning.written import strategy_of
 from parc.price import Price, price
 
 
-def space_of(job: Job, without: LeftOut = NOTHING_LEFT_OUT) -> tuple[PlanSpace, LowerBounds]:
+def space_of(job: Job, without: SpaceWithout = NOTHING_LEFT_OUT) -> tuple[PlanSpace, LowerBounds]:
     """As `parc plan` has them."""
     split = splittable(job)
     scopes, cluster = recomputes(job, split), cluster_work(job)

@@ -32,7 +32,7 @@ SLOW = {"flops": 0.01, "bandwidth": 1, "inner": 0.1, "outer": 0.01, "outside": 1
 @pytest.fixture(scope="module")
 def found() -> FoundPlan:
     """A plan that is proved, with a refused or an unfit strategy where there is one."""
-    found = api.plan(Source("job.par", text_of("tables", **SLOW)), within=None)
+    found = api.plan(Source("job.par", text_of("tables", **SLOW)), within=None, without=["zero=2", "tp>64"])
     assert isinstance(found, FoundPlan) and found.certificate["proved"]
     return found
 
@@ -140,6 +140,10 @@ def test_every_kind_of_change_is_noticed(plan: tuple[Source, dict[str, Any]], ev
     mutants["much is computed again"] = put(certificate, ("space", "recompute"), lambda v: [*v, *[again] * 3000])
     mutants["many stages of ZeRO"] = put(certificate, ("space", "zero"), lambda v: list(range(100_000)))
     mutants["a stage of ZeRO that is none"] = put(certificate, ("space", "zero"), lambda v: [7])
+    mutants["less is left out"] = put(certificate, ("space", "left_out"), lambda v: v[1:])
+    mutants["more is left out"] = put(certificate, ("space", "left_out"), lambda v: [*v, "tp"])
+    mutants["what nobody knows is left out"] = put(certificate, ("space", "left_out"), lambda v: [*v, "zero_bubbles"])
+    mutants["what was tried is left out"] = put(certificate, ("space", "left_out"), lambda v: [*v, "zero=1"])
     mutants["a bound above what it bounds"] = put(certificate, ("best", 0, "bound"), lambda v: 1e6)
     for path in ((), ("space",), ("space", "batch"), ("space", "axes", 0), ("counts",), ("tried", 0), ("best", 0)):
         mutants[f"{path} has more than it has"] = _with(certificate, path, "note", "all others are slower")
