@@ -16,6 +16,7 @@ from dsl.diagnostics import ParcError
 from dsl.source import Source
 from parc import api
 from parc.certifying.check import _space, certified
+from parc.certifying.halves import HeldHalves
 from parc.certifying.layers import LayerTable
 from parc.certifying.left_out import NAMES, stated_left
 from parc.certifying.stated import StatedPart, Unfounded
@@ -110,7 +111,8 @@ def test_what_is_left_is_all_the_rest(model: str, names: str) -> None:
     nothing = Planned(job, space, bounds, Found((), (), Counts(), None, 0.0), STEP)
     stated, floors = _space(StatedPart(json.loads(json.dumps(certificate(nothing, 1)))), job)
     tally = SpaceTally()
-    theirs = dict(Tallied(stated, floors, LayerTable(stated, []), {}, {}, STEP, inf, ()).below(tally))
+    halves = HeldHalves(stated, floors, lambda *of: job)
+    theirs = dict(Tallied(stated, floors, LayerTable(stated, []), {}, {}, halves, STEP, inf, ()).below(tally))
     assert {*theirs} == {key_of(of) for of in found}
     assert (tally.total, tally.legal) == (space.total, len(found))
 
