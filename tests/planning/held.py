@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from math import inf
@@ -26,6 +26,7 @@ from parc.planning.groups import bunch_bound
 from parc.planning.guess import Kin, kin
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
+from parc.planning.left_out import left_out
 from parc.planning.opened import OpenBunch, OpenGroup, StillOpen
 from parc.planning.paces import Paces
 from parc.planning.pricing import StrategyPricer
@@ -93,6 +94,16 @@ def with_room(whole: WholeSpace, job: Job) -> WholeSpace:
         pricer = StrategyPricer(job, space.by_hand)
     prices = {of: replace(p, fits=p.needed <= memory) for of, p in whole.prices.items()}
     return WholeSpace(job, space, bounds, pricer, prices, whole.refused)
+
+
+def some_left_out(whole: WholeSpace, names: Sequence[str]) -> WholeSpace:
+    """The same without what has these names, of which prices are known."""
+    space = replace(whole.space, without=left_out(names))
+    there = {*candidates(space)}
+    prices = {of: price for of, price in whole.prices.items() if of in there}
+    refused = {of: code for of, code in whole.refused.items() if of in there}
+    hold(len(prices) + len(refused) == len(there), "what is left was not there before", names)
+    return WholeSpace(whole.job, space, whole.bounds, whole.pricer, prices, refused)
 
 
 def memory_for(whole: WholeSpace, share: float) -> int:

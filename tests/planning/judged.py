@@ -13,6 +13,7 @@ from parc import api
 from parc.certifying.check import certified
 from parc.certifying.stated import Unfounded
 from parc.planning.answer import FoundPlan
+from parc.planning.left_out import SIZED, WORDS
 from parc.planning.search import MEMORY, STEP
 from tests.planning.drawn_spaces import DrawnSpace, drawn_space
 from tests.planning.held import (
@@ -26,6 +27,7 @@ from tests.planning.held import (
     hold_found,
     memory_for,
     searched,
+    some_left_out,
     whole_space,
     with_room,
 )
@@ -104,8 +106,19 @@ def _held(whole: WholeSpace, drawn: DrawnSpace, seed: int) -> dict[str, Any]:
             found["tried"] = len(ended.tried)
     all_looks(whole, search.layers, search.paces, search.rooms)
     found["bounds"] += hold_bounds(whole, search.layers, search.paces, search.rooms)
+    less = some_left_out(whole, names_left_out(rng))
+    search, ended = searched(less, drawn.minimise, bool(rng.getrandbits(1)))
+    hold_found(less, ended, drawn.minimise)
+    found["bounds"] += search.held
     found["inside"], found["between"] = best_inside(whole, drawn.minimise)
     return found
+
+
+def names_left_out(rng: random.Random) -> list[str]:
+    """Some names, drawn. (Where stages may not be outermost, replicas are, also where the cluster tells no order: such
+    strategies are in no space with all.)"""
+    sizes = [f"{name}>{n}" for name in SIZED for n in (2, 3)]
+    return rng.sample([*(word for word in WORDS if word != "outermost=pp"), *sizes], rng.choice((1, 2, 3)))
 
 
 def _hold_certificate(drawn: DrawnSpace, memory: int, whole: WholeSpace) -> None:
