@@ -25,7 +25,7 @@ from parc.planning.space import STAGES, PlanChoice
 from parc.planning.spread import spread_of
 
 
-class Halves:
+class BetweenHalves:
     """All that are known so far, by rows."""
 
     def __init__(self, layers: Layers) -> None:

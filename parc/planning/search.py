@@ -17,7 +17,7 @@ from parc.planning.bounds import LowerBounds
 from parc.planning.found import Counts, Found, PricedPlan, Tried
 from parc.planning.groups import SpaceGroups, bunch_bound, leaves
 from parc.planning.guess import CLOSE, Guess, Kin, kin
-from parc.planning.halves import Halves
+from parc.planning.halves import BetweenHalves
 from parc.planning.layer_work import LayerWork
 from parc.planning.layers import Layers
 from parc.planning.least_first import least_first, smallest
@@ -76,7 +76,7 @@ class Search:
         self.guess = Guess(bounds, space.batch)
         self.layers = layers = Layers(space, pricer)
         self.paces = paces = Paces(layers)
-        self.rooms, self.halves = Rooms(paces), Halves(layers)
+        self.rooms, self.halves = Rooms(paces), BetweenHalves(layers)
         self.likely: list[Entry] = []
         self.later: list[Entry] = []  # what probably does not fit
         self.left: list[tuple[float, int]] = []  # what processes of their own have left: bounds, and of how many

@@ -18,7 +18,7 @@ from parc.certifying.strategies import strategy_of as written
 from parc.planning.certificate import certificate, tried_json
 from parc.planning.found import Counts, Found, Tried
 from parc.planning.guess import kin
-from parc.planning.halves import Halves
+from parc.planning.halves import BetweenHalves
 from parc.planning.layers import Layers
 from parc.planning.planning import Planned
 from parc.planning.pricing import StrategyPricer
@@ -55,7 +55,7 @@ def test_what_one_price_says_holds_of_others(model: str, sizes: dict[str, float]
     space, bounds = space_of(job)
     pricer = StrategyPricer(job, space.by_hand)
     layers = Layers(space, pricer)
-    halves, closer, others = Halves(layers), 0, 0
+    halves, closer, others = BetweenHalves(layers), 0, 0
     every = [of for of in some(space, space.total, 3) if halves.any(of)][:number]
     sizes_of = dict[Any, int]()
     for of in every:
