@@ -265,7 +265,9 @@ def test_one_slow_device_of_2048_makes_four_classes_per_stage() -> None:
     assert len(s.run(None, Variation({3: 1.5}, {"pod": 2.0})).classes) == 64
 
 
-E08 = [c for c in CODES.values() if c.code.startswith("E08") and c.code not in ("E0802", "E0803")]  # which are told of plans
+E08 = [
+    c for c in CODES.values() if c.code.startswith("E08") and c.code not in ("E0802", "E0803")
+]  # which are told of plans
 
 
 @pytest.mark.parametrize("code", E08, ids=lambda c: c.code)
