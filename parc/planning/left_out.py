@@ -156,7 +156,8 @@ def _read(text: str, span: Span) -> Iterator[str | tuple[str, int]]:
         elif n == 1:
             yield name
         else:
-            raise fail("E0803", f"`{text}` leaves no size of `{name}`", span, help=f"`{name}` leaves the axis out")
+            help = f"`{name}>1` leaves one" if name in ("dp", "chunks") else f"`{name}` leaves the axis out"
+            raise fail("E0803", f"`{text}` leaves no size of `{name}`", span, help=help)
         return
     raise _unknown(text, span)
 

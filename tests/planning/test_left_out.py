@@ -148,6 +148,8 @@ def test_how_it_is_said(text: str, names: tuple[str, ...]) -> None:
         ("zero=4", (0, 6), "0 to 3"),
         ("zero=3..3", (0, 9), "0 to 3"),
         ("tp>0", (0, 4), "`tp`"),
+        ("chunks>0", (0, 8), "`chunks>1`"),
+        ("dp>0", (0, 4), "`dp>1`"),
         ("cp, outermost=dp,outermost=pp", (0, 29), "one of them"),
         ("tp>" + "9" * 30, (0, 33), "tp>8"),
         ("x" * 5000, (0, 5000), "gpipe"),
