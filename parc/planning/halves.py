@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from compiler.passes.cuts import divided
 from compiler.program import MODEL_PASSES
-from compiler.strategy import PipelineRule
 from parc.planning.bounds import BUBBLES, SURE, LowerBounds
 from parc.planning.found import Tried
 from parc.planning.guess import Kin, SplitLayer, kin
@@ -23,6 +21,7 @@ from parc.planning.layers import BACKWARD, FORWARD, Layers
 from parc.planning.on_rows import OnRows
 from parc.planning.space import STAGES, PlanChoice
 from parc.planning.spread import spread_of
+from parc.planning.stage_cuts import layer_counts
 
 
 class BetweenHalves:
@@ -76,7 +75,7 @@ class BetweenHalves:
         memory.action(FORWARD)
         layers = memory.saved(BACKWARD, lambda name: name in looped and on.has_rows(name))
         behind = memory.saved(BACKWARD, lambda name: name not in looped and on.has_rows(name))
-        own = divided(PipelineRule(("",), ""), {"": self.space.split.layers}, stages)[""][-1]
+        own = layer_counts(self.space.split.layers, stages)[-1]
         return KeptHalves(layers / own, float(behind))
 
     def add(self, every: Iterable[Tried]) -> None:

@@ -14,23 +14,19 @@ from compiler.program import Function, FunctionPhase
 from compiler.schedules.actions import FORWARD, Turn, interleaved_action, interleaved_ahead
 from compiler.strategy import PipelineRule
 from parc.planning.layer_work import KeptHalves, LoopRoom
+from parc.planning.stage_cuts import layer_counts
 
 
 @lru_cache(4096)
 def held_layers(layers: int, stages: int, chunks: int, m: int, schedule: str) -> tuple[tuple[int, int], ...]:
     """Of the first two stages, which hold most: their layers; and those of all micro-batches that have gone forward
     before one first goes back. (What does not come out even goes to stages between the ends first.)"""
-    counts = divided(PipelineRule(("",), ""), {"": layers}, stages * chunks)[""]
+    counts = layer_counts(layers, stages * chunks)
     found = []
     for k in range(min(2, stages)):
         own = counts[k::stages]
-        if schedule == "interleaved":
-            turn = Turn(stages, chunks, m)
-            forward = min(m * chunks, 1 + interleaved_ahead(turn, stages - 1 - k))
-            alive = sum(own[interleaved_action(FORWARD, i, turn).chunk] for i in range(forward))
-        else:
-            alive = sum(own) * (m if schedule == "gpipe" else min(m, stages - k))
-        found.append((sum(own), alive))
+        times = _ahead(stages, chunks, m, schedule, k)
+        found.append((sum(own), sum(n * times[chunk] for chunk, n in enumerate(own))))
     return tuple(found)
 
 
@@ -91,7 +87,7 @@ def held_moments(
         every = held_layers(layers, stages, chunks, m, schedule)
         yield from ((own, alive * each + room.backward) for own, alive in every)
         return
-    counts = divided(PipelineRule(("",), ""), {"": layers}, stages)[""]
+    counts = layer_counts(layers, stages)
     for k in sorted({0, 1, stages - 2, stages - 1}):  # between these neither rises nor falls otherwise
         own = counts[k]
         for ahead, behind in split_turns(stages, m, k):
@@ -103,7 +99,7 @@ def held_moments(
 def held_halves(layers: int, stages: int, m: int, each: float, kept: KeptHalves) -> Iterator[tuple[int, float]]:
     """Of the stages of a zero-bubble schedule that may hold most: their layers, and bytes that micro-batches hold as
     one goes back, without what it needs for that. each: what a layer keeps of a micro-batch until it goes back."""
-    counts = divided(PipelineRule(("",), ""), {"": layers}, stages)[""]
+    counts = layer_counts(layers, stages)
     for k in sorted({0, 1, stages - 2, stages - 1}):
         own = counts[k]
         more = kept.behind if k == stages - 1 else 0.0

@@ -303,7 +303,7 @@ class Layers:
                 loops[i] = node.work.count * each.least(range(len(node.work.body.nodes)))
             elif node.name in mine.heads and (not only or isinstance(node.work, only)):
                 kernels[i] = self._busy(node, pricer, hiding)
-        less = 0.0 if only else mine.seconds(pricer.machine, self.cal, pricer.machine.sizes) * self.late * PICOSECONDS
+        less = 0.0 if only else mine.seconds(pricer.machine, self.cal) * self.late * PICOSECONDS
         return TimesOnRows(loops, kernels, less)
 
     def _busy(self, node: WorkNode, pricer: Pricer, hiding: Pricer | None) -> int:

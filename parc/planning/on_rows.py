@@ -41,13 +41,13 @@ class RowKernels:
     computed: tuple[Value, ...]
     ops: int
 
-    def seconds(self, on: Machine, cal: Calibration, sizes: Mapping[str, int]) -> float:
-        """What kernels take longer for what they write and compute besides rows, at most. sizes: of axes."""
+    def seconds(self, on: Machine, cal: Calibration) -> float:
+        """What kernels take longer for what they write and compute besides rows, at most."""
         unit = min(on.vector_peaks.values(), default=0.0)
-        elements = sum(local_type(v.type, v.layout, sizes).elements for v in self.computed)
+        elements = sum(local_type(v.type, v.layout, on.sizes).elements for v in self.computed)
         arithmetic = elements / unit if unit else 0.0
         launches = self.ops * (1 - cal.fusion) * cal.launch
-        moved = sum(local_type(v.type, v.layout, sizes).bytes for v in self.moved)
+        moved = sum(local_type(v.type, v.layout, on.sizes).bytes for v in self.moved)
         return moved / (on.device.bandwidth * cal.vector) + arithmetic + launches
 
 

@@ -23,15 +23,14 @@ from compiler.cost.time.step import play
 from compiler.cost.time.task import Rolled, Tasks
 from compiler.cost.time.tasks import Segment, tasks, totals
 from compiler.driver import Compiled
-from compiler.passes.cuts import divided
 from compiler.program import Axis, FunctionKey, FunctionPhase, Program
-from compiler.strategy import PipelineRule
 from dsl.data import dataclass
 from dsl.diagnostics import ParcError
 from parc.planning.guess import Kin, SplitLayer
 from parc.planning.layer_work import Pace
 from parc.planning.layers import Layers, without_update
 from parc.planning.space import DATA, STAGES, AxisRole, MeshChoice, PlanChoice, PlanRules
+from parc.planning.stage_cuts import layer_counts
 from parc.planning.turns import durations
 from parc.planning.written import strategy_of
 
@@ -297,4 +296,4 @@ def _products(loop: Rolled) -> Rolled:
 @lru_cache(1024)
 def chunk_sizes(layers: int, chunks: int) -> frozenset[int]:
     """How many iterations chunks have."""
-    return frozenset(n for n in divided(PipelineRule(("",), ""), {"": layers}, chunks)[""] if n)
+    return frozenset(n for n in layer_counts(layers, chunks) if n)

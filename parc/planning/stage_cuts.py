@@ -31,10 +31,16 @@ class StageCut:
     longest: tuple[StageEnd, ...]
 
 
+@lru_cache(4096)
+def layer_counts(layers: int, parts: int) -> tuple[int, ...]:
+    """How many layers each of so many parts has, as the compiler cuts a loop of so many iterations."""
+    return tuple(divided(PipelineRule(("",), ""), {"": layers}, parts)[""])
+
+
 @lru_cache(1024)
 def stage_cut(layers: int, stages: int, chunks: int) -> StageCut:
     """As the compiler cuts a loop of so many iterations."""
-    counts = divided(PipelineRule(("",), ""), {"": layers}, stages * chunks)[""]
+    counts = layer_counts(layers, stages * chunks)
     own = [sum(counts[k::stages]) for k in range(stages)]
     before = list(accumulate(counts[: stages - 1], initial=0))
     found: list[StageEnd] = []

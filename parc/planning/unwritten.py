@@ -1,5 +1,5 @@
-"""What a serial step writes to memory, and a strategy may not: what goes in one message with others is written, as
-prices have it, of the first of these alone (`compiler/cost/kernels/sized.py`)."""
+"""What a serial step writes to memory of gradients and new weights, which a strategy sends on in messages: bounds count
+none of it. (Prices have it written by who makes it; the first of a message was all that they had written once.)"""
 
 from __future__ import annotations
 
